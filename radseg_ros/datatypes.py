@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The types that travel between the stages, checked once where they are made.
+
+Conventions, stated here and in README only: optical axes (x right, y down, z forward), metres, integer nanoseconds,
+``T_target_source`` maps source coordinates to target coordinates, colours are RGB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RadsegRosError(Exception):
+    """Root of every error that this project raises on purpose."""
+
+
+class InputError(RadsegRosError, ValueError):
+    """Data that cannot be used: wrong shape, wrong type, a pose that is none."""
+
+
+class ConfigError(RadsegRosError, ValueError):
+    """An option that does not exist or a value that is out of range."""
+
+
+class CheckpointError(RadsegRosError):
+    """Weights that are missing, damaged, or of a kind that is not supported."""
+
+
+class LanguageError(RadsegRosError):
+    """Text that cannot be embedded: no text tower, no cached embedding, no language head."""
+
+
+class MapFileError(RadsegRosError):
+    """A map file that is damaged, partial, or does not fit the running map."""
+
+
+class RecordingError(RadsegRosError):
+    """A recording (folder or bag) that cannot be read."""
+
+
+ROTATION_TOLERANCE = 1e-3  # float32 poses and text files with six digits stay well below this
+
+
+def check_rgb(rgb: np.ndarray) -> np.ndarray:
+    """Return ``rgb`` if it is a non-empty (H, W, 3) image, uint8 or float32 in [0, 1]; raise InputError otherwise."""
+    rgb = np.asarray(rgb)
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise InputError(f"rgb must be a non-empty (H, W, 3) image, got shape {rgb.shape}")
+    if rgb.dtype != np.uint8 and not (rgb.dtype.kind == "f" and 0.0 <= rgb.min() and rgb.max() <= 1.0):
+        raise InputError(f"rgb must be uint8, or float in [0, 1], got {rgb.dtype}")
+    return rgb
+
+
+def check_pose(T: np.ndarray, name: str = "pose") -> np.ndarray:
+    """Return ``T`` as (4, 4) float64 if it is a rigid transform; raise InputError that says what is wrong otherwise."""
+    T = np.asarray(T, np.float64)
+    if T.shape != (4, 4):
+        raise InputError(f"{name} must be a 4x4 matrix, got shape {T.shape}")
+    if not np.isfinite(T).all():
+        raise InputError(f"{name} holds values that are not finite")
+    rotation = T[:3, :3]
+    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
+    if error > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0 or np.abs(T[3] - (0, 0, 0, 1)).max() > 1e-6:
+        raise InputError(f"{name} is not a rigid transform (|R^T R - 1| up to {error:.2g}, det {np.linalg.det(rotation):.2g})")
+    return T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One posed RGB-D observation.
+
+    ``K`` belongs to ``depth``. Colour and depth show the same view but may differ in size.
+
+    Raises:
+        InputError: an array has the wrong shape or type, the intrinsics or the pose are impossible.
+    """
+
+    stamp_ns: int
+    rgb: np.ndarray  # (H, W, 3) uint8, or float32 in [0, 1]; RGB
+    depth: np.ndarray  # (h, w) float32, metres along the optical axis; 0, negative and non-finite = no return
+    K: np.ndarray  # (3, 3) float64, pixels of the depth image
+    T_world_camera: np.ndarray  # (4, 4) float64, camera -> world
+
+    def __post_init__(self) -> None:
+        depth = np.asarray(self.depth)
+        if depth.ndim != 2 or 0 in depth.shape:
+            raise InputError(f"depth must be a non-empty (h, w) image, got shape {depth.shape}")
+        if depth.dtype.kind != "f":
+            raise InputError(f"depth must be float metres, got {depth.dtype}; millimetres are converted by the reader")
+        K = np.asarray(self.K, np.float64)
+        if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or (K[2] != (0, 0, 1)).any():
+            raise InputError(f"K must be a 3x3 camera matrix with positive focal lengths, got {K.tolist()}")
+        object.__setattr__(self, "stamp_ns", int(self.stamp_ns))
+        object.__setattr__(self, "rgb", check_rgb(self.rgb))
+        object.__setattr__(self, "depth", depth.astype(np.float32, copy=False))
+        object.__setattr__(self, "K", K)
+        object.__setattr__(self, "T_world_camera", check_pose(self.T_world_camera))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureMap:
+    """Dense features of one image, one vector per patch.
+
+    Raises:
+        InputError: ``data`` is not (C, h, w).
+    """
+
+    data: torch.Tensor  # (C, h, w)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3 or 0 in self.data.shape:
+            raise InputError(f"a feature map is (C, h, w), got shape {tuple(self.data.shape)}")
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return int(self.data.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapSnapshot:
+    """A copy of the map at one moment: row i of every field is one voxel. Tensors on the device of the map."""
+
+    index: torch.Tensor  # (M, 3) int64, voxel index; the centre is index * voxel_size
+    xyz: torch.Tensor  # (M, 3) float32, metres, centre in the world frame
+    rgb: torch.Tensor  # (M, 3) float32 in [0, 1]
+    features: torch.Tensor  # (M, C) float32, mean over all points
+    hits: torch.Tensor  # (M,) float32, number of points
+    first_seen_ns: torch.Tensor  # (M,) int64
+    last_seen_ns: torch.Tensor  # (M,) int64
+
+    def __len__(self) -> int:
+        return int(self.index.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """One connected group of voxels that answers a query. World frame, metres."""
+
+    centre: tuple[float, float, float]  # score-weighted mean of its voxels
+    size: tuple[float, float, float]  # extent along the world axes
+    score: float  # highest score of its voxels, 0..1
+    voxels: int
+    last_seen_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the map knows about one text. ``objects`` is empty when nothing was found; best first."""
+
+    label: str
+    best_score: float  # highest score anywhere in the map, 0..1; 0 for an empty map
+    objects: tuple[FoundObject, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether at least one object scored above the threshold."""
+        return bool(self.objects)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cloud:
+    """A labelled point cloud at the border to messages and files (numpy)."""
+
+    xyz: np.ndarray  # (M, 3) float32, metres
+    rgb: np.ndarray  # (M, 3) uint8
+    label: np.ndarray  # (M,) int32, index into the label list, -1 = none
+    score: np.ndarray  # (M,) float32, 0..1
+    hits: np.ndarray  # (M,) float32
+
+    def __post_init__(self) -> None:
+        shapes = {name: getattr(self, name).shape for name in ("xyz", "rgb", "label", "score", "hits")}
+        n = len(self.xyz)
+        if shapes["xyz"] != (n, 3) or shapes["rgb"] != (n, 3) or any(shapes[k] != (n,) for k in ("label", "score", "hits")):
+            raise InputError(f"the fields of a cloud differ in length: {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.xyz)
