@@ -15,7 +15,8 @@ UNKNOWN_DIM = 0.35  # voxels without a label keep their own colour, darkened, so
 
 def palette(count: int) -> np.ndarray:
     """``count`` distinct colours, (count, 3) uint8; colour i does not depend on ``count``."""
-    colours = [colorsys.hsv_to_rgb(0.02 + i * GOLDEN_RATIO, (0.85, 0.6)[i // 7 % 2], (0.95, 0.75)[i // 14 % 2]) for i in range(count)]
+    hue = [(0.02 + i * GOLDEN_RATIO) % 1 for i in range(count)]
+    colours = [colorsys.hsv_to_rgb(h, (0.85, 0.6)[i // 7 % 2], (0.95, 0.75)[i // 14 % 2]) for i, h in enumerate(hue)]
     return np.round(255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
 
 

@@ -94,7 +94,7 @@ class MapConfig:
     """The voxel map."""
 
     voxel_size: float = option(0.05, "m")
-    space: str = option("backbone", "what a voxel stores: backbone (vectors), language (projected) or probability (one per label)")
+    space: str = option("backbone", "what a voxel stores: backbone vectors, language vectors, or probability (one per label)")
     labels: list[str] = option([], "the fixed label set of space probability")
     dtype: str = option("float32", "storage of the vectors: float32 or float16 (half the memory)")
     device: str = option("auto", "cpu, cuda, cuda:N, or auto (where the encoder is)")
@@ -104,7 +104,7 @@ class MapConfig:
     forget_after: float = option(0.0, "s; voxels not seen for longer are removed; 0 = never")
     carve_after: int = option(0, "remove a voxel that this many frames have seen through; 0 = off")
     carve_margin: float = option(0.15, "m that a ray must go on behind a voxel before it counts as seen through")
-    cache_projections: bool = option(True, "keep language vectors per voxel, so that a repeated query is fast; counts as map memory")
+    cache_projections: bool = option(True, "keep language vectors per voxel: a repeated query is fast; counts as map memory")
 
     def __post_init__(self) -> None:
         _check(self.voxel_size > 0, f"map.voxel_size must be > 0, got {self.voxel_size}")
