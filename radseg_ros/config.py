@@ -135,16 +135,18 @@ class QueryConfig:
 
 @dataclass(frozen=True, slots=True)
 class SyncConfig:
-    """Pairing of colour, depth and pose in time."""
+    """Pairing of colour, depth and pose in time (of their stamps, never of their arrival)."""
 
     max_skew: float = option(0.02, "s between a colour image and its depth image")
     max_pose_gap: float = option(0.5, "s between the two poses that the camera pose is interpolated from")
-    pose_wait: float = option(0.5, "s that an image pair waits for a pose behind it before it is dropped")
-    queue: int = option(30, "messages kept per topic")
+    pose_wait: float = option(0.5, "s of stamps that an image pair waits for a pose behind it before it is dropped")
+    pose_history: float = option(10.0, "s of poses that are kept for images that come late")
+    queue: int = option(30, "images of each kind that wait for their partner; also the depth of the input queues")
 
     def __post_init__(self) -> None:
-        for name in ("max_skew", "max_pose_gap", "pose_wait"):
+        for name in ("max_pose_gap", "pose_wait", "pose_history"):
             _check(getattr(self, name) > 0, f"sync.{name} must be > 0, got {getattr(self, name)}")
+        _check(self.max_skew >= 0, f"sync.max_skew must be >= 0, got {self.max_skew}")
         _check(self.queue >= 1, f"sync.queue must be >= 1, got {self.queue}")
 
 
@@ -153,9 +155,13 @@ class NodeConfig:
     """What only the ROS node needs."""
 
     pose_type: str = option("odometry", "message type of the topic 'pose': odometry (nav_msgs/Odometry) or pose (PoseStamped)")
+    image_transport: str = option("raw", "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)")
     map_frame: str = option("", "frame of the map; empty = the frame of the first pose")
-    camera_offset: list[float] = option([], "row-major 4x4 body -> camera, when the pose is not the camera's optical frame")
+    camera_offset: list[float] = option(
+        [], "row-major 4x4 T_body_camera (optical camera -> body), for poses of a body; empty = poses are the camera's"
+    )
     depth_scale: float = option(0.001, "m per unit of 16-bit depth images")
+    backlog: int = option(1, "frames that may wait for the encoder; when more come the oldest is dropped; 1 = newest wins")
     labels: list[str] = option([], "labels of ~/semantic_cloud; empty = those of the last query")
     publish_period: float = option(1.0, "s between two clouds")
     cloud_min_hits: int = option(1, "voxels with fewer points are not published")
@@ -163,8 +169,10 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         one_of("node.pose_type", self.pose_type, ("odometry", "pose"))
+        one_of("node.image_transport", self.image_transport, ("raw", "compressed"))
         _check(len(self.camera_offset) in (0, 16), f"node.camera_offset takes 16 numbers, got {len(self.camera_offset)}")
         _check(self.depth_scale > 0, f"node.depth_scale must be > 0, got {self.depth_scale}")
+        _check(self.backlog >= 1, f"node.backlog must be >= 1, got {self.backlog}")
         _check(self.publish_period > 0, f"node.publish_period must be > 0, got {self.publish_period}")
 
 
