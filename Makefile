@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo [RECORDING=path] [QUERIES="sofa,backpack"] [OUT=demo_out]    make test    make test-quick    make lint
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+RUN := source scripts/env.sh &&
+OUT ?= demo_out
+
+.PHONY: help setup demo test test-quick lint clean
+help:
+	@echo "make demo        map a recording through ROS 2 and ask it for things (RECORDING=path QUERIES=\"sofa,backpack\")"
+	@echo "make test        run every test        make test-quick   without the slow ones"
+	@echo "make lint        ruff and mypy         make clean        remove everything that was built"
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@$(RUN) python -m radseg_ros.demo.run --out "$(OUT)" $(if $(RECORDING),--recording "$(RECORDING)") $(if $(QUERIES),--queries "$(QUERIES)")
+
+test: setup lint
+	@$(RUN) python -m pytest $(PYTEST_ARGS)
+
+test-quick: setup
+	@$(RUN) python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: setup
+	@$(RUN) ruff check . && mypy
+
+clean:
+	rm -rf .venv .ros build install log *.egg-info
