@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LOGIT_SCALE = 100.0
 PROTOCOLS = ("radseg", "hovsg")
+_QUERIES = 1 << 17  # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
 _ROWS = 8192  # rows per block of the similarity product: 75 MB at 1152 channels in float64
 
 
@@ -144,11 +145,9 @@ def predict_labels(
 
 def most_frequent(labels: np.ndarray) -> np.ndarray:
     """The most frequent value of each row, the smallest where several are: (N, k) int -> (N,)."""
-    count = np.zeros(labels.shape, np.int32)
-    for j in range(labels.shape[1]):
-        count += labels == labels[:, j : j + 1]
-    candidates = np.where(count == count.max(axis=1, keepdims=True), labels, np.iinfo(np.int64).max)
-    return candidates.min(axis=1)
+    columns = np.ascontiguousarray(labels.T)  # k long vectors are faster than many short rows
+    count = np.stack([(columns == column).sum(axis=0) for column in columns])
+    return np.where(count == count.max(axis=0), columns, np.iinfo(np.int64).max).min(axis=0)
 
 
 def voxel_index(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
@@ -214,10 +213,19 @@ def _nearest_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndar
     map_labels = map_labels[order]
     tree = cKDTree(map_xyz[order])
     out = np.empty(len(gt_xyz), np.int64)
-    for start in range(0, len(gt_xyz), 1 << 18):
-        _, neighbour = tree.query(gt_xyz[start : start + (1 << 18)], k=range(1, k + 1), workers=-1)
-        out[start : start + len(neighbour)] = most_frequent(map_labels[neighbour])
+    walk = _walk(gt_xyz)
+    for start in range(0, len(walk), _QUERIES):
+        part = walk[start : start + _QUERIES]
+        _, neighbour = tree.query(gt_xyz[part], k=range(1, k + 1), workers=-1)
+        out[part] = most_frequent(map_labels[neighbour])
     return out
+
+
+def _walk(xyz: np.ndarray) -> np.ndarray:
+    """An order that visits neighbours one after the other: the tree's nodes stay in the cache, twice as fast."""
+    low = xyz.min(axis=0)
+    cell = ((xyz - low) / max(float((xyz.max(axis=0) - low).max()), 1e-9) * 255).astype(np.int32)
+    return np.argsort((cell[:, 0] << 16) | (cell[:, 1] << 8) | cell[:, 2], kind="stable")
 
 
 def confusion(gt: Any, predicted: Any, num_classes: int) -> np.ndarray:
