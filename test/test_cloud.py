@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Colours and labels of clouds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from radseg_ros.cloud import palette, rgb_cloud, semantic_cloud
+from radseg_ros.datatypes import Cloud, InputError, MapSnapshot
+
+
+@pytest.fixture
+def geometry() -> MapSnapshot:
+    xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
+    rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0.5]])
+    stamps = torch.zeros(3, dtype=torch.int64)
+    return MapSnapshot(xyz.long(), xyz, rgb, torch.zeros(3, 0), torch.tensor([1.0, 5.0, 9.0]), stamps, stamps)
+
+
+def test_true_colours_are_rgb_and_rounded(geometry):
+    cloud = rgb_cloud(geometry)
+    assert cloud.rgb.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 128]]
+    assert cloud.label.tolist() == [-1, -1, -1]
+
+
+def test_best_label_wins_and_weak_voxels_keep_a_dark_colour(geometry):
+    scores = np.array([[0.2, 0.9], [0.8, 0.7], [0.1, 0.3]], np.float32)
+    cloud = semantic_cloud(geometry, scores, threshold=0.5)
+    assert cloud.label.tolist() == [1, 0, -1]
+    assert cloud.score == pytest.approx([0.9, 0.8, 0.3])
+    assert (cloud.rgb[0] == palette(2)[1]).all() and (cloud.rgb[1] == palette(2)[0]).all()
+    assert cloud.rgb[2].tolist() == [0, 0, round(128 * 0.35)]
+
+
+def test_min_hits_filters_every_field(geometry):
+    cloud = rgb_cloud(geometry, min_hits=5)
+    assert cloud.hits.tolist() == [5, 9] and len(cloud.xyz) == len(cloud.rgb) == len(cloud.label) == len(cloud.score) == 2
+
+
+def test_no_labels_and_empty_map(geometry):
+    assert semantic_cloud(geometry, np.zeros((3, 0), np.float32), 0.5).label.tolist() == [-1, -1, -1]
+    empty = MapSnapshot(*(getattr(geometry, name)[:0] for name in MapSnapshot.__dataclass_fields__))
+    assert len(semantic_cloud(empty, np.zeros((0, 2), np.float32), 0.5)) == 0
+
+
+def test_palette_is_distinct_and_stable():
+    colours = palette(40)
+    assert len({tuple(c) for c in colours.tolist()}) == 40
+    assert (palette(10) == colours[:10]).all()
+
+
+def test_fields_of_different_length_are_refused():
+    with pytest.raises(InputError, match="differ in length"):
+        Cloud(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(1), np.zeros(2), np.zeros(2))
