@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A background thread that works on the newest item and counts what it had to leave out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
+
+
+class LatestWorker(Generic[Item]):
+    """Calls ``work(item)`` in one thread of its own.
+
+    At most ``capacity`` items wait; a newer one pushes the oldest out, which is counted in ``dropped``. An exception in
+    ``work`` is logged and counted in ``failed``: it costs one item, not the thread.
+    """
+
+    def __init__(self, work: Callable[[Item], object], capacity: int = 1, name: str = "worker") -> None:
+        self.done = 0
+        self.failed = 0
+        self.dropped = 0
+        self._work = work
+        self._capacity = capacity
+        self._waiting: deque[Item] = deque()
+        self._busy = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Items that wait or are being worked on."""
+        with self._changed:
+            return len(self._waiting) + self._busy
+
+    def submit(self, item: Item) -> None:
+        """Let ``item`` wait for its turn; never blocks. After ``close`` items are ignored."""
+        with self._changed:
+            if self._closed:
+                return
+            self._waiting.append(item)
+            if len(self._waiting) > self._capacity:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._changed.notify_all()
+
+    def clear(self) -> int:
+        """Drop (and count) what is waiting, e.g. because it belongs to a map that was reset; return how many."""
+        with self._changed:
+            count = len(self._waiting)
+            self.dropped += count
+            self._waiting.clear()
+            self._changed.notify_all()
+            return count
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing waits and nothing is being worked on; False when ``timeout`` (s) was not enough."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Drop what waits, let the running item finish, join the thread; False when ``timeout`` (s) was not enough."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.clear()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                item = self._waiting.popleft()
+                self._busy = True
+            failed = False
+            try:
+                self._work(item)
+            except Exception:
+                failed = True
+                logger.exception("%s: one item was lost", self._thread.name)
+            del item  # an image must not stay in memory until the next one comes
+            with self._changed:
+                self._busy = False
+                self.failed += failed
+                self.done += not failed
+                self._changed.notify_all()
