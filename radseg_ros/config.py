@@ -31,33 +31,78 @@ def one_of(name: str, value: str, known: typing.Iterable[str]) -> str:
     return value
 
 
-def option(default: Any, doc: str) -> Any:
-    """A dataclass field with its documentation, which becomes the ROS parameter description and the YAML comment."""
+def option(default: Any, doc: str, also: type = type(None)) -> Any:
+    """A dataclass field with its documentation, which becomes the ROS parameter description and the YAML comment.
+
+    ``also`` is a second type that is taken and converted by the class itself: YAML 1.1 reads an unquoted on or off as a boolean.
+    """
+    metadata = {"doc": doc, "also": also}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}  # preset -> crop and stride in px; crop 0 = single pass
+
+
+def _switch(name: str, value: Any) -> bool:
+    """A bool, or one of the words that people and YAML 1.1 use for it."""
+    words = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+    return value if isinstance(value, bool) else words[one_of(name, str(value).lower(), words)]
 
 
 @dataclass(frozen=True, slots=True)
 class RadsegConfig:
     """The RADSeg encoder (SPEC of the method: RADIO + SCRA + SCGA)."""
 
-    checkpoint: str = option("nvidia/C-RADIOv3-B", "RADIO weights: a .pth.tar file, a Hugging Face folder, or a hub id")
-    preset: str = option("paper", "paper (crop 336, stride 112), balanced (336, 224) or fast (single pass)")
+    checkpoint: str = option(
+        "nvidia/C-RADIOv3-B", "RADIO weights: a .pth.tar file, a Hugging Face folder, a hub id, or a version such as c-radio_v3-b"
+    )
+    preset: str = option("paper", "paper (crop 336, stride 112), balanced (336, 224; half the time) or fast (single pass; a fifth)")
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says")
     stride: int = option(-1, "window stride in px; -1 = as the preset says")
-    scra: bool = option(True, "self-correlating recursive attention in the last block")
-    scga: str = option("always", "self-correlating global aggregation: always, multi_window or off")
+    scra: bool = option(True, "self-correlating recursive attention in the last block", also=str)
+    scga: str = option("always", "self-correlating global aggregation: always, multi_window or off", also=bool)
     tau_scra: float = option(10.0, "temperature of SCRA")
     tau_scga: float = option(10.0, "temperature of SCGA")
     recursions: int = option(1, "recursions of SCRA; more than 1 is worse (Table A.5)")
+    refine: str = option("off", "refinement of probability maps: off, or sam (RADSeg+)", also=bool)
     language: str = option("", "language head, e.g. siglip2; empty = the language teacher that the checkpoint names")
+    text_tower: str = option("", "text tower, a folder or hub id; empty = the one that the checkpoint names")
     text_embeddings: list[str] = option([], "files written by radseg-text, so that no text tower is needed")
     device: str = option("auto", "cpu, cuda, cuda:N, mps, or auto (cuda if there is one)")
     dtype: str = option("float32", "float32, float16 or bfloat16")
     compile: bool = option(False, "compile the network with torch.compile; slow first frame, faster afterwards")
     offline: bool = option(False, "never touch the network; use only files and the hub cache")
     force: bool = option(False, "use v3-L for language although its patches are not aligned with text (0.86 mIoU)")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scra", _switch("radseg.scra", self.scra))
+        for name, on in (("scga", "always"), ("refine", "sam")):
+            value = getattr(self, name)
+            if isinstance(value, bool):  # an unquoted off in YAML 1.1 is a boolean
+                object.__setattr__(self, name, on if value else "off")
+        one_of("radseg.scga", self.scga, ("always", "multi_window", "off"))
+        one_of("radseg.refine", self.refine, ("off", "sam"))
+        one_of("radseg.preset", self.preset, WINDOWS)
+        one_of("radseg.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        crop, stride = self.window()
+        _check(crop >= 0 and crop % 16 == 0, f"radseg.crop must be 0 or a multiple of 16, got {crop}")
+        _check(
+            crop == 0 or (0 < stride <= crop and stride % 16 == 0),
+            f"radseg.stride must be a multiple of 16 and at most the crop ({crop}), got {stride}",
+        )
+        _check(self.tau_scra >= 0, f"radseg.tau_scra must be >= 0, got {self.tau_scra}")
+        _check(self.tau_scga >= 0, f"radseg.tau_scga must be >= 0, got {self.tau_scga}")
+        _check(self.recursions >= 1, f"radseg.recursions must be >= 1, got {self.recursions}")
+
+    def window(self) -> tuple[int, int]:
+        """Crop and stride in px: the preset's, unless set; crop 0 = single pass."""
+        crop, stride = WINDOWS[self.preset]
+        crop = crop if self.crop == -1 else self.crop
+        if self.stride != -1:
+            return crop, self.stride
+        return crop, min(stride or crop, crop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +255,7 @@ def from_dict(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
         ConfigError: an option that does not exist (named in full, with the nearest known one) or has the wrong type.
     """
     kinds = typing.get_type_hints(cls)
+    also = {f.name: f.metadata.get("also", type(None)) for f in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name not in kinds:
@@ -221,7 +267,7 @@ def from_dict(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
             if not isinstance(value, dict):
                 raise ConfigError(f"option {prefix}{name} is a group of options, got {value!r}")
             known[name] = from_dict(kind, value, f"{prefix}{name}.")
-        elif _matches(value, kind):
+        elif _matches(value, kind) or (also[name] is not type(None) and isinstance(value, also[name])):
             known[name] = list(value) if isinstance(value, tuple) else (float(value) if kind is float else value)
         else:
             raise ConfigError(f"option {prefix}{name} takes {getattr(kind, '__name__', kind)}, got {value!r}")
