@@ -31,7 +31,7 @@ def one_of(name: str, value: str, known: typing.Iterable[str]) -> str:
     return value
 
 
-def option(default: Any, doc: str, also: type = type(None)) -> Any:
+def option(default: Any, doc: str, also: type | None = None) -> Any:
     """A dataclass field with its documentation, which becomes the ROS parameter description and the YAML comment.
 
     ``also`` is a second type that is taken and converted by the class itself: YAML 1.1 reads an unquoted on or off as a boolean.
@@ -58,7 +58,7 @@ class RadsegConfig:
     checkpoint: str = option(
         "nvidia/C-RADIOv3-B", "RADIO weights: a .pth.tar file, a Hugging Face folder, a hub id, or a version such as c-radio_v3-b"
     )
-    preset: str = option("paper", "paper (crop 336, stride 112), balanced (336, 224; half the time) or fast (single pass; a fifth)")
+    preset: str = option("paper", "paper (crop 336, stride 112), balanced (336, 224: half the time), fast (single pass: a fifth)")
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says")
     stride: int = option(-1, "window stride in px; -1 = as the preset says")
     scra: bool = option(True, "self-correlating recursive attention in the last block", also=str)
@@ -255,7 +255,7 @@ def from_dict(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
         ConfigError: an option that does not exist (named in full, with the nearest known one) or has the wrong type.
     """
     kinds = typing.get_type_hints(cls)
-    also = {f.name: f.metadata.get("also", type(None)) for f in dataclasses.fields(cls)}
+    also = {f.name: f.metadata.get("also") for f in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name not in kinds:
@@ -267,7 +267,7 @@ def from_dict(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
             if not isinstance(value, dict):
                 raise ConfigError(f"option {prefix}{name} is a group of options, got {value!r}")
             known[name] = from_dict(kind, value, f"{prefix}{name}.")
-        elif _matches(value, kind) or (also[name] is not type(None) and isinstance(value, also[name])):
+        elif _matches(value, kind) or (also[name] and isinstance(value, also[name])):
             known[name] = list(value) if isinstance(value, tuple) else (float(value) if kind is float else value)
         else:
             raise ConfigError(f"option {prefix}{name} takes {getattr(kind, '__name__', kind)}, got {value!r}")

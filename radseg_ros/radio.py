@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RADIO backbone as a ``transformers.RadioModel``: sizes inferred from the tensors, weights mapped, last block open to SCRA."""
+"""The RADIO backbone as a ``transformers.RadioModel``: sizes inferred from tensors, weights mapped, SCRA in the last block."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:
     idxs = checkpoint.summary_idxs or sorted({names.index(t["name"]) for t in checkpoint.teachers if t.get("use_summary", True)})
     if heads < 1 or width % heads or patch * patch * 3 != patch_inputs or math.isqrt(positions) ** 2 != positions:
         raise CheckpointError(
-            f"{checkpoint.path}: impossible sizes: width {width}, {heads} heads, {patch_inputs} inputs a patch, {positions} positions"
+            f"{checkpoint.path}: impossible sizes: width {width}, {heads} heads, patches of {patch_inputs}, {positions} positions"
         )
     return RadioConfig(
         hidden_size=width,

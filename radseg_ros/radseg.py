@@ -159,7 +159,7 @@ def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
 
 
 def window_size(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tuple[int, int]:
-    """(h, w) that an image is resized to (SPEC 2.2): multiples of the stride, at least one window; single pass: multiples of 16."""
+    """(h, w) that an image is resized to (SPEC 2.2): multiples of the stride, at least a window; single pass: of the patch."""
     h, w = int(size[0]), int(size[1])
     if not crop:
         return max(round(h / patch), 1) * patch, max(round(w / patch), 1) * patch
