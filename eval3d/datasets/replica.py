@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replica in its two exports: NICE-SLAM (``<scene>/results``) and Semantic-NeRF (``<scene>/Sequence_1``)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from radseg_ros.datatypes import RecordingError
+
+from ..classes import ClassList
+from .scene import Scene, View, numbered, read_trajectory
+
+log = logging.getLogger(__name__)
+
+SEMANTIC_NERF_K = np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]])  # 640x480, 90 degrees wide
+
+
+def spellings(scene: str) -> list[str]:
+    """``office0`` is ``office_0`` in some exports."""
+    stem, digits = scene.rstrip("0123456789"), scene[len(scene.rstrip("0123456789")) :]
+    return [scene, f"{stem.rstrip('_')}_{digits}", f"{stem.rstrip('_')}{digits}"]
+
+
+def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
+    """The scene in whichever export lies under ``root``.
+
+    Raises:
+        RecordingError: neither is there, or a file that the whole scene needs is missing or damaged.
+    """
+    for folder in (root / spelling for spelling in spellings(name)):
+        if (folder / "results").is_dir():
+            _check_classes(root, name, classes)
+            return _nice_slam(root, folder, name)
+        for sequence in (folder / "Sequence_1", folder):
+            if (sequence / "traj_w_c.txt").is_file():
+                return _semantic_nerf(sequence, name, classes)
+    raise RecordingError(
+        f"no Replica scene {name} under {root}: need {name}/results/frame000000.jpg with {name}/traj.txt (NICE-SLAM export) "
+        f"or {spellings(name)[1]}/Sequence_1/traj_w_c.txt (Semantic-NeRF export)"
+    )
+
+
+def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
+    camera_file = next((p for p in (root / "cam_params.json", folder / "cam_params.json") if p.is_file()), None)
+    if camera_file is None:
+        raise RecordingError(f"{name}: no cam_params.json in {root}")
+    try:
+        camera = json.loads(camera_file.read_text(encoding="utf-8"))["camera"]
+        fx, fy, cx, cy, scale = (float(camera[key]) for key in ("fx", "fy", "cx", "cy", "scale"))
+        size = (int(camera["h"]), int(camera["w"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordingError(f"{name}: {camera_file} is damaged: {error!r}") from None
+    poses = read_trajectory(folder / "traj.txt")
+    results = folder / "results"
+    colour, depth = numbered(results, "frame*"), numbered(results, "depth*.png")
+    count = max([len(poses), *(i + 1 for i in (*colour, *depth))])
+    views = [
+        View(
+            name=f"{i:06d}",
+            rgb=colour.get(i, results / f"frame{i:06d}.jpg"),
+            depth=depth.get(i, results / f"depth{i:06d}.png"),
+            pose=poses[i] if i < len(poses) else np.full((4, 4), np.nan),  # an image without a pose is dropped, and counted
+        )
+        for i in range(count)
+    ]
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return Scene(name, views, K, 1.0 / scale, size)
+
+
+def _semantic_nerf(folder: Path, name: str, classes: ClassList) -> Scene:
+    poses = read_trajectory(folder / "traj_w_c.txt")
+    images = {kind: numbered(folder / kind) for kind in ("rgb", "depth", "semantic_class")}
+    images["semantic_class"] = {i: p for i, p in images["semantic_class"].items() if p.stem.startswith("semantic_class")}
+    views = [
+        View(
+            name=str(i),
+            rgb=images["rgb"].get(i, folder / f"rgb/rgb_{i}.png"),
+            depth=images["depth"].get(i, folder / f"depth/depth_{i}.png"),
+            pose=pose,
+            label=images["semantic_class"].get(i, folder / f"semantic_class/semantic_class_{i}.png"),
+        )
+        for i, pose in enumerate(poses)
+    ]
+    return Scene(name, views, SEMANTIC_NERF_K, 0.001, (480, 640), relabel=classes.labels_of)
+
+
+def _check_classes(root: Path, name: str, classes: ClassList) -> None:
+    """Say so when the copy of the data set names its classes differently from the list that is scored."""
+    for spelling in spellings(name):
+        path = root / "semantic_info" / spelling / "info_semantic.json"
+        if classes.name == "replica101" and path.is_file():
+            own = {int(row["id"]): row["name"] for row in json.loads(path.read_text(encoding="utf-8"))["classes"]}
+            different = [i for i, n in zip(classes.ids, classes.names, strict=True) if own.get(i, n) != n]
+            if different:
+                raise RecordingError(f"{path} names the classes {different[:5]} differently from the list replica101")
+            return
