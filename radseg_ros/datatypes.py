@@ -123,6 +123,19 @@ class FeatureMap:
         return int(self.data.shape[0])
 
 
+@dataclass(frozen=True, slots=True)
+class IntegrationStats:
+    """What one frame did to the map."""
+
+    points: int  # depth pixels that were fused
+    voxels: int  # voxels that they fell into
+    new_voxels: int  # of those, voxels that the map did not have
+    dropped: dict[str, int]  # pixels by reason: no_return, range, depth_edge, clip, out_of_range (beyond the voxel keys)
+    carved: int = 0  # voxels removed because frames saw through them
+    forgotten: int = 0  # voxels removed because they were not seen for too long
+    evicted: int = 0  # voxels removed to stay within the bounds of the map
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MapSnapshot:
     """A copy of the map at one moment: row i of every field is one voxel. Tensors on the device of the map."""
@@ -130,7 +143,7 @@ class MapSnapshot:
     index: torch.Tensor  # (M, 3) int64, voxel index; the centre is index * voxel_size
     xyz: torch.Tensor  # (M, 3) float32, metres, centre in the world frame
     rgb: torch.Tensor  # (M, 3) float32 in [0, 1]
-    features: torch.Tensor  # (M, C) float32, mean over all points
+    features: torch.Tensor  # (M, C) float32, mean over all points; (M, 0) from VoxelMap.geometry
     hits: torch.Tensor  # (M,) float32, number of points
     first_seen_ns: torch.Tensor  # (M,) int64
     last_seen_ns: torch.Tensor  # (M,) int64
