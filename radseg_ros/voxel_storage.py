@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storage that grows with the map: small columns, and the vectors in blocks that are never copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+_FLOAT16_MAX = 65504.0
+
+
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0) -> torch.Tensor:
+    """A tensor that may be written to later, whether or not the caller is in inference mode."""
+    with torch.inference_mode(False):
+        return torch.full(shape, fill, dtype=dtype, device=device)
+
+
+class Column:
+    """A tensor whose first axis grows and shrinks, at amortised constant cost per row."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0) -> None:
+        self._fill = fill
+        self._length = 0
+        self._storage = allocate((0, *shape), dtype, device)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The rows, as a view that stays valid until the next resize."""
+        return self._storage[: self._length]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return self._storage.nbytes
+
+    def resize(self, length: int) -> None:
+        """Keep the first ``length`` rows; new rows hold the fill value."""
+        capacity = len(self._storage)
+        if length > capacity or length < capacity // 2:
+            kept = self._storage[: min(length, self._length)]
+            grown = max(length, 64) if length < capacity else max(length, capacity + capacity // 4, 64)
+            self._storage = allocate((grown, *self._storage.shape[1:]), kept.dtype, kept.device, self._fill)
+            self._storage[: len(kept)] = kept
+        elif length > self._length:
+            self._storage[self._length : length] = self._fill
+        self._length = length
+
+
+class VectorBlocks:
+    """(M, C) hit-weighted vectors in blocks of a fixed number of rows: growing copies nothing.
+
+    float32 holds the sum over the points of a voxel: adding a frame is one pass. float16 holds the mean, because a sum
+    would leave its range; each update rounds once, so after k frames the mean is off by at most k * 2^-11 of the largest
+    magnitude that the voxel's mean has had.
+    """
+
+    def __init__(self, channels: int, dtype: torch.dtype, device: torch.device, block_rows: int) -> None:
+        self.channels = channels
+        self.dtype = dtype
+        self.block_rows = block_rows
+        self.blocks: list[torch.Tensor] = []
+        self._device = device
+        self._length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(block.nbytes for block in self.blocks)
+
+    def resize(self, length: int) -> None:
+        """Keep the first ``length`` rows; new rows are zero."""
+        needed = -(-length // self.block_rows)
+        del self.blocks[needed:]
+        if length < self._length and length % self.block_rows:
+            self.blocks[-1][length % self.block_rows :] = 0
+        shape = (self.block_rows, self.channels)
+        self.blocks += [allocate(shape, self.dtype, self._device) for _ in range(needed - len(self.blocks))]
+        self._length = length
+
+    def add(self, slots: torch.Tensor, before: torch.Tensor, added: torch.Tensor, sums: Callable[[int, int], torch.Tensor]) -> None:
+        """Add points to voxels.
+
+        Args:
+            slots: (N,) ascending, distinct.
+            before, added: (N,) int64 points that the voxels had and get.
+            sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of ``slots[start:stop]``.
+        """
+        for block, rows, start, stop in self._pieces(slots):
+            new = sums(start, stop)
+            if self.dtype == torch.float16:
+                old, total = before[start:stop, None].float(), (before + added)[start:stop, None].float()
+                new += block[rows].float() * old
+                new.div_(total).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
+                block[rows] = new.half()
+            else:
+                block.index_add_(0, rows, new)
+
+    def sums(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
+        """(N,) slots in any order and their hits -> (N, C) float32 sums over their points."""
+        raw = self.raw(slots).float()
+        return raw * hits[:, None] if self.dtype == torch.float16 else raw
+
+    def means(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
+        """(N,) slots in any order and their hits -> (N, C) float32 means over their points."""
+        raw = self.raw(slots).float()
+        return raw if self.dtype == torch.float16 else raw.div_(hits[:, None])
+
+    def all_means(self, hits: torch.Tensor) -> torch.Tensor:
+        """(M,) hits of all slots -> (M, C) float32 means, a copy."""
+        out = torch.empty(self._length, self.channels, device=self._device)
+        for number, block in enumerate(self.blocks):
+            part = out[number * self.block_rows :][: self.block_rows]
+            if self.dtype == torch.float16:
+                part.copy_(block[: len(part)])
+            else:
+                torch.div(block[: len(part)], hits[number * self.block_rows :][: len(part), None], out=part)
+        return out
+
+    def raw(self, slots: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,) slots in any order (None = all) -> (N, C) as stored, a copy."""
+        if slots is None:
+            return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[: self._length]
+        out = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
+        slots, order = torch.sort(slots)
+        for block, rows, start, stop in self._pieces(slots):
+            out[order[start:stop]] = block[rows]
+        return out
+
+    def set_raw(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
+        """Overwrite (N,) distinct slots with (N, C) as stored."""
+        slots, order = torch.sort(slots)
+        for block, local, start, stop in self._pieces(slots):
+            block[local] = rows[order[start:stop]]
+
+    def _pieces(self, slots: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int, int]]:
+        """Ascending slots -> (block, rows in it, start, stop) for each block that they touch."""
+        edges = torch.arange(len(self.blocks) + 1, device=slots.device) * self.block_rows
+        bounds = torch.searchsorted(slots, edges).tolist()
+        for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            if start < stop:
+                yield self.blocks[number], slots[start:stop] - number * self.block_rows, start, stop
