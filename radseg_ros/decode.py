@@ -92,7 +92,8 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
     ``p`` describes rectified images and is used when it is set, else ``k``; binning and region of interest are applied.
     """
     k, p = (np.asarray(getattr(message, name, getattr(message, name.upper(), ())), np.float64) for name in ("k", "p"))
-    K = p.reshape(3, 4)[:, :3].copy() if p.size == 12 and p[0] > 0 else k.reshape(3, 3).copy() if k.size == 9 else np.zeros((3, 3))
+    matrix = p.reshape(3, 4)[:, :3] if p.size == 12 and p[0] > 0 else k.reshape(3, 3) if k.size == 9 else np.zeros((3, 3))
+    K = matrix.copy()
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
         raise InputError("camera info has no focal length: the camera is not calibrated")
     height, width = int(message.height), int(message.width)

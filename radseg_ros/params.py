@@ -17,7 +17,8 @@ from .config import Config, from_dict
 from .datatypes import ConfigError
 
 # Parameters that ROS itself brings to every node.
-ROS_PARAMETERS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+ROS_PARAMETERS = ("use_sim_time", "start_type_description_service")
+ROS_GROUPS = ("qos_overrides.",)
 
 HEADER = """\
 # SPDX-License-Identifier: Apache-2.0
@@ -55,7 +56,7 @@ def config_from_overrides(overrides: Mapping[str, Any]) -> Config:
     """
     values: dict[str, Any] = {}
     for name, value in overrides.items():
-        if name.startswith(ROS_PARAMETERS):
+        if name in ROS_PARAMETERS or name.startswith(ROS_GROUPS):
             continue
         *groups, leaf = name.split(".")
         group = values

@@ -7,7 +7,6 @@ The result does not depend on the order in which the topics arrive, except where
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from .config import SyncConfig
 from .datatypes import InputError, check_pose
+from .drops import DropCounts
 
 STAMP = attrgetter("stamp_ns")
 
@@ -50,10 +50,12 @@ class FrameSync:
         InputError: ``T_body_camera`` is not a rigid transform.
     """
 
-    def __init__(self, config: SyncConfig | None = None, T_body_camera: np.ndarray | None = None) -> None:
+    def __init__(
+        self, config: SyncConfig | None = None, T_body_camera: np.ndarray | None = None, drops: DropCounts | None = None
+    ) -> None:
         self.config = config or SyncConfig()
         self.T_body_camera = None if T_body_camera is None else check_pose(T_body_camera, "T_body_camera")
-        self.drops: Counter[str] = Counter()
+        self.drops = DropCounts() if drops is None else drops
         self.jumps = 0  # times that a stamp went backwards by more than any delay explains
         self._images: dict[str, list[_Stamped]] = {"colour": [], "depth": []}
         self._pairs: list[_Stamped] = []  # data = (colour, depth)
@@ -73,13 +75,9 @@ class FrameSync:
         """Take a pose, (4, 4), and return what became complete.
 
         Raises:
-            InputError: the pose is not a rigid transform; it was counted and not taken.
+            InputError: the pose is not a rigid transform; it was not taken.
         """
-        try:
-            pose = _Stamped(stamp_ns, check_pose(T_world_body))
-        except InputError:
-            self._drop("pose that is not a rigid transform")
-            raise
+        pose = _Stamped(stamp_ns, check_pose(T_world_body))
         self._see("pose", stamp_ns)
         if not self._poses or self._poses[-1].stamp_ns < stamp_ns:
             self._poses.append(pose)
@@ -93,7 +91,7 @@ class FrameSync:
         self._match_images(final=True)
         matches = self._complete()
         for kind, images in self._images.items():
-            self._drop(self._unpaired(kind), len(images))
+            self.drops.add(self._unpaired(kind), len(images))
             images.clear()
         self._drop_pairs(len(self._pairs))
         return matches
@@ -122,7 +120,7 @@ class FrameSync:
         for queue in (*self._images.values(), self._pairs, self._poses):
             kept = [] if after_ns is None else [item for item in queue if item.stamp_ns <= after_ns]
             if queue is not self._poses:
-                self._drop("image that waited while time went backwards", len(queue) - len(kept))
+                self.drops.add("image that waited while time went backwards", len(queue) - len(kept))
             queue[:] = kept
         limit = -1 if after_ns is None else after_ns
         self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= limit}
@@ -135,15 +133,15 @@ class FrameSync:
         self._see(kind, stamp_ns)
         queue = self._images[kind]
         if self._last_match_ns is not None and stamp_ns <= self._last_match_ns - _ns(self.config.max_skew):
-            self._drop(f"{kind} image that came after later ones had been used")
+            self.drops.add(f"{kind} image that came after later ones had been used")
             return []
         if _holds(queue, stamp_ns):
-            self._drop(f"{kind} image with the stamp of another one")
+            self.drops.add(f"{kind} image with the stamp of another one")
             return []
         insort(queue, _Stamped(stamp_ns, image), key=STAMP)
         if len(queue) > self.config.queue:
             del queue[0]
-            self._drop(self._unpaired(kind))
+            self.drops.add(self._unpaired(kind))
         self._match_images()
         return self._complete()
 
@@ -159,7 +157,7 @@ class FrameSync:
                 successor = queues[early][1].stamp_ns if len(queues[early]) > 1 else None
                 if gap > skew or (successor is not None and abs(queues[late][0].stamp_ns - successor) < gap):
                     del queues[early][0]
-                    self._drop(self._unpaired(early))
+                    self.drops.add(self._unpaired(early))
                     continue
                 if successor is None and not final:
                     return
@@ -178,7 +176,7 @@ class FrameSync:
             try:
                 T_world_body = self._pose_at(pair.stamp_ns)
             except InputError as reason:
-                self._drop(str(reason))
+                self.drops.add(str(reason))
                 del self._pairs[0]
                 continue
             if T_world_body is not None:
@@ -219,12 +217,8 @@ class FrameSync:
 
     # Counting
 
-    def _drop(self, reason: str, count: int = 1) -> None:
-        if count:
-            self.drops[reason] += count
-
     def _drop_pairs(self, count: int) -> None:
-        self._drop(f"image pair without a pose at or behind it within {self.config.pose_wait:g} s", count)
+        self.drops.add(f"image pair without a pose at or behind it within {self.config.pose_wait:g} s", count)
         del self._pairs[:count]
 
     def _unpaired(self, kind: str) -> str:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting what could not be used, by reason."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+MAX_REASONS = 64  # reasons may quote sizes and names; a sender of nonsense must not fill the memory
+OTHER = "other reasons"
+
+
+class DropCounts:
+    """Reason -> count, from any thread. Each reason is logged the first time; afterwards it is only counted."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, reason: str, count: int = 1) -> None:
+        """Count ``count`` (0 is fine) inputs that were dropped for ``reason``."""
+        if count <= 0:
+            return
+        with self._lock:
+            new = reason not in self._counts
+            if new and len(self._counts) >= MAX_REASONS:
+                reason, new = OTHER, OTHER not in self._counts
+            self._counts[reason] = self._counts.get(reason, 0) + count
+        if new:
+            logger.warning("dropped: %s (from now on this is only counted)", reason)
+
+    def items(self) -> list[tuple[str, int]]:
+        """(reason, count), most frequent first."""
+        with self._lock:
+            return sorted(self._counts.items(), key=lambda item: -item[1])
+
+    @property
+    def total(self) -> int:
+        """Sum over all reasons."""
+        with self._lock:
+            return sum(self._counts.values())
+
+    def __getitem__(self, reason: str) -> int:
+        with self._lock:
+            return self._counts.get(reason, 0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([reason for reason, _ in self.items()])
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} x {reason}" for reason, count in self.items()) or "none"

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An encoder for tests that knows the names of eight colours and needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from radseg_ros.datatypes import FeatureMap, LanguageError, check_rgb
+
+COLORS = {
+    "red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0),
+    "magenta": (1, 0, 1), "cyan": (0, 1, 1), "white": (1, 1, 1), "grey": (0.5, 0.5, 0.5),
+}  # fmt: skip
+PATCH = 8  # px
+
+
+class ColorEncoder:
+    """Channel i of a patch: how near its mean colour is to colour i. A text is the one-hot vector of the colour it names."""
+
+    name = "test-colors"
+    channels = language_channels = len(COLORS)
+    logit_scale = 10.0
+    background = ("grey",)
+    device = torch.device("cpu")
+
+    def encode(self, rgb: np.ndarray) -> FeatureMap:
+        """(H, W, 3) -> (8, H/8, W/8)."""
+        image = torch.from_numpy(np.array(check_rgb(rgb))).permute(2, 0, 1).float()
+        image = image / 255 if rgb.dtype == np.uint8 else image
+        size = (max(image.shape[1] // PATCH, 1), max(image.shape[2] // PATCH, 1))
+        patches = torch.nn.functional.adaptive_avg_pool2d(image, size)
+        known = torch.tensor(list(COLORS.values()), dtype=torch.float32)
+        distance = (patches[None] - known[:, :, None, None]).square().sum(1)
+        return FeatureMap(torch.softmax(-10 * distance, 0))
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The language space is the space of the patches."""
+        return vectors
+
+    def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
+        """The last word that names a colour counts."""
+        rows = []
+        for label in labels:
+            known = [word for word in label.lower().split() if word in COLORS]
+            if not known:
+                raise LanguageError(f"the test encoder knows only {', '.join(COLORS)}, not {label!r}")
+            rows.append([float(name == known[-1]) for name in COLORS])
+        return torch.tensor(rows).reshape(-1, len(COLORS))
+
+    embed_prompts = embed_labels

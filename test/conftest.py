@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared helpers: reference data where it is present, and one thread policy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
+
+torch.set_num_threads(2)
+
+
+def shared(path: str) -> Path:
+    """A file or folder of the reference data (golden numbers, recordings), which is not part of this repository."""
+    found = DATA / path
+    if not found.exists():
+        pytest.skip(f"reference data {path} is not in {DATA} (set RADSEG_TEST_DATA)")
+    return found

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairing in time: nearest partners, interpolated poses, nothing invented, everything counted."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from radseg_ros.config import SyncConfig
+from radseg_ros.datatypes import InputError
+from radseg_ros.sync import FrameSync, interpolate_pose
+
+MS = 1_000_000
+
+
+def pose(x: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
+    T = np.eye(4)
+    T[0, 3] = x
+    T[:3, :3] = Rotation.from_euler("z", yaw_deg, degrees=True).as_matrix()
+    return T
+
+
+def feed(sync: FrameSync, events: list) -> list:
+    """Events are (kind, stamp in ms); images carry their stamp in ms, poses move 1 m/s along x."""
+    matches = []
+    for kind, ms in events:
+        if kind == "pose":
+            matches += sync.add_pose(ms * MS, pose(ms / 1000))
+        else:
+            matches += getattr(sync, f"add_{kind}")(ms * MS, ms)
+    return matches
+
+
+def test_equal_stamps_match_at_once_with_the_pose_of_that_stamp():
+    sync = FrameSync()
+    matches = feed(sync, [("color", 100), ("depth", 100), ("pose", 100)])
+    (match,) = matches
+    assert (match.stamp_ns, match.color, match.depth) == (100 * MS, 100, 100)
+    np.testing.assert_array_equal(match.T_world_camera, pose(0.1))
+    assert sync.drops.total == 0
+
+
+def test_the_pose_is_interpolated_at_the_depth_stamp():
+    sync = FrameSync()
+    sync.add_pose(0, pose(0.0, 0))
+    sync.add_pose(100 * MS, pose(1.0, 90))
+    (match,) = feed(sync, [("color", 25), ("depth", 25)])
+    np.testing.assert_allclose(match.T_world_camera, pose(0.25, 22.5), atol=1e-12)
+
+
+def test_interpolation_takes_the_shortest_arc():
+    np.testing.assert_allclose(interpolate_pose(pose(0, 170), pose(0, -170), 0.5), pose(0, 180), atol=1e-12)
+
+
+def test_the_camera_offset_is_applied_on_the_right():
+    offset = pose(0.5, 90)
+    sync = FrameSync(T_body_camera=offset)
+    sync.add_pose(0, pose(2.0, 90))
+    (match,) = feed(sync, [("color", 0), ("depth", 0)])
+    np.testing.assert_allclose(match.T_world_camera, pose(2.0, 90) @ offset)
+    assert match.T_world_camera[1, 3] == pytest.approx(0.5), "half a metre ahead of a body that looks along y"
+
+
+def test_nothing_is_extrapolated():
+    sync = FrameSync()
+    assert not feed(sync, [("color", 0), ("depth", 0)]), "no pose at all: never identity"
+    assert not feed(sync, [("pose", 10)]) and sync.drops["image pair older than every pose"] == 1
+    assert not feed(sync, [("color", 20), ("depth", 20)]), "no pose behind the image yet"
+    assert len(feed(sync, [("pose", 30)])) == 1
+
+
+def test_a_pair_waits_for_its_pose_and_is_dropped_with_the_reason():
+    sync = FrameSync(SyncConfig(pose_wait=0.2))
+    assert not feed(sync, [("color", 0), ("depth", 0), ("color", 200), ("depth", 200)])
+    assert sync.drops.total == 0
+    assert not feed(sync, [("color", 201)])
+    assert [reason for reason in sync.drops if "without a pose" in reason] and sync.drops.total == 1
+
+
+def test_poses_too_far_apart_are_not_joined():
+    sync = FrameSync(SyncConfig(max_pose_gap=0.1))
+    assert not feed(sync, [("pose", 0), ("color", 100), ("depth", 100), ("pose", 150)])
+    assert "more than 0.1 s apart" in next(iter(sync.drops))
+
+
+def test_the_nearest_partner_wins_not_the_first():
+    sync = FrameSync(SyncConfig(max_skew=0.02))
+    matches = feed(sync, [("pose", 0), ("pose", 100), ("color", 10), ("depth", 25), ("color", 30)]) + sync.flush()
+    assert [(m.color, m.depth) for m in matches] == [(30, 25)]
+    assert sync.drops["colour image without a depth image within 0.02 s"] == 1
+
+
+def test_a_partner_beyond_the_skew_is_none():
+    sync = FrameSync(SyncConfig(max_skew=0.02))
+    assert not feed(sync, [("pose", 0), ("pose", 200), ("color", 10), ("depth", 31)]) + sync.flush()
+    assert sync.drops.total == 2
+
+
+def test_queues_are_bounded_and_say_what_is_missing():
+    sync = FrameSync(SyncConfig(queue=5))
+    feed(sync, [("color", 33 * i) for i in range(12)])
+    assert sync.waiting["colour"] == 5
+    assert sync.drops["colour image without a depth image within 0.02 s"] == 7
+
+
+def test_a_pose_that_is_no_rotation_is_refused():
+    sync = FrameSync()
+    with pytest.raises(InputError, match="rigid"):
+        sync.add_pose(0, np.diag([1.0, 2, 1, 1]))
+    assert not feed(sync, [("color", 0), ("depth", 0)])
+    with pytest.raises(InputError, match="T_body_camera"):
+        FrameSync(T_body_camera=np.diag([1.0, 1, -1, 1]))
+
+
+def test_time_running_backwards_starts_anew():
+    sync = FrameSync()
+    events = [(kind, 100 * i) for i in range(50) for kind in ("color", "depth", "pose")]
+    assert len(feed(sync, events)) == 50
+    feed(sync, [("color", 5000), ("depth", 5000)])  # waits for its pose when the bag starts again
+    again = feed(sync, events)
+    assert len(again) == 50 and sync.jumps >= 1
+    assert sync.drops["image that waited while time went backwards"] == 1
+    assert [m.stamp_ns for m in again] == [100 * MS * i for i in range(50)]
+
+
+def test_one_topic_that_is_still_in_the_old_time_does_not_hurt_the_new_one():
+    sync = FrameSync()
+    feed(sync, [(kind, 100 * i) for i in range(50) for kind in ("color", "depth", "pose")])
+    matches = feed(sync, [("color", 0), ("depth", 0), ("pose", 5000), ("pose", 0), ("color", 100), ("depth", 100), ("pose", 100)])
+    assert [m.stamp_ns for m in matches] == [0, 100 * MS]
+
+
+def test_late_and_repeated_images_are_counted():
+    sync = FrameSync()
+    feed(sync, [("pose", 0), ("pose", 400), ("color", 200), ("depth", 200)])
+    assert not feed(sync, [("color", 100)]) and sync.drops["colour image that came after later ones had been used"] == 1
+    assert not feed(sync, [("color", 300), ("color", 300)]) and sync.drops["colour image with the stamp of another one"] == 1
+
+
+def test_old_poses_are_forgotten():
+    sync = FrameSync(SyncConfig(pose_history=1.0))
+    feed(sync, [("pose", 10 * i) for i in range(1000)])
+    assert len(sync._poses) <= 202
+
+
+def reference(color: list, depth: list, poses: list, config: SyncConfig) -> list:
+    """Greedy in time: the earliest pair of mutually nearest images within the skew, bracketed by poses."""
+    color, depth, result = sorted(color), sorted(depth), []
+    while color and depth:
+        c, d = color[0], depth[0]
+        gap = abs(c - d)
+        if c != d:
+            early, late = (color, d) if c < d else (depth, c)
+            if gap > config.max_skew * 1000 or (len(early) > 1 and abs(early[1] - late) < gap):
+                early.pop(0)
+                continue
+        color, depth = color[1:], depth[1:]
+        before = [p for p in poses if p <= d]
+        after = [p for p in poses if p >= d]
+        if before and after and (before[-1] == d or after[0] - before[-1] <= config.max_pose_gap * 1000):
+            result.append((c, d))
+    return result
+
+
+stamps = st.lists(st.integers(0, 400), min_size=0, max_size=12, unique=True).map(sorted)
+
+
+@settings(max_examples=150, deadline=None)
+@given(color=stamps, depth=stamps, poses=stamps, data=st.data())
+def test_any_interleaving_of_the_topics_gives_the_reference(color, depth, poses, data):
+    """Each topic keeps its order; the topics may be delayed against each other as they like."""
+    config = SyncConfig(max_skew=0.03, max_pose_gap=0.15, pose_wait=1.0)
+    queues = {"color": list(color), "depth": list(depth), "pose": list(poses)}
+    sync, matches = FrameSync(config), []
+    while any(queues.values()):
+        kind = data.draw(st.sampled_from([k for k, q in queues.items() if q]))
+        matches += feed(sync, [(kind, queues[kind].pop(0))])
+    matches += sync.flush()
+    assert [(m.color, m.depth) for m in matches] == reference(color, depth, poses, config)
+    for match in matches:
+        assert match.T_world_camera[0, 3] == pytest.approx(match.depth / 1000)
+    assert len(matches) * 2 + sum(n * (2 if "pair" in reason else 1) for reason, n in sync.drops.items()) == len(color) + len(depth)
+
+
+def test_flush_decides_the_last_pair():
+    for order in itertools.permutations([("color", 10), ("depth", 12), ("pose", 12)]):
+        sync = FrameSync()
+        assert len(feed(sync, list(order)) + sync.flush()) == 1

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker thread: newest wins, drops are counted, an exception costs one item."""
+
+from __future__ import annotations
+
+import threading
+
+from radseg_ros.worker import LatestWorker
+
+
+class Gate:
+    """Work that waits until it is told to go on, so that the test decides what is waiting when."""
+
+    def __init__(self) -> None:
+        self.seen: list = []
+        self.started = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+
+    def __call__(self, item: object) -> None:
+        self.seen.append(item)
+        self.started.release()
+        assert self.go.acquire(timeout=5)
+
+
+def test_newest_waiting_item_wins_and_the_rest_is_counted():
+    gate = Gate()
+    worker = LatestWorker(gate)
+    worker.submit(0)
+    assert gate.started.acquire(timeout=5)
+    for item in range(1, 20):
+        worker.submit(item)
+    assert worker.pending == 2
+    gate.go.release(2)
+    assert worker.wait_idle(5)
+    assert gate.seen == [0, 19]
+    assert (worker.done, worker.dropped, worker.failed) == (2, 18, 0)
+    assert worker.close(5)
+
+
+def test_capacity_keeps_the_order_and_drops_the_oldest():
+    gate = Gate()
+    worker = LatestWorker(gate, capacity=3)
+    worker.submit(0)
+    assert gate.started.acquire(timeout=5)
+    for item in range(1, 6):
+        worker.submit(item)
+    gate.go.release(9)
+    assert worker.wait_idle(5)
+    assert gate.seen == [0, 3, 4, 5] and worker.dropped == 2
+    worker.close(5)
+
+
+def test_an_exception_costs_one_item_and_is_logged(caplog):
+    seen = []
+
+    def work(item: int) -> None:
+        if item == 1:
+            raise RuntimeError("bad frame")
+        seen.append(item)
+
+    worker = LatestWorker(work, capacity=9, name="mapper")
+    for item in range(4):
+        worker.submit(item)
+    assert worker.wait_idle(5)
+    assert seen == [0, 2, 3] and (worker.done, worker.failed) == (3, 1)
+    assert "mapper: one item was lost" in caplog.text and "bad frame" in caplog.text
+    worker.close(5)
+
+
+def test_close_joins_drops_what_waits_and_ignores_what_comes_later():
+    gate = Gate()
+    worker = LatestWorker(gate)
+    worker.submit("running")
+    assert gate.started.acquire(timeout=5)
+    worker.submit("waiting")
+    assert not worker.close(timeout=0.05), "the running item is not interrupted"
+    gate.go.release()
+    assert worker.close(5)
+    worker.submit("late")
+    assert gate.seen == ["running"] and worker.dropped == 1 and worker.pending == 0
+
+
+def test_close_from_inside_the_work_does_not_wait_for_itself():
+    ended = threading.Event()
+
+    def work(_: object) -> None:
+        worker.close(5)
+        ended.set()
+
+    worker = LatestWorker(work)
+    worker.submit(None)
+    assert ended.wait(5) and worker.close(5)
+
+
+def test_clear_counts_what_waits():
+    gate = Gate()
+    worker = LatestWorker(gate, capacity=5)
+    for item in range(4):
+        worker.submit(item)
+    assert gate.started.acquire(timeout=5)
+    assert worker.clear() == 3 and worker.dropped == 3
+    gate.go.release()
+    assert worker.wait_idle(5) and gate.seen == [0]
+    worker.close(5)
+
+
+def test_no_item_is_lost_or_worked_on_twice_under_load():
+    seen: list[int] = []
+    worker = LatestWorker(seen.append)
+    senders = [threading.Thread(target=lambda base=base: [worker.submit(base + i) for i in range(500)]) for base in (0, 1000, 2000)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert worker.wait_idle(5)
+    assert len(seen) == len(set(seen)) == worker.done and worker.done + worker.dropped == 1500
+    worker.close(5)
