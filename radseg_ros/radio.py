@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RADIO backbone as a ``transformers.RadioModel``: sizes inferred from tensors, weights mapped, SCRA in the last block."""
+"""The RADIO backbone as a ``transformers.RadioModel``: sizes inferred from the tensors, weights mapped."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from .datatypes import CheckpointError
 from .radio_checkpoint import RadioCheckpoint, Tensors
@@ -17,68 +15,6 @@ if TYPE_CHECKING:
     from transformers import RadioConfig, RadioModel
 
 HEADS_BY_WIDTH = {1152: 16, 1280: 16}  # head dim 72 and 80; every other RADIO has head dim 64
-BLOCK_ELEMENTS = 1 << 22  # at most this many entries of a T x T matrix exist at once (16 MiB of float32)
-
-
-class SelfCorrelatingAttention(nn.Module):
-    """SCRA (SPEC 2.1) around the attention of one block, with its weights.
-
-    Args:
-        attention: the block's own attention (``RadioAttention``).
-        tau: temperature of the correlation.
-        recursions: how often the output is correlated with itself; the paper uses 1.
-    """
-
-    def __init__(self, attention: nn.Module, tau: float, recursions: int) -> None:
-        super().__init__()
-        self.attention = attention
-        self.tau = tau
-        self.recursions = recursions
-
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, scra: bool = True, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
-        """(B, T, C) -> (B, T, C). ``scra=False`` is the plain attention."""
-        attention = self.attention
-        split = lambda x: x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)  # noqa: E731  (B, heads, T, d)
-        merge = lambda x: attention.o_proj(x.transpose(1, 2).flatten(2))  # noqa: E731
-        q, k, v = (split(project(hidden_states)) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
-        out = merge(F.scaled_dot_product_attention(q, k, v, scale=attention.scaling))
-        for _ in range(self.recursions if scra else 0):
-            unit = F.normalize(split(out), dim=-1, eps=1e-12)
-            out = merge(correlate(unit, v, self.tau))
-        return out, None
-
-
-def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """softmax(S) values with S = tau * (unit unit^T - mean), where negative entries of S count as -inf.
-
-    The T x T matrix is made in blocks of rows. A token always keeps itself, so no row is empty: by definition its own entry is
-    never negative, but rounding can make it so when all tokens are alike.
-
-    Args:
-        unit: (..., T, d), unit or zero rows.
-        values: (..., T, e).
-        tau: temperature, >= 0.
-        mean: scalar that is subtracted from the correlations.
-
-    Returns:
-        (..., T, e).
-    """
-    tokens = unit.shape[-2]
-    rows = max(1, BLOCK_ELEMENTS // (math.prod(unit.shape[:-2]) * tokens))
-    out = torch.empty_like(values)
-    keys = (unit * tau).transpose(-2, -1)
-    for start in range(0, tokens, rows):
-        stop = min(start + rows, tokens)
-        scores = unit[..., start:stop, :] @ keys
-        if not isinstance(mean, float) or mean:
-            scores -= tau * mean
-        own = scores.diagonal(start, -2, -1)
-        own.clamp_(min=0.0)
-        scores.masked_fill_(scores < 0, -math.inf)
-        out[..., start:stop, :] = scores.softmax(-1) @ values
-    return out
 
 
 def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:

@@ -8,10 +8,9 @@ that they may hold is ``argparse.Namespace``; Hugging Face folders hold JSON and
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from .datatypes import CheckpointError
+from .hub import file_hash
 
 Tensors = dict[str, torch.Tensor]
 
@@ -42,6 +42,11 @@ class RadioCheckpoint:
         """The first entry of ``teachers`` called ``name``; empty when there is none."""
         return next((t for t in self.teachers if t.get("name") == name), {})
 
+    def upsampling(self, name: str) -> int:
+        """How many times more vectors than patches the feature head of teacher ``name`` gives along each side."""
+        configured = ((self.args.get("adaptor_configs") or {}).get(name) or {}).get("feature") or {}
+        return int(configured.get("upsample_factor") or self.teacher(name).get("fd_upsample_factor") or 1)
+
 
 def read_checkpoint(path: str | Path) -> RadioCheckpoint:
     """Read a ``.pth.tar`` file or a Hugging Face folder.
@@ -57,16 +62,6 @@ def read_checkpoint(path: str | Path) -> RadioCheckpoint:
     if path.suffix == ".safetensors":
         return _read_folder(path.parent)
     return _read_torch_file(path)
-
-
-def file_hash(paths: Iterable[Path]) -> str:
-    """First 12 hex digits of the SHA-256 over the contents of ``paths``, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 def _read_torch_file(path: Path) -> RadioCheckpoint:

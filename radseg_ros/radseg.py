@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from .config import RadsegConfig, one_of
+from .correlation import SelfCorrelatingAttention, aggregate
 from .datatypes import CheckpointError, ConfigError, FeatureMap, InputError, check_rgb
 from .heads import build_head
-from .radio import SelfCorrelatingAttention, build_radio, correlate
-from .radio_checkpoint import RadioCheckpoint, read_checkpoint
+from .hub import find_radio, heads_hint
+from .language import BACKGROUND, TextEmbedder
+from .radio import build_radio
+from .radio_checkpoint import RadioCheckpoint, Tensors, read_checkpoint
+from .segmentation import probabilities
+from .text_tower import TextTower, tower_of
+from .windows import corners, resized, stitch
 
 LANGUAGE_HEADS = ("siglip2", "siglip2-g", "siglip", "clip")  # best first (Table A.7)
 WINDOWS_AT_ONCE = 8  # bounds the memory; more at once is not faster
@@ -26,46 +34,53 @@ class RadsegEncoder:
 
     Raises:
         CheckpointError: the weights cannot be had, are damaged, or have no such head.
-        ConfigError: the device or an option is impossible.
+        ConfigError: the device cannot be used.
+        LanguageError: a file of text embeddings cannot be used.
     """
 
     logit_scale = 100.0
+    background = BACKGROUND
 
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device)
         self.dtype = getattr(torch, config.dtype)
-        checkpoint = read_checkpoint(config.checkpoint)
+        checkpoint = read_checkpoint(find_radio(config.checkpoint, config.offline))
+        refuse_unaligned(checkpoint, config.force)
+        self._checkpoint = dataclasses.replace(checkpoint, backbone={}, conditioner={})  # heads may be asked for later
         self.checkpoint_hash = checkpoint.hash
-        self.version = checkpoint.version
-        self.heads = tuple(checkpoint.feature_heads)
+        self.version = checkpoint.version  # c-radio_v3-b, ...; empty when nothing tells
         self.language = language_head(checkpoint, config.language)
         self.name = f"radseg-{checkpoint.hash}-{self.language}"
-        where = f"{checkpoint.path}, head {self.language}"
-        self._project = build_head(checkpoint.summary_heads[self.language], where).to(self.device, self.dtype)
-        self._checkpoint = checkpoint
+        self.heads = tuple(checkpoint.feature_heads)  # teachers that have a feature head
+
         model = build_radio(checkpoint)
         last = model.encoder.layer[-1]
         last.attention = SelfCorrelatingAttention(last.attention, config.tau_scra, config.recursions)
         self._model = model.to(self.device, self.dtype)
+        self._network = torch.compile(self._run) if config.compile else self._run
         self.patch = int(model.config.patch_size)
         self.channels = int(model.config.hidden_size)
-        self.language_channels = int(list(self._project.parameters())[-1].shape[0])
+        self._summary_head = self._head(checkpoint.summary_heads, self.language)
+        self.language_channels = int(list(self._summary_head.parameters())[-1].shape[0])
+        self.text = self._text_embedder(checkpoint.teacher(self.language))
 
     @torch.inference_mode()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space, float32."""
         image = self._image(rgb)
-        size = window_size(image.shape[-2:], self.crop, self.stride, self.patch)
-        if size != tuple(image.shape[-2:]):
+        size = resized(image.shape[1:], self.crop, self.stride, self.patch)
+        if size != tuple(image.shape[1:]):
             image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
-        windows = window_corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
-        if len(windows) == 1 and size == (self.crop, self.crop) or not self.crop:
+        places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
+        if len(places) == 1:
             features = self._network(image[None], self.config.scra)[0]
         else:
-            features = self._stitch(image, windows)
-        if self.config.scga == "always" or (self.config.scga == "multi_window" and len(windows) > 1):
+            patch = self.patch
+            grid = (size[0] // patch, size[1] // patch)
+            features = stitch(self._windows(image, places), [(y // patch, x // patch) for y, x in places], grid)
+        if self.config.scga == "always" or (self.config.scga == "multi_window" and len(places) > 1):
             features = aggregate(features, self.config.tau_scga)
         return FeatureMap(features)
 
@@ -75,7 +90,15 @@ class RadsegEncoder:
         vectors = torch.as_tensor(vectors, device=self.device)
         if vectors.ndim != 2 or vectors.shape[1] != self.channels:
             raise InputError(f"vectors must be (N, {self.channels}), got {tuple(vectors.shape)}")
-        return torch.cat([self._project(part.to(self.dtype)).float() for part in vectors.split(VECTORS_AT_ONCE)])
+        return torch.cat([self._summary_head(part.to(self.dtype)).float() for part in vectors.split(VECTORS_AT_ONCE)])
+
+    def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
+        """Names of things -> (Q, D) on ``device``, each the mean over 80 templates; see :meth:`TextEmbedder.labels`."""
+        return self.text.labels(labels).to(self.device)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Free text -> (Q, D) on ``device``, each text as it is; see :meth:`TextEmbedder.prompts`."""
+        return self.text.prompts(prompts).to(self.device)
 
     def probabilities(
         self,
@@ -84,9 +107,7 @@ class RadsegEncoder:
         size: tuple[int, int] | None = None,
         denoise_threshold: float = 0.5,
     ) -> torch.Tensor:
-        """Probability of each text at each pixel; see :func:`radseg_ros.segmentation.probabilities`."""
-        from .segmentation import probabilities
-
+        """Probability of each text at each pixel, (Q, H, W); see :func:`radseg_ros.segmentation.probabilities`."""
         return probabilities(self, rgb, vectors, size, denoise_threshold)
 
     @torch.inference_mode()
@@ -102,17 +123,35 @@ class RadsegEncoder:
         """
         return self._network(rgb[None], scra)[0]
 
+    @torch.inference_mode()
+    def single_pass_summary(self, rgb: torch.Tensor) -> torch.Tensor:
+        """The cls token of the language teacher, of the backbone without SCRA: (3, H, W) as above -> (C,) float32."""
+        names = [t.get("name") for t in self._checkpoint.teachers]
+        cls = list(dict.fromkeys(names)).index(self.language) if self.language in names else 0
+        return self._model(rgb[None].to(self.dtype), scra=False).last_hidden_state[0, cls].float()
+
     def feature_head(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The head that brings patch vectors into the feature space of teacher ``name`` (one of ``heads``): (N, C) -> (N, D).
 
         Raises:
-            CheckpointError: the checkpoint has no such head.
+            CheckpointError: the checkpoint has no such head, or one that this encoder does not support.
         """
         if name not in self.heads:
             raise CheckpointError(f"{self._checkpoint.path}: no feature head {name!r}; it has {', '.join(self.heads) or 'none'}")
-        where = f"{self._checkpoint.path}, feature head {name}"
-        head = build_head(self._checkpoint.feature_heads[name], where).to(self.device, self.dtype).requires_grad_(False)
+        if (factor := self._checkpoint.upsampling(name)) > 1:
+            raise CheckpointError(f"{self._checkpoint.path}: feature head {name} upsamples {factor} times; this is not supported")
+        head = self._head(self._checkpoint.feature_heads, name)
         return lambda vectors: head(vectors.to(self.device, self.dtype)).float()
+
+    def _head(self, heads: Mapping[str, Tensors], name: str) -> nn.Module:
+        head = build_head(heads[name], f"{self._checkpoint.path}, head {name}")
+        return head.to(self.device, self.dtype).requires_grad_(False).eval()
+
+    def _text_embedder(self, teacher: Mapping[str, Any]) -> TextEmbedder:
+        config, dimensions = self.config, self.language_channels
+        name = config.text_tower or tower_of(self.language, dimensions, str(teacher.get("model") or ""))
+        tower = TextTower(name, self.device, config.offline) if name else None
+        return TextEmbedder(tower, dimensions, config.text_embeddings)
 
     def _image(self, rgb: np.ndarray) -> torch.Tensor:
         """(H, W, 3) numpy -> (3, H, W) float32 in [0, 1] on the device: the one conversion on the way in."""
@@ -120,79 +159,49 @@ class RadsegEncoder:
         image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)
         return image.float() / 255 if rgb.dtype == np.uint8 else image.float()
 
-    def _network(self, images: torch.Tensor, scra: bool) -> torch.Tensor:
+    def _run(self, images: torch.Tensor, scra: bool) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, H / patch, W / patch) float32."""
-        rows, cols = images.shape[-2] // self.patch, images.shape[-1] // self.patch
+        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
         features = self._model(images.to(self.dtype), scra=scra).features
-        return features.float().transpose(1, 2).unflatten(2, (rows, cols))
+        return features.float().transpose(1, 2).unflatten(2, grid)
 
-    def _stitch(self, image: torch.Tensor, corners: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Mean over all windows: (3, H, W) -> (C, H / patch, W / patch)."""
-        crop, patch = self.crop, self.patch
-        side = crop // patch
-        total = image.new_zeros(self.channels, image.shape[1] // patch, image.shape[2] // patch)
-        count = image.new_zeros(total.shape[1:])
-        for start in range(0, len(corners), WINDOWS_AT_ONCE):
-            batch = corners[start : start + WINDOWS_AT_ONCE]
-            windows = torch.stack([image[:, y : y + crop, x : x + crop] for y, x in batch])
-            for (y, x), features in zip(batch, self._network(windows, self.config.scra), strict=True):
-                rows, cols = slice(y // patch, y // patch + side), slice(x // patch, x // patch + side)
-                total[:, rows, cols] += features
-                count[rows, cols] += 1
-        return total / count
+    def _windows(self, image: torch.Tensor, places: Sequence[tuple[int, int]]) -> Iterator[torch.Tensor]:
+        """The (C, crop / patch, crop / patch) features of each window of (3, H, W)."""
+        side = self.crop
+        for start in range(0, len(places), WINDOWS_AT_ONCE):
+            some = [image[:, y : y + side, x : x + side] for y, x in places[start : start + WINDOWS_AT_ONCE]]
+            yield from self._network(torch.stack(some), self.config.scra)
 
 
-def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
-    """SCGA (SPEC 2.3): every patch becomes the correlation-weighted mean of all patches of its image.
+def refuse_unaligned(checkpoint: RadioCheckpoint, force: bool) -> None:
+    """Refuse C-RADIOv3-L, whose patches are not aligned with its cls token: 0.86 mIoU (Table A.7).
 
-    Args:
-        features: (C, h, w) float32.
-        tau: temperature.
-
-    Returns:
-        (C, h, w).
+    Raises:
+        CheckpointError: it is that model and ``force`` is not set.
     """
-    vectors = features.flatten(1).T.contiguous()
-    unit = F.normalize(vectors, dim=-1, eps=1e-12)
-    mean = (unit.mean(0) ** 2).sum()  # the mean over all T x T cosines = |mean of the unit vectors|^2
-    return correlate(unit, vectors, tau, mean).T.reshape(features.shape)
-
-
-def window_size(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tuple[int, int]:
-    """(h, w) that an image is resized to (SPEC 2.2): multiples of the stride, at least a window; single pass: of the patch."""
-    h, w = int(size[0]), int(size[1])
-    if not crop:
-        return max(round(h / patch), 1) * patch, max(round(w / patch), 1) * patch
-    if h % stride or w % stride:
-        long = max(h, w)
-        target = math.ceil(long / stride) * stride
-        h, w = (math.ceil(int(side * target / long) / stride) * stride for side in (h, w))
-    return max(h, crop), max(w, crop)
-
-
-def window_corners(size: Sequence[int], crop: int, stride: int) -> list[tuple[int, int]]:
-    """Upper-left corners (y, x) of all windows; the last ones are pushed back inside the image."""
-    ys, xs = (
-        [min(i * stride, side - crop) for i in range(max(side - crop + stride - 1, 0) // stride + 1)] for side in size
-    )
-    return [(y, x) for y in ys for x in xs]
+    if checkpoint.version == "c-radio_v3-l" and not force:
+        raise CheckpointError(
+            f"{checkpoint.path}: the patches of C-RADIOv3-L are not aligned with text (0.86 mIoU), so queries would be noise; "
+            "take c-radio_v3-b or c-radio_v3-h, or set radseg.force to use it all the same"
+        )
 
 
 def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
-    """Name of the summary head that leads into text space.
+    """Name of the summary head that leads into text space: the one wanted, else the best language teacher's.
 
     Raises:
-        CheckpointError: there is no such head.
+        CheckpointError: there is no such head; says which heads there are, or which file holds them.
     """
     have = checkpoint.summary_heads
-    if wanted:
-        if wanted not in have:
-            raise CheckpointError(f"{checkpoint.path}: no head {wanted!r}; it has {', '.join(have) or 'none'}")
-        return wanted
-    for name in LANGUAGE_HEADS:
-        if name in have:
-            return name
-    raise CheckpointError(f"{checkpoint.path}: no language head; it has {', '.join(have) or 'no heads at all'}")
+    if not have:
+        hint = heads_hint(checkpoint.version)
+        raise CheckpointError(f"{checkpoint.path}: this file holds the backbone only, without a language head; {hint}")
+    if wanted and wanted not in have:
+        raise CheckpointError(f"{checkpoint.path}: no head {wanted!r}; it has {', '.join(have)}")
+    found = [wanted] if wanted else [name for name in LANGUAGE_HEADS if name in have]
+    if not found:
+        raise CheckpointError(f"{checkpoint.path}: none of its heads is a language head: {', '.join(have)}")
+    return found[0]
 
 
 def pick_device(name: str) -> torch.device:
@@ -207,7 +216,6 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"radseg.device: {name!r} cannot be used ({reason})") from error
+        raise ConfigError(f"radseg.device: {name!r} cannot be used ({str(error).splitlines()[0]})") from error
     one_of("radseg.device", device.type, ("cpu", "cuda", "mps"))
     return device

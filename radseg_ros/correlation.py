@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ideas of RADSeg: attention that recurs on its own output (SCRA), and patches that gather their like (SCGA).
+
+Both are softmax(S) V where S holds the correlations of the tokens among themselves and negative ones count as -inf. The T x T
+matrix S never exists as a whole: it is made, used and dropped in blocks of rows that stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+BLOCK_ELEMENTS = 1 << 20  # entries of S that exist at once: 4 MiB of float32
+
+
+def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(S) values with S = tau * (unit unit^T - mean), where negative entries of S count as -inf.
+
+    A token always keeps itself, so no row is empty: by definition its own entry is never negative, but rounding can make it so
+    when all tokens are alike.
+
+    Args:
+        unit: (..., T, d), rows of unit length, or zero.
+        values: (..., T, e).
+        tau: temperature, >= 0.
+        mean: scalar that is subtracted from the correlations.
+
+    Returns:
+        (..., T, e).
+    """
+    tokens = unit.shape[-2]
+    rows = min(tokens, max(1, BLOCK_ELEMENTS // (math.prod(unit.shape[:-2]) * tokens)))
+    keys = (unit * tau).transpose(-2, -1)
+    out = torch.empty_like(values)
+    for start in range(0, tokens, rows):
+        block = slice(start, min(start + rows, tokens))
+        scores = unit[..., block, :] @ keys
+        if mean is not None:
+            scores -= tau * mean
+        scores.diagonal(start, -2, -1).clamp_(min=0.0)
+        scores.masked_fill_(scores < 0, -math.inf)
+        out[..., block, :] = scores.softmax(-1) @ values
+    return out
+
+
+class SelfCorrelatingAttention(nn.Module):
+    """SCRA (SPEC 2.1) around the attention of one block, with its weights.
+
+    Args:
+        attention: the block's own attention (``RadioAttention``).
+        tau: temperature of the correlation.
+        recursions: how often the output is correlated with itself; the paper uses 1.
+    """
+
+    def __init__(self, attention: nn.Module, tau: float, recursions: int) -> None:
+        super().__init__()
+        self.attention = attention
+        self.tau = tau
+        self.recursions = recursions
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, scra: bool = True, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """(B, T, C) -> (B, T, C). ``scra=False`` is the plain attention. The mask is always None: images are not padded."""
+        plain = self.attention
+        query, key, value = (self._split(project(hidden_states)) for project in (plain.q_proj, plain.k_proj, plain.v_proj))
+        out = self._merge(F.scaled_dot_product_attention(query, key, value, scale=plain.scaling))
+        for _ in range(self.recursions if scra else 0):
+            unit = F.normalize(self._split(out), dim=-1, eps=1e-12)
+            out = self._merge(correlate(unit, value, self.tau))
+        return out, None
+
+    def _split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T, C) -> (B, heads, T, d)."""
+        return tokens.unflatten(-1, (self.attention.num_attention_heads, -1)).transpose(1, 2)
+
+    def _merge(self, heads: torch.Tensor) -> torch.Tensor:
+        """(B, heads, T, d) -> (B, T, C), projected."""
+        return self.attention.o_proj(heads.transpose(1, 2).flatten(2))
+
+
+def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
+    """SCGA (SPEC 2.3): every patch becomes the correlation-weighted mean of all patches of its image.
+
+    Args:
+        features: (C, h, w) float32, of one image.
+        tau: temperature.
+
+    Returns:
+        (C, h, w).
+    """
+    vectors = features.flatten(1).T.contiguous()
+    unit = F.normalize(vectors, dim=-1, eps=1e-12)
+    mean = unit.mean(0).square().sum()  # over all T x T cosines, which is |mean of the unit vectors|^2
+    return correlate(unit, vectors, tau, mean).T.reshape(features.shape)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sliding windows (SPEC 2.2): the size an image is brought to, where its windows lie, and the mean where they overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+
+def resized(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tuple[int, int]:
+    """(h, w) that an image is resized to: multiples of the stride and at least one window; single pass: of the patch."""
+    h, w = size
+    if not crop:
+        return max(round(h / patch), 1) * patch, max(round(w / patch), 1) * patch
+    if h % stride or w % stride:
+        long = max(h, w)
+        target = math.ceil(long / stride) * stride
+        h, w = (math.ceil(int(side * target / long) / stride) * stride for side in (h, w))
+    return max(h, crop), max(w, crop)
+
+
+def corners(size: Sequence[int], crop: int, stride: int) -> list[tuple[int, int]]:
+    """Upper-left corners (y, x) of all windows; the last ones are pushed back inside the image."""
+    ys, xs = (
+        [min(i * stride, side - crop) for i in range(max(side - crop + stride - 1, 0) // stride + 1)] for side in size
+    )
+    return [(y, x) for y in ys for x in xs]
+
+
+def stitch(windows: Iterable[torch.Tensor], places: Sequence[tuple[int, int]], size: tuple[int, int]) -> torch.Tensor:
+    """Mean of overlapping windows: (C, k, k) maps at ``places`` (row, column) -> (C, *size)."""
+    total = count = None
+    for (row, col), window in zip(places, windows, strict=True):
+        if total is None:
+            total = window.new_zeros(len(window), *size)
+            count = window.new_zeros(size)
+        here = (slice(row, row + window.shape[1]), slice(col, col + window.shape[2]))
+        total[(slice(None), *here)] += window
+        count[here] += 1
+    return total / count
