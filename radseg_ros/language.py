@@ -94,7 +94,7 @@ class TextEmbedder:
     def _from_cache_or_tower(self, key: Key) -> np.ndarray:
         kind, text = key
         if self.tower is None:
-            raise LanguageError(f"unknown {kind} {text!r}: no text embeddings hold it, and nothing names the text tower that could")
+            raise LanguageError(f"unknown {kind} {text!r}: no text embeddings hold it, and no text tower is known")
         cached = self.cache.read(self.tower.name, self.tower.local_hash, key, self.dimensions)
         if cached is not None:
             return cached
