@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 
-from . import cloud, query
+from . import cloud, query, segmentation
 from .config import Config
 from .datatypes import Answer, Cloud, ConfigError, FeatureMap, Frame, MapSnapshot
 from .encoder import Encoder
@@ -42,9 +43,6 @@ class Mapper:
     """An encoder and a voxel map.
 
     ``integrate`` is for one thread (the worker); ``answer`` and the clouds may be called from any thread at the same time.
-
-    Raises:
-        ConfigError: the map's space needs something that the encoder does not offer.
     """
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
@@ -56,8 +54,6 @@ class Mapper:
         self._text_lock = threading.Lock()
         space = config.map.space
         channels = {"backbone": encoder.channels, "language": encoder.language_channels, "probability": len(config.map.labels)}
-        if space == "probability" and not hasattr(encoder, "probability_map"):
-            raise ConfigError(f"map.space probability: encoder {encoder.name} has no probability maps")
         device = encoder.device if config.map.device == "auto" else torch.device(config.map.device)
         self.map = VoxelMap.from_config(config.map, channels=channels[space], lift=config.lift, device=device)
 
@@ -74,7 +70,9 @@ class Mapper:
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) image at the working size -> what the map's space stores, (C, h, w)."""
         if self.config.map.space == "probability":
-            return self.encoder.probability_map(rgb, self._embed(self.config.map.labels, prompts=False))
+            own = getattr(self.encoder, "probability_map", None)  # an encoder that refines its masks has its own
+            make_map = own or partial(segmentation.probability_map, self.encoder)
+            return make_map(rgb, self._embed(self.config.map.labels, prompts=False))
         features = self.encoder.encode(rgb)
         if self.config.map.space == "backbone":
             return features

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole chain without ROS and without weights: a room with coloured boxes, asked for by name."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from color_encoder import ColorEncoder
+
+from radseg_ros.config import Config, MapConfig, QueryConfig
+from radseg_ros.datatypes import ConfigError, Frame, LanguageError
+from radseg_ros.mapper import Mapper
+
+K = np.array([[120.0, 0, 79.5], [0, 120, 59.5], [0, 0, 1]])
+BOXES = {"red": ((-0.5, 0.0, 2.0), (255, 0, 0)), "blue": ((0.6, 0.2, 1.5), (0, 0, 255))}  # centre of the front face, m
+HALF = 0.2
+
+
+def view(stamp: int = 0, shift: float = 0.0) -> Frame:
+    """A camera at (shift, 0, 0) looks along z at a grey wall 3 m away with two coloured squares in front of it."""
+    v, u = np.mgrid[:120, :160]
+    ray = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]], -1)
+    depth, rgb = np.full((120, 160), 3.0, np.float32), np.full((120, 160, 3), 128, np.uint8)
+    for centre, colour in BOXES.values():
+        hit = (np.abs(ray * centre[2] + (shift, 0) - centre[:2]) <= HALF).all(-1)
+        depth[hit], rgb[hit] = centre[2], colour
+    T = np.eye(4)
+    T[0, 3] = shift
+    return Frame(stamp, rgb, depth, K, T)
+
+
+def mapper(**map_options) -> Mapper:
+    config = Config(short_side=0, map=MapConfig(**map_options), query=QueryConfig(threshold=0.6))
+    result = Mapper(config, ColorEncoder())
+    for i in range(4):
+        result.integrate(view(i * 10, shift=0.05 * i))
+    return result
+
+
+@pytest.mark.parametrize("space", ["backbone", "language"])
+def test_boxes_are_found_where_they_are_and_others_are_not(space):
+    found = {answer.label: answer for answer in mapper(space=space).answer(["red", "blue", "green"])}
+    for name, (centre, _) in BOXES.items():
+        assert found[name].objects[0].centre == pytest.approx(centre, abs=0.06)
+        assert found[name].objects[0].last_seen_ns == 30
+        assert found[name].objects[0].size[:2] == pytest.approx((2 * HALF, 2 * HALF), abs=0.11)
+    assert not found["green"].found and found["green"].best_score < found["red"].best_score
+
+
+def test_probability_space_answers_its_labels_and_refuses_others():
+    chain = mapper(space="probability", labels=["red", "blue", "grey"])
+    red, grey = chain.answer(["red", "grey"])
+    assert red.objects[0].centre == pytest.approx(BOXES["red"][0], abs=0.06)
+    assert max(found.size[0] for found in grey.objects) > 2  # the wall
+    total = chain.map.snapshot().features.sum(1)
+    assert float(total.max()) <= 1 + 1e-4
+    with pytest.raises(ConfigError, match="'green' is not among them"):
+        chain.answer(["green"])
+
+
+def test_answers_do_not_depend_on_the_company():
+    chain = mapper()
+    alone, together = chain.answer(["red"])[0], chain.answer(["blue", "red", "yellow"])[1]
+    assert alone == together
+
+
+def test_semantic_cloud_colours_and_labels():
+    cloud = mapper().semantic_cloud(["blue", "red"])
+    for i, name in enumerate(["blue", "red"]):
+        centre = np.median(cloud.xyz[cloud.label == i], axis=0)  # colour bleeds onto the wall behind
+        assert centre == pytest.approx(BOXES[name][0], abs=0.06)
+    assert (cloud.label == -1).sum() > len(cloud) / 2  # the wall
+
+
+def test_empty_map_answers_not_found_and_reset_forgets():
+    chain = mapper()
+    chain.reset()
+    (answer,) = chain.answer(["red"])
+    assert not answer.found and answer.best_score == 0.0
+    assert len(chain.rgb_cloud()) == 0 and len(chain.semantic_cloud(["red"])) == 0
+
+
+def test_threshold_and_max_objects_of_a_request():
+    chain = mapper()
+    assert not chain.answer(["red"], threshold=1.0)[0].found
+    assert len(chain.answer(["grey"], threshold=0.4, max_objects=1)[0].objects) == 1
+
+
+def test_unknown_text_is_an_error_and_changes_nothing():
+    chain = mapper()
+    before = len(chain.map)
+    with pytest.raises(LanguageError):
+        chain.answer(["espresso"])
+    assert len(chain.map) == before and chain.answer(["red"])[0].found
+
+
+def test_each_text_is_embedded_once():
+    chain, calls = mapper(), []
+    embed = chain.encoder.embed_labels
+    chain.encoder.embed_labels = lambda labels: calls.extend(labels) or embed(labels)
+    for _ in range(3):
+        chain.answer(["red", "red", "blue"])
+    assert sorted(calls) == ["blue", "grey", "red"]  # grey is the background
+
+
+def test_queries_while_frames_arrive_see_whole_frames():
+    chain = mapper()
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(20):
+                assert chain.answer(["red"])[0].found
+                cloud = chain.rgb_cloud()
+                assert len(cloud.xyz) == len(cloud.rgb)
+        except Exception as error:  # handed to the main thread
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for i in range(20):
+        chain.integrate(view(1000 + i, shift=0.02 * i))
+    thread.join()
+    assert not errors
+
+
+def test_timings_count_every_frame():
+    timings = mapper().timings
+    assert timings.calls["encode"] == timings.calls["fuse"] == 4
+    assert all(seconds > 0 for seconds in timings.seconds.values())
+
+
+def test_encoder_errors_leave_the_map_whole():
+    chain = mapper()
+    before = chain.map.snapshot()
+    chain.encoder.encode = lambda rgb: (_ for _ in ()).throw(RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError):
+        chain.integrate(view())
+    torch.testing.assert_close(chain.map.snapshot().features, before.features)
