@@ -20,12 +20,15 @@ _LOCAL = sum((_BRICK - 1) << (_BITS * axis) for axis in range(3))  # the bits of
 
 
 def pack(index: torch.Tensor) -> torch.Tensor:
-    """(3, ...) whole numbers, int or float -> (...) int64 keys, never negative, in lexicographic order.
+    """(3, ...) float64 whole numbers -> (...) int64 keys, never negative, in lexicographic order.
 
     Coordinates beyond the limit are clamped to it, so that no key ever wraps; :func:`out_of_range` finds them.
     """
-    x, y, z = index.clamp(-COORDINATE_LIMIT, COORDINATE_LIMIT).long() + COORDINATE_LIMIT
-    return (x << 2 * _BITS) | (y << _BITS) | z
+    limits = (-COORDINATE_LIMIT, COORDINATE_LIMIT)
+    key = index[0].clamp(*limits).long()
+    for axis in (1, 2):
+        key = key.mul_(1 << _BITS).add_(index[axis].clamp(*limits).long())
+    return key.add_(COORDINATE_LIMIT * ((1 << 2 * _BITS) + (1 << _BITS) + 1))
 
 
 def unpack(key: torch.Tensor) -> torch.Tensor:

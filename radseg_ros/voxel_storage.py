@@ -81,7 +81,9 @@ class VectorBlocks:
         self.blocks += [allocate(shape, self.dtype, self._device) for _ in range(needed - len(self.blocks))]
         self._length = length
 
-    def add(self, slots: torch.Tensor, before: torch.Tensor, added: torch.Tensor, sums: Callable[[int, int], torch.Tensor]) -> None:
+    def add(
+        self, slots: torch.Tensor, before: torch.Tensor, added: torch.Tensor, sums: Callable[[int, int], torch.Tensor]
+    ) -> None:
         """Add points to voxels.
 
         Args:
