@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .config import NodeConfig, SyncConfig
 from .datatypes import Frame, InputError, RecordingError
 from .drops import DropCounts
 
@@ -32,8 +33,19 @@ class Recording(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
-def open_recording(path: str | Path, **options: Any) -> FolderRecording | BagRecording:
-    """Open a folder (see FolderRecording) or a rosbag2 (see bag.BagRecording); ``options`` are those of either class.
+def open_recording(
+    path: str | Path,
+    rate: float = 10.0,
+    topics: dict[str, str] | None = None,
+    sync: SyncConfig | None = None,
+    node: NodeConfig | None = None,
+) -> FolderRecording | BagRecording:
+    """Open a folder or a rosbag2.
+
+    Args:
+        rate: frames per second of a folder, which has no stamps.
+        topics: which topic of a bag is color, depth, info and pose; what is left out or empty is found by type.
+        sync, node: how a bag is paired, as in the node; of ``node`` a folder uses depth_scale.
 
     Raises:
         RecordingError: there is nothing that can be read; the message says what was expected.
@@ -42,11 +54,11 @@ def open_recording(path: str | Path, **options: Any) -> FolderRecording | BagRec
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
     if path.suffix in (".mcap", ".db3", ".bag") or (path / "metadata.yaml").is_file():
-        from .bag import BagRecording
+        from .bag import BagRecording, Topics
 
-        return BagRecording(path, **options)
+        return BagRecording(path, Topics(**(topics or {})), sync, node)
     if (path / "color").is_dir():
-        return FolderRecording(path, **options)
+        return FolderRecording(path, rate, (node or NodeConfig()).depth_scale)
     raise RecordingError(f"{path} is neither a rosbag2 (metadata.yaml) nor a folder with {LAYOUT}")
 
 

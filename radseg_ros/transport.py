@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that the package installs, and the transport settings that images need. Imports no ROS."""
+"""The transport settings that images need. Imports no ROS."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
+
+from .paths import share_file
 
 OLD_DISTROS = ("humble", "iron", "jazzy")  # Fast DDS 2 reads its profile from a variable of another name
-
-
-def share_file(name: str) -> Path | None:
-    """Path of e.g. ``config/fastdds.xml`` in the source tree or where the package is installed; None if it is nowhere."""
-    roots = [Path(__file__).resolve().parents[1]]
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    roots += [Path(prefix, "share", "radseg_ros") for prefix in prefixes if prefix]
-    return next((root / name for root in roots if (root / name).is_file()), None)
 
 
 def profile_variable() -> str:

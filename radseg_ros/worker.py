@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -29,6 +30,7 @@ class LatestWorker(Generic[Item]):
         self._waiting: deque[Item] = deque()
         self._busy = False
         self._closed = False
+        self._pauses = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -64,6 +66,19 @@ class LatestWorker(Generic[Item]):
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No item is being worked on inside the block: waits for the running one, holds back the next."""
+        with self._changed:
+            self._pauses += 1
+            self._changed.wait_for(lambda: not self._busy)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pauses -= 1
+                self._changed.notify_all()
+
     def close(self, timeout: float | None = None) -> bool:
         """Drop what waits, let the running item finish, join the thread; False when ``timeout`` (s) was not enough."""
         with self._changed:
@@ -77,7 +92,7 @@ class LatestWorker(Generic[Item]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: (self._waiting and not self._pauses) or self._closed)
                 if self._closed:
                     return
                 item = self._waiting.popleft()
