@@ -93,7 +93,8 @@ class MapperNode(Node):
         name = self.config.encoder
         self.get_logger().info(f"loading encoder '{name}'")
         try:
-            encoder = make_encoder(name, **to_dict(getattr(self.config, name, None) or {}))
+            options = to_dict(getattr(self.config, name)) if hasattr(self.config, name) else {}
+            encoder = make_encoder(name, **options)
             self.mapper = Mapper(self.config, encoder)
             self._subscribe()
         except Exception as error:

@@ -15,12 +15,12 @@ def profile_variable() -> str:
     return ("FASTRTPS" if os.environ.get("ROS_DISTRO") in OLD_DISTROS else "FASTDDS") + "_DEFAULT_PROFILES_FILE"
 
 
-def use_image_profile() -> str | None:
-    """Let this process send and receive large images through shared memory, unless the user has chosen a profile already.
-
-    Call it before ``rclpy.init``. Other middleware than Fast DDS ignores it. Returns the profile in use, None for none.
-    """
+def profile_environment() -> dict[str, str]:
+    """What has to be set so that images travel through shared memory; empty if the user has chosen a profile already."""
     variable, profile = profile_variable(), share_file("config/fastdds.xml")
-    if variable not in os.environ and profile is not None:
-        os.environ[variable] = str(profile)
-    return os.environ.get(variable)
+    return {} if variable in os.environ or profile is None else {variable: str(profile)}
+
+
+def use_image_profile() -> None:
+    """Set it for this process. Call it before ``rclpy.init``. Other middleware than Fast DDS ignores it."""
+    os.environ.update(profile_environment())

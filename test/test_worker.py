@@ -115,3 +115,20 @@ def test_no_item_is_lost_or_worked_on_twice_under_load():
     assert worker.wait_idle(5)
     assert len(seen) == len(set(seen)) == worker.done and worker.done + worker.dropped == 1500
     worker.close(5)
+
+
+def test_nothing_runs_while_paused():
+    gate = Gate()
+    worker = LatestWorker(gate, capacity=5)
+    worker.submit("running")
+    assert gate.started.acquire(timeout=5)
+    worker.submit("before")
+    threading.Timer(0.05, gate.go.release).start()
+    with worker.paused():
+        assert worker.done == 1, "the running item was waited for"
+        assert worker.clear() == 1
+        worker.submit("after")
+        assert not gate.started.acquire(timeout=0.05)
+    gate.go.release()
+    assert worker.wait_idle(5) and gate.seen == ["running", "after"]
+    worker.close(5)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROS parameters are the configuration: nothing is declared twice, nothing misspelt is accepted."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from radseg_ros.config import Config, from_dict, to_dict
+from radseg_ros.datatypes import ConfigError
+from radseg_ros.params import config_from_overrides, declare, parameters, to_yaml
+
+MAPPING = Path(__file__).parents[1] / "config" / "mapping.yaml"
+
+
+def test_the_shipped_file_is_what_the_generator_writes():
+    assert MAPPING.read_text() == to_yaml(), "run: python -m radseg_ros.params > config/mapping.yaml"
+
+
+def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
+    values = yaml.safe_load(MAPPING.read_text())["/**"]["ros__parameters"]
+    assert values == to_dict(Config())
+    assert from_dict(Config, values) == Config()
+
+
+def test_every_option_has_its_meaning_right_above_it():
+    lines = [line.strip() for line in MAPPING.read_text().splitlines()]
+    for parameter in parameters():
+        assert parameter.doc
+        leaf = parameter.name.split(".")[-1] + ":"
+        assert any(line.startswith(leaf) and lines[i - 1].startswith("# ") for i, line in enumerate(lines)), parameter.name
+
+
+def test_dotted_names_become_groups():
+    config = config_from_overrides({"encoder": "lite", "lift.max_range": 4, "query.background": ("wall", "floor"), "lift.clip_min": None})
+    assert config.encoder == "lite" and config.query.background == ["wall", "floor"] and config.lift.clip_min == []
+    assert config.lift.max_range == 4.0 and isinstance(config.lift.max_range, float)
+
+
+def test_parameters_of_ros_itself_are_let_through():
+    overrides = {"use_sim_time": True, "qos_overrides./color/image.subscription.reliability": "reliable"}
+    assert config_from_overrides(overrides) == Config()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"lift.max_rnage": 4.0}, r"unknown option lift\.max_rnage; did you mean lift\.max_range\?"),
+        ({"encodr": "lite"}, "did you mean encoder"),
+        ({"lyft.max_range": 4.0}, r"unknown option lyft; did you mean lift\?"),
+        ({"encoder.name": "lite"}, "encoder"),
+        ({"lift": 4}, "lift is a group"),
+        ({"encoder": "lite", "encoder.name": 1}, "encoder is an option, not a group"),
+        ({"short_side": "big"}, "short_side takes int, got 'big'"),
+        ({"lift.max_range": True}, "lift.max_range takes float"),
+        ({"query.threshold": 1.5}, "query.threshold must be in 0..1"),
+        ({"short_side": None}, "short_side has no value"),
+        ({"use_sim_timer": True}, "unknown option use_sim_timer"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(overrides, text):
+    with pytest.raises(ConfigError, match=text):
+        config_from_overrides(overrides)
+
+
+class RecordingNode:
+    """Stands for an rclpy node."""
+
+    def __init__(self, **overrides: object) -> None:
+        self._parameter_overrides = {name.replace("__", "."): SimpleNamespace(value=value) for name, value in overrides.items()}
+        self.declared: dict[str, object] = {}
+
+    def declare_parameter(self, name: str, value: object, descriptor: object, ignore_override: bool) -> None:
+        assert name not in self.declared and ignore_override
+        self.declared[name] = (value, descriptor)
+
+
+def test_declare_declares_every_leaf_with_the_value_that_counts():
+    node = RecordingNode(map__voxel_size=0.1)
+    config = declare(node, describe=lambda parameter: parameter.doc)
+    assert config.map.voxel_size == 0.1
+    assert list(node.declared) == [parameter.name for parameter in parameters()]
+    assert node.declared["map.voxel_size"][0] == 0.1 and node.declared["map.voxel_size"][1]
+    leaves = sum(len(dataclasses.fields(getattr(Config(), f.name))) if dataclasses.is_dataclass(getattr(Config(), f.name)) else 1
+                 for f in dataclasses.fields(Config))  # fmt: skip
+    assert len(node.declared) == leaves
+
+
+def test_a_misspelt_parameter_stops_the_declaration():
+    with pytest.raises(ConfigError, match="did you mean map.voxel_size"):
+        declare(RecordingNode(map__voxelsize=0.1), describe=str)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders and bags as Frames: recordings with known contents are written, read back, and damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import shared
+from PIL import Image
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from radseg_ros.bag import BagRecording, Topics
+from radseg_ros.datatypes import InputError, RecordingError
+from radseg_ros.recording import FolderRecording, open_recording
+
+K = np.array([[50.0, 0, 8], [0, 50, 6], [0, 0, 1]])
+SIZE = (12, 16)
+
+
+def rgb_of(i: int) -> np.ndarray:
+    return np.full((*SIZE, 3), (10 * i, 20, 30), np.uint8)
+
+
+def write_folder(path: Path, names: list[int]) -> Path:
+    for part in ("color", "depth", "pose"):
+        (path / part).mkdir(parents=True)
+    np.savetxt(path / "intrinsics.txt", K)
+    for i in names:
+        Image.fromarray(rgb_of(i)).save(path / "color" / f"{i:06d}.png")
+        Image.fromarray(np.full(SIZE, 1000 + i, np.uint16)).save(path / "depth" / f"{i:06d}.png")
+        T = np.eye(4)
+        T[0, 3] = i / 10
+        np.savetxt(path / "pose" / f"{i:06d}.txt", T)
+    return path
+
+
+def test_a_folder_is_read_in_order_with_its_gaps(tmp_path):
+    recording = open_recording(write_folder(tmp_path / "r", [3, 4, 7, 20]), rate=5.0)
+    frames = list(recording)
+    assert recording.names == ["000003", "000004", "000007", "000020"] and len(recording) == 4
+    assert [f.stamp_ns for f in frames] == [0, 200_000_000, 400_000_000, 600_000_000]
+    np.testing.assert_array_equal(frames[2].rgb, rgb_of(7))
+    np.testing.assert_allclose(frames[2].depth, 1.007)
+    np.testing.assert_allclose(frames[2].T_world_camera[:3, 3], [0.7, 0, 0])
+    np.testing.assert_array_equal(frames[2].K, K)
+    assert recording.drops.total == 0
+
+
+def test_damaged_frames_are_named_counted_and_left_out(tmp_path):
+    path = write_folder(tmp_path / "r", list(range(8)))
+    (path / "pose" / "000001.txt").unlink()
+    (path / "pose" / "000002.txt").write_text("1 2 3\n")
+    (path / "pose" / "000003.txt").write_text("\n".join(["-inf -inf -inf -inf"] * 4))
+    half = (path / "depth" / "000004.png").read_bytes()
+    (path / "depth" / "000004.png").write_bytes(half[: len(half) // 2])
+    Image.fromarray(rgb_of(5)).save(path / "depth" / "000005.png")
+    (path / "color" / "000006.png").write_bytes(b"")
+    recording = open_recording(path)
+    assert [frame.stamp_ns for frame in recording] == [0, 700_000_000]
+    assert recording.drops.total == 6
+    for i in range(1, 7):
+        assert any(f"{i:06d}" in reason for reason in recording.drops), i
+    with pytest.raises(InputError, match="000005.png: a depth image has one channel of 16 bit"):
+        recording.frame(5)
+
+
+@pytest.mark.parametrize("missing", ["color", "depth", "pose", "intrinsics.txt"])
+def test_a_folder_without_one_of_its_parts_is_refused(tmp_path, missing):
+    path = write_folder(tmp_path / "r", [0])
+    (path / missing).rename(tmp_path / "gone")
+    with pytest.raises(RecordingError, match=missing):
+        open_recording(path)
+
+
+def test_impossible_folders_are_refused(tmp_path):
+    with pytest.raises(RecordingError, match="does not exist"):
+        open_recording(tmp_path / "nowhere")
+    with pytest.raises(RecordingError, match="neither a rosbag2"):
+        open_recording(tmp_path)
+    path = write_folder(tmp_path / "r", [])
+    with pytest.raises(RecordingError, match="holds no images"):
+        open_recording(path)
+    (path / "intrinsics.txt").write_text("0 0 0\n0 0 0\n0 0 0\n")
+    with pytest.raises(RecordingError, match="camera matrix"):
+        open_recording(path)
+
+
+def test_the_real_recording_opens():
+    recording = FolderRecording(shared("data/hololens_office"))
+    frame = recording.frame(200)
+    assert len(recording) == 373 and frame.rgb.shape == (360, 540, 3) and frame.depth.shape == (360, 540)
+    assert 0.5 < np.median(frame.depth[frame.depth > 0]) < 10
+
+
+class BagWriter:
+    """Writes the messages of a small robot."""
+
+    def __init__(self, path: Path, plugin: StoragePlugin, prefix: str = "") -> None:
+        self.store = get_typestore(Stores.ROS2_HUMBLE)
+        self.writer = Writer(path, version=9, storage_plugin=plugin)
+        self.writer.open()
+        self.prefix = prefix
+        self.connections: dict = {}
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def message(self, name: str, **fields: object) -> object:
+        return self.store.types[name](**fields)
+
+    def write(self, topic: str, message: object, time_ns: int) -> None:
+        kind = message.__msgtype__
+        if topic not in self.connections:
+            self.connections[topic] = self.writer.add_connection(self.prefix + topic, kind, typestore=self.store)
+        self.writer.write(self.connections[topic], time_ns, self.store.serialize_cdr(message, kind))
+
+    def header(self, ns: int, frame: str) -> object:
+        stamp = self.message("builtin_interfaces/msg/Time", sec=ns // 10**9, nanosec=ns % 10**9)
+        return self.message("std_msgs/msg/Header", stamp=stamp, frame_id=frame)
+
+    def image(self, topic: str, ns: int, pixels: np.ndarray, encoding: str, late: int = 0) -> None:
+        data = np.frombuffer(pixels.tobytes(), np.uint8)
+        message = self.message(
+            "sensor_msgs/msg/Image", header=self.header(ns, "camera"), height=pixels.shape[0], width=pixels.shape[1],
+            encoding=encoding, is_bigendian=0, step=int(np.prod(pixels.shape[1:])) * pixels.itemsize, data=data,
+        )  # fmt: skip
+        self.write(topic, message, ns + late)
+
+    def info(self, topic: str, ns: int) -> None:
+        roi = self.message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+        message = self.message(
+            "sensor_msgs/msg/CameraInfo", header=self.header(ns, "camera"), height=SIZE[0], width=SIZE[1], distortion_model="",
+            d=np.zeros(0), k=K.ravel(), r=np.eye(3).ravel(), p=np.zeros(12), binning_x=0, binning_y=0, roi=roi,
+        )  # fmt: skip
+        self.write(topic, message, ns)
+
+    def pose(self, topic: str, ns: int, x: float, quat_w: float = 1.0) -> None:
+        position = self.message("geometry_msgs/msg/Point", x=x, y=0.0, z=0.0)
+        orientation = self.message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=quat_w)
+        pose = self.message("geometry_msgs/msg/Pose", position=position, orientation=orientation)
+        self.write(topic, self.message("geometry_msgs/msg/PoseStamped", header=self.header(ns, "map"), pose=pose), ns)
+
+
+def write_bag(path: Path, plugin: StoragePlugin = StoragePlugin.SQLITE3, frames: int = 5) -> Path:
+    """Frames at 10 Hz from t = 1 s, poses at 20 Hz, half a period beside the images; depth is recorded 5 ms late."""
+    with BagWriter(path, plugin, "/robot") as bag:
+        for i in range(2 * frames + 1):
+            ns = 1_000_000_000 + i * 50_000_000
+            bag.pose("/pose", ns - 25_000_000, (i - 0.5) / 20)
+            if i % 2 == 0 and i < 2 * frames:
+                bag.info("/depth/camera_info", ns)
+                bag.image("/color/image", ns, rgb_of(i)[..., ::-1], "bgr8")
+                bag.image("/depth/image", ns + 5_000_000, np.full(SIZE, 1000 + i, np.uint16), "16UC1", late=40_000_000)
+    return path
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_a_bag_is_read_and_its_poses_interpolated(tmp_path, plugin):
+    recording = open_recording(write_bag(tmp_path / "bag", plugin))
+    assert recording.topics == Topics("/robot/color/image", "/robot/depth/image", "/robot/depth/camera_info", "/robot/pose")
+    for _ in range(2):  # a recording can be read again
+        frames = list(recording)
+        assert len(frames) == len(recording) == 5, str(recording.drops)
+        for n, frame in enumerate(frames):
+            assert frame.stamp_ns == 1_000_000_000 + n * 100_000_000 + 5_000_000, "the stamp of the depth image"
+            np.testing.assert_allclose(frame.T_world_camera[0, 3], n * 0.1 + 0.005, atol=1e-9)
+            np.testing.assert_array_equal(frame.rgb, rgb_of(2 * n))
+            np.testing.assert_allclose(frame.depth, 1.0 + 2 * n / 1000, rtol=1e-6)
+            np.testing.assert_array_equal(frame.K, K)
+        assert recording.drops.total == 0
+
+
+def test_raw_messages_come_in_the_order_of_recording(tmp_path):
+    recording = BagRecording(write_bag(tmp_path / "bag"))
+    raw = list(recording.raw_messages())
+    assert [m.time_ns for m in raw] == sorted(m.time_ns for m in raw) and len(raw) == 11 + 3 * 5
+    assert recording.types["pose"] == "geometry_msgs/msg/PoseStamped" and {m.kind for m in raw} == {"color", "depth", "info", "pose"}
+
+
+def test_unusable_messages_of_a_bag_are_counted(tmp_path):
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        for i in range(4):
+            ns = i * 100_000_000
+            bag.pose("/pose", ns, 0.0, quat_w=0.0 if i == 1 else 1.0)
+            bag.image("/rgb", ns, rgb_of(i)[:0] if i == 2 else rgb_of(i), "rgb8")
+            bag.image("/depth", ns, np.ones(SIZE, np.float32), "32FC1")
+        bag.info("/camera_info", 350_000_000)
+    recording = open_recording(tmp_path / "bag")
+    assert [frame.stamp_ns for frame in recording] == [0, 100_000_000, 300_000_000]
+    assert any("rotation" in r or "rigid" in r for r in recording.drops) and any("empty" in r for r in recording.drops)
+    assert recording.drops.total == 2
+
+
+def test_ambiguous_and_missing_topics_are_named(tmp_path):
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        for side in ("/left", "/right"):
+            bag.image(f"{side}/image", 0, rgb_of(0), "rgb8")
+        bag.image("/depth", 0, np.ones(SIZE, np.float32), "32FC1")
+        bag.info("/camera_info", 0)
+    with pytest.raises(RecordingError, match="several color topics, say which one: /left/image, /right/image"):
+        open_recording(tmp_path / "bag")
+    with pytest.raises(RecordingError, match="no pose topic"):
+        open_recording(tmp_path / "bag", topics={"color": "/left/image"})
+    with pytest.raises(RecordingError, match="no color topic /middle; candidates: /left/image, /right/image"):
+        open_recording(tmp_path / "bag", topics={"color": "/middle"})
+
+
+def test_a_damaged_bag_is_refused(tmp_path):
+    path = write_bag(tmp_path / "bag")
+    (path / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 9}\n")
+    with pytest.raises(RecordingError, match="cannot be read as a bag"):
+        open_recording(path)
+    (tmp_path / "x.mcap").write_bytes(b"nothing")
+    with pytest.raises(RecordingError, match="cannot be read as a bag"):
+        open_recording(tmp_path / "x.mcap")

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines that say why nothing happens; drop counts; file names that come over the network."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from radseg_ros import drops as drops_module
+from radseg_ros.datatypes import InputError
+from radseg_ros.drops import DropCounts
+from radseg_ros.paths import confined, share_file
+from radseg_ros.transport import profile_environment, profile_variable
+from radseg_ros.watchdog import InputState, Watchdog, why_no_frames
+
+ODOMETRY, POSE = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"
+
+
+def test_every_silent_input_is_explained():
+    line = why_no_frames(
+        [
+            InputState("color", "/color/image", "sensor_msgs/msg/Image", [], 0),
+            InputState("depth", "/depth/image", "sensor_msgs/msg/Image", ["sensor_msgs/msg/Image"], 0),
+            InputState("info", "/depth/camera_info", "sensor_msgs/msg/CameraInfo", ["sensor_msgs/msg/CameraInfo"], 50),
+            InputState("pose", "/pose", ODOMETRY, [POSE], 0),
+        ],
+        [("colour image without a depth image within 0.02 s", 7)],
+        5.0,
+    )
+    assert line.startswith("no frame for 5 s: ")
+    assert "/color/image has no publisher" in line
+    assert "/depth/image has a publisher but no message arrives" in line and "fastdds.xml" in line
+    assert f"/pose is published as {POSE}, expected {ODOMETRY} (set node.pose_type)" in line
+    assert "camera_info" not in line and "dropped 7 x colour image without" in line
+
+
+def states(kind: str, received: int) -> InputState:
+    return InputState(kind, f"/{kind}", "T", ["T"], received)
+
+
+def test_the_watchdog_looks_at_what_is_new():
+    dog = Watchdog(5.0)
+    assert dog.look(0, False, {"color": 0}, {}, states)[1] == dog.look(0, False, {"color": 0}, {}, states)[1] != "", "again and again"
+    assert dog.look(3, False, {"color": 9}, {"a": 2, "b": 4}, states) == ("3 frames (+3), 6 inputs dropped, most: b", "")
+    assert dog.look(3, True, {"color": 9}, {"a": 2, "b": 4}, states) == ("3 frames (+0), 0 inputs dropped", "")
+    progress, complaint = dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)
+    assert not progress and complaint == "no frame for 5 s: dropped 1 x a"
+    assert "no message arrives" in dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)[1]
+    assert dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states) == ("", ""), "the recording has ended: said once"
+
+
+def test_drops_are_logged_once_and_counted_always(caplog):
+    drops = DropCounts()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            drops.add("empty image")
+        drops.add("nothing", 0)
+    assert drops["empty image"] == drops.total == 3 and list(drops) == ["empty image"]
+    assert len(caplog.records) == 1 and "empty image" in caplog.text
+    assert str(drops) == "3 x empty image" and str(DropCounts()) == "none"
+
+
+def test_a_sender_of_nonsense_does_not_fill_the_memory():
+    drops = DropCounts()
+    for i in range(10 * drops_module.MAX_REASONS):
+        drops.add(f"image is {i} bytes")
+    assert len(drops.items()) == drops_module.MAX_REASONS + 1 and drops.total == 10 * drops_module.MAX_REASONS
+
+
+def test_drops_from_many_threads_are_all_counted():
+    drops = DropCounts()
+    threads = [threading.Thread(target=lambda: [drops.add("x") for _ in range(2000)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drops["x"] == 8000
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "a/..", "x/", "a\0b", "link/x", "out"])
+def test_a_path_cannot_leave_its_folder(tmp_path, name):
+    maps, outside = tmp_path / "maps", tmp_path / "outside"
+    maps.mkdir(), outside.mkdir()
+    (maps / "link").symlink_to(outside)
+    (maps / "out").symlink_to(outside / "file")
+    with pytest.raises(InputError, match=r"node\.map_directory"):
+        confined(str(maps), name)
+
+
+def test_a_path_inside_its_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert confined(str(tmp_path), "office.radmap") == tmp_path.resolve() / "office.radmap"
+    assert confined(str(tmp_path), "a/b..c") == tmp_path.resolve() / "a" / "b..c"
+    assert confined(str(tmp_path), "link/x") == tmp_path.resolve() / "real" / "x"
+    with pytest.raises(InputError, match="set its parameter node.map_directory"):
+        confined("", "x")
+
+
+def test_the_image_profile_is_used_unless_the_user_chose_one(monkeypatch):
+    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    assert profile_environment() == {"FASTRTPS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml"))}
+    monkeypatch.setenv("ROS_DISTRO", "kilted")
+    assert list(profile_environment()) == ["FASTDDS_DEFAULT_PROFILES_FILE"]
+    monkeypatch.setenv(profile_variable(), "mine.xml")
+    assert profile_environment() == {}
+    assert share_file("config/nowhere.xml") is None
