@@ -82,14 +82,33 @@ def from_points(path: Path, classes: ClassList, voxel_size: float, holds: str = 
     return GroundTruth(index, labels, voxel_size, f"points of {path.name}", digest)
 
 
+def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
+    """(h * w,) packed voxel of every pixel, -1 where there is no return: those of :func:`radseg_ros.lift.lift`."""
+    import torch
+
+    from radseg_ros.geometry import world_points
+    from radseg_ros.voxel_index import out_of_range, pack
+
+    height, width = frame.depth.shape
+    depth = torch.from_numpy(frame.depth)
+    usable = (depth > 0) & (depth < torch.inf)
+    u, v = torch.arange(width), torch.arange(height)
+    points = world_points(torch.where(usable, depth, 0.0), u, v, frame.K, frame.T_world_camera, voxel_size)
+    key = torch.where(usable, pack(points.round_()), -1).flatten()
+    return torch.where((key >= 0) & ~out_of_range(key), key, -1).numpy()
+
+
+def _starts_of_runs(key: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Where a (voxel, label) begins that differs from the one before."""
+    return np.flatnonzero(np.concatenate([[True], (key[1:] != key[:-1]) | (label[1:] != label[:-1])])[: len(key)])
+
+
 def _count_votes(key: np.ndarray, label: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add up the counts of equal (voxel, label)."""
     order = np.lexsort((label, key))
     key, label, count = key[order], label[order], count[order]
-    if len(key) == 0:
-        return key, label, count
-    starts = np.flatnonzero(np.concatenate([[True], (key[1:] != key[:-1]) | (label[1:] != label[:-1])]))
-    return key[starts], label[starts], np.add.reduceat(count, starts)
+    starts = _starts_of_runs(key, label)
+    return key[starts], label[starts], np.add.reduceat(count, starts) if len(starts) else count
 
 
 class LabelLifter:
@@ -105,15 +124,13 @@ class LabelLifter:
 
     def add(self, frame: Frame, label: np.ndarray) -> None:
         """Take the votes of one frame; ``label`` (h, w) has the shape of its depth image."""
-        from radseg_ros.lift import lift
-
         if label.shape != frame.depth.shape:
             raise InputError(f"label image {label.shape} does not fit the depth image {frame.depth.shape}")
-        lifted = lift(frame, frame.depth.shape, self.voxel_size)
-        key = np.repeat(lifted.key.numpy(), np.diff(lifted.row_start.numpy()))
-        seen = lifted.weight.numpy() > 0.5  # each pixel is its own patch here: the weights are exactly 0 or 1
-        votes = label.ravel()[lifted.patch.numpy()[seen]]
-        self._waiting.append(_count_votes(key[seen], votes, np.ones(len(votes), np.int64)))
+        key, votes = _pixel_voxels(frame, self.voxel_size), label.ravel()
+        starts = _starts_of_runs(key, votes)  # neighbouring pixels mostly agree: a tenth is left to sort
+        count = np.diff(starts, append=len(key))
+        starts, count = starts[key[starts] >= 0], count[key[starts] >= 0]
+        self._waiting.append(_count_votes(key[starts], votes[starts], count))
         if sum(len(part[0]) for part in self._waiting) > max(1_000_000, len(self._votes[0])):
             self._merge()
 

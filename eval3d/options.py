@@ -13,13 +13,15 @@ from radseg_ros.datatypes import ConfigError
 from .ground_truth import RULES
 from .metrics import PROTOCOLS
 
+CLASSES = "(the class list)"  # stands for the labels of a probability map until the scene is known
+
 
 @dataclass(frozen=True, slots=True)
 class OracleConfig:
     """The encoder that knows the labels."""
 
     noise: float = option(0.0, "length of the noise per patch, in units of the signal")
-    patch: int = option(4, "px of the working resolution per patch")
+    patch: int = option(1, "px of the working resolution per patch; 1 = every pixel, 16 = as coarse as a ViT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,9 @@ class EvalConfig:
     encoder: str = option("radseg", "radseg, lite, or oracle (knows the labels)")
     gt: str = option("", "labelled points, {root} and {scene} are filled in; lifted = from label images; empty = by data set")
     gt_holds: str = option("", "what labelled points hold: ids (of the class list) or index (from 0); empty = by data set")
-    gt_rule: str = option("auto", "label of a voxel: majority, non_ignored (most frequent but 0), auto (lifted under radseg: the latter)")
+    gt_rule: str = option(
+        "auto", "label of a voxel: majority, non_ignored (most frequent but 0); auto = by protocol"
+    )
     gt_voxel_size: float = option(0.0, "m; 0 = that of the map")
     protocol: str = option("radseg", "radseg (of the paper) or hovsg")
     ignore: list[str] = option([], "classes that are not scored; empty = those that the data set's protocol leaves out")
@@ -63,7 +67,8 @@ class EvalConfig:
         one_of("protocol", self.protocol, PROTOCOLS)
         one_of("gt_rule", self.gt_rule, RULES)
         one_of("gt_holds", self.gt_holds, ("", "ids", "index"))
-        for name in ("k", "denoise_chunk", "limit", "seed", "threads", "denoise_threshold", "prediction_threshold", "gt_voxel_size"):
+        numbers = ("k", "denoise_chunk", "limit", "seed", "threads", "gt_voxel_size")
+        for name in (*numbers, "denoise_threshold", "prediction_threshold", "coverage_radius"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}")
 
@@ -120,4 +125,7 @@ def with_options(config: EvalConfig, assignments: list[str] | dict[str, Any]) ->
             if not isinstance(table, dict):
                 raise ConfigError(f"unknown option {name}")
         table[last] = value
+    map_options = values["mapper"]["map"]
+    if map_options["space"] == "probability" and not map_options["labels"]:
+        map_options["labels"] = [CLASSES]  # the class list is known once the scene is open
     return from_dict(EvalConfig, values)

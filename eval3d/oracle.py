@@ -32,7 +32,7 @@ class OracleEncoder:
     logit_scale = 100.0
     background = ("something else",)
 
-    def __init__(self, names: Sequence[str], noise: float = 0.0, patch: int = 4, seed: int = 0) -> None:
+    def __init__(self, names: Sequence[str], noise: float = 0.0, patch: int = 1, seed: int = 0) -> None:
         self.noise = noise
         self.patch = patch
         self.seed = seed

@@ -65,9 +65,10 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
     import torch
 
-    codecs = [np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")}]
-    arrays = [_reconstruct(), *codecs, _scalar()]
-    aliases = [(_reconstruct(), "numpy.core.multiarray._reconstruct"), (_scalar(), "numpy.core.multiarray.scalar")]
+    kinds = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")
+    reconstruct, scalar = np.array([0]).__reduce__()[0], np.float64(0).__reduce__()[0]
+    arrays = [np.dtype, np.ndarray, reconstruct, scalar, *sorted({type(np.dtype(kind)) for kind in kinds}, key=repr)]
+    aliases = [(reconstruct, "numpy.core.multiarray._reconstruct"), (scalar, "numpy.core.multiarray.scalar")]  # of numpy 1
     try:
         with torch.serialization.safe_globals([*arrays, *aliases]):
             data = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,14 +77,6 @@ def _read_torch(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels")
     return {str(key): value for key, value in data.items()}
-
-
-def _reconstruct() -> Any:
-    return np.array([0]).__reduce__()[0]
-
-
-def _scalar() -> Any:
-    return np.float64(0).__reduce__()[0]
 
 
 def read_ply(path: Path) -> dict[str, np.ndarray]:

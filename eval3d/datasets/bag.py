@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from radseg_ros.assemble import KINDS
 from radseg_ros.bag import BagRecording, Topics
 from radseg_ros.config import NodeConfig, SyncConfig
 
@@ -24,23 +26,26 @@ class BagScene:
         self.limit = 0
         self.notes: dict[str, int] = {}
         self.examples: dict[str, str] = {}
-        self.topics: Topics | None = None
-        self.sync: SyncConfig | None = None
-        self.node: NodeConfig | None = None
+        self._options: dict[str, Any] = {}
         self._recording: BagRecording | None = None
         self._hash = hashlib.sha256()
 
+    def configure(self, topics: Any, sync: SyncConfig, node: NodeConfig) -> None:
+        """Options as of the node; ``topics`` has color, depth, info and pose, empty ones are found by type and name."""
+        names = {kind: getattr(topics, kind) for kind in KINDS}
+        self._options = {"topics": Topics(**names), "sync": sync, "node": node}
+
     @property
     def recording(self) -> BagRecording:
-        """The bag, opened with the options of the moment of first use."""
+        """The bag, opened on first use."""
         if self._recording is None:
-            self._recording = BagRecording(self.path, topics=self.topics, sync=self.sync, node=self.node)
+            self._recording = BagRecording(self.path, **self._options)
         return self._recording
 
     @property
     def dropped(self) -> dict[str, int]:
         """Messages that did not become a frame, by reason."""
-        return {str(reason): int(count) for reason, count in sorted(dict(self.recording.drops).items())}
+        return {str(reason): int(count) for reason, count in sorted(self.recording.drops.items())}
 
     @property
     def received(self) -> dict[str, int]:

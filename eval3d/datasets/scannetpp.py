@@ -39,7 +39,8 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
     else:
         poses, K, size = _colmap(dslr / "colmap", name)
     views = [
-        View(Path(image).stem, images / Path(image).name, depths / f"{Path(image).stem}.png", poses[image]) for image in sorted(poses)
+        View(image.stem, images / image.name, depths / f"{image.stem}.png", pose)
+        for image, pose in sorted((Path(file), pose) for file, pose in poses.items())
     ]
     return Scene(name, views, K, 0.001, size)
 
@@ -80,8 +81,8 @@ def _colmap(folder: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray,
         model, width, height, *numbers = cameras[0][1:]
         if len(cameras) != 1 or model not in ("PINHOLE", "SIMPLE_PINHOLE"):
             raise RecordingError(
-                f"{name}: {folder}/cameras.txt holds {len(cameras)} cameras, the first {model}; the images are undistorted, so one "
-                "PINHOLE camera is needed (undistort with the ScanNet++ toolbox, which writes nerfstudio/transforms_undistorted.json)"
+                f"{name}: {folder}/cameras.txt holds {len(cameras)} cameras, the first {model}; they must be one PINHOLE "
+                "camera (the undistortion of the ScanNet++ toolbox writes nerfstudio/transforms_undistorted.json)"
             )
         values = [float(v) for v in numbers]
         fx, fy, cx, cy = values if model == "PINHOLE" else (values[0], *values)

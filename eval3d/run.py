@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drive the mapper over a scene and score its map: the same mapper, the same frames, as the node."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radseg_ros.config import from_dict, one_of, to_dict
+from radseg_ros.datatypes import InputError, RecordingError
+
+from .classes import ClassList, load_classes
+from .datasets import DATASETS, SceneSource, open_scene
+from .datasets.bag import BagScene
+from .ground_truth import GroundTruth, LabelLifter, from_points
+from .options import EvalConfig, with_options
+from .provenance import fingerprint, provenance
+from .results import METRICS, read_metrics, write_atomically, write_scene
+from .score import label_map, metrics_dict, queried_names, score_scene
+
+if TYPE_CHECKING:
+    from radseg_ros.encoder import Encoder
+    from radseg_ros.mapper import Mapper
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[SceneSource], Iterator[Any]]
+
+
+def classes_of(config: EvalConfig, scene: str = "") -> ClassList:
+    """The class list of an evaluation.
+
+    Raises:
+        InputError: none was given and the data set brings none (meta.json of a folder).
+    """
+    if config.classes:
+        return load_classes(config.classes)
+    spec = DATASETS[one_of("dataset", config.dataset, DATASETS)]
+    if spec.classes:
+        return load_classes(spec.classes)
+    root = Path(config.root)
+    for folder in (root / scene, root, root.parent):
+        if (folder / "meta.json").is_file():
+            return load_classes(folder / "meta.json")
+    raise InputError(f"say which classes to score (--classes LIST): {root} has no meta.json that names them")
+
+
+def scene_names(config: EvalConfig, scenes: list[str]) -> list[str]:
+    """What to evaluate: the names given, or the paper's scenes, or the one recording that ``root`` is."""
+    if scenes and scenes != ["paper"]:
+        return scenes
+    paper = DATASETS[one_of("dataset", config.dataset, DATASETS)].paper_scenes
+    return list(paper) or [Path(config.root).resolve().name]
+
+
+@contextmanager
+def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time of the block to ``seconds[name]``."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
+    """The encoder of an evaluation; the same one for equal options, so that weights are loaded once per process."""
+    options = to_dict(config.mapper).get(config.encoder, {})
+    if config.encoder == "oracle":
+        options = {**to_dict(config.oracle), "seed": config.seed, "names": list(classes.names)}
+    return _cached_encoder(config.encoder, json.dumps(options, sort_keys=True))
+
+
+@lru_cache(maxsize=1)
+def _cached_encoder(name: str, options: str) -> Encoder:
+    if name == "oracle":
+        from .oracle import OracleEncoder
+
+        return OracleEncoder(**json.loads(options))
+    from radseg_ros.encoder import make_encoder
+
+    return make_encoder(name, **json.loads(options))
+
+
+def set_threads(config: EvalConfig) -> None:
+    """A number of threads that does not depend on how many scenes run beside: sums are then added in the same order."""
+    import torch
+
+    torch.set_num_threads(config.threads or min(os.cpu_count() or 1, 8))
+
+
+def _ground_truth_file(config: EvalConfig, scene: str) -> Path | None:
+    """The file of labelled points; None = lifted from label images."""
+    patterns = (config.gt,) if config.gt else DATASETS[config.dataset].ground_truth
+    tried = []
+    for pattern in patterns:
+        if pattern == "lifted":
+            return None
+        path = Path(pattern.replace("{root}", config.root).replace("{scene}", scene))
+        if path.is_file():
+            return path
+        tried.append(str(path))
+    raise InputError(f"no ground truth for {scene}: give --gt FILE (.ply, .npz, .pt); looked for {', '.join(tried) or 'none'}")
+
+
+def ground_truth_points(config: EvalConfig, classes: ClassList, path: Path) -> GroundTruth:
+    """Labelled points of a file, as the options say."""
+    spec = DATASETS[config.dataset]
+    rule = "majority" if config.gt_rule == "auto" else config.gt_rule
+    voxel_size = config.gt_voxel_size or config.mapper.map.voxel_size
+    return from_points(path, classes, voxel_size, config.gt_holds or spec.points_hold, rule)
+
+
+def _lifted_rule(config: EvalConfig) -> str:
+    return {"radseg": "non_ignored", "hovsg": "majority"}[config.protocol] if config.gt_rule == "auto" else config.gt_rule
+
+
+def build_map(
+    config: EvalConfig,
+    scene: SceneSource,
+    encoder: Encoder,
+    lifter: LabelLifter | None,
+    seconds: dict[str, float],
+    progress: Progress = iter,
+) -> tuple[Mapper, int]:
+    """Integrate every frame of the scene -> the mapper and the number of frames used."""
+    from radseg_ros.geometry import resize_frame
+    from radseg_ros.mapper import Mapper
+
+    from .datasets.scene import nearest_resize
+
+    mapper = Mapper(config.mapper, encoder)
+    used = 0
+    for number, item in enumerate(progress(scene)):
+        if hasattr(encoder, "look"):
+            encoder.look(item.label, number)
+        mapper.integrate(item.frame)
+        used += 1
+        if lifter is not None and item.label is not None:
+            with stage(seconds, "lift labels"):
+                frame = resize_frame(item.frame, config.mapper.short_side)
+                lifter.add(frame, nearest_resize(item.label, frame.depth.shape))
+    if not used:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in scene.dropped.items())
+        raise RecordingError(f"{scene.name}: not one of its {len(scene)} frames can be used ({reasons})")
+    return mapper, used
+
+
+def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress = iter, save_map: bool = False) -> dict[str, Any]:
+    """Evaluate one scene and write its results under ``out/name``; a scene that is there already is not computed again.
+
+    Raises:
+        RadsegRosError: the scene, its ground truth or the encoder cannot be used.
+    """
+    classes = classes_of(config, name)
+    if config.mapper.map.space == "probability":
+        config = with_options(config, {"map.labels": queried_names(config, classes)})
+    scene = open_scene(config.dataset, Path(config.root), name, classes, config.frame_skip, config.limit)
+    if isinstance(scene, BagScene):
+        scene.configure(config.topics, config.mapper.sync, config.mapper.node)
+    points = _ground_truth_file(config, name)
+    mark = fingerprint(config, classes, [*scene.listing(), *([f"{points.name} {points.stat().st_size}"] if points else [])])
+    folder = out / name
+    if (folder / METRICS).is_file() and (done := read_metrics(folder))["fingerprint"] == mark:
+        log.info("%s: done already", name)
+        return done
+    set_threads(config)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    gt = ground_truth_points(config, classes, points) if points else None
+    with stage(seconds, "load encoder"):
+        encoder = make_scene_encoder(config, classes)
+    lifter = None if gt else LabelLifter(config.gt_voxel_size or config.mapper.map.voxel_size)
+    with stage(seconds, "read and map"):
+        mapper, used = build_map(config, scene, encoder, lifter, seconds, progress)
+    gt = gt or lifter.result(_lifted_rule(config))
+    with stage(seconds, "predict"):
+        labelled = label_map(mapper.map, encoder, config.mapper.map.space, config, classes)
+    with stage(seconds, "score"):
+        found = score_scene(labelled, gt, config, classes)
+    metrics = {
+        "scene": name,
+        "fingerprint": mark,
+        **metrics_dict(found, labelled, gt, classes),
+        "frames": {
+            "listed": len(scene),
+            "used": used,
+            "dropped": scene.dropped,
+            "notes": scene.notes,
+            "examples": scene.examples,
+        },
+        "provenance": {
+            **provenance(config, classes),
+            "encoder": encoder.name,
+            "checkpoint_sha256": getattr(encoder, "checkpoint_hash", ""),
+            "inputs_sha256": scene.digest(),
+            "ground_truth_sha256": gt.digest,
+            "map_sha256": labelled.digest,
+        },
+    }
+    seconds["total"] = time.perf_counter() - start
+    stages = {**seconds, **{f"mapper: {key}": value for key, value in mapper.timings.seconds.items()}}
+    write_scene(folder, metrics, {"scene": name, "frames": used, "seconds": stages}, found, labelled, gt, classes)
+    if save_map:
+        _save_map(folder / "map.radmap", mapper, queried_names(config, classes))
+    return {"folder": folder, **metrics}
+
+
+def _save_map(path: Path, mapper: Mapper, labels: list[str]) -> None:
+    from radseg_ros.map_file import MapIdentity, save_map
+
+    encoder = mapper.encoder
+    identity = MapIdentity(
+        encoder=encoder.name,
+        checkpoint_hash=getattr(encoder, "checkpoint_hash", ""),
+        language=getattr(encoder, "language", ""),
+        labels=labels if mapper.config.map.space == "probability" else [],
+        frame_id="",
+    )
+    save_map(path, mapper.map, identity)
+
+
+def run_scene(options: dict[str, Any], name: str, out: str, save_map: bool = False) -> dict[str, Any]:
+    """:func:`evaluate_scene` with arguments that can be sent to another process or machine."""
+    return evaluate_scene(from_dict(EvalConfig, options), name, Path(out), save_map=save_map)
+
+
+def write_run(config: EvalConfig, names: list[str], out: Path) -> None:
+    """``run.json``: what was asked for, so that a folder of results explains itself."""
+    from .results import to_json
+
+    classes = classes_of(config, names[0])
+    write_atomically(out / "run.json", to_json({"scenes": names, **provenance(config, classes)}))
