@@ -15,8 +15,8 @@ from .voxel_storage import Column
 COORDINATE_LIMIT = 2**20 - 1  # voxel coordinates lie in -LIMIT < c < LIMIT: +-52 km at 5 cm
 _BITS = 21
 _FIELD = 2**_BITS - 1
-_BRICK = 8  # voxels per side; a surface fills about 1/8 of a brick: 32 bytes of table per voxel
-_LOCAL = sum((_BRICK - 1) << (_BITS * axis) for axis in range(3))  # the bits of a key that say where inside the brick
+BRICK_SIDE = 8  # voxels per side; a surface fills about 1/8 of a brick: 32 bytes of table per voxel
+_LOCAL = sum((BRICK_SIDE - 1) << (_BITS * axis) for axis in range(3))  # the bits of a key that say where inside the brick
 
 
 def pack(index: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ class VoxelIndex:
         """Forget every key."""
         self._bricks = torch.zeros(0, dtype=torch.int64, device=self._device)  # sorted keys of the bricks' first voxels
         self._rows = torch.zeros(0, dtype=torch.int64, device=self._device)  # their rows of the table
-        self._table = Column((_BRICK**3,), torch.int32, self._device, fill=-1)
+        self._table = Column((BRICK_SIDE**3,), torch.int32, self._device, fill=-1)
 
     @property
     def nbytes(self) -> int:
@@ -64,11 +64,6 @@ class VoxelIndex:
     def brick_corner(self) -> torch.Tensor:
         """(B, 3) int64 lowest voxel of every brick."""
         return unpack(self._bricks)
-
-    @property
-    def brick_side(self) -> int:
-        """Voxels per side of a brick."""
-        return _BRICK
 
     def slots_in(self, brick: torch.Tensor) -> torch.Tensor:
         """(B,) bool, which bricks -> (N,) slots of all voxels in them."""
@@ -89,6 +84,15 @@ class VoxelIndex:
             self._add_bricks(torch.unique(key[new] & ~_LOCAL))
             row, local = self._locate(key)
         self._table.data[row, local] = slot.int()
+
+    def trim(self) -> None:
+        """Give back the table rows of bricks that hold no voxel any more."""
+        used = (self._table.data[self._rows] >= 0).any(1)
+        self._bricks, rows = self._bricks[used], self._table.data[self._rows[used]]
+        self._rows = torch.arange(len(rows), device=self._device)
+        self._table.resize(len(rows))
+        self._table.data.copy_(rows)
+        self._table.trim()
 
     def _locate(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) keys -> their table rows, -1 where the brick is missing, and their places in the row."""

@@ -40,13 +40,23 @@ class Column:
     def resize(self, length: int) -> None:
         """Keep the first ``length`` rows; new rows hold the fill value."""
         capacity = len(self._storage)
-        if length > capacity or length < capacity // 2:
-            kept = self._storage[: min(length, self._length)]
-            grown = max(length, 64) if length < capacity else max(length, capacity + capacity // 4, 64)
-            self._storage = allocate((grown, *self._storage.shape[1:]), kept.dtype, kept.device, self._fill)
-            self._storage[: len(kept)] = kept
-        elif length > self._length:
+        if length > capacity:
+            self._reallocate(max(length, capacity + capacity // 8, 64), length)
+        elif length < capacity // 2:
+            self._reallocate(length, length)
+        else:
             self._storage[self._length : length] = self._fill
+            self._length = length
+
+    def trim(self) -> None:
+        """Give back what is allocated beyond the length."""
+        if self._length < len(self._storage):
+            self._reallocate(self._length, self._length)
+
+    def _reallocate(self, capacity: int, length: int) -> None:
+        kept = self._storage[: min(length, self._length)]
+        self._storage = allocate((capacity, *kept.shape[1:]), kept.dtype, kept.device, self._fill)
+        self._storage[: len(kept)] = kept
         self._length = length
 
 
@@ -69,7 +79,12 @@ class VectorBlocks:
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return sum(block.nbytes for block in self.blocks)
+        return len(self.blocks) * self.block_nbytes
+
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes of one block."""
+        return self.block_rows * self.channels * self.dtype.itemsize
 
     def resize(self, length: int) -> None:
         """Keep the first ``length`` rows; new rows are zero."""
@@ -103,12 +118,12 @@ class VectorBlocks:
 
     def sums(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order and their hits -> (N, C) float32 sums over their points."""
-        raw = self.raw(slots).float()
+        raw = self._raw(slots).float()
         return raw * hits[:, None] if self.dtype == torch.float16 else raw
 
     def means(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order and their hits -> (N, C) float32 means over their points."""
-        raw = self.raw(slots).float()
+        raw = self._raw(slots).float()
         return raw if self.dtype == torch.float16 else raw.div_(hits[:, None])
 
     def all_means(self, hits: torch.Tensor) -> torch.Tensor:
@@ -122,21 +137,41 @@ class VectorBlocks:
                 torch.div(block[: len(part)], hits[number * self.block_rows :][: len(part), None], out=part)
         return out
 
-    def raw(self, slots: torch.Tensor | None = None) -> torch.Tensor:
-        """(N,) slots in any order (None = all) -> (N, C) as stored, a copy."""
-        if slots is None:
-            return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[: self._length]
+    def state(self) -> torch.Tensor:
+        """(M, C) all rows as stored, a copy."""
+        return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[: self._length]
+
+    def load(self, rows: torch.Tensor, hits: torch.Tensor) -> None:
+        """Set all rows from (M, C) as :meth:`state` gives them, of this type or of the other one."""
+        for number, block in enumerate(self.blocks):
+            span = slice(number * self.block_rows, min((number + 1) * self.block_rows, self._length))
+            part = rows[span].to(self._device)
+            if part.dtype != self.dtype:
+                factor = hits[span, None].float()
+                part = part * factor if self.dtype == torch.float32 else (part / factor).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
+            block[: len(part)] = part
+
+    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy (N,) rows to (N,) others, distinct and disjoint, a block's worth at a time."""
+        for a, b in zip(source.split(self.block_rows), target.split(self.block_rows), strict=True):
+            self.write(b, self._raw(a))
+
+    def _raw(self, slots: torch.Tensor) -> torch.Tensor:
+        """(N,) slots in any order -> (N, C) as stored, a copy."""
         out = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
         slots, order = torch.sort(slots)
         for block, rows, start, stop in self._pieces(slots):
             out[order[start:stop]] = block[rows]
         return out
 
-    def set_raw(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
-        """Overwrite (N,) distinct slots with (N, C) as stored."""
+    def __len__(self) -> int:
+        return self._length
+
+    def write(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
+        """Overwrite (N,) distinct slots with (N, C), as stored."""
         slots, order = torch.sort(slots)
         for block, local, start, stop in self._pieces(slots):
-            block[local] = rows[order[start:stop]]
+            block[local] = rows[order[start:stop]].to(self.dtype)
 
     def _pieces(self, slots: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int, int]]:
         """Ascending slots -> (block, rows in it, start, stop) for each block that they touch."""

@@ -16,16 +16,16 @@ ROS = {
     "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros", "message_filters",
     "nav_msgs", "radseg_interfaces", "rclpy", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros", "visualization_msgs",
 }  # fmt: skip
-ROS_FILES = {"mapper_node.py", "messages.py", "player.py", "query_client.py"}
+ROS_FILES = {"mapper_node.py", "messages.py", "player.py", "query_client.py", "services.py"}
 HEAVY = {"cv2", "matplotlib", "open3d", "sentence_transformers", "skimage", "sklearn", "transformers"}
 # Import only from a lower layer, or from the same one where the arrow is written here.
 LAYERS = [
     {"datatypes"},
-    {"config"},
-    {"geometry", "worker", "drops", "transport", "sync", "decode", "assemble", "params", "heads", "radio_checkpoint", "language",
+    {"config", "voxel_storage"},
+    {"geometry", "worker", "drops", "paths", "transport", "watchdog", "sync", "decode", "assemble", "params", "heads", "radio_checkpoint", "language",
      "voxel_index", "hub", "templates", "text_cache",
      "text_tower", "correlation", "windows"},
-    {"encoder", "lift", "query", "cloud", "radio"},
+    {"encoder", "lift", "carving", "voxel_table", "query", "cloud", "radio"},
     {"segmentation", "refine", "sam_decoder", "voxel_map"},
     {"radseg", "lite", "map_file", "export", "recording", "bag", "oracle"},
     {"mapper"},

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of one frame in the map, against the straightforward route, and against the size of the map.
+
+    python bench/map_update.py            # everything: about three minutes and 8 GB
+    python bench/map_update.py --only growth
+
+The straightforward route is the one that published programs take: bilinear features as one row per pixel, and
+``torch.unique`` over all voxels of the map and all points at every frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import rooms
+import torch
+
+from radseg_ros.datatypes import FeatureMap, Frame
+from radseg_ros.voxel_map import VoxelMap
+
+CHANNELS = 768
+VOXEL = 0.05
+
+
+class StraightforwardMap:
+    """A row of colour, features and count per pixel; the whole map is sorted again at every frame."""
+
+    def __init__(self) -> None:
+        self.index = torch.zeros(0, 3, dtype=torch.int64)
+        self.rows = torch.zeros(0, 3 + CHANNELS + 1)  # means and hits
+
+    def integrate(self, frame: Frame, features: FeatureMap) -> None:
+        """Fuse one frame."""
+        height, width = frame.depth.shape
+        depth = torch.tensor(frame.depth).flatten()
+        v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        pixels = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3).float()
+        camera = depth[:, None] * (pixels @ torch.tensor(np.linalg.inv(frame.K)).float().T)
+        pose = torch.tensor(frame.T_world_camera).float()
+        points = camera @ pose[:3, :3].T + pose[:3, 3]
+        dense = torch.nn.functional.interpolate(features.data[None], (height, width), mode="bilinear", align_corners=False)
+        rgb = torch.tensor(frame.rgb).reshape(-1, 3).float() / 255
+        valid = torch.isfinite(depth) & (depth > 0)
+        rows = torch.cat([rgb, dense[0].permute(1, 2, 0).reshape(-1, CHANNELS), torch.ones(len(rgb), 1)], 1)[valid]
+        index = torch.cat([self.index, torch.round(points[valid] / VOXEL).long()])
+        self.index, inverse = torch.unique(index, dim=0, return_inverse=True)
+        rows = torch.cat([self.rows, rows])
+        rows[:, :-1] *= rows[:, -1:]
+        fused = torch.zeros(len(self.index), rows.shape[1]).index_add_(0, inverse, rows)
+        fused[:, :-1] /= fused[:, -1:]
+        self.rows = fused
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def high_water() -> float:
+    """Peak resident memory of this process in MiB (Linux; ``ru_maxrss`` would include the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
+
+
+def _peak(kind: str, steps: int, result: multiprocessing.Queue) -> None:
+    """In a fresh process: MiB that mapping ``steps`` frames adds to the peak of the process."""
+    torch.set_num_threads(2)
+    frames, features = [rooms.frame(step) for step in range(steps)], rooms.features()
+    world = StraightforwardMap() if kind == "straightforward" else VoxelMap(VOXEL, CHANNELS)
+    before = high_water()
+    for frame in frames:
+        world.integrate(frame, features)
+    result.put(high_water() - before)
+
+
+def peak_memory(kind: str, steps: int) -> float:
+    """Peak MiB above that of the process before its first frame."""
+    context = multiprocessing.get_context("spawn")
+    result = context.Queue()
+    process = context.Process(target=_peak, args=(kind, steps, result))
+    process.start()
+    process.join()
+    return result.get()
+
+
+def compare(rounds: int) -> None:
+    """The two routes on the same room, frame about: time, result, memory."""
+    features = rooms.features()
+    ours, theirs = VoxelMap(VOXEL, CHANNELS), StraightforwardMap()
+    for step in range(12):
+        ours.integrate(rooms.frame(step), features)
+    snapshot = ours.snapshot()  # give the other route the same map without waiting for it
+    order = np.lexsort(snapshot.index.numpy().T[::-1])
+    theirs.index = snapshot.index[order]
+    theirs.rows = torch.cat([snapshot.rgb, snapshot.features, snapshot.hits[:, None]], 1)[order]
+    fast, slow = [], []
+    for step in range(rounds):
+        frame = rooms.frame(step)
+        slow.append(seconds(lambda frame=frame: theirs.integrate(frame, features)))
+        fast.append(seconds(lambda frame=frame: ours.integrate(frame, features)))
+    snapshot = ours.snapshot()
+    common = {tuple(row): i for i, row in enumerate(snapshot.index.tolist())}
+    rows = [(i, common[tuple(row)]) for i, row in enumerate(theirs.index.tolist()) if tuple(row) in common]
+    left, right = (torch.tensor(side) for side in zip(*rows, strict=True))
+    equal = theirs.rows[left, -1] == snapshot.hits[right]
+    error = (theirs.rows[left, 3:-1] - snapshot.features[right])[equal].abs().max()
+    print(f"voxels in the map: {len(ours)} (straightforward {len(theirs.index)}), with equal hits {int(equal.sum())}")
+    print(f"largest difference of a feature where hits agree: {error:.2g}")
+    a, b = statistics.median(slow), statistics.median(fast)
+    print(f"straightforward {a:.2f} s a frame, ours {1e3 * b:.1f} ms: {a / b:.0f} x  ({rounds} alternating frames, medians)")
+    slow_peak, fast_peak = peak_memory("straightforward", 2), peak_memory("ours", 12)
+    print(f"peak memory: straightforward {slow_peak:.0f} MiB, ours {fast_peak:.0f} MiB: 1/{slow_peak / fast_peak:.1f}")
+
+
+def growth(target: int, rounds: int) -> None:
+    """Time of a frame in a small and a large map, alternating; and of frames that add a new room to each."""
+    features = rooms.features()
+    small, large = VoxelMap(VOXEL, CHANNELS), VoxelMap(VOXEL, CHANNELS)
+    for step in range(12):
+        small.integrate(rooms.frame(step), features)
+    room = 0
+    while len(large) < target:
+        for step in range(12):
+            large.integrate(rooms.frame(step, room), features)
+        room += 1
+    sizes = len(small), len(large)
+    again: tuple[list[float], list[float]] = ([], [])
+    new: tuple[list[float], list[float]] = ([], [])
+    for step in range(rounds):
+        frame = rooms.frame(step)
+        for times, world in zip(again, (small, large), strict=True):
+            times.append(seconds(lambda world=world, frame=frame: world.integrate(frame, features)))
+    for step in range(12):
+        frame = rooms.frame(step, room)
+        for times, world in zip(new, (small, large), strict=True):
+            times.append(seconds(lambda world=world, frame=frame: world.integrate(frame, features)))
+    for what, (a, b) in (("a known room", again), ("a new room", new)):
+        a, b = statistics.median(a), statistics.median(b)
+        print(f"{what}: {1e3 * a:.1f} ms with {sizes[0]} voxels, {1e3 * b:.1f} ms with {sizes[1]}: {b / a:.2f} x")
+
+
+def profile(rounds: int) -> None:
+    """Where the time of a frame goes."""
+    from torch.profiler import profile as record
+
+    world, features, frames = VoxelMap(VOXEL, CHANNELS), rooms.features(), [rooms.frame(step) for step in range(12)]
+    for frame in frames:
+        world.integrate(frame, features)
+    with record() as trace:
+        for step in range(rounds):
+            world.integrate(frames[step % 12], features)
+    print(trace.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("compare", "growth", "profile"), help="one part")
+    parser.add_argument("--rounds", type=int, default=7, help="frames per median of the comparison")
+    parser.add_argument("--voxels", type=int, default=500_000, help="size of the large map")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.only in (None, "compare"):
+        compare(options.rounds)
+    if options.only in (None, "growth"):
+        growth(options.voxels, 3 * options.rounds)
+    if options.only in (None, "profile"):
+        profile(3 * options.rounds)
+
+
+if __name__ == "__main__":
+    main()
