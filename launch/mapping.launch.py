@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """ros2 launch radseg_ros mapping.launch.py encoder:=lite color:=/camera/color/image_raw ... (-s lists the arguments)."""
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchDescription
 from radseg_ros.paths import share_file
 from radseg_ros.transport import profile_environment
 
 TOPICS = {"color": "color/image", "depth": "depth/image", "camera_info": "depth/camera_info", "pose": "pose"}
-SUFFIXES = {"color": "/compressed", "depth": "/compressedDepth"}
+SUFFIXES = {"color/image": "/compressed", "depth/image": "/compressedDepth"}  # with node.image_transport compressed
 
 ARGUMENTS = {
     "params_file": ("", "parameter file; empty = the installed config/mapping.yaml, which holds the defaults"),
     "encoder": ("", "radseg, or lite (needs no weights); empty = what the parameter file says"),
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("false", "take the time from /clock"),
-    "log_level": ("info", "debug, info, warn, error"),
     **{name: (topic, f"topic of {name}") for name, topic in TOPICS.items()},
 }
 
@@ -29,7 +28,7 @@ def start(context):
     if value["encoder"]:
         overrides["encoder"] = value["encoder"]
     remappings = [(topic, value[name]) for name, topic in TOPICS.items() if value[name] != topic]
-    remappings += [(TOPICS[name] + suffix, value[name] + suffix) for name, suffix in SUFFIXES.items()]
+    remappings += [(topic + SUFFIXES[topic], name + SUFFIXES[topic]) for topic, name in remappings if topic in SUFFIXES]
     return [
         Node(
             package="radseg_ros",
@@ -39,7 +38,6 @@ def start(context):
             parameters=[value["params_file"] or str(share_file("config/mapping.yaml")), overrides],
             remappings=remappings,
             additional_env=profile_environment(),  # images need a larger shared-memory segment
-            arguments=["--ros-args", "--log-level", f"radseg_mapping:={value['log_level']}"],
             output="screen",
             emulate_tty=True,
         )

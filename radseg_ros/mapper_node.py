@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -267,6 +268,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except RadsegRosError as problem:
         error = problem
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while the last frame is being finished
         if node is not None:
             node.close()
         rclpy.try_shutdown()

@@ -25,7 +25,8 @@ def image(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False
     row = ordered.itemsize * pixels[0].size
     rows = np.full((height, row + padding), 0xEE, np.uint8)
     rows[:, :row] = np.frombuffer(ordered.tobytes(), np.uint8).reshape(height, row)
-    return Message(height=height, width=width, encoding=encoding, step=row + padding, is_bigendian=int(big), data=container(rows.tobytes()))
+    size = {"height": height, "width": width, "step": row + padding}
+    return Message(**size, encoding=encoding, is_bigendian=int(big), data=container(rows.tobytes()))
 
 
 @pytest.mark.parametrize("padding", [0, 1, 7])
@@ -138,7 +139,8 @@ def test_compressed_depth_in_both_of_its_kinds():
 def info(width: int = 5, height: int = 3, **fields: object) -> Message:
     roi = Message(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)
     k = [500.0, 0, 320, 0, 510, 240, 0, 0, 1]
-    return Message(**{"width": width, "height": height, "k": k, "p": [0.0] * 12, "binning_x": 0, "binning_y": 0, "roi": roi, **fields})
+    default = {"width": width, "height": height, "k": k, "p": [0.0] * 12, "binning_x": 0, "binning_y": 0, "roi": roi}
+    return Message(**{**default, **fields})
 
 
 def test_camera_matrix_prefers_the_rectified_projection():

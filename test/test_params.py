@@ -36,7 +36,8 @@ def test_every_option_has_its_meaning_right_above_it():
 
 
 def test_dotted_names_become_groups():
-    config = config_from_overrides({"encoder": "lite", "lift.max_range": 4, "query.background": ("wall", "floor"), "lift.clip_min": None})
+    overrides = {"encoder": "lite", "lift.max_range": 4, "query.background": ("wall", "floor"), "lift.clip_min": None}
+    config = config_from_overrides(overrides)
     assert config.encoder == "lite" and config.query.background == ["wall", "floor"] and config.lift.clip_min == []
     assert config.lift.max_range == 4.0 and isinstance(config.lift.max_range, float)
 

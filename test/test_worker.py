@@ -107,7 +107,12 @@ def test_clear_counts_what_waits():
 def test_no_item_is_lost_or_worked_on_twice_under_load():
     seen: list[int] = []
     worker = LatestWorker(seen.append)
-    senders = [threading.Thread(target=lambda base=base: [worker.submit(base + i) for i in range(500)]) for base in (0, 1000, 2000)]
+
+    def send(base: int) -> None:
+        for i in range(500):
+            worker.submit(base + i)
+
+    senders = [threading.Thread(target=send, args=(base,)) for base in (0, 1000, 2000)]
     for sender in senders:
         sender.start()
     for sender in senders:
