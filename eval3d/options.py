@@ -44,9 +44,7 @@ class EvalConfig:
     encoder: str = option("radseg", "radseg, lite, or oracle (knows the labels)")
     gt: str = option("", "labelled points, {root} and {scene} are filled in; lifted = from label images; empty = by data set")
     gt_holds: str = option("", "what labelled points hold: ids (of the class list) or index (from 0); empty = by data set")
-    gt_rule: str = option(
-        "auto", "label of a voxel: majority, non_ignored (most frequent but 0); auto = by protocol"
-    )
+    gt_rule: str = option("auto", "label of a voxel: majority, non_ignored (most frequent but 0); auto = by protocol")
     gt_voxel_size: float = option(0.0, "m; 0 = that of the map")
     protocol: str = option("radseg", "radseg (of the paper) or hovsg")
     ignore: list[str] = option([], "classes that are not scored; empty = those that the data set's protocol leaves out")

@@ -76,6 +76,7 @@ def write_scene(
         map_rgb=np.round(labelled.rgb * 255).astype(np.uint8),
         map_label=labelled.label.astype(np.int16),
         confusion=found.confusion,
+        iou=found.scores.iou,
         voxel_size=gt.voxel_size,
         names=np.array(classes.names),
         provenance=json.dumps(source, sort_keys=True),

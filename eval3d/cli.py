@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``eval3d``. Only argparse is imported until the arguments are known to be right."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  eval3d run --dataset replica --root ~/Replica --gt ~/replica_gt/{scene}.npz --out results/replica
+  eval3d run --dataset folder --root recording --encoder oracle --out results/oracle
+  eval3d bag my_bag --gt labelled.ply --classes nyu40 --encoder lite --out results/bag
+  eval3d score map.radmap --gt labelled.ply --classes nyu40 --encoder lite --out results/map
+  eval3d sweep --dataset folder --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
+  eval3d report results/a results/b --out results/both
+"""
+
+# command-line name -> option; everything else goes through --set
+FLAGS = {
+    "encoder": ("encoder", "radseg, lite, or oracle (knows the labels of the recording)"),
+    "checkpoint": ("radseg.checkpoint", "RADIO weights: file, folder or hub id"),
+    "preset": ("radseg.preset", "paper, balanced or fast"),
+    "space": ("map.space", "what a voxel stores: backbone, language or probability"),
+    "voxel-size": ("map.voxel_size", "m"),
+    "device": ("radseg.device", "cpu, cuda, cuda:N or auto"),
+    "classes": ("classes", "class list: replica101, nyu40, scannet20, scannet200, scannetpp100, or a file"),
+    "ignore": ("ignore", "classes that are not scored, separated by commas"),
+    "gt": ("gt", "labelled points (.ply .npz .pt), {root} and {scene} are filled in; or lifted"),
+    "protocol": ("protocol", "radseg or hovsg"),
+    "k": ("k", "neighbours that vote; 0 = only the same voxel"),
+    "frame-skip": ("frame_skip", "frames left out after each one used"),
+    "limit": ("limit", "use at most so many frames"),
+    "seed": ("seed", "of everything random"),
+    "threads": ("threads", "threads of one scene"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        "eval3d",
+        description="Score 3D open-vocabulary maps, reproducibly: the protocol of the RADSeg paper.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="map and score scenes of a data set")
+    _dataset(run)
+    _options(run)
+    _execution(run)
+
+    bag = commands.add_parser("bag", help="map and score a rosbag2, through the code that the node uses")
+    bag.add_argument("bag", help="folder of the bag, or its .mcap / .db3 file")
+    _options(bag)
+    _execution(bag)
+
+    score = commands.add_parser("score", help="score a map made elsewhere: .radmap, or .npz with xyz and labels")
+    score.add_argument("map", type=Path)
+    _options(score)
+    _output(score)
+
+    sweep = commands.add_parser("sweep", help="run every combination of options, as ablation tables need it")
+    _dataset(sweep)
+    sweep.add_argument("--axis", action="append", required=True, metavar="OPTION=V,V,...", help="values to try; may be repeated")
+    _options(sweep)
+    _execution(sweep)
+
+    report = commands.add_parser("report", help="merge results into tables, plots and one HTML page")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    _output(report)
+
+    commands.add_parser("options", help="list every option with its default")
+    return parser
+
+
+def _dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="folder", help="replica, scannet, scannetpp, folder or bag (default: folder)")
+    parser.add_argument("--root", required=True, help="folder of the data set")
+    parser.add_argument("--scenes", default="paper", help="names separated by commas; paper = those of the paper (default)")
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    for flag, (_, text) in FLAGS.items():
+        parser.add_argument(f"--{flag}", help=text)
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="any option of 'eval3d options'")
+
+
+def _execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, default=1, help="scenes at the same time on this machine")
+    parser.add_argument("--cluster", default="", metavar="ADDRESS", help="Dask scheduler, e.g. tcp://host:8786, or local:2")
+    parser.add_argument("--save-map", action="store_true", help="keep the map of each scene (map.radmap)")
+    _output(parser)
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results; scenes that are there are not repeated")
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="numbers only")
+    parser.add_argument(
+        "--up", default="z", choices=["x", "y", "z", "-x", "-y", "-z"], help="world axis that points up, for pictures"
+    )
+
+
+def make_config(arguments: argparse.Namespace) -> Any:
+    """The options of a command line as an EvalConfig."""
+    from .options import EvalConfig, with_options
+
+    dataset = {"bag": ("bag", getattr(arguments, "bag", "")), "score": ("folder", "")}.get(arguments.command)
+    name, root = dataset or (arguments.dataset, arguments.root)
+    config = with_options(EvalConfig(), {"dataset": name, "root": str(root)})
+    given = {option: getattr(arguments, flag.replace("-", "_")) for flag, (option, _) in FLAGS.items()}
+    flags = [f"{option}={value}" for option, value in given.items() if value is not None]
+    if any(flag.startswith("radseg.device=") for flag in flags):
+        flags.append(f"lite.device={arguments.device}")
+    return with_options(config, [*flags, *arguments.set])
+
+
+def bars() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Progress over the frames of a scene and over scenes, with the time left; silent where nobody looks."""
+    from tqdm import tqdm
+
+    def frames(scene: Any) -> Iterator[Any]:
+        return iter(tqdm(scene, scene.name, total=len(scene), unit="frame", disable=None, leave=False))
+
+    def scenes(items: Any, total: int) -> Iterator[Any]:
+        return iter(tqdm(items, "scenes", total=total, unit="scene", disable=None if total > 1 else True))
+
+    return frames, scenes
+
+
+def run_scenes(config: Any, arguments: argparse.Namespace, out: Path) -> dict[str, str]:
+    """Evaluate the scenes of the command line into ``out`` and write its report -> errors by scene."""
+    from .cluster import evaluate_scenes
+    from .run import scene_names, write_run
+
+    names = scene_names(config, [name for name in getattr(arguments, "scenes", "").split(",") if name])
+    write_run(config, names, out)
+    frames, scenes = bars()
+    execution = (arguments.jobs, arguments.cluster, arguments.save_map)
+    done, failed = evaluate_scenes(config, names, out, *execution, frames=frames, scenes=scenes)
+    if done:
+        finish([out / scene["scene"] for scene in done], out, arguments)
+    return failed
+
+
+def finish(folders: list[Path], out: Path, arguments: argparse.Namespace) -> None:
+    """Pictures of the scenes, and the report."""
+    from .report import write_report
+
+    if arguments.pictures:
+        from .pictures import draw_scene
+
+        for folder in folders:
+            draw_scene(folder, arguments.up)
+    write_report(folders, out, arguments.pictures)
+
+
+def command_run(arguments: argparse.Namespace) -> int:
+    """run and bag."""
+    failed = run_scenes(make_config(arguments), arguments, arguments.out)
+    return _conclude(arguments.out, failed)
+
+
+def command_score(arguments: argparse.Namespace) -> int:
+    """score."""
+    from .score_file import score_file
+
+    folder = score_file(make_config(arguments), arguments.map, arguments.out)
+    finish([folder], arguments.out, arguments)
+    return _conclude(arguments.out, {})
+
+
+def command_sweep(arguments: argparse.Namespace) -> int:
+    """sweep."""
+    from .report import write_report
+    from .sweep import combinations
+
+    failed: dict[str, str] = {}
+    folders = []
+    for name, config in list(combinations(make_config(arguments), arguments.axis)):
+        print(f"{name}", file=sys.stderr)
+        errors = run_scenes(config, arguments, arguments.out / name)
+        failed.update({f"{name}, {scene}": text for scene, text in errors.items()})
+        if (arguments.out / name / "summary.json").is_file():
+            folders.append(arguments.out / name)
+    if folders:
+        write_report(folders, arguments.out, arguments.pictures)
+    return _conclude(arguments.out, failed)
+
+
+def command_report(arguments: argparse.Namespace) -> int:
+    """report."""
+    from .report import write_report
+
+    write_report(arguments.folders, arguments.out, arguments.pictures)
+    return _conclude(arguments.out, {})
+
+
+def command_options(arguments: argparse.Namespace) -> int:
+    """options."""
+    from dataclasses import MISSING, fields, is_dataclass
+
+    from .options import EvalConfig
+
+    def show(cls: Any, prefix: str) -> None:
+        for f in fields(cls):
+            default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
+            if is_dataclass(default):
+                show(type(default), prefix if f.name == "mapper" else f"{prefix}{f.name}.")
+            else:
+                print(f"{prefix}{f.name} = {default!r}\n    {f.metadata.get('doc', '')}")
+
+    show(EvalConfig, "")
+    return 0
+
+
+def _conclude(out: Path, failed: dict[str, str]) -> int:
+    summary = out / "summary.md"
+    if summary.is_file():
+        print(summary.read_text(encoding="utf-8"))
+        print(f"{out / 'report.html'}")
+    for scene, text in failed.items():
+        print(f"eval3d: {scene}: {text}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+COMMANDS = {
+    "run": command_run,
+    "bag": command_run,
+    "score": command_score,
+    "sweep": command_sweep,
+    "report": command_report,
+    "options": command_options,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, or 1 when a scene failed, or 2 for wrong options and inputs."""
+    parsed = build_parser().parse_args(arguments)
+    import logging
+
+    from radseg_ros.datatypes import RadsegRosError
+
+    logging.basicConfig(level=logging.INFO if parsed.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return COMMANDS[parsed.command](parsed)
+    except RadsegRosError as error:
+        print(f"eval3d: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("eval3d: stopped; the scenes that are done will not be repeated", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

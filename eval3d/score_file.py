@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a map from a file: one saved by the node or by ``eval3d run --save-map``, or arrays from another program."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radseg_ros.datatypes import InputError
+
+from .classes import ClassList
+from .metrics import as_numpy, predict_labels
+from .options import EvalConfig
+from .provenance import fingerprint, provenance
+from .results import write_scene
+from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads, stage
+from .score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
+
+
+def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
+    """Score the map in ``path`` against ``config.gt`` -> the folder of the results.
+
+    Raises:
+        InputError: no ground truth was given, or the map cannot be used.
+        MapFileError: the map file is damaged, or made with another encoder.
+    """
+    if not config.gt or config.gt == "lifted":
+        raise InputError("say which labelled points to score against: --gt FILE (.ply, .npz, .pt)")
+    if not path.exists():
+        raise InputError(f"map {path} does not exist")
+    classes = classes_of(config)
+    set_threads(config)
+    seconds: dict[str, float] = {}
+    with stage(seconds, "predict"):
+        labelled, identity = (_from_arrays if path.suffix == ".npz" else _from_radmap)(config, path, classes)
+    points = Path(config.gt)
+    gt = ground_truth_points(config, classes, points)
+    with stage(seconds, "score"):
+        found = score_scene(labelled, gt, config, classes)
+    digest = _file_digest(path)
+    metrics = {
+        "scene": path.stem,
+        "fingerprint": fingerprint(config, classes, [digest, gt.digest]),
+        **metrics_dict(found, labelled, gt, classes),
+        "frames": {"listed": 0, "used": 0, "dropped": {}, "notes": {}, "examples": {}},
+        "provenance": {
+            **provenance(config, classes),
+            **identity,
+            "inputs_sha256": digest,
+            "ground_truth_sha256": gt.digest,
+            "map_sha256": labelled.digest,
+        },
+    }
+    folder = out / path.stem
+    write_scene(folder, metrics, {"scene": path.stem, "frames": 0, "seconds": seconds}, found, labelled, gt, classes)
+    return folder
+
+
+def _file_digest(path: Path) -> str:
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def _from_radmap(config: EvalConfig, path: Path, classes: ClassList) -> tuple[LabelledMap, dict[str, Any]]:
+    from radseg_ros.map_file import load_map
+
+    voxel_map, identity = load_map(path)
+    encoder = make_scene_encoder(config, classes)
+    if encoder.name != identity.encoder:
+        raise InputError(
+            f"{path} was made with the encoder {identity.encoder}, this one is {encoder.name}: its vectors mean other things"
+        )
+    space = voxel_map.space
+    labelled = label_map(voxel_map, encoder, space, config, classes)
+    return labelled, {"encoder": identity.encoder, "checkpoint_sha256": identity.checkpoint_hash}
+
+
+def _from_arrays(config: EvalConfig, path: Path, classes: ClassList) -> tuple[LabelledMap, dict[str, Any]]:
+    """``xyz`` (N, 3) metres with ``labels`` (N,) 1..C, or with ``vectors`` (N, D) and ``text`` (Q, D) in one space."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {key: data[key] for key in data.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"map {path} cannot be read: {error}") from None
+    if "xyz" not in arrays or not ("labels" in arrays or {"vectors", "text"} <= arrays.keys()):
+        raise InputError(f"map {path} holds {', '.join(arrays) or 'nothing'}; need xyz with labels, or xyz with vectors and text")
+    xyz = as_numpy(arrays["xyz"]).astype(np.float32)
+    if "labels" in arrays:
+        label = arrays["labels"].astype(np.int64)
+    else:
+        queried = np.array([0, *queried_labels(config, classes)])
+        if len(arrays["text"]) != len(queried) - 1:
+            raise InputError(f"map {path} brings {len(arrays['text'])} text vectors, the class list asks for {len(queried) - 1}")
+        rules = (config.denoise_threshold, config.prediction_threshold, config.denoise_chunk or None)
+        label = queried[predict_labels(arrays["vectors"], arrays["text"], *rules)]
+    rgb = arrays.get("rgb", np.full((len(xyz), 3), 0.6, np.float32))
+    rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb
+    digest = hashlib.sha256(xyz.tobytes() + label.tobytes()).hexdigest()
+    labelled = LabelledMap(xyz, label, rgb, sum(array.nbytes for array in arrays.values()), digest)
+    return labelled, {"encoder": "arrays", "checkpoint_sha256": ""}
