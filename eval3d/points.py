@@ -61,8 +61,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    import pickle
-
     import torch
 
     kinds = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")
@@ -72,7 +70,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([*arrays, *aliases]):
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except Exception as error:  # the loader refuses with errors of several libraries
         raise InputError(f"{path} holds more than arrays, so it is not loaded: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels")

@@ -209,22 +209,8 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
     stages = {**seconds, **{f"mapper: {key}": value for key, value in mapper.timings.seconds.items()}}
     write_scene(folder, metrics, {"scene": name, "frames": used, "seconds": stages}, found, labelled, gt, classes)
     if save_map:
-        _save_map(folder / "map.radmap", mapper, queried_names(config, classes))
+        mapper.save(folder / "map.radmap", frame_id="")
     return {"folder": folder, **metrics}
-
-
-def _save_map(path: Path, mapper: Mapper, labels: list[str]) -> None:
-    from radseg_ros.map_file import MapIdentity, save_map
-
-    encoder = mapper.encoder
-    identity = MapIdentity(
-        encoder=encoder.name,
-        checkpoint_hash=getattr(encoder, "checkpoint_hash", ""),
-        language=getattr(encoder, "language", ""),
-        labels=labels if mapper.config.map.space == "probability" else [],
-        frame_id="",
-    )
-    save_map(path, mapper.map, identity)
 
 
 def run_scene(options: dict[str, Any], name: str, out: str, save_map: bool = False) -> dict[str, Any]:

@@ -76,8 +76,7 @@ def _from_radmap(config: EvalConfig, path: Path, classes: ClassList) -> tuple[La
         raise InputError(
             f"{path} was made with the encoder {identity.encoder}, this one is {encoder.name}: its vectors mean other things"
         )
-    space = voxel_map.space
-    labelled = label_map(voxel_map, encoder, space, config, classes)
+    labelled = label_map(voxel_map, encoder, voxel_map.config.space, config, classes)
     return labelled, {"encoder": identity.encoder, "checkpoint_sha256": identity.checkpoint_hash}
 
 
