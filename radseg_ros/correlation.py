@@ -24,27 +24,31 @@ def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.
     when all tokens are alike.
 
     Args:
-        unit: (..., T, d), rows of unit length, or zero.
-        values: (..., T, e).
+        unit: (..., H, T, d), rows of unit length, or zero.
+        values: (..., H, T, e).
         tau: temperature, >= 0.
         mean: scalar that is subtracted from the correlations.
 
     Returns:
-        (..., T, e).
+        (..., H, T, e).
     """
+    flat_unit, flat_values = unit.flatten(0, -3), values.flatten(0, -3)
     tokens = unit.shape[-2]
-    rows = min(tokens, max(1, BLOCK_ELEMENTS // (math.prod(unit.shape[:-2]) * tokens)))
-    keys = (unit * tau).transpose(-2, -1)
-    out = torch.empty_like(values)
-    for start in range(0, tokens, rows):
-        block = slice(start, min(start + rows, tokens))
-        scores = unit[..., block, :] @ keys
-        if mean is not None:
-            scores -= tau * mean
-        scores.diagonal(start, -2, -1).clamp_(min=0.0)
-        scores.masked_fill_(scores < 0, -math.inf)
-        out[..., block, :] = scores.softmax(-1) @ values
-    return out
+    rows = max(1, min(tokens, BLOCK_ELEMENTS // tokens))
+    heads = max(1, BLOCK_ELEMENTS // (rows * tokens))
+    out = torch.empty_like(flat_values)
+    for first in range(0, len(flat_unit), heads):
+        some = slice(first, first + heads)
+        keys = (flat_unit[some] * tau).transpose(1, 2)
+        for start in range(0, tokens, rows):
+            block = slice(start, start + rows)
+            scores = flat_unit[some, block] @ keys
+            if mean is not None:
+                scores -= tau * mean
+            scores.diagonal(start, 1, 2).clamp_(min=0.0)
+            scores.masked_fill_(scores < 0, -math.inf)
+            out[some, block] = scores.softmax(-1) @ flat_values[some]
+    return out.view_as(values)
 
 
 class SelfCorrelatingAttention(nn.Module):
@@ -96,4 +100,4 @@ def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
     vectors = features.flatten(1).T.contiguous()
     unit = F.normalize(vectors, dim=-1, eps=1e-12)
     mean = unit.mean(0).square().sum()  # over all T x T cosines, which is |mean of the unit vectors|^2
-    return correlate(unit, vectors, tau, mean).T.reshape(features.shape)
+    return correlate(unit[None], vectors[None], tau, mean)[0].T.reshape(features.shape)

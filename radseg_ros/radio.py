@@ -113,15 +113,15 @@ def _radio_state(checkpoint: RadioCheckpoint, config: RadioConfig) -> Tensors:
             state[RENAMED[key]] = value
         elif key.startswith("blocks."):
             _, block, part, *rest = key.split(".")
-            prefix = f"encoder.layer.{block}."
+            where = f"encoder.layer.{block}."
             module = f"{part}.{rest[0]}"
             if part in ("ls1", "ls2"):  # stored as gamma or, by some exports, grandma
-                state[f"{prefix}{RENAMED_IN_BLOCK[part]}.lambda1"] = value
+                state[f"{where}{RENAMED_IN_BLOCK[part]}.lambda1"] = value
             elif module == "attn.qkv":
                 for name, third in zip(("q_proj", "k_proj", "v_proj"), value.chunk(3), strict=True):
-                    state[f"{prefix}attention.{name}.{rest[-1]}"] = third.contiguous()
+                    state[f"{where}attention.{name}.{rest[-1]}"] = third.contiguous()
             elif module in RENAMED_IN_BLOCK:
-                state[f"{prefix}{RENAMED_IN_BLOCK[module]}.{rest[-1]}"] = value
+                state[f"{where}{RENAMED_IN_BLOCK[module]}.{rest[-1]}"] = value
             else:
-                state[f"{prefix}{'.'.join((part, *rest))}"] = value
+                state[f"{where}{'.'.join((part, *rest))}"] = value
     return state
