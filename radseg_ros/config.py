@@ -110,6 +110,10 @@ class LiteConfig:
     """The encoder that needs no download beyond pip: an ImageNet classifier behind a sentence encoder."""
 
     device: str = option("auto", "cpu, cuda, cuda:N, or auto (cuda if there is one)")
+    sizes: list[float] = option([192.0, 320.0], "px; short sides at which an image is looked at: small = context, large = detail")
+
+    def __post_init__(self) -> None:
+        _check(bool(self.sizes) and min(self.sizes) >= 32, f"lite.sizes takes lengths of at least 32 px, got {self.sizes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +271,7 @@ def from_dict(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
             if not isinstance(value, dict):
                 raise ConfigError(f"option {prefix}{name} is a group of options, got {value!r}")
             known[name] = from_dict(kind, value, f"{prefix}{name}.")
-        elif _matches(value, kind) or (also[name] and isinstance(value, also[name])):
+        elif _matches(value, kind) or isinstance(value, also[name] or ()):
             known[name] = list(value) if isinstance(value, tuple) else (float(value) if kind is float else value)
         else:
             raise ConfigError(f"option {prefix}{name} takes {getattr(kind, '__name__', kind)}, got {value!r}")

@@ -60,9 +60,9 @@ class SelfCorrelatingAttention(nn.Module):
         recursions: how often the output is correlated with itself; the paper uses 1.
     """
 
-    def __init__(self, attention: nn.Module, tau: float, recursions: int) -> None:
+    def __init__(self, attention: Any, tau: float, recursions: int) -> None:
         super().__init__()
-        self.attention = attention
+        self.attention: Any = attention
         self.tau = tau
         self.recursions = recursions
 

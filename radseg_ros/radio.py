@@ -104,9 +104,9 @@ def _radio_state(checkpoint: RadioCheckpoint, config: RadioConfig) -> Tensors:
         "summary_idxs": torch.tensor(config.summary_idxs),
     }
     state.update({f"input_conditioner.{key}": value.float() for key, value in checkpoint.conditioner.items()})
-    for block in range(config.num_hidden_layers):  # the plain ViTs have no LayerScale; a factor of one is the same
+    for index in range(config.num_hidden_layers):  # the plain ViTs have no LayerScale; a factor of one is the same
         for scale in ("layer_scale1", "layer_scale2"):
-            state[f"encoder.layer.{block}.{scale}.lambda1"] = torch.ones(config.hidden_size)
+            state[f"encoder.layer.{index}.{scale}.lambda1"] = torch.ones(config.hidden_size)
     for key, value in checkpoint.backbone.items():
         value = value.float()
         if key in RENAMED:

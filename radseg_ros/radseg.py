@@ -38,8 +38,8 @@ class RadsegEncoder:
         LanguageError: a file of text embeddings cannot be used.
     """
 
-    logit_scale = 100.0
-    background = BACKGROUND
+    logit_scale: float = 100.0
+    background: tuple[str, ...] = BACKGROUND
 
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
@@ -55,7 +55,7 @@ class RadsegEncoder:
         self.name = f"radseg-{checkpoint.hash}-{self.language}"
         self.heads = tuple(checkpoint.feature_heads)  # teachers that have a feature head
 
-        model = build_radio(checkpoint)
+        model: Any = build_radio(checkpoint)
         last = model.encoder.layer[-1]
         last.attention = SelfCorrelatingAttention(last.attention, config.tau_scra, config.recursions)
         self._model = model.to(self.device, self.dtype)
@@ -78,8 +78,8 @@ class RadsegEncoder:
             features = self._network(image[None], self.config.scra)[0]
         else:
             patch = self.patch
-            grid = (size[0] // patch, size[1] // patch)
-            features = stitch(self._windows(image, places), [(y // patch, x // patch) for y, x in places], grid)
+            empty = image.new_zeros(self.channels, size[0] // patch, size[1] // patch)
+            features = stitch(self._windows(image, places), [(y // patch, x // patch) for y, x in places], empty)
         if self.config.scga == "always" or (self.config.scga == "multi_window" and len(places) > 1):
             features = aggregate(features, self.config.tau_scga)
         return FeatureMap(features)

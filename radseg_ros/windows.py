@@ -29,14 +29,11 @@ def corners(size: Sequence[int], crop: int, stride: int) -> list[tuple[int, int]
     return [(y, x) for y in ys for x in xs]
 
 
-def stitch(windows: Iterable[torch.Tensor], places: Sequence[tuple[int, int]], size: tuple[int, int]) -> torch.Tensor:
-    """Mean of overlapping windows: (C, k, k) maps at ``places`` (row, column) -> (C, *size)."""
-    total = count = None
+def stitch(windows: Iterable[torch.Tensor], places: Sequence[tuple[int, int]], out: torch.Tensor) -> torch.Tensor:
+    """Mean of overlapping windows: (C, k, k) maps at ``places`` (row, column) into ``out`` (C, h, w), which holds zeros."""
+    count = out.new_zeros(out.shape[1:])
     for (row, col), window in zip(places, windows, strict=True):
-        if total is None:
-            total = window.new_zeros(len(window), *size)
-            count = window.new_zeros(size)
-        here = (slice(row, row + window.shape[1]), slice(col, col + window.shape[2]))
-        total[(slice(None), *here)] += window
-        count[here] += 1
-    return total / count
+        rows, cols = slice(row, row + window.shape[1]), slice(col, col + window.shape[2])
+        out[:, rows, cols] += window
+        count[rows, cols] += 1
+    return out.div_(count)
