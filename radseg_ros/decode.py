@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .datatypes import Frame, InputError
-from .geometry import scale_intrinsics
 
 # encoding -> (type of one channel, channels)
 ENCODINGS = {
@@ -138,6 +137,8 @@ def make_frame(stamp_ns: int, color: Any, depth: Any, info: Any, T_world_camera:
     K, size = camera_matrix(info)
     _same_view("colour image", rgb.shape[:2], metres.shape)
     if size != metres.shape and 0 not in size:  # some drivers leave the size out
+        from .geometry import scale_intrinsics  # brings torch, which takes seconds to import and which the player does not need
+
         _same_view("camera info", size, metres.shape)
         K = scale_intrinsics(K, size, metres.shape)
     return Frame(stamp_ns, rgb, metres, K, T_world_camera)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from geometry_msgs.msg import PoseStamped
@@ -26,11 +26,13 @@ from .assemble import Assembler, Observation
 from .config import to_dict
 from .datatypes import CheckpointError, Cloud, ConfigError, InputError, LanguageError, RadsegRosError
 from .encoder import make_encoder
-from .mapper import Mapper
 from .services import MapServices
 from .transport import use_image_profile
 from .watchdog import InputState, Watchdog
 from .worker import LatestWorker
+
+if TYPE_CHECKING:
+    from .mapper import Mapper
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -96,6 +98,8 @@ class MapperNode(Node):
         try:
             options = to_dict(getattr(self.config, name)) if hasattr(self.config, name) else {}
             encoder = make_encoder(name, **options)
+            from .mapper import Mapper  # torch takes seconds to import; a misspelt parameter is reported before that
+
             self.mapper = Mapper(self.config, encoder)
             self._subscribe()
         except Exception as error:

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     for kind in TOPICS:
         p.add_argument(f"--bag-{kind}", default="", metavar="TOPIC", help=f"the bag's topic for {kind} (default: found by type)")
     p.add_argument(
-        "--wait-for-subscribers", action=argparse.BooleanOptionalAction, default=True, help="start when all topics are listened to"
+        "--wait-for-subscribers", action=argparse.BooleanOptionalAction, default=True, help="start when every topic has one"
     )
     p.add_argument("--wait-timeout", type=float, default=60.0, help="s to wait for subscribers (default: %(default)s)")
     return p
@@ -72,7 +72,8 @@ class Player:
         end = time.monotonic() + timeout
         while rclpy.ok() and (missing := [p.topic_name for p in self.publishers.values() if not p.get_subscription_count()]):
             if time.monotonic() > end:
-                raise RecordingError(f"no subscriber of {', '.join(missing)} after {timeout:g} s (see --no-wait-for-subscribers)")
+                topics = ", ".join(missing)
+                raise RecordingError(f"no subscriber of {topics} after {timeout:g} s (see --no-wait-for-subscribers)")
             time.sleep(0.05)
         time.sleep(DISCOVERY_SLACK)
 

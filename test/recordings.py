@@ -76,11 +76,22 @@ class BagWriter:
         )  # fmt: skip
         self.write(topic, message, ns)
 
-    def pose(self, topic: str, ns: int, x: float, quat_w: float = 1.0) -> None:
+    def pose(self, topic: str, ns: int, x: float, quat_w: float = 1.0, odometry: bool = False) -> None:
         position = self.message("geometry_msgs/msg/Point", x=x, y=0.0, z=0.0)
         orientation = self.message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=quat_w)
         pose = self.message("geometry_msgs/msg/Pose", position=position, orientation=orientation)
-        self.write(topic, self.message("geometry_msgs/msg/PoseStamped", header=self.header(ns, "map"), pose=pose), ns)
+        head = self.header(ns, "map")
+        if not odometry:
+            self.write(topic, self.message("geometry_msgs/msg/PoseStamped", header=head, pose=pose), ns)
+            return
+        zero = self.message("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=0.0)
+        twist = self.message("geometry_msgs/msg/Twist", linear=zero, angular=zero)
+        with_covariance = {"pose": ("PoseWithCovariance", pose), "twist": ("TwistWithCovariance", twist)}
+        parts = {
+            name: self.message(f"geometry_msgs/msg/{kind}", **{name: value, "covariance": np.zeros(36)})
+            for name, (kind, value) in with_covariance.items()
+        }
+        self.write(topic, self.message("nav_msgs/msg/Odometry", header=head, child_frame_id="camera", **parts), ns)
 
 
 def write_bag(path: Path, plugin: StoragePlugin = StoragePlugin.SQLITE3, frames: int = 5) -> Path:
