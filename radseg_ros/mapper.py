@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from .config import Config
 from .datatypes import Answer, Cloud, ConfigError, FeatureMap, Frame, MapSnapshot
 from .encoder import Encoder
 from .geometry import resize_frame
+from .map_file import MapIdentity, load_map, save_map
 from .voxel_map import IntegrationStats, VoxelMap
 
 
@@ -134,6 +136,39 @@ class Mapper:
         """Forget the whole map."""
         with self.lock:
             self.map.clear()
+
+    def identity(self, frame_id: str = "") -> MapIdentity:
+        """What the vectors of this map mean."""
+        stated = {name: getattr(self.encoder, name, "") for name in ("checkpoint_hash", "language")}
+        return MapIdentity(encoder=self.encoder.name, labels=tuple(self.config.map.labels), frame_id=frame_id, **stated)
+
+    def save(self, path: Path, frame_id: str = "") -> int:
+        """Write the map and return its number of voxels.
+
+        Raises:
+            MapFileError: the file cannot be written.
+        """
+        with self.lock:
+            save_map(path, self.map, self.identity(frame_id))
+            return len(self.map)
+
+    def load(self, path: Path, frame_id: str = "", merge: bool = False) -> str:
+        """Read a map in place of this one, or add it to this one; return the frame that it is in.
+
+        Args:
+            frame_id: the frame of this map; "" takes a map of any frame.
+
+        Raises:
+            MapFileError: the file is damaged, or was made with other weights, options or in another frame; nothing changed.
+        """
+        config = self.config
+        loaded, identity = load_map(path, self.identity(frame_id), config=config.map, lift=config.lift, device=self.map.device)
+        with self.lock:
+            if merge:
+                self.map.merge(loaded)
+            else:
+                self.map = loaded
+        return identity.frame_id
 
     def _column(self, text: str) -> int:
         if text not in self.config.map.labels:

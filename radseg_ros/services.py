@@ -98,7 +98,7 @@ class MapServices:
             raise MapFileError(f"there is no file {request.path} below node.map_directory")
         assembler = self.node.assembler
         with self.node.worker.paused():
-            frame_id = mapper.load(path, expect_frame=assembler.map_frame, merge=request.merge)
+            frame_id = mapper.load(path, assembler.map_frame, request.merge)
         assembler.map_frame = assembler.map_frame or frame_id
         self.node.version += 1
         response.voxels = len(mapper.map)
