@@ -46,6 +46,12 @@ class PlainHead(nn.Module):
         return self.fc2(self.inner(torch.relu(self.norm(self.fc1(x)))))
 
 
+def head_size(state: Mapping[str, torch.Tensor]) -> int:
+    """Size of a head's output; 0 when the tensors are no head."""
+    last = state.get("final.2.weight", state.get("fc2.weight"))
+    return 0 if last is None else int(last.shape[0])
+
+
 def build_head(state: Mapping[str, torch.Tensor], where: str) -> nn.Module:
     """Rebuild a head from its tensors.
 

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from .datatypes import CheckpointError
-from .hub import file_hash
+from .hub import file_hash, heads_hint
 
 Tensors = dict[str, torch.Tensor]
+LANGUAGE_HEADS = ("siglip2", "siglip2-g", "siglip", "clip")  # best first (Table A.7)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,24 @@ def read_checkpoint(path: str | Path) -> RadioCheckpoint:
     if path.suffix == ".safetensors":
         return _read_folder(path.parent)
     return _read_torch_file(path)
+
+
+def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
+    """Name of the summary head that leads into text space: the one wanted, else the best language teacher's.
+
+    Raises:
+        CheckpointError: there is no such head; says which heads there are, or which file holds them.
+    """
+    have = checkpoint.summary_heads
+    if not have:
+        hint = heads_hint(checkpoint.version)
+        raise CheckpointError(f"{checkpoint.path}: this file holds the backbone only, without a language head; {hint}")
+    if wanted and wanted not in have:
+        raise CheckpointError(f"{checkpoint.path}: no head {wanted!r}; it has {', '.join(have)}")
+    found = [wanted] if wanted else [name for name in LANGUAGE_HEADS if name in have]
+    if not found:
+        raise CheckpointError(f"{checkpoint.path}: none of its heads is a language head: {', '.join(have)}")
+    return found[0]
 
 
 def _read_torch_file(path: Path) -> RadioCheckpoint:

@@ -15,16 +15,15 @@ from torch.nn import functional as F
 from .config import RadsegConfig, one_of
 from .correlation import SelfCorrelatingAttention, aggregate
 from .datatypes import CheckpointError, ConfigError, FeatureMap, InputError, check_rgb
-from .heads import build_head
-from .hub import find_radio, heads_hint
+from .heads import build_head, head_size
+from .hub import find_radio
 from .language import BACKGROUND, TextEmbedder
 from .radio import build_radio
-from .radio_checkpoint import RadioCheckpoint, Tensors, read_checkpoint
+from .radio_checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
 from .segmentation import probabilities
 from .text_tower import TextTower, tower_of
 from .windows import corners, resized, stitch
 
-LANGUAGE_HEADS = ("siglip2", "siglip2-g", "siglip", "clip")  # best first (Table A.7)
 WINDOWS_AT_ONCE = 8  # bounds the memory; more at once is not faster
 VECTORS_AT_ONCE = 16384  # rows that go through a head at once
 
@@ -63,7 +62,7 @@ class RadsegEncoder:
         self.patch = int(model.config.patch_size)
         self.channels = int(model.config.hidden_size)
         self._summary_head = self._head(checkpoint.summary_heads, self.language)
-        self.language_channels = int(list(self._summary_head.parameters())[-1].shape[0])
+        self.language_channels = head_size(checkpoint.summary_heads[self.language])
         self.text = self._text_embedder(checkpoint.teacher(self.language))
 
     @torch.inference_mode()
@@ -184,24 +183,6 @@ def refuse_unaligned(checkpoint: RadioCheckpoint, force: bool) -> None:
             f"{checkpoint.path}: the patches of C-RADIOv3-L are not aligned with text (0.86 mIoU), so queries would be noise; "
             "take c-radio_v3-b or c-radio_v3-h, or set radseg.force to use it all the same"
         )
-
-
-def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
-    """Name of the summary head that leads into text space: the one wanted, else the best language teacher's.
-
-    Raises:
-        CheckpointError: there is no such head; says which heads there are, or which file holds them.
-    """
-    have = checkpoint.summary_heads
-    if not have:
-        hint = heads_hint(checkpoint.version)
-        raise CheckpointError(f"{checkpoint.path}: this file holds the backbone only, without a language head; {hint}")
-    if wanted and wanted not in have:
-        raise CheckpointError(f"{checkpoint.path}: no head {wanted!r}; it has {', '.join(have)}")
-    found = [wanted] if wanted else [name for name in LANGUAGE_HEADS if name in have]
-    if not found:
-        raise CheckpointError(f"{checkpoint.path}: none of its heads is a language head: {', '.join(have)}")
-    return found[0]
 
 
 def pick_device(name: str) -> torch.device:

@@ -91,6 +91,15 @@ class TextTower:
         except LanguageError:
             return ""
 
+    @property
+    def dimensions(self) -> int:
+        """D of its vectors; loads the tower.
+
+        Raises:
+            LanguageError: as for :meth:`embed`.
+        """
+        return int(self.embed(["object"]).shape[1])
+
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts, already canonical -> (N, D) unit vectors, float32, on the CPU.
