@@ -107,15 +107,18 @@ def time_both(rounds: int) -> None:
             ours = RadsegEncoder(RadsegConfig(checkpoint=str(checkpoint), crop=crop, stride=stride, device="cpu", offline=True))
             plain = PlainEncoder(checkpoint, crop, stride)
             difference = (ours.encode(rgb).data - plain.encode(rgb)).abs().max().item()  # the first run also warms up
-            seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+            runs: dict[str, list[tuple[float, float]]] = {"ours": [], "plain": []}
             for _ in range(rounds):
                 for side, encode in (("ours", ours.encode), ("plain", plain.encode)):
-                    start = time.perf_counter()
+                    start, start_cpu = time.perf_counter(), time.process_time()
                     encode(rgb)
-                    seconds[side].append(time.perf_counter() - start)
-            mine, theirs = statistics.median(seconds["ours"]), statistics.median(seconds["plain"])
-            result = f"{mine:.2f} s, straightforward {theirs:.2f} s: {mine / theirs:.2f}x (outputs differ by {difference:.1e})"
-            print(f"{name}: {result}", flush=True)
+                    runs[side].append((time.perf_counter() - start, time.process_time() - start_cpu))
+            (mine, my_cpu), (theirs, their_cpu) = (map(statistics.median, zip(*runs[side], strict=True)) for side in runs)
+            print(
+                f"{name}: {mine:.2f} s, straightforward {theirs:.2f} s: {mine / theirs:.2f}x "
+                f"(processor time {my_cpu / their_cpu:.2f}x; outputs differ by {difference:.1e})",
+                flush=True,
+            )
 
 
 def resident(field: str) -> int:

@@ -41,14 +41,15 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--text-embeddings", action="append", metavar="FILE", help="written by radseg-text; may be repeated")
     group.add_argument("--device", help="cpu, cuda, cuda:N, mps or auto")
     group.add_argument("--offline", action="store_true", help="never touch the network")
-    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other option, e.g. scga=off; may be repeated")
+    anything = "any other option of the encoder, e.g. scga=off; may be repeated"
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=anything)
 
 
 def add_settings_option(parser: argparse.ArgumentParser) -> None:
     """The options that say at which size images are seen."""
     names = "short side, crop and stride of Table A.1: {voc,stuff,context,ade,cityscapes}-{low,mid,high}"
     parser.add_argument("--settings", choices=SETTINGS, metavar="NAME", help=names)
-    parser.add_argument("--short-side", type=int, help="px that images are brought to; 0 = as they are (640, or what --settings says)")
+    parser.add_argument("--short-side", type=int, help="px that images are brought to; 0 = as they are (640, or as --settings)")
 
 
 def short_side_of(options: argparse.Namespace) -> int:

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--file", action="append", help="more labels, one a line, synonyms separated by commas; may be repeated")
     parser.add_argument("--prompt", action="append", help="a free text that is embedded as it is; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("text_embeddings.npz"), help="the file to write (text_embeddings.npz)")
-    parser.add_argument("--checkpoint", default=RadsegConfig().checkpoint, help="RADIO weights, which name the tower (%(default)s)")
+    parser.add_argument("--checkpoint", default=RadsegConfig().checkpoint, help="RADIO weights, name the tower (%(default)s)")
     parser.add_argument("--language", default="", help="language head (the language teacher that the checkpoint names)")
     parser.add_argument("--tower", help="the text tower itself: a folder or hub id; the checkpoint is then not needed")
     parser.add_argument("--no-background", action="store_true", help="without the texts that every query is compared with")
