@@ -20,14 +20,10 @@ _LOCAL = sum((BRICK_SIDE - 1) << (_BITS * axis) for axis in range(3))  # the bit
 
 
 def pack(index: torch.Tensor) -> torch.Tensor:
-    """(3, ...) float64 whole numbers -> (...) int64 keys, never negative, in lexicographic order.
-
-    Coordinates beyond the limit are clamped to it, so that no key ever wraps; :func:`out_of_range` finds them.
-    """
-    limits = (-COORDINATE_LIMIT, COORDINATE_LIMIT)
-    key = index[0].clamp(*limits).long()
+    """(3, ...) float64 whole numbers within the limit -> (...) int64 keys, never negative, in lexicographic order."""
+    key = index[0].long()
     for axis in (1, 2):
-        key = key.mul_(1 << _BITS).add_(index[axis].clamp(*limits).long())
+        key = key.mul_(1 << _BITS).add_(index[axis].long())
     return key.add_(COORDINATE_LIMIT * ((1 << 2 * _BITS) + (1 << _BITS) + 1))
 
 
@@ -37,9 +33,9 @@ def unpack(key: torch.Tensor) -> torch.Tensor:
     return fields - COORDINATE_LIMIT
 
 
-def out_of_range(key: torch.Tensor) -> torch.Tensor:
-    """(N,) keys -> (N,) bool, whether :func:`pack` had to clamp a coordinate."""
-    return (unpack(key).abs() >= COORDINATE_LIMIT).any(-1)
+def valid_keys(key: torch.Tensor) -> torch.Tensor:
+    """(N,) int64 -> (N,) bool, whether :func:`pack` can have made them."""
+    return (key >= 0) & (unpack(key).abs() < COORDINATE_LIMIT).all(-1)
 
 
 class VoxelIndex:
