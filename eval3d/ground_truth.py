@@ -16,6 +16,7 @@ from .classes import ClassList
 from .metrics import vote, voxel_index
 from .points import read_points
 
+_OFFSET = 1 << 20  # voxel coordinates lie in -_OFFSET + 1 < c < _OFFSET - 1, as those of the map
 RULES = ("auto", "majority", "non_ignored")
 
 
@@ -87,15 +88,21 @@ def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
     import torch
 
     from radseg_ros.geometry import world_points
-    from radseg_ros.voxel_index import out_of_range, pack
 
     height, width = frame.depth.shape
     depth = torch.from_numpy(frame.depth)
     usable = (depth > 0) & (depth < torch.inf)
     u, v = torch.arange(width), torch.arange(height)
     points = world_points(torch.where(usable, depth, 0.0), u, v, frame.K, frame.T_world_camera, voxel_size)
-    key = torch.where(usable, pack(points.round_()), -1).flatten()
-    return torch.where((key >= 0) & ~out_of_range(key), key, -1).numpy()
+    index = points.round_().reshape(3, -1).numpy()
+    usable = usable.flatten().numpy() & (np.abs(index) < _OFFSET - 1).all(axis=0)
+    x, y, z = np.where(usable, index, 0).astype(np.int64) + _OFFSET
+    return np.where(usable, x << 42 | y << 21 | z, -1)
+
+
+def _unpack(key: np.ndarray) -> np.ndarray:
+    """(N,) packed voxels -> (N, 3) int64 voxel index."""
+    return np.stack([key >> 42, key >> 21 & (2 * _OFFSET - 1), key & (2 * _OFFSET - 1)], axis=1) - _OFFSET
 
 
 def _starts_of_runs(key: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -148,13 +155,9 @@ class LabelLifter:
         Raises:
             InputError: no label image was usable.
         """
-        import torch
-
-        from radseg_ros.voxel_index import unpack
-
         self._merge()
         key, label, count = self._votes
-        index, label = _majority(unpack(torch.from_numpy(key)).numpy(), label, count, one_of("gt.rule", rule, RULES[1:]))
+        index, label = _majority(_unpack(key), label, count, one_of("gt.rule", rule, RULES[1:]))
         if not label.any():
             raise InputError("no voxel has a label: the recording has no usable label images; give labelled points with --gt")
         digest = hashlib.sha256(np.ascontiguousarray(np.column_stack([index, label])).tobytes()).hexdigest()

@@ -60,19 +60,13 @@ def draw_voxels(xyz: np.ndarray, rgb: np.ndarray, voxel_size: float, up: str = "
     column, row = ((plane - low) * scale + 4).astype(int).T
     row = height - 1 - row
     half = max(int(np.ceil(voxel_size * scale * 0.6)), 1)
-    image = np.ones((height, width, 3))
-    depth = np.full((height, width), -np.inf)
-    order = np.argsort(near, kind="stable")  # far to near: later voxels cover earlier ones
     shade = 0.82 + 0.18 * (near - near.min()) / max(float(np.ptp(near)), 1e-9)
-    for dy in range(-half, half + 1):
-        for dx in range(-half, half + 1):
-            y, x = (row[order] + dy).clip(0, height - 1), (column[order] + dx).clip(0, width - 1)
-            layer = np.full((height, width), -1)
-            layer[y, x] = order  # of equal pixels the last one, the nearest, stays
-            front = (layer >= 0) & (np.where(layer >= 0, near[layer], -np.inf) > depth)
-            image[front] = (rgb * shade[:, None])[layer[front]]
-            depth[front] = near[layer[front]]
-    return np.round(image * 255).clip(0, 255).astype(np.uint8)
+    order = np.argsort(near, kind="stable")[:, None]  # painter's algorithm: of equal pixels the last write, the nearest, stays
+    dy, dx = (offset.ravel() for offset in np.mgrid[-half : half + 1, -half : half + 1])
+    painted = np.full((height, width), -1)
+    painted[(row[order] + dy).clip(0, height - 1), (column[order] + dx).clip(0, width - 1)] = order
+    colours = np.concatenate([rgb * shade[:, None], np.ones((1, 3))])  # the last one, -1, is the background
+    return np.round(colours[painted] * 255).clip(0, 255).astype(np.uint8)
 
 
 def class_colours(labels: np.ndarray, order: list[int]) -> np.ndarray:

@@ -168,7 +168,7 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
     points = _ground_truth_file(config, name)
     mark = fingerprint(config, classes, [*scene.listing(), *([f"{points.name} {points.stat().st_size}"] if points else [])])
     folder = out / name
-    if (folder / METRICS).is_file() and (done := read_metrics(folder))["fingerprint"] == mark:
+    if done := _finished(folder, mark):
         log.info("%s: done already", name)
         return done
     set_threads(config)
@@ -211,6 +211,16 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
     if save_map:
         mapper.save(folder / "map.radmap", frame_id="")
     return {"folder": folder, **metrics}
+
+
+def _finished(folder: Path, mark: str) -> dict[str, Any] | None:
+    """The result of a scene, if it is whole and of the same evaluation."""
+    try:
+        done = read_metrics(folder) if (folder / METRICS).is_file() else None
+    except InputError as error:
+        log.warning("%s; it is computed again", error)
+        return None
+    return done if done and done.get("fingerprint") == mark else None
 
 
 def run_scene(options: dict[str, Any], name: str, out: str, save_map: bool = False) -> dict[str, Any]:

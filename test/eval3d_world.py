@@ -12,8 +12,8 @@ from PIL import Image
 
 LOW, HIGH = np.array([-1.6, -1.2, -0.9]), np.array([1.6, 1.2, 2.4])  # m; the cameras are inside
 FACES = ("red", "green", "blue", "yellow", "magenta", "cyan")  # x low, x high, y low, ...: label i + 1 is face i
-SIZE = (96, 128)
-K = np.array([[80.0, 0, 63.5], [0, 80, 47.5], [0, 0, 1]])
+SIZE = (48, 64)
+K = np.array([[40.0, 0, 31.5], [0, 40, 23.5], [0, 0, 1]])
 FRAMES = 6
 
 
@@ -72,7 +72,7 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
 def write_replica(root: Path, scene: str = "office0") -> Path:
     """NICE-SLAM export; the ground truth holds class ids 11, 12, ..."""
     scale = 6553.5
-    camera = {"w": SIZE[1], "h": SIZE[0], "fx": 80.0, "fy": 80.0, "cx": 63.5, "cy": 47.5, "scale": scale}
+    camera = {"w": SIZE[1], "h": SIZE[0], "fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2], "scale": scale}
     root.mkdir(parents=True, exist_ok=True)
     (root / "cam_params.json").write_text(json.dumps({"camera": camera}))
     for i in range(FRAMES):
@@ -142,10 +142,10 @@ def write_scannetpp(root: Path, scene: str = "00777c41d4", layout: str = "nerfst
         lines.append(f"{i + 1} {numbers} 1 DSC{i:05d}.JPG\n1.0 2.0 -1\n")
     if layout == "nerfstudio":
         data = {
-            "fl_x": 80.0,
-            "fl_y": 80.0,
-            "cx": 63.5,
-            "cy": 47.5,
+            "fl_x": K[0, 0],
+            "fl_y": K[1, 1],
+            "cx": K[0, 2],
+            "cy": K[1, 2],
             "w": SIZE[1],
             "h": SIZE[0],
             "frames": frames[:-1],
@@ -155,7 +155,9 @@ def write_scannetpp(root: Path, scene: str = "00777c41d4", layout: str = "nerfst
         (dslr / "nerfstudio" / "transforms_undistorted.json").write_text(json.dumps(data))
     else:
         (dslr / "colmap").mkdir()
-        (dslr / "colmap" / "cameras.txt").write_text(f"# a comment\n1 PINHOLE {SIZE[1]} {SIZE[0]} 80 80 63.5 47.5\n")
+        (dslr / "colmap" / "cameras.txt").write_text(
+            f"# a comment\n1 PINHOLE {SIZE[1]} {SIZE[0]} {K[0, 0]} {K[1, 1]} {K[0, 2]} {K[1, 2]}\n"
+        )
         (dslr / "colmap" / "images.txt").write_text("# a comment\n" + "".join(lines))
     xyz, label = points()
     (root / "ground_truth").mkdir()

@@ -101,7 +101,7 @@ def test_every_fault_is_named_and_counted(tmp_path):
         "colour of wrong size": 1, "depth of wrong type": 1, "pose not rigid": 1,
     }  # fmt: skip
     assert scene.notes == {"label damaged": 1}
-    assert scene.examples["depth of wrong size"] == "000004: 10x10, need 128x96"
+    assert scene.examples["depth of wrong size"] == "000004: 10x10, need 64x48"
 
 
 def test_an_image_without_pose_and_a_pose_without_image_are_dropped(tmp_path):
