@@ -94,7 +94,7 @@ def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
     usable = (depth > 0) & (depth < torch.inf)
     u, v = torch.arange(width), torch.arange(height)
     points = world_points(torch.where(usable, depth, 0.0), u, v, frame.K, frame.T_world_camera, voxel_size)
-    index = points.round_().reshape(3, -1).numpy()
+    index = np.stack([axis.round().flatten().numpy() for axis in points])
     usable = usable.flatten().numpy() & (np.abs(index) < _OFFSET - 1).all(axis=0)
     x, y, z = np.where(usable, index, 0).astype(np.int64) + _OFFSET
     return np.where(usable, x << 42 | y << 21 | z, -1)
