@@ -4,7 +4,8 @@
     python bench/encoder.py                 # ViT-B with random weights, 640 x 864: about ten minutes on two cores
     python bench/encoder.py --only memory   # SCGA at 1344 x 2688 (14 112 patches)
 
-Both sides share weights and image, run in turns, and must agree in their output. Peak memory is measured in a process of its own
+Both sides share weights and image, run in turns, and agree in their output, but for the few patches whose correlation lies within
+rounding of the threshold of SCGA. Peak memory is measured in a process of its own
 for each side, as the rise of the resident set (VmHWM) over its value right before the call.
 """
 
@@ -106,7 +107,7 @@ def time_both(rounds: int) -> None:
         for name, crop, stride in (("single pass", 0, 0), ("windows 336/224", 336, 224), ("windows 336/112", 336, 112)):
             ours = RadsegEncoder(RadsegConfig(checkpoint=str(checkpoint), crop=crop, stride=stride, device="cpu", offline=True))
             plain = PlainEncoder(checkpoint, crop, stride)
-            difference = (ours.encode(rgb).data - plain.encode(rgb)).abs().max().item()  # the first run also warms up
+            difference = (ours.encode(rgb).data - plain.encode(rgb)).abs()  # the first run also warms up
             runs: dict[str, list[tuple[float, float]]] = {"ours": [], "plain": []}
             for _ in range(rounds):
                 for side, encode in (("ours", ours.encode), ("plain", plain.encode)):
@@ -116,7 +117,7 @@ def time_both(rounds: int) -> None:
             (mine, my_cpu), (theirs, their_cpu) = (map(statistics.median, zip(*runs[side], strict=True)) for side in runs)
             print(
                 f"{name}: {mine:.2f} s, straightforward {theirs:.2f} s: {mine / theirs:.2f}x "
-                f"(processor time {my_cpu / their_cpu:.2f}x; outputs differ by {difference:.1e})",
+                f"(processor time {my_cpu / their_cpu:.2f}x; outputs differ by {difference.median():.1e}, at most {difference.max():.1e})",
                 flush=True,
             )
 
