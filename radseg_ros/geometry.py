@@ -9,6 +9,20 @@ import torch
 from .datatypes import Frame, InputError
 
 
+def take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``values[rows]`` for (N,) row numbers: on a CPU ``index_select`` takes an eighth of the time of indexing."""
+    return torch.index_select(values, 0, rows)
+
+
+def round_half_even(values: torch.Tensor) -> torch.Tensor:
+    """Round float64 |values| < 2^51 in place, as ``torch.round`` does.
+
+    Adding 1.5 * 2^52 leaves no bits for a fraction. ``torch.round`` splits even small tensors between threads, and on a
+    busy machine each such split waits for a core.
+    """
+    return values.add_(6755399441055744.0).sub_(6755399441055744.0)
+
+
 def scale_intrinsics(K: np.ndarray, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
     """(3, 3) camera matrix of an image of size ``old_hw`` -> the one of the same image resized to ``new_hw``.
 
@@ -66,7 +80,7 @@ def resize_frame(frame: Frame, short_side: int) -> Frame:
 
 def world_points(
     depth: torch.Tensor, u: torch.Tensor, v: torch.Tensor, K: np.ndarray, T_world_camera: np.ndarray, unit: float = 1.0
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Back-project a grid of pixels into the world.
 
     K^-1 [u, v, 1] is a column part plus a row part, so the ray of a pixel is one sum instead of a matrix product.
@@ -77,15 +91,13 @@ def world_points(
         unit: metres per unit of the result.
 
     Returns:
-        (3, h, w) float64, world x, y, z in ``unit``.
+        World x, y and z, each (h, w) float64 in ``unit``.
     """
-    inverse = T_world_camera[:3, :3] @ np.linalg.inv(K) / unit
-    rotate = torch.as_tensor(inverse, device=depth.device)
-    translate = torch.as_tensor(T_world_camera[:3, 3] / unit, device=depth.device)
-    columns = rotate[:, :1] * u.double() + rotate[:, 2:]
-    rows = rotate[:, 1:2] * v.double()
-    rays = columns[:, None, :] + rows[:, :, None]
-    return rays.mul_(depth).add_(translate[:, None, None])
+    rays = T_world_camera[:3, :3] @ np.linalg.inv(K) / unit
+    origin = T_world_camera[:3, 3] / unit
+    columns, rows = u.double(), v.double()[:, None]
+    x, y, z = (((columns * a + c) + rows * b).mul_(depth).add_(t) for (a, b, c), t in zip(rays.tolist(), origin, strict=True))
+    return x, y, z
 
 
 def camera_points(xyz: torch.Tensor, T_world_camera: np.ndarray) -> torch.Tensor:

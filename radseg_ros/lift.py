@@ -15,6 +15,7 @@ import torch
 
 from .config import LiftConfig
 from .datatypes import Frame, InputError
+from .geometry import take
 from .pixel_runs import find_runs
 from .voxel_index import unpack
 
@@ -50,12 +51,12 @@ class LiftedFrame:
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
         """The same voxels in another order, (V,) row numbers."""
-        count = self.row_start.diff()[order]
+        count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
-        shift = torch.repeat_interleave(self.row_start[order] - row_start[:-1], count)
+        shift = torch.repeat_interleave(take(self.row_start, order) - row_start[:-1], count)
         entry = torch.arange(len(self.patch), device=order.device) + shift
-        fields = {name: getattr(self, name)[order] for name in ("key", "hits", "rgb_sum")}
-        return replace(self, row_start=row_start, patch=self.patch[entry], weight=self.weight[entry], **fields)
+        fields = {name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")}
+        return replace(self, row_start=row_start, patch=take(self.patch, entry), weight=take(self.weight, entry), **fields)
 
     def feature_sums(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """(P, C) float32 patch features -> (stop - start, C) sums over the points of voxels ``start:stop``."""
@@ -96,16 +97,17 @@ def lift(
     one, x, y, xy = sums[:, :4].unbind(1)
     weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
     patch = (group - voxel * patches)[:, None] + torch.tensor([0, 1, width, width + 1], device=group.device)
-    used = weight != 0  # a feature map of one row or column has no second one: its weight is exactly 0
-    entries = torch.zeros_like(key).index_add_(0, voxel, used.sum(1))
+    nonzero = weight != 0  # a feature map of one row or column has no second one: its weight is exactly 0
+    entries = torch.zeros_like(key).index_add_(0, voxel, nonzero.sum(1))
+    used = nonzero.flatten().nonzero()[:, 0]
     totals = sums.new_zeros(len(key), 7).index_add_(0, voxel, sums)
     return LiftedFrame(
         key=key,
         hits=totals[:, 0].long(),
         rgb_sum=totals[:, 4:],
         row_start=torch.nn.functional.pad(entries.cumsum(0), (1, 0)),
-        patch=patch[used],
-        weight=weight[used].float(),
+        patch=take(patch.flatten(), used),
+        weight=take(weight.flatten(), used).float(),
         feature_hw=feature_hw,
         dropped=dropped,
     )

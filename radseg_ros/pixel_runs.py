@@ -8,6 +8,7 @@ A run is a stretch of one row of pixels that stays in the same voxel and between
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from .config import LiftConfig
 from .datatypes import Frame
-from .geometry import bilinear_cells, resize_rgb, world_points
+from .geometry import bilinear_cells, resize_rgb, round_half_even, take, world_points
 from .voxel_index import COORDINATE_LIMIT, pack
 
 # On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's grain of 32 768
@@ -68,6 +69,9 @@ def find_runs(
     return Runs(*(torch.cat([getattr(band, field) for band in bands]) for field in ("key", "cell", "sums"))), dict(scan.dropped)
 
 
+_Points = Sequence[torch.Tensor]  # world x, y and z of a band of pixels, each (h, w), in voxels
+
+
 class _Scan:
     """What the bands of one frame share."""
 
@@ -94,21 +98,21 @@ class _Scan:
         pose, K = self.frame.T_world_camera, self.frame.K
         points = world_points(depth, self.u, self.v[rows], K, pose, self.voxel_size)
         usable, points = self._in_range(self._clip(depth > 0, points), points)
-        key = torch.where(usable, pack(points.round_()), -1)
+        key = torch.where(usable, pack([round_half_even(axis) for axis in points]), -1)
         begins = torch.ones_like(usable)
         begins[:, 1:] = (key[:, 1:] != key[:, :-1]) | (self.cell_x[1:] != self.cell_x[:-1])
         begin = begins.flatten().nonzero()[:, 0]
         end = torch.cat([begin[1:], begin.new_tensor([key.numel()])])
-        key = key.flatten()[begin]
+        key = take(key.flatten(), begin)
         colours = _colour_sums(self.rgb[rows], begin)
         used = (key >= 0).nonzero()[:, 0]
-        begin, end = begin[used], end[used]
+        begin, end = take(begin, used), take(end, used)
         row = begin // len(self.u)
         first = begin - row * len(self.u)
-        count, y = (end - begin).double(), self.weight_y[rows][row]
-        x = self.prefix_x[first + (end - begin)] - self.prefix_x[first]
-        sums = torch.cat([torch.stack([count, x, count * y, x * y], 1), colours[used]], 1)
-        return Runs(key[used], self.cell_y[rows][row] + self.cell_x[first], sums)
+        count, y = (end - begin).double(), take(self.weight_y[rows], row)
+        x = take(self.prefix_x, first + (end - begin)) - take(self.prefix_x, first)
+        sums = torch.cat([torch.stack([count, x, count * y, x * y], 1), take(colours, used)], 1)
+        return Runs(take(key, used), take(self.cell_y[rows], row) + take(self.cell_x, first), sums)
 
     def _usable_depth(self, rows: slice) -> torch.Tensor:
         """(h, w) metres, 0 where the pixel is not used."""
@@ -125,25 +129,27 @@ class _Scan:
         self.dropped[reason] += int((gone & (depth > 0)).sum())
         return depth.masked_fill(gone, 0.0)
 
-    def _clip(self, usable: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """(h, w) bool, usable and inside the configured box; points are (3, h, w) in voxels."""
+    def _clip(self, usable: torch.Tensor, points: _Points) -> torch.Tensor:
+        """(h, w) bool, usable and inside the configured box; points are in voxels."""
         if not (self.config.clip_min or self.config.clip_max):
             return usable
         inside = usable.clone()
         for limits, compare in ((self.config.clip_min, torch.ge), (self.config.clip_max, torch.le)):
-            for axis, limit in enumerate(limits):
-                inside &= compare(points[axis], limit / self.voxel_size)
+            for axis, limit in zip(points, limits, strict=False):
+                inside &= compare(axis, limit / self.voxel_size)
         self.dropped["clip"] += int(usable.sum()) - int(inside.sum())
         return inside
 
-    def _in_range(self, usable: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _in_range(self, usable: torch.Tensor, points: _Points) -> tuple[torch.Tensor, _Points]:
         """Drop points that no key can express: one far pixel must not cost the frame, nor wrap into a near voxel."""
-        lowest, highest = points.aminmax()
-        if lowest > -COORDINATE_LIMIT and highest < COORDINATE_LIMIT:
+        extremes = torch.stack([torch.stack(axis.aminmax()) for axis in points]).abs()
+        if extremes.max() < COORDINATE_LIMIT - 1:
             return usable, points
-        near = (points.abs() < COORDINATE_LIMIT).all(0)
-        self.dropped["out_of_range"] += int((usable & ~near).sum())
-        return usable & near, points.where(near, 0.0)
+        near = usable.clone()
+        for axis in points:
+            near &= axis.round().abs() < COORDINATE_LIMIT
+        self.dropped["out_of_range"] += int(usable.sum()) - int(near.sum())
+        return near, [torch.where(near, axis, 0.0) for axis in points]
 
 
 def _returns(depth: torch.Tensor) -> torch.Tensor:

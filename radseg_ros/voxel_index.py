@@ -8,6 +8,8 @@ bricks and one read; adding one is one write. ``bench/index.py`` compares it wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .voxel_storage import Column
@@ -19,9 +21,9 @@ BRICK_SIDE = 8  # voxels per side; a surface fills about 1/8 of a brick: 32 byte
 _LOCAL = sum((BRICK_SIDE - 1) << (_BITS * axis) for axis in range(3))  # the bits of a key that say where inside the brick
 
 
-def pack(index: torch.Tensor) -> torch.Tensor:
-    """(3, ...) float64 whole numbers within the limit -> (...) int64 keys, never negative, in lexicographic order."""
-    key = index[0].long()
+def pack(index: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+    """x, y and z, whole numbers within the limit -> int64 keys of their shape, never negative, in lexicographic order."""
+    key = index[0].to(torch.int64, copy=True)
     for axis in (1, 2):
         key = key.mul_(1 << _BITS).add_(index[axis].long())
     return key.add_(COORDINATE_LIMIT * ((1 << 2 * _BITS) + (1 << _BITS) + 1))
@@ -97,7 +99,8 @@ class VoxelIndex:
         if not len(self._bricks):
             return torch.full_like(key, -1), local
         at = torch.searchsorted(self._bricks, brick).clamp_(max=len(self._bricks) - 1)
-        return torch.where(self._bricks[at] == brick, self._rows[at], -1), local
+        found = torch.index_select(self._bricks, 0, at) == brick
+        return torch.where(found, torch.index_select(self._rows, 0, at), -1), local
 
     def _add_bricks(self, brick: torch.Tensor) -> None:
         known = len(self._table)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from .geometry import take
 from .voxel_index import VoxelIndex, unpack
 from .voxel_storage import Column, VectorBlocks
 
@@ -93,12 +94,12 @@ class VoxelTable:
         sums: Callable[[int, int], torch.Tensor],
     ) -> None:
         """Add points to claimed slots, one row of each argument per slot; ``sums`` as in :meth:`VectorBlocks.add`."""
-        before = self["hits"][slots]
+        before = take(self["hits"], slots)
         self.vectors.add(slots, before, hits, sums)
         self["hits"][slots] = before + hits
         self["rgb_sum"].index_add_(0, slots, rgb_sum)
-        self["first_seen_ns"][slots] = torch.minimum(self["first_seen_ns"][slots], first_ns)
-        self["last_seen_ns"][slots] = torch.maximum(self["last_seen_ns"][slots], last_ns)
+        self["first_seen_ns"][slots] = torch.minimum(take(self["first_seen_ns"], slots), first_ns)
+        self["last_seen_ns"][slots] = torch.maximum(take(self["last_seen_ns"], slots), last_ns)
         self["seen_through"][slots] = 0
         self["projected"][slots] = False
 
