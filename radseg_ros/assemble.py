@@ -85,6 +85,8 @@ class Assembler:
         except InputError as error:
             self.drops.add(str(error))
             return []
+        if self._info is None and any(getattr(message, "d", ())):
+            logger.warning("camera info has lens distortion: images are used as if they were rectified, feed rectified ones")
         self._info = message
         waiting = list(self._without_info)
         self._without_info.clear()

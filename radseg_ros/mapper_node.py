@@ -39,6 +39,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+logger = logging.getLogger(__name__)
+
 NODE_NAME = "radseg_mapping"
 WATCH_PERIOD = 5.0  # s
 THREADS = 6  # inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
@@ -63,6 +65,7 @@ class MapperNode(Node):
         self.mapper: Mapper | None = None
         self.error: Exception | None = None  # why the node cannot go on
         self.integrated = 0
+        self.stamp_ns = 0  # of the last frame in the map
         self.version = 0  # grows whenever the map changes
         self.query_labels: tuple[str, ...] = ()  # of the last query
         self._jumps = 0
@@ -75,7 +78,6 @@ class MapperNode(Node):
         self.services_offered = MapServices(self)
         period = self.config.node.publish_period
         self.create_timer(period, self._publish_clouds, MutuallyExclusiveCallbackGroup())
-        self.create_timer(WATCH_PERIOD, self._watch, MutuallyExclusiveCallbackGroup())
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
@@ -103,7 +105,8 @@ class MapperNode(Node):
             self.mapper = Mapper(self.config, encoder)
             self._subscribe()
         except Exception as error:
-            logging.getLogger(__name__).debug("loading failed", exc_info=True)
+            if not isinstance(error, RadsegRosError):
+                logger.exception("the encoder cannot be loaded")
             self.error = error
             return
         topics = ", ".join(subscription.topic_name for subscription in self.inputs.values())
@@ -134,17 +137,19 @@ class MapperNode(Node):
                 self._receiver(kind),
                 qos,
                 callback_group=group,
-                event_callbacks=self._events(kind, self.resolve_topic_name(topic)),
+                event_callbacks=self._events(self.resolve_topic_name(topic)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
+        self.create_timer(WATCH_PERIOD, self._watch, MutuallyExclusiveCallbackGroup())
 
-    def _events(self, kind: str, topic: str) -> SubscriptionEventCallbacks:
+    def _events(self, topic: str) -> SubscriptionEventCallbacks:
         def incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             self.get_logger().warning(f"a publisher of {topic} offers incompatible QoS ({policy}); none of its messages arrive")
 
         def lost(event: Any) -> None:
-            self.assembler.drops.add(f"{kind} message lost by the transport (see config/fastdds.xml)", event.total_count_change)
+            reason = f"message of {topic} lost on the way (large images need the shared-memory profile config/fastdds.xml)"
+            self.assembler.drops.add(reason, event.total_count_change)
 
         return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
 
@@ -166,8 +171,10 @@ class MapperNode(Node):
 
     def _integrate(self, observation: Observation) -> None:
         """In the worker thread."""
+        assert self.mapper is not None, "inputs are subscribed after the encoder is loaded"
         try:
             self.mapper.integrate(observation.frame())
+            self.stamp_ns = observation.match.stamp_ns
         except InputError as error:
             self.assembler.drops.add(str(error))
             return
@@ -178,17 +185,18 @@ class MapperNode(Node):
 
     def header(self) -> Any:
         """Frame of the map, stamp of its last frame."""
-        return messages.header(self.mapper.map.last_stamp_ns or 0, self.assembler.map_frame)
+        return messages.header(self.stamp_ns, self.assembler.map_frame)
 
     def _publish_clouds(self) -> None:
         """Publish what changed and is listened to; a late subscriber is served at the next turn or by the latch."""
-        if self.mapper is None:
+        mapper = self.mapper
+        if mapper is None:
             return
         min_hits = self.config.node.cloud_min_hits
         labels = tuple(self.config.node.labels) or self.query_labels
-        self._publish("rgb_cloud", self.version, lambda: self.mapper.rgb_cloud(min_hits))
+        self._publish("rgb_cloud", self.version, lambda: mapper.rgb_cloud(min_hits))
         if labels:
-            self._publish("semantic_cloud", (self.version, labels), lambda: self.mapper.semantic_cloud(labels, min_hits))
+            self._publish("semantic_cloud", (self.version, labels), lambda: mapper.semantic_cloud(labels, min_hits))
 
     def _publish(self, name: str, key: object, make: Callable[[], Cloud]) -> None:
         publisher = self._clouds[name]
@@ -204,12 +212,10 @@ class MapperNode(Node):
 
     def _watch(self) -> None:
         """Every few seconds one line: progress, or why there is none."""
-        if not self.inputs:
-            return
         received = {kind: self.assembler.received[kind] for kind in self.inputs}
         busy = self.worker.pending > 0
         progress, complaint = self._watchdog.look(self.integrated, busy, received, dict(self.drops()), self._state)
-        if progress:
+        if progress and self.mapper is not None:
             self.get_logger().info(f"{progress}; {len(self.mapper.map)} voxels")
         if complaint:
             self.get_logger().warning(complaint)
@@ -233,9 +239,13 @@ class NodeLogHandler(logging.Handler):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
-        name = "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
-        log = {"error": self._logger.error, "warning": self._logger.warning, "info": self._logger.info}[name]
-        log(text)
+        # rclpy wants one severity per line of code
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
 
 
 def _descriptor(parameter: params.Parameter) -> ParameterDescriptor:
@@ -255,8 +265,8 @@ def _explain(error: Exception) -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 after a normal end and 1, with one line on stderr, when the node cannot do its work."""
     use_image_profile()
-    rclpy.init(args=args)
-    node = None
+    rclpy.init(args=None if args is None else list(args))
+    node = executor = error = None
     try:
         node = MapperNode()
         core = logging.getLogger("radseg_ros")
@@ -268,11 +278,13 @@ def main(args: Sequence[str] | None = None) -> int:
             executor.spin_once(timeout_sec=0.5)
         error = node.error
     except (KeyboardInterrupt, ExternalShutdownException):
-        error = None
+        pass
     except RadsegRosError as problem:
         error = problem
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while the last frame is being finished
+        if executor is not None:
+            executor.shutdown(JOIN_TIMEOUT)
         if node is not None:
             node.close()
         rclpy.try_shutdown()

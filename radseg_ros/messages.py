@@ -20,7 +20,10 @@ from . import datatypes
 
 # x y z rgb as every viewer expects them: rgb is 0x00RRGGBB in the bits of a float32 (PCL's convention).
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<i4"), ("score", "<f4"), ("hits", "<f4")])
-FIELD_TYPES = {"label": PointField.INT32}  # the others are FLOAT32
+FIELDS = [
+    PointField(name=name, offset=4 * i, datatype=PointField.INT32 if name == "label" else PointField.FLOAT32, count=1)
+    for i, name in enumerate(("x", "y", "z", "rgb", "label", "score", "hits"))
+]
 MILLIMETRES_MAX = 65535
 
 
@@ -42,15 +45,11 @@ def cloud_message(cloud: datatypes.Cloud, head: Header) -> PointCloud2:
     red, green, blue = cloud.rgb.astype(np.uint32).T
     points["rgb"] = red << 16 | green << 8 | blue
     points["label"], points["score"], points["hits"] = cloud.label, cloud.score, cloud.hits
-    fields = [
-        PointField(name=name, offset=POINT.fields[name][1], datatype=FIELD_TYPES.get(name, PointField.FLOAT32), count=1)
-        for name in POINT.names
-    ]
     return PointCloud2(
         header=head,
         height=1,
         width=len(cloud),
-        fields=fields,
+        fields=FIELDS,
         is_bigendian=False,
         point_step=POINT.itemsize,
         row_step=POINT.itemsize * len(cloud),

@@ -159,9 +159,10 @@ def run(options: argparse.Namespace) -> None:
         if options.wait_for_subscribers:
             player.wait_for_subscribers(options.wait_timeout)
         while rclpy.ok():
-            folder = isinstance(recording, FolderRecording)
-            timeline = folder_timeline(recording, options, time.time_ns()) if folder else bag_timeline(recording)
-            player.play(timeline, options.speed)
+            if isinstance(recording, FolderRecording):
+                player.play(folder_timeline(recording, options, time.time_ns()), options.speed)
+            else:
+                player.play(bag_timeline(recording), options.speed)
             if not options.loop:
                 break
     finally:

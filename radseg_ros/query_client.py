@@ -44,7 +44,7 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
     node = rclpy.create_node("radseg_query")
     try:
         service = f"{options.node.rstrip('/')}/query"
-        client = node.create_client(QueryText, service)
+        client: Any = node.create_client(QueryText, service)
         if not client.wait_for_service(options.timeout):
             raise NoAnswer(
                 f"no service {client.srv_name} after {options.timeout:g} s; is the node running, and on the same ROS_DOMAIN_ID?"
@@ -55,7 +55,7 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
         rclpy.spin_until_future_complete(node, future, timeout_sec=options.timeout)
         if not future.done():
             raise NoAnswer(f"{client.srv_name} did not answer within {options.timeout:g} s")
-        response = future.result()
+        response: Any = future.result()
         if not response.success:
             raise NoAnswer(response.message)
         return as_dict(response)

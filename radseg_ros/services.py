@@ -99,8 +99,9 @@ class MapServices:
         assembler = self.node.assembler
         with self.node.worker.paused():
             frame_id = mapper.load(path, assembler.map_frame, request.merge)
-        assembler.map_frame = assembler.map_frame or frame_id
-        self.node.version += 1
+            assembler.map_frame = assembler.map_frame or frame_id
+            self.node.stamp_ns = mapper.map.last_stamp_ns or 0
+            self.node.version += 1
         response.voxels = len(mapper.map)
         response.message = f"the map has {response.voxels} voxels in frame '{frame_id}'"
 
@@ -109,7 +110,8 @@ class MapServices:
         with self.node.worker.paused():  # a frame that was seen before the reset must not come back after it
             self.node.worker.clear()
             mapper.reset()
-        self.node.version += 1
+            self.node.stamp_ns = 0
+            self.node.version += 1
         response.message = f"forgot {voxels} voxels"
 
     def _status(self, mapper: Mapper) -> MapStatus:

@@ -181,7 +181,8 @@ class FrameSync:
                 continue
             if T_world_body is not None:
                 T = T_world_body if self.T_body_camera is None else T_world_body @ self.T_body_camera
-                matches.append(Match(pair.stamp_ns, *pair.data, T))
+                colour, depth = pair.data
+                matches.append(Match(pair.stamp_ns, colour, depth, T))
                 self._last_match_ns = pair.stamp_ns
                 del self._pairs[0]
             elif max(self._newest.values()) > pair.stamp_ns + _ns(self.config.pose_wait):

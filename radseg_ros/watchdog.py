@@ -68,7 +68,7 @@ def why_no_frames(inputs: Sequence[InputState], new_drops: Sequence[tuple[str, i
 
 def _reason(state: InputState) -> str:
     if not state.publishers:
-        return f"{state.topic} has no publisher (remap {state.kind} to the topic of your robot)"
+        return f"{state.topic} has no publisher (remap it?)"
     if state.type not in state.publishers:
         found = ", ".join(sorted(set(state.publishers)))
         cure = {

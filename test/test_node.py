@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import require_ros, shared
 from PIL import Image as Picture
 
-pytest.importorskip("rclpy", reason="ROS 2 is not here: source one, or run scripts/setup.sh")
-pytest.importorskip("radseg_interfaces", reason="radseg_interfaces is not built: run scripts/setup.sh")
+require_ros()
 
 import rclpy
 from color_encoder import ColorEncoder
@@ -440,6 +440,24 @@ def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(r
     wait_for(lambda: integrated(robot) == first + 1 + BACKLOG, what="the first and the newest frames")
     ((reason, count),) = empty().items()
     assert count == 3 and "replaced by a newer one" in reason
+
+
+@pytest.mark.slow
+def test_lite_finds_the_sofa_of_the_real_recording(robot):
+    recording = shared("data/hololens_office")
+    lite = ["-p", "encoder:=lite", "-p", "node.backlog:=50", "-r", "__ns:=/lite"]
+    process = Process("-m", "radseg_ros.mapper_node", "--ros-args", *lite)
+    try:
+        topics = [word for topic in ("color/image", "depth/image", "depth/camera_info", "pose")
+                  for word in ("-r", f"{topic}:=/lite/{topic}")]  # fmt: skip
+        play(str(recording), "--start", "200", "--count", "12", "--rate", "5", "--ros-args", *topics)
+        node = "/lite/radseg_mapping"
+        wait_for(lambda: robot.query("sofa", node=node).status.frames_integrated == 12, 60, "twelve frames")
+        sofa, giraffe = robot.query("sofa", "giraffe", node=node).answers
+        assert sofa.found and not giraffe.found
+        assert -3.5 < sofa.objects[0].centre.z < 0.5 and 0.5 < sofa.objects[0].centre.x < 3.5, "where the labelled boxes are"
+    finally:
+        assert process.stop() == 0, process.text
 
 
 @pytest.mark.parametrize(
