@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,8 +103,8 @@ class Mapper:
             geometry = self.map.geometry()
             vectors = self.map.language_vectors(project)
             similarity = vectors @ torch.cat([text, background]).to(vectors.device, vectors.dtype).T
-        split = similarity.float().split([len(text), len(background)], dim=1)
-        return geometry, query.relevancy(*split, self.encoder.logit_scale).cpu().numpy()
+        wanted, rest = similarity.float().split([len(text), len(background)], dim=1)
+        return geometry, query.relevancy(wanted, rest, self.encoder.logit_scale).cpu().numpy()
 
     def answer(
         self, texts: Sequence[str], prompts: bool = False, threshold: float | None = None, max_objects: int | None = None
@@ -114,7 +115,7 @@ class Mapper:
             prompts: take the texts as they are instead of as names of things.
             threshold, max_objects: instead of those of the configuration.
         """
-        changes = {"threshold": threshold, "max_objects": max_objects}
+        changes: dict[str, Any] = {"threshold": threshold, "max_objects": max_objects}
         rules = dataclasses.replace(self.config.query, **{k: v for k, v in changes.items() if v is not None})
         geometry, scores = self.scores(texts, prompts)
         return [
