@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 LOGIT_SCALE = 100.0
 PROTOCOLS = ("radseg", "hovsg")
-_QUERIES = 1 << 17  # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
+_QUERIES = 1 << 16  # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
 _ROWS = 8192  # rows per block of the similarity product: 75 MB at 1152 channels in float64
 
 
@@ -211,7 +211,7 @@ def _nearest_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndar
     # Which of several equally far neighbours a tree returns depends on the order of its points: give it one order only.
     order = np.lexsort((map_labels, map_xyz[:, 2], map_xyz[:, 1], map_xyz[:, 0]))
     map_labels = map_labels[order]
-    tree = cKDTree(map_xyz[order])
+    tree = cKDTree(map_xyz[order], balanced_tree=False)  # voxels are spread evenly: quicker to build and to search
     out = np.empty(len(gt_xyz), np.int64)
     walk = _walk(gt_xyz)
     for start in range(0, len(walk), _QUERIES):
@@ -224,8 +224,9 @@ def _nearest_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndar
 def _walk(xyz: np.ndarray) -> np.ndarray:
     """An order that visits neighbours one after the other: the tree's nodes stay in the cache, twice as fast."""
     low = xyz.min(axis=0)
-    cell = ((xyz - low) / max(float((xyz.max(axis=0) - low).max()), 1e-9) * 255).astype(np.int32)
-    return np.argsort((cell[:, 0] << 16) | (cell[:, 1] << 8) | cell[:, 2], kind="stable")
+    span = max(float((xyz.max(axis=0) - low).max()), 1e-9)
+    x, y, z = ((xyz - low) * (39.99 / span)).astype(np.uint16).T
+    return np.argsort((x * np.uint16(40) + y) * np.uint16(40) + z, kind="stable")  # 16 bits: numpy sorts these by radix
 
 
 def confusion(gt: Any, predicted: Any, num_classes: int) -> np.ndarray:
