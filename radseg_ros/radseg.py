@@ -20,7 +20,8 @@ from .hub import find_radio
 from .language import BACKGROUND, TextEmbedder
 from .radio import build_radio
 from .radio_checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
-from .segmentation import probabilities
+from .refine import Refinement, Refiner
+from .segmentation import probabilities, probability_map
 from .text_tower import TextTower, tower_of
 from .windows import corners, resized, stitch
 
@@ -64,6 +65,7 @@ class RadsegEncoder:
         self._summary_head = self._head(checkpoint.summary_heads, self.language)
         self.language_channels = head_size(checkpoint.summary_heads[self.language])
         self.text = self._text_embedder(checkpoint.teacher(self.language))
+        self.refiner = Refiner(self, config) if config.refine == "sam" else None
 
     @torch.inference_mode()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
@@ -106,8 +108,22 @@ class RadsegEncoder:
         size: tuple[int, int] | None = None,
         denoise_threshold: float = 0.5,
     ) -> torch.Tensor:
-        """Probability of each text at each pixel, (Q, H, W); see :func:`radseg_ros.segmentation.probabilities`."""
-        return probabilities(self, rgb, vectors, size, denoise_threshold)
+        """Probability of each text at each pixel, (Q, H, W), refined where the options say so.
+
+        See :func:`radseg_ros.segmentation.probabilities` and :func:`radseg_ros.refine.refine`.
+        """
+        coarse = probabilities(self, rgb, vectors, size, denoise_threshold)
+        return coarse if self.refiner is None else self.refiner(self._image(rgb), coarse).probabilities
+
+    def probability_map(self, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray, denoise_threshold: float = 0.5) -> FeatureMap:
+        """What a map in probability space stores: per patch, or per pixel when the masks are refined."""
+        if self.refiner is None:
+            return probability_map(self, rgb, vectors, denoise_threshold)
+        return FeatureMap(self.probabilities(rgb, vectors, denoise_threshold=denoise_threshold))
+
+    def refine(self, rgb: np.ndarray, coarse: torch.Tensor) -> Refinement | None:
+        """Refined masks of an image whose (Q, H, W) coarse probabilities are known; None where refinement is off."""
+        return None if self.refiner is None else self.refiner(self._image(rgb), coarse)
 
     @torch.inference_mode()
     def single_pass_features(self, rgb: torch.Tensor, scra: bool = True) -> torch.Tensor:
@@ -179,7 +195,9 @@ def refuse_unaligned(checkpoint: RadioCheckpoint, force: bool) -> None:
     Raises:
         CheckpointError: it is that model and ``force`` is not set.
     """
-    if checkpoint.version == "c-radio_v3-l" and not force:
+    width = checkpoint.backbone["patch_generator.embedder.weight"].shape[0]
+    large_v3 = width == 1024 and "blocks.0.ls1.grandma" in checkpoint.backbone  # v2.5-l has no LayerScale, v4 no such width
+    if not force and (checkpoint.version == "c-radio_v3-l" or not checkpoint.version and large_v3):
         raise CheckpointError(
             f"{checkpoint.path}: the patches of C-RADIOv3-L are not aligned with text (0.86 mIoU), so queries would be noise; "
             "take c-radio_v3-b or c-radio_v3-h, or set radseg.force to use it all the same"

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .config import RadsegConfig
 from .datatypes import CheckpointError
 from .sam_decoder import SamDecoder, load_sam
+from .segmentation import label_map
 
 if TYPE_CHECKING:
     from .radseg import RadsegEncoder
@@ -39,6 +40,18 @@ class Regions:
         return len(self.classes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Refinement:
+    """The outcome for one image."""
+
+    probabilities: torch.Tensor  # (Q, H, W)
+    best: torch.Tensor  # (H, W) int64; 1..Q, 0 = every probability is 0
+
+    def labels(self, threshold: float = 0.0) -> torch.Tensor:
+        """(H, W) int64: 1..Q, and 0 = ignore where nothing is left or nothing reaches ``threshold``."""
+        return torch.where(self.probabilities.amax(0) >= threshold, self.best, 0)
+
+
 class Refiner:
     """Refines the probability maps of one RADSeg encoder.
 
@@ -55,22 +68,19 @@ class Refiner:
             raise CheckpointError(f"{config.refine_sam} takes {self.sam.features} channels, the SAM head of RADIO has {have}")
 
     @torch.inference_mode()
-    def __call__(self, image: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) image in [0, 1] and its (Q, H, W) coarse probabilities -> (Q, H, W) refined ones; see :func:`refine`."""
+    def __call__(self, image: torch.Tensor, coarse: torch.Tensor) -> Refinement:
+        """(3, h, w) image in [0, 1] and its (Q, H, W) coarse probabilities -> refined ones of that size; see :func:`refine`."""
         regions = find_regions(coarse, self.config.refine_threshold, self.config.refine_min_area)
         if not len(regions):
-            return coarse
-        return refine(coarse, regions, self.embed(image), self.sam, self.config)
+            return Refinement(coarse, label_map(coarse))
+        return refine(coarse, regions, self.embed(image, sam_input_size(coarse.shape[1:], self.sam)), self.sam, self.config)
 
     @torch.inference_mode()
-    def embed(self, image: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) in [0, 1] -> SAM's image embedding (T, C): one pass of RADIO with its long side at 1024."""
-        size = sam_input_size(image.shape[1:], self.sam)
-        features = self.encoder.single_pass_features(
-            F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0], scra=True
-        )
-        grid = features.shape[1:]
-        return self.sam.embed_image(self.head(features.flatten(1).T).T.unflatten(1, grid))
+    def embed(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(3, h, w) in [0, 1] -> SAM's image embedding (T, C): one more pass of RADIO, at ``size``."""
+        large = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+        features = self.encoder.single_pass_features(large, scra=True)
+        return self.sam.embed_image(self.head(features.flatten(1).T).T.unflatten(1, features.shape[1:]))
 
 
 def sam_head(encoder: RadsegEncoder) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -157,36 +167,40 @@ def mask_prompts(coarse: torch.Tensor, classes: torch.Tensor, sam: SamDecoder, c
 
 def refine(
     coarse: torch.Tensor, regions: Regions, embedding: torch.Tensor, sam: SamDecoder, config: RadsegConfig
-) -> torch.Tensor:
+) -> Refinement:
     """Replace the coarse regions by SAM's masks.
+
+    The label of a pixel is the best class among its masks, or the coarse one where no mask is. Regions whose mask is refused
+    ("failed") lend their pixels the coarse probabilities, which do not change the labels: the authors' order, kept.
 
     Args:
         coarse: (Q, H, W) probabilities.
-        regions: of :func:`find_regions`, at least one.
+        regions: of :func:`find_regions`.
         embedding: (T, C) of :meth:`SamDecoder.embed_image`.
         sam: the decoder.
         config: thresholds and batch size.
 
     Returns:
-        (Q, H, W). Where no mask and no failed region is, the coarse probabilities stay, so that the best class of a pixel is
-        always that of the method (the authors keep the label there, but not the probabilities).
+        Probabilities and labels. Where there is neither mask nor failed region the coarse probabilities stay, as the coarse label
+        does (the authors' are 0 there).
     """
-    kept, logits, classes = _best_logits(coarse, regions, embedding, sam, config)
+    kept, masks = _best_logits(coarse, regions, embedding, sam, config)
+    if not masks:
+        return Refinement(coarse, label_map(coarse))
     refined = torch.zeros_like(coarse)
-    for row, c in enumerate(classes.tolist()):  # sigmoid(max) = max(sigmoid), and a mask is where its logit is positive
-        refined[c] = torch.where(logits[row] > 0, logits[row].sigmoid() * coarse[c], 0.0)
-    if not len(classes):
-        return coarse
+    for c, logits in masks.items():  # max(sigmoid) = sigmoid(max), and the union of masks is where the maximum is positive
+        refined[c] = torch.where(logits > 0, logits.sigmoid() * coarse[c], 0.0)
+    masked = refined.amax(0) > 0
+    best = label_map(torch.where(masked, refined, coarse))
     failed = torch.from_numpy(np.isin(regions.ids, 1 + np.flatnonzero(~kept))).to(coarse.device)
-    area = F.interpolate(failed[None, None].float(), coarse.shape[1:], mode="nearest")[0, 0] > 0
-    refined = torch.where(area, torch.maximum(refined, coarse), refined)
-    return torch.where(refined.amax(0) > 0, refined, coarse)
+    failed = F.interpolate(failed[None, None].float(), coarse.shape[1:], mode="nearest")[0, 0] > 0
+    return Refinement(torch.where(failed | ~masked, torch.maximum(refined, coarse), refined), best)
 
 
 def _best_logits(
     coarse: torch.Tensor, regions: Regions, embedding: torch.Tensor, sam: SamDecoder, config: RadsegConfig
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Which regions are kept (N,), and the highest mask logit at each pixel (K, H, W) of the K classes (K,) that keep any."""
+) -> tuple[np.ndarray, dict[int, torch.Tensor]]:
+    """Which regions are kept (N,), and for each class that keeps any the highest mask logit at each pixel, (H, W)."""
     size = (int(coarse.shape[1]), int(coarse.shape[2]))
     input_size = sam_input_size(size, sam)
     tokens = sam.embed_prompts(*prompts_of(regions, sam, size))
@@ -204,5 +218,4 @@ def _best_logits(
             continue
         for c, logits in zip(regions.classes[batch][kept[batch]].tolist(), sam.masks(decoded[good], input_size, size), strict=True):
             best[c] = torch.maximum(best[c], logits) if c in best else logits.clone()
-    classes = torch.tensor(sorted(best))
-    return kept, torch.stack([best[c] for c in sorted(best)]) if best else coarse[:0], classes
+    return kept, best
