@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node over real transport and the evaluator on the same recording make the same map, and score the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import eval3d_world as world
+import numpy as np
+import pytest
+from conftest import require_ros
+
+require_ros()
+
+import rclpy
+from color_encoder import ColorEncoder
+from test_node import HERE, Process, Robot, integrated, play, wait_for
+
+from eval3d.cli import main
+from radseg_interfaces.srv import SaveMap
+from radseg_ros.map_file import load_map
+from radseg_ros.transport import profile_environment
+
+SHORT_SIDE = 96  # not the size of the recording: the working resolution is part of what must agree
+
+
+@pytest.fixture
+def robot(monkeypatch):
+    domain = {"ROS_DOMAIN_ID": str(100 + os.getpid() % 90), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **profile_environment()}
+    for name, value in domain.items():
+        monkeypatch.setenv(name, value)
+    rclpy.init()
+    robot = Robot()
+    yield robot
+    robot.close()
+    rclpy.shutdown()
+
+
+def map_of_the_node(robot: Robot, recording: Path, folder: Path) -> Path:
+    """Play the recording to a node and have it saved by its service."""
+    settings = {"encoder": "colors", "short_side": SHORT_SIDE, "node.backlog": 50, "node.map_directory": folder}
+    parameters = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
+    node = Process(str(HERE / "color_node.py"), "--ros-args", *parameters)
+    try:
+        wait_for(lambda: "ready" in node.text or node.process.poll() is not None, 60, "start of the node")
+        play(str(recording), "--rate", "5")
+        wait_for(lambda: integrated(robot) == world.FRAMES, 30, "all frames")
+        saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="node.radmap")
+        assert saved.success, saved.message
+        return Path(saved.path)
+    finally:
+        node.stop()
+
+
+@pytest.mark.slow
+def test_node_and_offline_agree(robot, tmp_path, capsys, monkeypatch):
+    from eval3d import run
+    from radseg_ros import encoder
+
+    monkeypatch.setitem(encoder.ENCODERS, "colors", lambda options: ColorEncoder())
+    run._cached_encoder.cache_clear()
+    recording = world.write_folder(tmp_path / "room")
+    online_file = map_of_the_node(robot, recording, tmp_path)
+    options = ["--encoder", "colors", "--set", f"short_side={SHORT_SIDE}", "--no-pictures"]
+    assert main(["run", "--root", str(recording), "--save-map", "--out", str(tmp_path / "run"), *options]) == 0
+    online, identity = load_map(online_file)
+    offline, _ = load_map(tmp_path / "run" / "room" / "map.radmap")
+    ours, theirs = offline.snapshot(), online.snapshot()
+    order = [np.lexsort(snapshot.index.numpy().T) for snapshot in (ours, theirs)]
+    assert identity.frame_id == "map" and len(ours) > 1000
+    for name in ("index", "hits"):
+        assert np.array_equal(getattr(ours, name).numpy()[order[0]], getattr(theirs, name).numpy()[order[1]]), name
+    for name in ("features", "rgb", "xyz"):
+        np.testing.assert_allclose(getattr(ours, name).numpy()[order[0]], getattr(theirs, name).numpy()[order[1]], atol=1e-4)
+
+    xyz, labels = world.points()
+    np.savez(tmp_path / "gt.npz", xyz=xyz, labels=labels)
+    scores = []
+    for path in (online_file, tmp_path / "run" / "room" / "map.radmap"):
+        against = ["--gt", str(tmp_path / "gt.npz"), "--classes", str(recording / "meta.json")]
+        assert main(["score", str(path), "--out", str(tmp_path / "scores"), *against, *options]) == 0
+        scores.append(json.loads((tmp_path / "scores" / path.stem / "metrics.json").read_text())["classes"])
+    assert scores[0] == scores[1] and capsys.readouterr()
