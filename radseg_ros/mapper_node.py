@@ -15,6 +15,7 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -76,8 +77,7 @@ class MapperNode(Node):
         self.worker: LatestWorker[Observation] = LatestWorker(self._integrate, self.config.node.backlog, "mapping")
         self._clouds = {name: self.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS}
         self.services_offered = MapServices(self)
-        period = self.config.node.publish_period
-        self.create_timer(period, self._publish_clouds, MutuallyExclusiveCallbackGroup())
+        self._every(self.config.node.publish_period, self._publish_clouds)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
@@ -93,6 +93,10 @@ class MapperNode(Node):
         return [(reason, count) for reason, count in [*self.assembler.drops.items(), *busy, *failed] if count]
 
     # Start
+
+    def _every(self, period: float, callback: Callable[[], None]) -> None:
+        """Steady time: with use_sim_time and no /clock the watchdog must still speak."""
+        self.create_timer(period, callback, MutuallyExclusiveCallbackGroup(), Clock(clock_type=ClockType.STEADY_TIME))
 
     def _load(self) -> None:
         name = self.config.encoder
@@ -140,7 +144,7 @@ class MapperNode(Node):
                 event_callbacks=self._events(self.resolve_topic_name(topic)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-        self.create_timer(WATCH_PERIOD, self._watch, MutuallyExclusiveCallbackGroup())
+        self._every(WATCH_PERIOD, self._watch)
 
     def _events(self, topic: str) -> SubscriptionEventCallbacks:
         def incompatible(event: Any) -> None:

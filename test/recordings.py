@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,14 @@ class BagWriter:
             encoding=encoding, is_bigendian=0, step=int(np.prod(pixels.shape[1:])) * pixels.itemsize, data=data,
         )  # fmt: skip
         self.write(topic, message, ns + late)
+
+    def compressed(self, topic: str, ns: int, pixels: np.ndarray, kind: str, header: bytes = b"") -> None:
+        stream = io.BytesIO(header)
+        stream.seek(len(header))
+        Image.fromarray(pixels).save(stream, "png")
+        data = np.frombuffer(stream.getvalue(), np.uint8)
+        message = self.message("sensor_msgs/msg/CompressedImage", header=self.header(ns, "camera"), format=kind, data=data)
+        self.write(topic, message, ns)
 
     def info(self, topic: str, ns: int) -> None:
         roi = self.message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)

@@ -89,6 +89,19 @@ def test_a_bag_is_read_and_its_poses_interpolated(tmp_path, plugin):
         assert recording.drops.total == 0
 
 
+def test_a_bag_of_compressed_images_and_a_single_file(tmp_path):
+    rgb, millimetres = rgb_of(9), np.arange(192, dtype=np.uint16).reshape(SIZE) + 500
+    with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:
+        bag.compressed("/rgb/compressed", 0, rgb, "rgb8; png compressed bgr8")
+        bag.compressed("/depth/compressedDepth", 0, millimetres, "16UC1; compressedDepth png", header=bytes(12))
+        bag.info("/camera_info", 0)
+        bag.pose("/pose", 0, 1.0)
+    for path in (tmp_path / "bag", tmp_path / "bag" / "bag.mcap"):  # the folder, and the file alone
+        (frame,) = open_recording(path)
+        np.testing.assert_array_equal(frame.rgb, rgb)
+        np.testing.assert_allclose(frame.depth, millimetres / 1000, rtol=1e-6)
+
+
 def test_raw_messages_come_in_the_order_of_recording(tmp_path):
     recording = BagRecording(write_bag(tmp_path / "bag"))
     raw = list(recording.raw_messages())
