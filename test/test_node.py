@@ -418,7 +418,7 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
     for _, reason in bad:
         assert any(reason in text for text in counted), (reason, counted)
     # The two frames without a usable pose of their own were completed by interpolation between their neighbours.
-    assert integrated(robot) == first + 4
+    wait_for(lambda: integrated(robot) == first + 4, what=f"two good and two interpolated frames; {empty()}")
     voxels = robot.query("red").status.voxels
     nothing = messages.depth_message(np.full((12, 16), np.nan, np.float32), messages.header(0, "camera"))
     send(depth={"encoding": nothing.encoding, "step": nothing.step, "data": nothing.data})

@@ -13,6 +13,7 @@ import yaml
 from radseg_ros.config import Config, from_dict, to_dict
 from radseg_ros.datatypes import ConfigError
 from radseg_ros.params import config_from_overrides, declare, parameters, to_yaml
+from radseg_ros.player import TOPICS
 
 MAPPING = Path(__file__).parents[1] / "config" / "mapping.yaml"
 
@@ -25,6 +26,13 @@ def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
     values = yaml.safe_load(MAPPING.read_text())["/**"]["ros__parameters"]
     assert values == to_dict(Config())
     assert from_dict(Config, values) == Config()
+
+
+def test_launch_file_player_and_node_speak_of_the_same_topics():
+    launch = (MAPPING.parents[1] / "launch" / "mapping.launch.py").read_text()
+    node = (MAPPING.parents[1] / "radseg_ros" / "mapper_node.py").read_text()
+    for topic in TOPICS.values():
+        assert f'"{topic}"' in launch and f'"{topic}"' in node, topic
 
 
 def test_every_option_has_its_meaning_right_above_it():
