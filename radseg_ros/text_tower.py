@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from .datatypes import CheckpointError, LanguageError
 from .hub import REPO, download_folder, file_hash
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -107,33 +111,88 @@ class TextTower:
         Raises:
             LanguageError: the tower is of a kind that is not supported, or damaged.
         """
-        model, tokenizer, output, tokens = self._loaded
+        model, tokenizer, output = self._loaded
         parts = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            batch = list(texts[start : start + TEXTS_AT_ONCE])
-            # SigLIP reads the padded last token, so the padding is part of the text and there is no attention mask
-            encoded = tokenizer(batch, max_length=tokens, padding="max_length", truncation=True, return_tensors="pt")
-            vectors = getattr(model(input_ids=encoded["input_ids"].to(self.device)), output)
-            parts.append(F.normalize(vectors.float(), dim=-1).cpu())
+            encoded = tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
+            ids = torch.tensor([text.ids for text in encoded], device=self.device)
+            # SigLIP reads the last token, padding or not: padding is part of the text, and there is no attention mask
+            parts.append(F.normalize(getattr(model(input_ids=ids), output).float(), dim=-1).cpu())
         return torch.cat(parts)
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any, str, int]:
-        import transformers
-
+    def _loaded(self) -> tuple[Any, Tokenizer, str]:
         folder = self.folder(self.offline)
         log.info("loading text tower %s", self.name)
         try:
-            kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
             if kind not in MODELS:
                 raise LanguageError(f"text tower {self.name}: {kind} models are not supported; known: {', '.join(MODELS)}")
             name, output, tokens = MODELS[kind]
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = getattr(transformers, name).from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            return load_model(folder, name).to(self.device), load_tokenizer(folder, tokens), output
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise LanguageError(f"text tower {self.name}: {folder} cannot be loaded: {reason}") from error
-        return model.to(self.device).eval(), tokenizer, output, tokens
+
+
+def load_model(folder: Path, name: str) -> Any:
+    """The text half of a model of transformers, float32, in evaluation mode.
+
+    Raises:
+        ValueError: the files lack weights; transformers would make them up and only warn.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    text_config = getattr(config, "text_config", config)
+    if hasattr(config, "projection_dim"):  # CLIP states it once for both halves
+        text_config.projection_dim = config.projection_dim
+    report = logging.getLogger("transformers.modeling_utils")
+    level = report.level
+    report.setLevel(logging.ERROR)  # that the image half is not used is no news
+    try:
+        model, info = getattr(transformers, name).from_pretrained(
+            folder, config=text_config, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        report.setLevel(level)
+    if info["missing_keys"]:
+        raise ValueError(f"it lacks {', '.join(sorted(info['missing_keys'])[:3])}")
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path, tokens: int) -> Tokenizer:
+    """The tokenizer of ``tokenizer.json``, with texts cut or padded on the right to ``tokens``, as all towers were trained.
+
+    It is read directly: the tokenizer classes of transformers pad on the left, or forget the end token, depending on the version.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise OSError(f"{path.name} is missing")
+    tokenizer = Tokenizer.from_file(str(path))
+    settings = _read_json(folder / "tokenizer_config.json")
+    special = {name: _content(settings.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
+    if "add_eos_token" in settings:  # Gemma's, of SigLIP 2: the settings count, not what the file was saved with
+        added = [special[name] for name in ("bos", "eos") if settings.get(f"add_{name}_token")]
+        first = f"{special['bos']} " if settings.get("add_bos_token") else ""
+        last = f" {special['eos']}" if settings["add_eos_token"] else ""
+        ids = [(token, tokenizer.token_to_id(token)) for token in added]
+        tokenizer.post_processor = TemplateProcessing(single=f"{first}$A{last}", special_tokens=ids)
+    pad = special["pad"] or "<pad>"
+    tokenizer.enable_truncation(tokens)
+    tokenizer.enable_padding(direction="right", pad_id=tokenizer.token_to_id(pad) or 0, pad_token=pad, length=tokens)
+    return tokenizer
+
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else token or ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @cache
