@@ -27,6 +27,7 @@ from .assemble import Assembler, Observation
 from .config import to_dict
 from .datatypes import CheckpointError, Cloud, ConfigError, InputError, LanguageError, RadsegRosError
 from .encoder import make_encoder
+from .node_log import NodeLogHandler
 from .services import MapServices
 from .transport import use_image_profile
 from .watchdog import InputState, Watchdog
@@ -229,27 +230,6 @@ class MapperNode(Node):
         publishers = [info.topic_type for info in self.get_publishers_info_by_topic(topic)]
         type_ = self._types[kind][0]
         return InputState(kind, topic, f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}", publishers, received)
-
-
-class NodeLogHandler(logging.Handler):
-    """Sends what the ROS-free core logs to the node's logger, so that it reaches the console and /rosout."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self._logger = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Forward one record."""
-        text = record.getMessage()
-        if record.exc_info:
-            text += "\n" + logging.Formatter().formatException(record.exc_info)
-        # rclpy wants one severity per line of code
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
 
 
 def _descriptor(parameter: params.Parameter) -> ParameterDescriptor:

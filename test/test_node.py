@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 (what needs ROS is imported after the check that it is there)
 """Real nodes, as processes, over the real transport: node, player and client, and what happens to bad input."""
 
 from __future__ import annotations
