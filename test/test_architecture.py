@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "radseg_ros"
 ROS = {
-    "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros", "message_filters",
-    "nav_msgs", "radseg_interfaces", "rclpy", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros", "visualization_msgs",
+    "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros",
+    "message_filters", "nav_msgs", "radseg_interfaces", "rclpy", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros",
+    "visualization_msgs",
 }  # fmt: skip
 ROS_FILES = {"mapper_node.py", "messages.py", "player.py", "query_client.py", "services.py"}
 HEAVY = {"cv2", "matplotlib", "open3d", "sentence_transformers", "skimage", "sklearn", "transformers"}
@@ -22,9 +23,11 @@ HEAVY = {"cv2", "matplotlib", "open3d", "sentence_transformers", "skimage", "skl
 LAYERS = [
     {"datatypes"},
     {"config", "voxel_storage"},
-    {"geometry", "worker", "drops", "paths", "transport", "watchdog", "node_log", "sync", "decode", "assemble", "params", "heads", "radio_checkpoint", "language",
-     "voxel_index", "hub", "templates", "text_cache",
-     "text_tower", "correlation", "windows"},
+    {
+        "geometry", "worker", "drops", "paths", "transport", "watchdog", "node_log", "sync", "decode", "assemble", "params",
+        "heads", "radio_checkpoint", "language", "voxel_index", "hub", "templates", "text_cache", "text_tower", "correlation",
+        "windows",
+    },
     {"encoder", "lift", "pixel_runs", "carving", "voxel_table", "query", "cloud", "radio"},
     {"segmentation", "refine", "sam_decoder", "voxel_map"},
     {"radseg", "lite", "map_file", "export", "recording", "bag", "oracle"},
@@ -103,7 +106,9 @@ def test_no_pickle_hub_or_remote_code():
     assert not hits
 
 
-@pytest.mark.parametrize("module", ["radseg_ros.query_client", "radseg_ros.player", "radseg_ros.text_cli", "radseg_ros.segment_cli", "eval3d"])
+@pytest.mark.parametrize(
+    "module", ["radseg_ros.query_client", "radseg_ros.player", "radseg_ros.text_cli", "radseg_ros.segment_cli", "eval3d"]
+)
 def test_help_is_quick_because_nothing_heavy_is_imported(module):
     code = (
         "import runpy, sys\n"
