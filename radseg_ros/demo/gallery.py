@@ -22,7 +22,7 @@ K = np.array([[525.0, 0, 319.5], [0, 525.0, 239.5], [0, 0, 1]])
 ROOM = (7.0, 6.0, 2.7)  # m
 FRAMES = 72
 CAMERA_HEIGHT = 1.25  # m
-VERSION = 1  # of the scene; a recording of another version is made again
+VERSION = 3  # of the scene; a recording of another version is made again
 
 WOOD, DARK_WOOD, WHITE, SOFT = (0.62, 0.44, 0.28), (0.36, 0.24, 0.16), (0.93, 0.92, 0.9), (0.33, 0.42, 0.5)
 
@@ -42,7 +42,7 @@ class Exhibit:
 # Each was chosen because an ImageNet classifier knows it; none was altered.
 EXHIBITS = (
     Exhibit("skimage/data/chelsea.png", "cat", "+y", (-1.75, 2.98, 1.42), 1.7),
-    Exhibit("skimage/data/motorcycle_left.png", "motorcycle", "+y", (1.75, 2.98, 1.48), 1.7),
+    Exhibit("skimage/data/motorcycle_left.png", "moped", "+y", (1.75, 2.98, 1.48), 1.7),
     Exhibit("skimage/data/rocket.jpg", "rocket", "+x", (3.48, 0.1, 1.35), 1.8),
     Exhibit("skimage/data/coffee.png", "cup of coffee", "-y", (1.7, -2.98, 1.4), 1.7),
     Exhibit("sklearn/datasets/images/flower.jpg", "flower", "-y", (-1.6, -2.6, 0.75), 1.8, 0.5),
@@ -159,10 +159,10 @@ def trajectory(frames: int = FRAMES) -> list[np.ndarray]:
     for i in range(frames):
         second = i >= outwards
         angle = 2 * np.pi * ((i - outwards) / (frames - outwards) if second else i / outwards)
-        reach = (2.5, 2.0) if second else (0.9, 0.5)
+        reach = (2.3, 1.8) if second else (0.9, 0.5)
         position = (reach[0] * np.cos(angle), reach[1] * np.sin(angle), CAMERA_HEIGHT + 0.03 * np.sin(5 * angle))
         heading = angle + (np.pi if second else 0.12 * np.sin(3 * angle))
-        poses.append(look(position, heading, tilt=-0.3 if second else -0.06))
+        poses.append(look(position, heading, tilt=-0.3 if second else -0.13))
     return poses
 
 
@@ -179,14 +179,14 @@ def look(position: tuple[float, float, float], heading: float, tilt: float) -> n
 def sense(depth: np.ndarray, facing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a structured-light camera makes of a true depth image, (H, W) float m -> uint16 mm, 0 = no return.
 
-    Noise that grows with the square of the distance (Nguyen et al. 2012), and no return beyond 6 m, at grazing angles, in
+    Noise that grows with the square of the distance (Nguyen et al. 2012), and no return beyond 4.5 m, at grazing angles, in
     the shadow beside an edge, and here and there.
     """
     noisy = depth + rng.normal(0, 1, depth.shape) * (0.0012 + 0.0019 * np.square(np.maximum(depth - 0.4, 0)))
     jump = np.abs(np.diff(depth, axis=1, prepend=depth[:, :1])) > 0.05 * depth
     shadow = jump | np.roll(jump, 1, 1) | np.roll(jump, 2, 1)
     lost = shadow | (facing < rng.uniform(0.05, 0.2, depth.shape)) | (rng.random(depth.shape) < 0.004)
-    lost |= (depth < 0.4) | (depth > 6.0)
+    lost |= (depth < 0.4) | (depth > 4.5)
     return np.where(lost, 0, np.round(1000 * noisy)).astype(np.uint16)
 
 

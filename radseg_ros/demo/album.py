@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pictures and files the demo writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import pictures
+
+AZIMUTHS = (-45, 45, 135, 225)
+ELEVATION = 38
+THRESHOLD = 0.5
+VOXEL_SIZE = 0.05  # m, the node's default
+
+
+def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Write the pictures of a map.
+
+    Args:
+        view: "points" (structured array of the true colours), "heats" (text -> structured array with scores), "poses".
+        rows: as :func:`radseg_ros.demo.run.compare` gives them.
+
+    Returns:
+        Names of the files.
+    """
+    points = view["points"]
+    xyz = np.stack([points["x"], points["y"], points["z"]], 1)
+    rgb = np.stack([points["rgb"] >> shift & 255 for shift in (16, 8, 0)], 1).astype(np.uint8)
+    write_ply(folder / "map.ply", xyz, rgb, view["heats"])
+    scene, kept = pictures.make_scene(xyz, rgb, points["hits"], np.stack(view["poses"]), VOXEL_SIZE)
+    scores = {text: _aligned(xyz[kept], heat) for text, heat in view["heats"].items()}
+    views = {azimuth: pictures.View(scene, azimuth, ELEVATION) for azimuth in AZIMUTHS}
+    above = pictures.View(scene, -90, 90)
+    front = max(AZIMUTHS, key=lambda azimuth: sum(_visible(views[azimuth], score) for score in scores.values()))
+    images = {"map_above": above.paint(scene.rgb), "map_angle": views[front].paint(scene.rgb)}
+    tiles = []
+    for row in rows:
+        text, score = row["label"], scores[row["label"]]
+        best = max((front, *AZIMUTHS), key=lambda azimuth: _visible(views[azimuth], score)) if row["found"] else front
+        colours = pictures.heat(scene.rgb, score, THRESHOLD)
+        for place, eye in (("above", above), ("angle", views[best])):
+            image = eye.paint(colours)
+            if row["found"]:
+                pictures.pin(image, eye.pixel(row["found"]), 13)
+            images[f"query_{_file_name(text)}_{place}"] = pictures.caption(image, f"“{text}”", _verdict(row))
+            if place == "angle":
+                tiles.append(pictures.caption(image, f"“{text}”", _verdict(row), size=52))
+    images["overview"] = pictures.sheet(images["map_angle"], tiles[:6], columns=2)
+    for name, image in images.items():
+        image.save(folder / f"{name}.png", optimize=True)
+    return [f"{name}.png" for name in images]
+
+
+def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.ndarray]) -> None:
+    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY, which every viewer opens."""
+    names = [f"score_{_file_name(text)}" for text in heats]
+    kinds = [(n, "<f4") for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")] + [(n, "<f4") for n in names]
+    table = np.empty(len(xyz), kinds)
+    table["x"], table["y"], table["z"] = xyz.T
+    table["red"], table["green"], table["blue"] = rgb.T
+    for name, heat in zip(names, heats.values(), strict=True):
+        table[name] = _aligned(xyz, heat)
+    words = {"<f4": "float", "u1": "uchar"}
+    properties = [f"property {words[kind]} {name}" for name, kind in kinds]
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *properties, "end_header", ""]
+    path.write_bytes("\n".join(head).encode() + table.tobytes())
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if not row["found"]:
+        return "not found"
+    return f"score {row['score']:.2f}" + (f", {100 * row['error_m']:.0f} cm off" if row["error_m"] is not None else "")
+
+
+def _visible(view: pictures.View, score: np.ndarray) -> float:
+    """How much of what answers can be seen."""
+    seen = view.owner[view.owner >= 0]
+    return float(np.count_nonzero(score[seen] >= THRESHOLD)) / view.owner.size
+
+
+def _aligned(xyz: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """(M,) scores at ``xyz`` from a cloud of the same voxels in any order; 0 where it has none."""
+
+    def key(position: np.ndarray) -> np.ndarray:
+        index = np.rint(position.astype(np.float64) / VOXEL_SIZE).astype(np.int64) + (1 << 20)
+        return (index[:, 0] << 42) + (index[:, 1] << 21) + index[:, 2]
+
+    ours, theirs = key(xyz), key(np.stack([heat["x"], heat["y"], heat["z"]], 1))
+    order = np.argsort(theirs)
+    place = np.searchsorted(theirs, ours, sorter=order).clip(max=max(len(theirs) - 1, 0))
+    if not len(theirs):
+        return np.zeros(len(xyz))
+    rows = order[place]
+    return np.where(theirs[rows] == ours, heat["score"][rows], 0.0)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's own ROS node: watches how far the map is, and fetches clouds from the mapping node."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import rclpy
+from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import PointCloud2
+
+from radseg_interfaces.srv import QueryText
+
+from .. import messages
+from ..transport import use_image_profile
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+POSES = QoSProfile(depth=500, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class Observer:
+    """Listens to the poses and to the latched cloud of true colours; calls services. Use it as a context."""
+
+    def __init__(self, node: str = "radseg_mapping") -> None:
+        use_image_profile()
+        rclpy.init()
+        self.node = rclpy.create_node("radseg_demo")
+        self.poses: dict[int, np.ndarray] = {}  # stamp in ns -> (4, 4), as received
+        self.cloud: PointCloud2 | None = None  # the newest
+        self.node.create_subscription(Odometry, "pose", self._pose, POSES)
+        self.node.create_subscription(PointCloud2, f"/{node}/rgb_cloud", self._cloud, LATCHED)
+        self._query = self.node.create_client(QueryText, f"/{node}/query")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+
+    def __enter__(self) -> Observer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        rclpy.try_shutdown()
+        self._thread.join(5)
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except rclpy.executors.ExternalShutdownException:
+            pass
+
+    def _pose(self, message: Odometry) -> None:
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        T = np.eye(4)
+        T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+        T[:3, 3] = p.x, p.y, p.z
+        self.poses[_nanoseconds(message.header.stamp)] = T
+
+    def _cloud(self, message: PointCloud2) -> None:
+        self.cloud = message
+
+    @property
+    def frames_in_map(self) -> int:
+        """How many of the frames whose pose was seen are not newer than the newest cloud."""
+        if self.cloud is None:
+            return 0
+        newest = _nanoseconds(self.cloud.header.stamp)
+        return sum(stamp <= newest for stamp in list(self.poses))
+
+    def points(self) -> np.ndarray:
+        """The newest cloud as a structured array with x y z rgb label score hits; rgb is 0x00RRGGBB."""
+        return np.zeros(0, messages.POINT) if self.cloud is None else _points(self.cloud)
+
+    def scores(self, label: str, timeout: float) -> np.ndarray:
+        """The cloud of a query for ``label``, as :meth:`points`.
+
+        Raises:
+            TimeoutError: no answer in time.
+            RuntimeError: the node says no.
+        """
+        name, done = self._query.srv_name, threading.Event()
+        if not self._query.wait_for_service(timeout):
+            raise TimeoutError(f"no service {name} within {timeout:g} s")
+        future = self._query.call_async(QueryText.Request(labels=[label], return_cloud=True))
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(timeout):
+            raise TimeoutError(f"{name} did not answer within {timeout:g} s")
+        response = future.result()
+        if not response.success:
+            raise RuntimeError(f"{name}: {response.message}")
+        return _points(response.cloud)
+
+
+def _points(cloud: PointCloud2) -> np.ndarray:
+    return np.frombuffer(bytes(cloud.data), messages.POINT)
+
+
+def _nanoseconds(stamp: Any) -> int:
+    return stamp.sec * 1_000_000_000 + stamp.nanosec

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the whole system once: player, mapping node and client as processes over ROS 2, then pictures of what was found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .processes import DemoError, Program
+
+if TYPE_CHECKING:
+    from .observer_node import Observer
+
+START_TIMEOUT = 180.0  # s until the node has loaded its encoder
+STALL_TIMEOUT = 120.0  # s without a new frame in the map
+ANSWER_TIMEOUT = 180.0  # s for one answer; the first one brings every voxel into language space
+CLEARLY_BELOW = 0.5  # what is absent must stay below this score (the node's own threshold)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m radseg_ros.demo.run", description=__doc__)
+    p.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for everything (default: %(default)s)")
+    p.add_argument("--recording", type=Path, help="folder or rosbag2 (default: the gallery, a room that is generated)")
+    p.add_argument("--queries", default="", help="things to ask for, separated by commas (default: what hangs in the gallery)")
+    p.add_argument("--encoder", default="lite", help="encoder of the node (default: %(default)s, which needs no download)")
+    p.add_argument("--rate", type=float, default=5.0, help="frames per second that a folder is played at (default: %(default)s)")
+    p.add_argument("--node-arg", action="append", default=[], metavar="NAME:=VALUE", help="another parameter of the node")
+    return p
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point; 0 when everything that is there was found, and nothing else."""
+    options = parser().parse_args(args)
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        return run(options)
+    except (DemoError, TimeoutError, RuntimeError, OSError) as error:
+        print(f"\ndemo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Recording -> map -> answers -> pictures."""
+    started = time.monotonic()
+    recording, truth = prepare(options)
+    texts = [text.strip() for text in options.queries.split(",") if text.strip()]
+    texts = texts or [*truth.get("objects", {}), *truth.get("absent", [])]
+    if not texts:
+        raise DemoError("a recording of your own needs --queries (make demo RECORDING=path QUERIES=\"sofa,backpack\")")
+    remark = " (an ImageNet classifier: it knows things, hardly any surfaces)" if options.encoder == "lite" else ""
+    print(f"encoder: {options.encoder}{remark}")
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # the demo is nobody else's business
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    result = measure(options, recording, texts)
+    rows = compare(result["answers"], truth)
+    print("\n" + table(rows))
+    print(f"map: {result['voxels']} voxels from {result['frames']['integrated']} frames; dropped: {result['drops'] or 'nothing'}")
+    view = result.pop("view")
+    answers = {"recording": str(recording), "encoder": options.encoder, "rows": rows, **result}
+    (options.out / "answers.json").write_text(json.dumps(answers, indent=2) + "\n")
+    from .album import draw
+
+    names = draw(options.out, view, rows)
+    print(f"\nwritten to {options.out}: answers.json, map.ply, {', '.join(names)}")
+    print(f"{time.monotonic() - started:.0f} s in all")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def prepare(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The recording, generated if need be, and its truth, if it is known."""
+    if options.recording is not None:
+        if not options.recording.exists():
+            raise DemoError(f"{options.recording} does not exist")
+        truth = options.recording / "truth.json"
+        return options.recording.resolve(), json.loads(truth.read_text()) if truth.is_file() else {}
+    from tqdm import tqdm
+
+    from . import gallery
+
+    folder = options.out / "gallery"
+    if not gallery.is_complete(folder):
+        gallery.generate(folder, progress=lambda frames: tqdm(frames, "drawing the gallery", unit="frame"))
+    return folder, json.loads((folder / "truth.json").read_text())
+
+
+def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> dict[str, Any]:
+    """Start the programs, wait until the map is complete, ask."""
+    from .observer_node import Observer
+
+    logs = options.out / "logs"
+    logs.mkdir(exist_ok=True)
+    parameters = [f"encoder:={options.encoder}", "short_side:=0", "node.backlog:=100000"]
+    arguments = [word for parameter in [*parameters, *options.node_arg] for word in ("-p", parameter)]
+    with ExitStack() as stack:
+        node = Program("the mapping node", logs / "node.log", "radseg_ros.mapper_node", "--ros-args", *arguments)
+        stack.callback(node.stop)
+        observer = stack.enter_context(Observer())
+        play = ("--rate", str(options.rate), "--wait-timeout", str(START_TIMEOUT))
+        player = Program("the player", logs / "player.log", "radseg_ros.player", str(recording), *play)
+        stack.callback(player.stop)
+        watch(observer, node, player)
+        command = ("--json", "--timeout", str(ANSWER_TIMEOUT), "--", *texts)
+        client = Program("the client", logs / "client.log", "radseg_ros.query_client", *command)
+        stack.callback(client.stop)
+        result = json.loads(client.wait(2 * ANSWER_TIMEOUT))
+        heats = {text: observer.scores(text, ANSWER_TIMEOUT) for text in texts}
+        result["view"] = {"points": observer.points(), "heats": heats, "poses": list(observer.poses.values())}
+    return result
+
+
+def watch(observer: Observer, node: Program, player: Program) -> None:
+    """Show the progress until every frame that was played is in the map.
+
+    Raises:
+        DemoError: a program ended, or nothing happens any more.
+    """
+    from tqdm import tqdm
+
+    seen, last_change = -1, time.monotonic()
+    with tqdm(desc="loading the encoder", unit="frame", bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}") as bar:
+        while True:
+            time.sleep(0.5)
+            for program in (node, player):
+                program.check()
+            if not node.running:
+                raise DemoError(f"the mapping node ended; its last lines:\n{node.tail()}")
+            played, mapped = len(observer.poses), observer.frames_in_map
+            if played:
+                bar.set_description_str("mapping")
+            bar.total, bar.n = max(played, 1), mapped
+            bar.refresh()
+            if (played, mapped) != seen:
+                seen, last_change = (played, mapped), time.monotonic()
+            if not player.running and played and mapped >= played:
+                return
+            if not player.running and played == 0:
+                raise DemoError(f"the player ended without playing anything; its last lines:\n{player.tail()}")
+            patience = STALL_TIMEOUT if played else START_TIMEOUT
+            if time.monotonic() - last_change > patience:
+                raise DemoError(
+                    f"{mapped} of {played} frames are in the map and nothing has changed for {patience:g} s\n"
+                    f"node:\n{node.tail()}\nplayer:\n{player.tail()}"
+                )
+
+
+def compare(answers: list[dict[str, Any]], truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answers next to the truth. A row is ok when the best object is within 0.5 m, an absent thing was not found, or no
+    truth is known."""
+    rows = []
+    for answer in answers:
+        label, best = answer["label"], (answer["objects"] or [None])[0]
+        found = best["centre"] if best else None
+        true = truth.get("objects", {}).get(label)
+        error = sum((a - b) ** 2 for a, b in zip(found, true, strict=True)) ** 0.5 if found and true else None
+        ok = True
+        if true:
+            ok = error is not None and error <= 0.5
+        elif label in truth.get("absent", ()):
+            ok = not answer["found"] and answer["best_score"] < CLEARLY_BELOW
+        rows.append({"label": label, "score": answer["best_score"], "found": found, "true": true, "error_m": error, "ok": ok})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows for people; metres."""
+
+    def place(position: list[float] | None, otherwise: str) -> str:
+        return " ".join(f"{value:6.2f}" for value in position) if position else f"{otherwise:>20}"
+
+    lines = [f"{'asked for':<16} {'score':>5}  {'found at (x y z)':>20}  {'true position':>20}  {'error':>7}"]
+    for row in rows:
+        error = f"{row['error_m']:5.2f} m" if row["error_m"] is not None else ""
+        true = place(row["true"], "")
+        found, mark = place(row["found"], "not found"), "" if row["ok"] else "WRONG"
+        lines.append(f"{row['label']:<16} {row['score']:5.2f}  {found}  {true}  {error:>7} {mark}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
