@@ -67,7 +67,7 @@ class RadsegConfig:
     tau_scga: float = option(10.0, "temperature of SCGA")
     recursions: int = option(1, "recursions of SCRA; more than 1 is worse (Table A.5)")
     refine: str = option("off", "refinement of probability maps: off, or sam (RADSeg+)", also=bool)
-    refine_sam: str = option("facebook/sam-vit-huge", "refinement: SAM weights, a folder or hub id; its image encoder is not used")
+    refine_sam: str = option("facebook/sam-vit-huge", "refinement: SAM weights, a folder or hub id; its ViT is not used")
     refine_threshold: float = option(0.1, "refinement: pixels and classes less probable than this are left as they are")
     refine_min_area: int = option(225, "refinement: smaller regions are left as they are; pixels of half the image's resolution")
     refine_mask_scale: float = option(0.005, "refinement: factor on the probabilities that SAM gets as mask prompt")

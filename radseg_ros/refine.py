@@ -139,7 +139,7 @@ def find_regions(coarse: torch.Tensor, threshold: float, min_area: int) -> Regio
     return Regions(ids, np.array(classes, np.int64), *shaped)
 
 
-def prompts_of(regions: Regions, sam: SamDecoder, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def prompts_of(regions: Regions, sam: SamDecoder) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes (N, 4) and points (N, 2) in pixels of the SAM image.
 
     As SAM scales them: the long side to ``image_size``, the other one rounded to pixels, which is up to a patch more than RADIO
@@ -203,7 +203,7 @@ def _best_logits(
     """Which regions are kept (N,), and for each class that keeps any the highest mask logit at each pixel, (H, W)."""
     size = (int(coarse.shape[1]), int(coarse.shape[2]))
     input_size = sam_input_size(size, sam)
-    tokens = sam.embed_prompts(*prompts_of(regions, sam, size))
+    tokens = sam.embed_prompts(*prompts_of(regions, sam))
     kept = np.zeros(len(regions), bool)
     best: dict[int, torch.Tensor] = {}
     for start in range(0, len(regions), config.refine_batch):
@@ -216,6 +216,7 @@ def _best_logits(
         kept[batch] = good.cpu().numpy()
         if not kept[batch].any():
             continue
-        for c, logits in zip(regions.classes[batch][kept[batch]].tolist(), sam.masks(decoded[good], input_size, size), strict=True):
+        masks = sam.masks(decoded[good], input_size, size)
+        for c, logits in zip(regions.classes[batch][kept[batch]].tolist(), masks, strict=True):
             best[c] = torch.maximum(best[c], logits) if c in best else logits.clone()
     return kept, best

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from .datatypes import CheckpointError
 from .hub import download_folder
 
-PARTS = {"neck": "vision_encoder.neck.", "prompts": "prompt_encoder.", "decoder": "mask_decoder."}
+PARTS = {"neck": "vision_encoder.neck.", "prompt_encoder": "prompt_encoder.", "mask_decoder": "mask_decoder."}
 POSITION = "shared_image_embedding.positional_embedding"  # (2, C / 2), also that of the prompts
 
 
@@ -40,10 +40,10 @@ class Decoded:
 class SamDecoder:
     """The parts of SAM behind its image encoder, float32."""
 
-    def __init__(self, neck: nn.Module, prompts: nn.Module, decoder: nn.Module, position: torch.Tensor, image_size: int) -> None:
-        self.neck, self.prompts, self.decoder, self.position = neck, prompts, decoder, position
+    def __init__(self, neck: Any, prompt_encoder: Any, mask_decoder: Any, position: torch.Tensor, image_size: int) -> None:
+        self.neck, self.prompts, self.decoder, self.position = neck, prompt_encoder, mask_decoder, position
         self.image_size = image_size  # px, side of the square that SAM sees
-        self.grid = int(prompts.image_embedding_size[0])  # side of the image embedding
+        self.grid = int(prompt_encoder.image_embedding_size[0])  # side of the image embedding
         self.mask_side = 4 * self.grid  # side of mask prompts and of mask logits
         self.features = int(neck.conv1.in_channels)  # channels of the image features that the neck takes
         self.grid_position = self._encode(self._grid_centres())  # (T, C)
@@ -54,7 +54,7 @@ class SamDecoder:
         return self.position.device
 
     def embed_image(self, features: torch.Tensor) -> torch.Tensor:
-        """(D, h, w) features of the image encoder, h and w <= ``grid`` -> (T, C), T = grid * grid, zero-padded right and below."""
+        """(D, h, w) features of the image encoder, h, w <= ``grid`` -> (T, C), T = grid * grid; zero-padded right and below."""
         h, w = features.shape[1:]
         padded = F.pad(features, (0, self.grid - w, 0, self.grid - h))
         return self.neck(padded.permute(1, 2, 0)[None])[0].flatten(1).T.contiguous()
@@ -108,7 +108,8 @@ class SamDecoder:
     def masks(self, decoded: Decoded, input_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """Mask logits at ``size`` of an image that covers ``input_size`` (H, W) pixels of the SAM image: (N, H, W)."""
         scale = self.image_size // self.mask_side
-        cells = [min(self.grid, math.ceil((math.ceil(side / scale) + 1) / 4)) for side in input_size]  # one row more, to blend with
+        # one row of logits more than the image covers: the last pixels blend with it
+        cells = [min(self.grid, math.ceil((math.ceil(side / scale) + 1) / 4)) for side in input_size]
         low = self._low_resolution(decoded, *cells)
         large = F.interpolate(low[:, None], scale_factor=scale, mode="bilinear", align_corners=False)
         return F.interpolate(large[:, :, : input_size[0], : input_size[1]], size, mode="bilinear", align_corners=False)[:, 0]
@@ -135,11 +136,11 @@ class SamDecoder:
         return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def _affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _affine(norm: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
     return norm.weight, norm.bias, norm.eps
 
 
-def _norm_rows(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+def _norm_rows(x: torch.Tensor, norm: Any) -> torch.Tensor:
     """LayerNorm of (U, C, H, W) along H, with the scale and offset of each channel."""
     weight, bias, eps = _affine(norm)
     variance, mean = torch.var_mean(x, 2, correction=0, keepdim=True)
@@ -216,17 +217,18 @@ def load_sam(name: str, offline: bool = False, device: torch.device | str = "cpu
     with torch.device("meta"):
         parts = {
             "neck": SamVisionNeck(config.vision_config),
-            "prompts": SamPromptEncoder(config),
-            "decoder": SamMaskDecoder(config.mask_decoder_config),
+            "prompt_encoder": SamPromptEncoder(config),
+            "mask_decoder": SamMaskDecoder(config.mask_decoder_config),
         }
     for part, module in parts.items():
         own = {key.removeprefix(PARTS[part]): value for key, value in tensors.items() if key.startswith(PARTS[part])}
-        if part == "prompts":
+        if part == "prompt_encoder":
             own["shared_embedding.positional_embedding"] = tensors[POSITION]
         try:
             module.load_state_dict(own, assign=True)
         except RuntimeError as error:
-            raise CheckpointError(f"{name}: {part} does not fit the configuration: {str(error).splitlines()[-1].strip()}") from error
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{name}: the {part} does not fit the configuration: {reason}") from error
         module.to(device).requires_grad_(False).eval()
     return SamDecoder(**parts, position=tensors[POSITION].to(device), image_size=config.prompt_encoder_config.image_size)
 
