@@ -67,7 +67,7 @@ class RadsegEncoder:
         self.text = self._text_embedder(checkpoint.teacher(self.language))
         self.refiner = Refiner(self, config) if config.refine == "sam" else None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space, float32."""
         image = self._image(rgb)
@@ -85,7 +85,7 @@ class RadsegEncoder:
             features = aggregate(features, self.config.tau_scga)
         return FeatureMap(features)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
         """(N, C) backbone vectors -> (N, D) in the language space, not normalised, float32, on ``device``."""
         vectors = torch.as_tensor(vectors, device=self.device)
@@ -125,7 +125,7 @@ class RadsegEncoder:
         """Refined masks of an image whose (Q, H, W) coarse probabilities are known; None where refinement is off."""
         return None if self.refiner is None else self.refiner(self._image(rgb), coarse)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def single_pass_features(self, rgb: torch.Tensor, scra: bool = True) -> torch.Tensor:
         """One pass over the whole image, without SCGA.
 
@@ -138,7 +138,7 @@ class RadsegEncoder:
         """
         return self._network(rgb[None], scra)[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def single_pass_summary(self, rgb: torch.Tensor) -> torch.Tensor:
         """The cls token of the language teacher, of the backbone without SCRA: (3, H, W) as above -> (C,) float32."""
         names = [t.get("name") for t in self._checkpoint.teachers]

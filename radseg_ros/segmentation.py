@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .encoder import Encoder
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def probabilities(
     encoder: Encoder,
     rgb: np.ndarray,
@@ -98,7 +98,7 @@ def merge_synonyms(maps: torch.Tensor, classes: Sequence[Sequence[str]]) -> torc
     return torch.stack([part.amax(0) for part in maps.split([len(names) for names in classes])])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def probability_map(
     encoder: Encoder, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray, denoise_threshold: float = 0.5
 ) -> FeatureMap:

@@ -104,7 +104,7 @@ class TextTower:
         """
         return int(self.embed(["object"]).shape[1])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts, already canonical -> (N, D) unit vectors, float32, on the CPU.
 

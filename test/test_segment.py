@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation of pictures of two colours, whose answer is known, from the functions up to the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from radseg_ros import eval2d, segment_cli
+from radseg_ros.datatypes import FeatureMap, InputError
+from radseg_ros.encoder_cli import SETTINGS
+from radseg_ros.segmentation import (
+    Segmenter,
+    denoise,
+    label_map,
+    merge_synonyms,
+    probabilities,
+    probability_map,
+    read_classes,
+    read_rgb,
+)
+
+COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "crimson": (1, 0, 0), "lime": (0, 1, 0)}
+
+
+class Colours:
+    """An encoder whose language is colours: one patch per 4 x 4 pixels."""
+
+    name, channels, language_channels, logit_scale, background = "colours", 3, 3, 20.0, ("grey",)
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def encode(self, rgb):
+        self.seen.append(rgb.shape[:2])
+        rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb
+        return FeatureMap(torch.nn.functional.avg_pool2d(torch.from_numpy(np.asarray(rgb, np.float32)).permute(2, 0, 1), 4))
+
+    def project(self, vectors):
+        return vectors
+
+    def embed_labels(self, labels):
+        return torch.tensor([COLOURS[label] for label in labels], dtype=torch.float32)
+
+    embed_prompts = embed_labels
+
+
+def two_colours(height=32, width=48) -> np.ndarray:
+    """Red on the left two thirds, green on the right."""
+    rgb = np.zeros((height, width, 3), np.uint8)
+    rgb[:, : width * 2 // 3, 0] = 255
+    rgb[:, width * 2 // 3 :, 1] = 255
+    return rgb
+
+
+@pytest.fixture
+def colours(monkeypatch) -> Colours:
+    encoder = Colours()
+    monkeypatch.setattr("radseg_ros.encoder.ENCODERS", {"radseg": lambda options: encoder})
+    return encoder
+
+
+def test_probabilities_of_two_colours():
+    encoder = Colours()
+    maps = probabilities(encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"]))
+    assert maps.shape == (3, 32, 48)
+    assert maps[0, :, :28].min() > 0.99 and maps[1, :, 36:].min() > 0.99
+    assert (maps[2] == 0).all()  # nowhere as probable as 0.5
+    kept = probabilities(encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"]), denoise_threshold=0.0)
+    torch.testing.assert_close(kept.sum(0), torch.ones(32, 48))
+    labels = label_map(maps)
+    assert (labels[:, :28] == 1).all() and (labels[:, 36:] == 2).all()
+    patches = probability_map(encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"])).data
+    assert patches.shape == (3, 8, 12) and (patches[2] == 0).all()
+
+
+def test_result_of_another_size():
+    encoder = Colours()
+    vectors = encoder.embed_labels(["red", "green"])
+    assert probabilities(encoder, two_colours(), vectors, size=(50, 60)).shape == (2, 50, 60)
+    segmenter = Segmenter(encoder, [["red"], ["green"]], short_side=16)
+    assert segmenter(two_colours()).shape == (2, 32, 48) and encoder.seen[-1] == (16, 24)
+
+
+@pytest.mark.parametrize("vectors", [torch.zeros(0, 3), torch.zeros(3), torch.zeros(2, 4)])
+def test_vectors_that_do_not_fit(vectors):
+    with pytest.raises(InputError, match=r"\(Q, 3\)"):
+        probabilities(Colours(), two_colours(), vectors)
+
+
+def test_a_class_is_as_probable_as_its_best_name():
+    maps = torch.tensor([0.1, 0.6, 0.3]).view(3, 1, 1).expand(3, 2, 2)
+    merged = merge_synonyms(maps, [["a", "b"], ["c"]])
+    torch.testing.assert_close(merged[:, 0, 0], torch.tensor([0.6, 0.3]))
+    assert denoise(merged.clone(), 0.5)[:, 0, 0].tolist() == [pytest.approx(0.6), 0]
+
+
+def test_no_label_where_nothing_is_left_or_sure_enough():
+    maps = torch.tensor([[[0.0, 0.4, 0.2]], [[0.0, 0.3, 0.7]]])
+    assert label_map(maps).tolist() == [[0, 1, 2]]
+    assert label_map(maps, 0.5).tolist() == [[0, 0, 2]]
+
+
+def test_class_files(tmp_path):
+    (tmp_path / "c.txt").write_text("sofa, couch ,\n\n chair\n")
+    assert read_classes(tmp_path / "c.txt") == [["sofa", "couch"], ["chair"]]
+    (tmp_path / "c.txt").write_text("\n , \n")
+    for name in ("c.txt", "absent.txt"):
+        with pytest.raises(InputError, match=name):
+            read_classes(tmp_path / name)
+
+
+def test_images_are_upright_rgb(tmp_path):
+    grey = Image.new("L", (6, 4), 128)
+    grey.save(tmp_path / "grey.png")
+    assert read_rgb(tmp_path / "grey.png").shape == (4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    grey.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    assert read_rgb(tmp_path / "turned.jpg").shape == (6, 4, 3)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "grey.png").read_bytes()[:50])
+    with pytest.raises(InputError, match="cut.png"):
+        read_rgb(tmp_path / "cut.png")
+
+
+def test_radseg_segment(tmp_path, colours, capsys):
+    Image.fromarray(two_colours(120, 180)).save(tmp_path / "picture.png")
+    arguments = [str(tmp_path / "picture.png"), "--labels", "red, green,blue", "--out", str(tmp_path / "out")]
+    assert segment_cli.main([*arguments, "--short-side", "32", "--save-probabilities"]) == 0
+    labels = np.array(Image.open(tmp_path / "out" / "picture_labels.png"))
+    assert labels.shape == (120, 180) and (labels[:, :110] == 1).all() and (labels[:, 130:] == 2).all()
+    overlay = np.array(Image.open(tmp_path / "out" / "picture_overlay.png"))
+    assert overlay.shape[0] == 120 and overlay.shape[1] > 180  # the legend stands beside the image
+    assert (overlay[:, 180:] != 255).any() and not (overlay[60, 50] == overlay[60, 150]).all()
+    with np.load(tmp_path / "out" / "picture_probabilities.npz") as content:
+        assert content["probabilities"].shape == (3, 120, 180) and content["labels"].tolist() == ["red", "green", "blue"]
+    assert colours.seen == [(32, 48)]
+
+
+def test_radseg_segment_with_classes_and_images_of_one_name(tmp_path, colours, capsys):
+    (tmp_path / "c.txt").write_text("red, crimson\nlime, green\n")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(two_colours()).save(tmp_path / folder / "x.png")
+    images = [str(tmp_path / folder / "x.png") for folder in ("a", "b")]
+    assert segment_cli.main([*images, "--classes", str(tmp_path / "c.txt"), "--out", str(tmp_path / "out")]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("*labels*")) == ["a_x_labels.png", "b_x_labels.png"]
+    assert segment_cli.main([images[0], images[0], "--labels", "red", "--out", str(tmp_path / "out")]) == 1
+    assert "two images would be written as a_x" in capsys.readouterr().err
+    assert segment_cli.main([str(tmp_path / "none.png"), "--labels", "red", "--out", str(tmp_path / "out")]) == 1
+    assert "none.png" in capsys.readouterr().err
+
+
+def test_the_legend_takes_any_number_of_labels():
+    titles = [f"label {i}" for i in range(60)]
+    labels = (np.arange(64 * 64).reshape(64, 64) % 61).astype(np.int64)
+    picture = segment_cli.overlay(np.zeros((64, 64, 3), np.uint8), labels, titles)
+    assert picture.height == 64 and picture.width > 64 + 5 * 60
+    assert segment_cli.overlay(np.zeros((64, 64, 3), np.uint8), 0 * labels, titles).size == (64, 64)
+
+
+def test_confusion_and_scores_by_hand():
+    truth = np.array([[1, 1, 2], [2, 3, 0]])
+    prediction = np.array([[1, 2, 2], [0, 3, 3]])
+    matrix = eval2d.confusion(prediction, truth, 4)
+    assert matrix.sum() == 5
+    got = eval2d.scores(matrix)
+    np.testing.assert_allclose(got.iou, [1 / 2, 1 / 3, 1, np.nan])
+    assert got.miou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
+    assert got.accuracy == pytest.approx(3 / 5) and got.mean_accuracy == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    with pytest.raises(InputError, match="no labelled pixel"):
+        eval2d.scores(eval2d.confusion(prediction, 0 * truth, 4))
+
+
+def test_label_values(tmp_path):
+    Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "l.png")
+    assert eval2d.truth_image(tmp_path / "l.png", 3, 1).tolist() == [[0, 1, 2, 0]]
+    assert eval2d.truth_image(tmp_path / "l.png", 3, 0).tolist() == [[1, 2, 3, 0]]
+    with pytest.raises(InputError, match="value 2, but there are 1 classes"):
+        eval2d.truth_image(tmp_path / "l.png", 1, 1)
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(InputError, match="one channel"):
+        eval2d.truth_image(tmp_path / "rgb.png", 3, 1)
+
+
+def small_set(root: Path, image_ending: str, label_ending: str, first_label: int, split: str = "") -> None:
+    """Three pictures of two colours; the truth of the last one calls everything green, and has a void corner."""
+    for i in range(3):
+        image, label = root / "images" / split / f"p{i}{image_ending}", root / "labels" / split / f"p{i}{label_ending}"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        label.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(two_colours(48, 96)).save(image)
+        truth = np.where(two_colours(48, 96)[..., 0] > 0, 0, 1) if i < 2 else np.ones((48, 96))
+        truth = (truth + first_label).astype(np.uint8)
+        truth[:8, :8] = 255
+        Image.fromarray(truth).save(label)
+    (root / "classes.txt").write_text("red, crimson\ngreen\nblue\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "image_ending", "label_ending", "first_label", "split"),
+    [("voc-mid", ".png", ".png", 1, ""), ("cityscapes-low", "_leftImg8bit.png", "_gtFine_labelTrainIds.png", 0, "val/town"),
+     ("stuff-low", ".png", "_labelTrainIds.png", 0, "val")],
+)  # fmt: skip
+def test_miou_over_folders(tmp_path, colours, capsys, settings, image_ending, label_ending, first_label, split):
+    small_set(tmp_path, image_ending, label_ending, first_label, split)
+    if settings.startswith("cityscapes"):  # its other exports lie beside
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "labels" / split / "p0_gtFine_color.png")
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels"), "--classes", str(tmp_path / "classes.txt")]
+    assert eval2d.main([*folders, "--settings", settings, "--json", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    pixels = 48 * 96 - 64
+    red, green, wrong = 2 * (48 * 64 - 64), 2 * 48 * 32 + 48 * 32, 48 * 64 - 64
+    assert result["iou"]["red"] == pytest.approx(red / (red + wrong), abs=0.02)
+    assert result["iou"]["green"] == pytest.approx(green / (green + wrong), abs=0.02)
+    assert result["iou"]["blue"] is None
+    assert result["miou"] == pytest.approx((result["iou"]["red"] + result["iou"]["green"]) / 2)
+    assert result["accuracy"] == pytest.approx(1 - wrong / (3 * pixels), abs=0.02)
+    assert min(colours.seen[0]) == SETTINGS[settings][0] and result["images"] == 3
+    assert "mIoU" in capsys.readouterr().out
+
+
+def test_background_gets_what_is_not_sure(tmp_path, colours):
+    small_set(tmp_path, ".png", ".png", 0)
+    (tmp_path / "classes.txt").write_text("blue\ngreen\n")  # blue stands for background: red looks like neither
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels"), "--classes", str(tmp_path / "classes.txt")]
+    options = ["--first-label", "0", "--short-side", "0", "--limit", "2", "--json", str(tmp_path / "out.json")]
+    assert eval2d.main([*folders, *options, "--background", "--threshold", "0.7"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["miou"] > 0.9
+
+
+def test_folders_that_do_not_match(tmp_path, colours, capsys):
+    small_set(tmp_path, ".png", ".png", 1)
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels"), "--classes", str(tmp_path / "classes.txt")]
+    (tmp_path / "images" / "p1.png").unlink()
+    assert eval2d.main(folders) == 1
+    assert "no image for 1 of 3 label images, e.g. p1.png" in capsys.readouterr().err
+    assert eval2d.main([str(tmp_path / "nowhere"), *folders[1:]]) == 1
+    assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_settings_of_table_a1():
+    some = [SETTINGS[name] for name in ("voc-mid", "ade-mid", "cityscapes-high")]
+    assert some == [(336, 336, 112), (576, 336, 224), (1344, 336, 336)]
+    assert len(SETTINGS) == 15 and all(short % 16 == crop % 16 == stride % 16 == 0 for short, crop, stride in SETTINGS.values())
