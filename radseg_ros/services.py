@@ -108,7 +108,7 @@ class MapServices:
     def _reset(self, mapper: Mapper, request: Trigger.Request, response: Trigger.Response) -> None:
         voxels = len(mapper.map)
         with self.node.worker.paused():  # a frame that was seen before the reset must not come back after it
-            self.node.worker.clear()
+            self.node.assembler.drops.add("frame that waited when the map was reset", self.node.worker.clear())
             mapper.reset()
             self.node.stamp_ns = 0
             self.node.version += 1

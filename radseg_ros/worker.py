@@ -53,10 +53,9 @@ class LatestWorker(Generic[Item]):
             self._changed.notify_all()
 
     def clear(self) -> int:
-        """Drop (and count) what is waiting, e.g. because it belongs to a map that was reset; return how many."""
+        """Forget what is waiting, e.g. because the map was reset; return how many items, for the caller to count."""
         with self._changed:
             count = len(self._waiting)
-            self.dropped += count
             self._waiting.clear()
             self._changed.notify_all()
             return count
@@ -80,7 +79,7 @@ class LatestWorker(Generic[Item]):
                 self._changed.notify_all()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Drop what waits, let the running item finish, join the thread; False when ``timeout`` (s) was not enough."""
+        """Forget what waits, let the running item finish, join the thread; False when ``timeout`` (s) was not enough."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
