@@ -69,7 +69,7 @@ def alignment(encoder: RadsegEncoder, rgb: np.ndarray) -> tuple[float, float]:
 
 
 def view(encoder: RadsegEncoder, rgb: np.ndarray, text: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What an encoder makes of an image, at one size for all: (D, 64, 64) language vectors, and (64, 64) labels if there is text."""
+    """What an encoder makes of an image: (D, 64, 64) language vectors, and (64, 64) labels if there is text."""
     features = encoder.encode(rgb).data
     language = encoder.project(features.flatten(1).T).T.unflatten(1, features.shape[1:])
     language = F.interpolate(language[None], (64, 64), mode="bilinear", align_corners=False)[0]
