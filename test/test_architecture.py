@@ -17,7 +17,7 @@ ROS = {
     "message_filters", "nav_msgs", "radseg_interfaces", "rclpy", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros",
     "visualization_msgs",
 }  # fmt: skip
-ROS_FILES = {"mapper_node.py", "messages.py", "player.py", "query_client.py", "services.py"}
+ROS_FILES = {"mapper_node.py", "messages.py", "player.py", "query_client.py", "services.py", "observer_node.py"}
 HEAVY = {"cv2", "matplotlib", "open3d", "sentence_transformers", "skimage", "sklearn", "transformers"}
 # Import only from a lower layer, or from the same one where the arrow is written here.
 LAYERS = [
