@@ -98,12 +98,10 @@ class Mapper:
             return snapshot, snapshot.features[:, columns].cpu().numpy()
         text = self._embed(texts, prompts)
         background = self._embed(self.config.query.background or self.encoder.background, prompts=False)
-        project = self.encoder.project if self.config.map.space == "backbone" else lambda vectors: vectors
         with self.timings.stage("score"), self.lock:
             geometry = self.map.geometry()
-            vectors = self.map.language_vectors(project)
-            similarity = vectors @ torch.cat([text, background]).to(vectors.device, vectors.dtype).T
-        wanted, rest = similarity.float().split([len(text), len(background)], dim=1)
+            similarity = self.map.cosines(self.encoder.project, torch.cat([text, background]))
+        wanted, rest = similarity.split([len(text), len(background)], dim=1)
         return geometry, query.relevancy(wanted, rest, self.encoder.logit_scale).cpu().numpy()
 
     def answer(
