@@ -81,7 +81,8 @@ class MapServices:
         if path.suffix in CLOUD_SUFFIXES:
             from .export import export_cloud
 
-            points = mapper.rgb_cloud(self.node.config.node.cloud_min_hits)
+            min_hits, labels = self.node.config.node.cloud_min_hits, list(request.labels)
+            points = mapper.semantic_cloud(labels, min_hits) if labels else mapper.rgb_cloud(min_hits)
             export_cloud(path, points)
             response.voxels = len(points)
         else:

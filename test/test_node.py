@@ -361,6 +361,10 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     ply = robot.call(SaveMap, "/radseg_mapping/save_map", path="office.ply")
     assert ply.success and (maps / "office.ply").read_bytes().startswith(b"ply"), ply.message
 
+    labelled = robot.call(SaveMap, "/radseg_mapping/save_map", path="labels.pcd", labels=["red", "blue"])
+    content = (maps / "labels.pcd").read_bytes()
+    assert labelled.success and labelled.voxels == ply.voxels and b"FIELDS x y z rgb label score hits\n" in content
+
     (maps / "broken.radmap").write_bytes(Path(saved.path).read_bytes()[:-100])
     for service, type_, path, text in (
         ("save_map", SaveMap, "../office", "without '..'"),
