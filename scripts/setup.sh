@@ -45,11 +45,11 @@ if [ -n "${ROS_DISTRO:-}" ]; then
     "$python" -c 'import rclpy' 2>/dev/null || fail "ROS_DISTRO is '$ROS_DISTRO' but $python cannot import rclpy; source its setup.bash, or unset ROS_DISTRO"
     command -v colcon >/dev/null || fail "ROS 2 $ROS_DISTRO is sourced but colcon is missing: apt install python3-colcon-common-extensions"
     say "using ROS 2 $ROS_DISTRO"
-    venv_options=(--system-site-packages) extras=lite,demo,eval,test
+    venv_options=(--system-site-packages) extras=lite,demo,eval,cluster,test
 else
     say "no ROS 2 is sourced: taking ROS 2 from pip"
     "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || fail "ROS 2 wheels exist for Python 3.10 to 3.13; set PYTHON=/path/to/python3"
-    venv_options=() extras=lite,demo,eval,test,ros,ros-build
+    venv_options=() extras=lite,demo,eval,cluster,test,ros,ros-build
 fi
 
 [ -x .venv/bin/python ] || quietly "$python" -m venv "${venv_options[@]}" .venv
