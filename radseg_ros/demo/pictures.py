@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..query import connected_groups
+
 PAPER = np.array([250, 249, 246], np.float32)
 INK = (40, 42, 46)
 OVERSAMPLING = 2
@@ -22,6 +24,7 @@ FACE_SHADE = np.array([0.86, 0.74, 1.0])  # of the faces across the map's two ho
 BRIGHTNESS = 1.08  # sensors under-expose white walls
 NEIGHBOURS = 48  # voxels that a surface normal is made of
 MIN_HITS = 3  # points in a voxel that is drawn; fewer is mostly noise of far depth
+SMALLEST_PIECE = 0.004  # share of the voxels that a separate piece must have to be drawn
 HEADROOM = 0.45  # m above the highest camera that are still drawn
 
 
@@ -59,9 +62,8 @@ def make_scene(
     cameras = poses[:, :3, 3] @ rotation.T
     points = xyz.astype(np.float64) @ rotation.T
     rows = np.flatnonzero((points[:, 2] <= cameras[:, 2].max() + HEADROOM) & (hits >= MIN_HITS))
-    tree = cKDTree(points[rows])
-    crowd = tree.query(points[rows], 9)[0][:, -1]
-    rows = rows[crowd < 4 * voxel_size]  # lonely voxels are noise
+    group = connected_groups(points[rows], 2.1 * voxel_size)
+    rows = rows[np.bincount(group)[group] >= SMALLEST_PIECE * len(rows)]
     points = points[rows]
     neighbours = points[cKDTree(points).query(points, min(NEIGHBOURS, len(points)))[1]]
     offsets = neighbours - neighbours.mean(1, keepdims=True)
@@ -86,6 +88,7 @@ class View:
         self.up = np.cross(self.eye, self.right)
         self.scene = scene
         shown = np.flatnonzero(scene.normals @ self.eye > -0.1)
+        shown = shown[_in_company(scene.xyz[shown], scene.voxel_size)]
         plane = scene.xyz[shown] @ np.stack([self.right, self.up], 1)
         low, high = plane.min(0) - 2 * scene.voxel_size, plane.max(0) + 2 * scene.voxel_size
         scale = OVERSAMPLING * min(width / (high[0] - low[0]), max_height / (high[1] - low[1]))  # px per m
@@ -136,7 +139,7 @@ class View:
         known = np.isfinite(depth)
         filled = np.where(known, depth, 0.0)
         factor = np.ones(self.size)
-        for radius, strength in ((0.25, 0.9), (0.06, 1.6)):  # m, 1/m
+        for radius, strength in ((0.25, 0.8), (0.06, 1.5)):  # m, 1/m
             sigma = radius * self.scale
             weight = gaussian_filter(known.astype(np.float32), sigma)
             blurred = gaussian_filter(filled.astype(np.float32), sigma) / np.maximum(weight, 1e-6)
@@ -174,6 +177,13 @@ def heat(rgb: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
     return base * (1 - alpha) + colour * alpha
 
 
+def _in_company(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
+    """(N,) bool: not a left-over of a wall that is seen from behind, such as the row of voxels along its top."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(xyz).query(xyz, 10)[0][:, -1] < 2.5 * voxel_size
+
+
 @lru_cache(None)
 def font(size: int, bold: bool = False) -> Any:
     """A scalable font; matplotlib carries one."""
@@ -208,20 +218,20 @@ def caption(image: Any, title: str, text: str = "", size: int = 30) -> Any:
     return result
 
 
-def sheet(main: Any, tiles: Sequence[Any], width: int = 1600, columns: int = 3) -> Any:
-    """One picture: ``main`` on the left, the tiles beside it in a grid that is as high as it."""
+def sheet(main: Any, tiles: Sequence[Any], width: int = 1600, columns: int = 2) -> Any:
+    """One picture: ``main`` on the left and the tiles beside it, in a grid that is as high as it."""
     from PIL import Image
 
     rows = -(-len(tiles) // columns)
-    left = round(width * 0.46)
-    cell_width = (width - left) // columns
+    shape = max((tile.width / tile.height for tile in tiles), default=0.0)
+    left = round(width / (1 + main.height / main.width * columns * shape / max(rows, 1)))
     height = round(main.height * left / main.width)
-    cell_height = height // max(rows, 1)
+    cell = (width - left) // columns, height // max(rows, 1)
     result = Image.new("RGB", (width, height), tuple(int(c) for c in PAPER))
     result.paste(main.resize((left, height), Image.Resampling.LANCZOS), (0, 0))
     for i, tile in enumerate(tiles):
-        scale = min(cell_width / tile.width, cell_height / tile.height)
-        small = tile.resize((round(tile.width * scale), round(tile.height * scale)), Image.Resampling.LANCZOS)
-        x, y = left + i % columns * cell_width, i // columns * cell_height
-        result.paste(small, (x + (cell_width - small.width) // 2, y + (cell_height - small.height) // 2))
+        small = tile.copy()
+        small.thumbnail((cell[0] - 8, cell[1] - 8), Image.Resampling.LANCZOS)
+        x, y = left + i % columns * cell[0], i // columns * cell[1]
+        result.paste(small, (x + (cell[0] - small.width) // 2, y + (cell[1] - small.height) // 2))
     return result

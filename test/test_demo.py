@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: pictures show what is there, answers are judged fairly, a program that dies is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from radseg_ros.demo import pictures
+from radseg_ros.demo.album import _aligned, write_ply
+from radseg_ros.demo.processes import DemoError, Program
+from radseg_ros.demo.run import compare, main, table
+
+pytest.importorskip("matplotlib", reason="the extra [demo] is not installed")
+ROOT = Path(__file__).resolve().parents[1]
+VOXEL = 0.05
+
+
+def grid(*axes: np.ndarray) -> np.ndarray:
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
+def camera(position: tuple[float, float, float]) -> np.ndarray:
+    """Optical axes, looking along x, z up."""
+    T = np.eye(4)
+    T[:3, :3] = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    T[:3, 3] = position
+    return T
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A grey floor, a red block on it, and a white wall at +x that is seen from -x."""
+    steps = np.arange(0, 2, VOXEL)
+    floor = grid(steps, steps, np.array([0.0]))
+    block = grid(np.arange(0.8, 1.2, VOXEL), np.arange(0.8, 1.2, VOXEL), np.arange(VOXEL, 0.5, VOXEL))
+    wall = grid(np.array([2.0]), steps, np.arange(0, 1.2, VOXEL))
+    xyz = np.concatenate([floor, block, wall])
+    colours = np.array([[120, 120, 120], [220, 30, 30], [240, 240, 240]], np.uint8)
+    rgb = np.repeat(colours, [len(floor), len(block), len(wall)], axis=0)
+    made, rows = pictures.make_scene(xyz, rgb, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL)
+    return made, rows, len(xyz)
+
+
+def test_everything_solid_is_drawn(scene):
+    made, rows, count = scene
+    assert len(rows) == count
+    np.testing.assert_allclose(made.rotation @ (0, 0, 1), (0, 0, 1), atol=1e-9)
+
+
+def test_a_position_is_found_in_the_picture(scene):
+    view = pictures.View(scene[0], azimuth=-135, elevation=40, width=400)
+    image = np.asarray(view.paint(scene[0].rgb)).astype(int)
+    x, y = view.pixel((1.0, 1.0, 0.45))  # top of the block
+    r, g, b = image[round(y), round(x)]
+    assert r > 2 * g and r > 2 * b
+    assert image[2, 2].min() > 230  # paper
+
+
+def test_a_wall_is_drawn_only_from_the_side_it_was_seen_from(scene):
+    wall = np.flatnonzero(scene[0].xyz[:, 0] > 1.99)
+    inside, behind = (pictures.View(scene[0], azimuth, 30, width=300) for azimuth in (180, 0))
+    assert np.isin(inside.owner, wall).sum() > 2000
+    assert np.isin(behind.owner, wall).sum() < 0.1 * np.isin(inside.owner, wall).sum()
+
+
+def test_from_above_the_map_has_its_true_proportions(scene):
+    view = pictures.View(scene[0], -90, 90, width=500, max_height=500)
+    (x0, y0), (x1, y1) = view.pixel((0, 0, 0)), view.pixel((1, 1, 0))
+    assert x1 - x0 == pytest.approx(y0 - y1) and x1 > x0  # x to the right, y upwards
+    assert (view.owner >= 0).mean() > 0.85
+
+
+@pytest.mark.parametrize("up", [(0, 0, 1), (0, 1, 0), (0, -1, 0), (1, 0, 0)])
+def test_up_is_read_off_the_cameras(up):
+    base = pictures.upright(np.stack([camera((0, 0, 0))[:3, :3]]))
+    np.testing.assert_allclose(base @ (0, 0, 1), (0, 0, 1), atol=1e-9)
+    forward = np.roll(up, 1)
+    tilted = np.array(forward) - 0.2 * np.array(up)  # looks a little down
+    tilted = tilted / np.linalg.norm(tilted)
+    right = np.cross(tilted, up) / np.linalg.norm(np.cross(tilted, up))
+    rotation = pictures.upright(np.stack([right, np.cross(tilted, right), tilted], 1)[None])
+    np.testing.assert_allclose(rotation @ up, (0, 0, 1), atol=1e-9)
+    assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_heat_glows_only_above_the_threshold():
+    rgb = np.full((3, 3), 200, np.uint8)
+    colours = pictures.heat(rgb, np.array([0.1, 0.45, 0.95]), 0.5)
+    assert np.ptp(colours[0]) == 0 and np.ptp(colours[2]) > 100
+
+
+def test_scores_are_joined_by_place():
+    xyz = np.array([[0, 0, 0], [0.05, 0, 0], [-3, 2, 1]], np.float32)
+    heat = np.zeros(2, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
+    heat["x"], heat["y"], heat["z"], heat["score"] = [-3, 0.05], [2, 0], [1, 0], [0.7, 0.2]
+    np.testing.assert_allclose(_aligned(xyz, heat), [0, 0.2, 0.7], atol=1e-6)
+    assert (_aligned(xyz, heat[:0]) == 0).all()
+
+
+def test_the_ply_can_be_read_back(tmp_path):
+    xyz, rgb = np.array([[0, 0, 0], [1, 2, 3]], np.float32), np.array([[1, 2, 3], [250, 251, 252]], np.uint8)
+    heat = np.zeros(1, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
+    heat["x"], heat["y"], heat["z"], heat["score"] = 1, 2, 3, 0.5
+    write_ply(tmp_path / "map.ply", xyz, rgb, {"red mug": heat})
+    head, body = (tmp_path / "map.ply").read_bytes().split(b"end_header\n")
+    assert b"element vertex 2" in head and b"property float score_red_mug" in head
+    assert len(body) == 2 * (3 * 4 + 3 + 4)
+    assert np.frombuffer(body[19:31], "<f4").tolist() == [1, 2, 3] and list(body[31:34]) == [250, 251, 252]
+
+
+def answer(label: str, *centre: float, score: float = 0.9) -> dict:
+    return {"label": label, "found": bool(centre), "best_score": score, "objects": [{"centre": list(centre)}] if centre else []}
+
+
+def test_answers_are_judged_by_the_truth():
+    truth = {"objects": {"cat": [0, 0, 1], "mug": [2, 0, 0], "dog": [1, 1, 1]}, "absent": ["elephant", "whale"]}
+    answers = [answer("cat", 0, 0.3, 1), answer("mug", 3, 0, 0), answer("dog", score=0.4), answer("elephant", score=0.2)]
+    rows = compare([*answers, answer("whale", 1, 1, 1), answer("sofa", 5, 5, 5)], truth)
+    assert [row["ok"] for row in rows] == [True, False, False, True, False, True]
+    assert rows[0]["error_m"] == pytest.approx(0.3) and rows[5]["error_m"] is None
+    text = table(rows)
+    assert text.count("WRONG") == 3 and "not found" in text and "0.30 m" in text
+
+
+def test_a_program_that_fails_is_named_with_its_last_words(tmp_path):
+    program = Program("the adder", tmp_path / "log", "json.tool", "no/such/file")
+    with pytest.raises(DemoError, match=r"the adder ended with code \d[\s\S]*no/such/file"):
+        program.wait(30)
+    assert not program.running
+
+
+def test_a_program_that_hangs_is_ended(tmp_path):
+    program = Program("the sleeper", tmp_path / "log", "http.server", "0", "--bind", "127.0.0.1")
+    with pytest.raises(DemoError, match="did not end within"):
+        program.wait(0.3)
+    program.stop()
+    assert not program.running
+
+
+def test_missing_recording_and_missing_queries_are_told(tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "out"), "--recording", str(tmp_path / "nowhere"), "--queries", "cat"]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["--out", str(tmp_path / "out"), "--recording", str(tmp_path / "empty")]) == 1
+    assert "needs --queries" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_runs_on_a_recording(tmp_path):
+    """The cat's corner of the gallery: everything for real, in processes, over ROS."""
+    pytest.importorskip("rclpy", reason="ROS 2 is not here: source one, or run scripts/setup.sh")
+    pytest.importorskip("radseg_interfaces", reason="radseg_interfaces is not built: run scripts/setup.sh")
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra [lite] is not installed")
+    from radseg_ros.demo import gallery
+
+    gallery.generate(tmp_path / "all")
+    corner = tmp_path / "corner"
+    for part, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
+        (corner / part).mkdir(parents=True)
+        for i in range(10, 20):
+            shutil.copy(tmp_path / "all" / part / f"{i:06d}.{suffix}", corner / part)
+    shutil.copy(tmp_path / "all" / "intrinsics.txt", corner)
+    truth = {"objects": {"cat": gallery.describe(0)["objects"]["cat"]}, "absent": ["elephant"]}
+    (corner / "truth.json").write_text(json.dumps(truth))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "radseg_ros.demo.run", "--out", str(out), "--recording", str(corner)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = json.loads((out / "answers.json").read_text())
+    cat, elephant = answers["rows"]
+    assert cat["error_m"] < 0.5 and elephant["found"] is None
+    assert answers["frames"]["integrated"] == 10
+    for name in ("map_above.png", "map_angle.png", "query_cat_above.png", "query_cat_angle.png", "overview.png", "map.ply"):
+        assert (out / name).stat().st_size > 10_000
