@@ -208,7 +208,7 @@ def command_options(arguments: argparse.Namespace) -> int:
 
     def show(cls: Any, prefix: str) -> None:
         for f in fields(cls):
-            default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
             if is_dataclass(default):
                 show(type(default), prefix if f.name == "mapper" else f"{prefix}{f.name}.")
             else:

@@ -119,9 +119,9 @@ def with_options(config: EvalConfig, assignments: list[str] | dict[str, Any]) ->
         *groups, last = _find(EvalConfig, name)
         table = values
         for group in groups:
-            table = table.get(group)
-            if not isinstance(table, dict):
+            if not isinstance(table.get(group), dict):
                 raise ConfigError(f"unknown option {name}")
+            table = table[group]
         table[last] = value
     map_options = values["mapper"]["map"]
     if map_options["space"] == "probability" and not map_options["labels"]:

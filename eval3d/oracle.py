@@ -30,7 +30,7 @@ class OracleEncoder:
     """
 
     logit_scale = 100.0
-    background = ("something else",)
+    background: tuple[str, ...] = ("something else",)
 
     def __init__(self, names: Sequence[str], noise: float = 0.0, patch: int = 1, seed: int = 0) -> None:
         self.noise = noise

@@ -41,8 +41,9 @@ def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
         cells = ""
         for column in columns:
             value = row.get(column)
-            bar = column in ("iou", "miou") and value is not None
-            style = f' class="bar" style="--p:{100 * value:.1f}%"' if bar else ' class="text"' if isinstance(value, str) else ""
+            style = ' class="text"' if isinstance(value, str) else ""
+            if value is not None and column in ("iou", "miou"):
+                style = f' class="bar" style="--p:{100 * value:.1f}%"'
             cells += f"<td{style}>{escape(cell(value, column))}</td>"
         body += f"<tr>{cells}</tr>\n"
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'

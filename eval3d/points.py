@@ -98,14 +98,15 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
         data = file.read(count * dtype.itemsize)
         if len(data) != count * dtype.itemsize:
             raise InputError(f"{path} is truncated: {len(data)} bytes of vertices, need {count * dtype.itemsize}")
-        rows = np.frombuffer(data, dtype)
-        return {field: rows[field].astype(dtype[field].newbyteorder("=")) for field in dtype.names or ()}
+        vertices = np.frombuffer(data, dtype)
+        return {field: vertices[field].astype(dtype[field].newbyteorder("=")) for field in dtype.names or ()}
 
 
 def _ply_header(file: Any, path: Path) -> tuple[str, list[tuple[str, int, list[tuple[str, str]]]]]:
     if file.readline().strip() != b"ply":
         raise InputError(f"{path} is not a PLY file")
-    kind, elements = "", []
+    kind = ""
+    elements: list[tuple[str, int, list[tuple[str, str]]]] = []
     while True:
         line = file.readline()
         words = line.decode("ascii", "replace").split()

@@ -180,7 +180,9 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
     lifter = None if gt else LabelLifter(config.gt_voxel_size or config.mapper.map.voxel_size)
     with stage(seconds, "read and map"):
         mapper, used = build_map(config, scene, encoder, lifter, seconds, progress)
-    gt = gt or lifter.result(_lifted_rule(config))
+    if lifter is not None:
+        gt = lifter.result(_lifted_rule(config))
+    assert gt is not None  # one of the two
     with stage(seconds, "predict"):
         labelled = label_map(mapper.map, encoder, config.mapper.map.space, config, classes)
     with stage(seconds, "score"):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from conftest import require_ros
 
-require_ros()  # ruff: noqa: E402 (what follows needs ROS)
+# ruff: noqa: E402 - what follows needs ROS
+require_ros()
 
 import rclpy
 from color_encoder import ColorEncoder

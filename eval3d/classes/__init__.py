@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def load_classes(source: str | Path) -> ClassList:
         raise InputError(f"{path} is no class list: {error}") from error
 
 
-def _from_json(name: str, data: object) -> ClassList:
+def _from_json(name: str, data: Any) -> ClassList:
     classes = data.get("classes", data) if isinstance(data, dict) else data
     if isinstance(classes, dict):
         pairs = [(int(key), str(value)) for key, value in classes.items()]

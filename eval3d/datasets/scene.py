@@ -149,39 +149,39 @@ class Scene:
         depth = self._image(view.depth, "depth")
         if depth.ndim != 2 or depth.dtype.kind not in "ui":
             raise Unusable("depth of wrong type", f"{view.depth.name}: {depth.shape} {depth.dtype}, need one 16-bit channel")
-        self.size = self.size or depth.shape
-        if depth.shape != self.size:
-            raise Unusable("depth of wrong size", f"{depth.shape[1]}x{depth.shape[0]}, need {self.size[1]}x{self.size[0]}")
-        rgb = self._colour(view)
+        size = self.size = self.size or (depth.shape[0], depth.shape[1])
+        if depth.shape != size:
+            raise Unusable("depth of wrong size", f"{depth.shape[1]}x{depth.shape[0]}, need {size[1]}x{size[0]}")
+        rgb = self._colour(view, size)
         metres = depth.astype(np.float32) * np.float32(self.depth_scale)
         try:
             frame = Frame(position * FRAME_PERIOD_NS, rgb, metres, self.K, pose)
         except InputError as error:
             raise Unusable("frame refused", str(error)) from None
-        return LabelledFrame(view.name, frame, self._label(view))
+        return LabelledFrame(view.name, frame, self._label(view, size))
 
-    def _colour(self, view: View) -> np.ndarray:
+    def _colour(self, view: View, size: tuple[int, int]) -> np.ndarray:
         rgb = self._image(view.rgb, "colour", "RGB")
-        height, width = self.size
-        if rgb.shape[:2] == self.size:
+        height, width = size
+        if rgb.shape[:2] == size:
             return rgb
-        if not (self.colour_to_depth and _same_aspect(rgb.shape, self.size)):
+        if not (self.colour_to_depth and _same_aspect(rgb.shape, size)):
             raise Unusable("colour of wrong size", f"{rgb.shape[1]}x{rgb.shape[0]}, need {width}x{height}")
         from PIL import Image
 
         return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
 
-    def _label(self, view: View) -> np.ndarray | None:
+    def _label(self, view: View, size: tuple[int, int]) -> np.ndarray | None:
         if view.label is None or self.relabel is None:
             return None
         try:
             ids = self._image(view.label, "label")
-            if ids.ndim != 2 or not _same_aspect(ids.shape, self.size):
-                raise Unusable("label of wrong size", f"{ids.shape}, depth is {self.size}")
+            if ids.ndim != 2 or not _same_aspect(ids.shape, size):
+                raise Unusable("label of wrong size", f"{ids.shape}, depth is {size}")
         except Unusable as fault:  # the map can still use the frame
             self._count(self.notes, fault, view)
             return None
-        return self.relabel(nearest_resize(ids, self.size))
+        return self.relabel(nearest_resize(ids, size))
 
 
 def _same_aspect(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
