@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Map files: nothing is lost, nothing damaged is taken, and a process killed while saving leaves a whole file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_worlds import assert_same, random_frame
+
+from radseg_ros.config import LiftConfig, MapConfig
+from radseg_ros.datatypes import MapFileError
+from radseg_ros.map_file import MapIdentity, load_map, merge_maps, save_map
+from radseg_ros.voxel_map import VoxelMap
+
+IDENTITY = MapIdentity("radseg:base", "abc123", "siglip2", frame_id="map")
+
+
+def some_map(seed: int = 0, frames: int = 2, **options) -> VoxelMap:
+    world = VoxelMap(0.2, 5, **options)
+    rng = np.random.default_rng(seed)
+    for step in range(frames):
+        world.integrate(*random_frame(rng, stamp_ns=step))
+    return world
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_going_on_after_loading_is_as_if_it_was_never_saved(tmp_path, dtype):
+    kept = some_map(dtype=dtype, carve_after=2, max_voxels=900, evict="farthest")
+    save_map(tmp_path / "a.radmap", kept, IDENTITY)
+    loaded, identity = load_map(tmp_path / "a.radmap")
+    assert identity == IDENTITY and loaded.config == kept.config
+    for step in range(5):
+        rng = np.random.default_rng(100 + step)
+        observed = random_frame(rng, stamp_ns=10 + step)
+        assert kept.integrate(*observed) == loaded.integrate(*observed)
+    a, b = kept.table.state(), loaded.table.state()
+    assert all(torch.equal(a[name], b[name]) for name in a) and kept.last_stamp_ns == loaded.last_stamp_ns == 14
+
+
+def test_an_empty_map_is_a_map(tmp_path):
+    save_map(tmp_path / "a.radmap", VoxelMap(0.05, 7))
+    loaded, identity = load_map(tmp_path / "a.radmap")
+    assert len(loaded) == 0 and loaded.channels == 7 and identity == MapIdentity() and loaded.last_stamp_ns is None
+
+
+def test_options_of_the_reader_win_and_types_convert(tmp_path):
+    saved = some_map()
+    save_map(tmp_path / "a.radmap", saved)
+    config = MapConfig(voxel_size=0.2, dtype="float16", max_voxels=5000)
+    loaded, _ = load_map(tmp_path / "a.radmap", config=config, lift=LiftConfig(pixel_stride=2))
+    assert loaded.config.max_voxels == 5000 and loaded.lift.pixel_stride == 2
+    assert_same(loaded.snapshot(), saved.snapshot(), tolerance=2e-3)
+    save_map(tmp_path / "b.radmap", loaded)
+    assert_same(load_map(tmp_path / "b.radmap", config=MapConfig(voxel_size=0.2))[0].snapshot(), loaded.snapshot())
+
+
+@pytest.mark.parametrize(
+    "expect, config, said",
+    [
+        (MapIdentity(encoder="lite"), None, "encoder"),
+        (MapIdentity(checkpoint_hash="x"), None, "checkpoint_hash"),
+        (MapIdentity(language="clip"), None, "language"),
+        (MapIdentity(frame_id="odom"), None, "frame_id"),
+        (MapIdentity(labels=("a",)), None, "labels"),
+        (None, MapConfig(voxel_size=0.1), "voxel_size"),
+        (None, MapConfig(voxel_size=0.2, space="language"), "space"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, expect, config, said):
+    save_map(tmp_path / "a.radmap", some_map(), IDENTITY)
+    with pytest.raises(MapFileError, match=said) as error:
+        load_map(tmp_path / "a.radmap", expect, config=config)
+    assert "\n" not in str(error.value)
+    assert load_map(tmp_path / "a.radmap", MapIdentity(encoder="radseg:base"))[1] == IDENTITY
+
+
+def test_every_cut_and_every_flipped_byte_is_refused(tmp_path):
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map(), IDENTITY)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    start_of_data = 8 + int.from_bytes(whole[:8], "little")
+    for cut in [0, 1, 7, 8, 100, start_of_data, *rng.integers(0, len(whole), 20).tolist(), len(whole) - 1]:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(MapFileError):
+            load_map(path)
+    for position in [*range(0, 8), *rng.integers(start_of_data, len(whole), 60).tolist(), len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(MapFileError):
+            load_map(path)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(MapFileError):
+        load_map(path)
+
+
+def rewrite(path: Path, change) -> None:
+    """Write the file again with a changed header or changed tensors, and honest checksums."""
+    from radseg_ros import map_file
+
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["radmap"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(header, state)
+    header["sha256"] = map_file._digests(state)
+    save_file(state, path, {"radmap": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, state: header.update(version=99),
+        lambda header, state: header.pop("identity"),
+        lambda header, state: header["map"].update(voxel_size=-1.0),
+        lambda header, state: header["map"].update(unknown=1),
+        lambda header, state: header.update(channels=6),
+        lambda header, state: state.pop("hits"),
+        lambda header, state: state.update(hits=state["hits"][1:]),
+        lambda header, state: state["hits"].__setitem__(0, 0),
+        lambda header, state: state["key"].__setitem__(0, -5),
+        lambda header, state: state["key"].__setitem__(0, state["key"][1]),
+        lambda header, state: state["vectors"].__setitem__((0, 0), torch.nan),
+        lambda header, state: state.update(vectors=state["vectors"].double()),
+    ],
+)
+def test_files_that_were_made_wrong_are_refused(tmp_path, change):
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map())
+    rewrite(path, change)
+    with pytest.raises(MapFileError):
+        load_map(path)
+
+
+def test_other_files_and_no_files_are_refused(tmp_path):
+    with pytest.raises(MapFileError, match="no map file"):
+        load_map(tmp_path / "none.radmap")
+    save_file({"x": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(MapFileError, match="not a map"):
+        load_map(tmp_path / "weights.safetensors")
+    with pytest.raises(MapFileError):
+        save_map(tmp_path / "no" / "a.radmap", some_map())
+
+
+def test_merging_asks_for_the_same_identity():
+    a, b = some_map(1), some_map(2)
+    with pytest.raises(MapFileError, match="frame_id"):
+        merge_maps(a, IDENTITY, b, MapIdentity("radseg:base", "abc123", "siglip2", frame_id="odom"))
+    merge_maps(a, IDENTITY, b, IDENTITY)
+    assert int(a.table["hits"].sum()) == int(some_map(1).table["hits"].sum() + b.table["hits"].sum())
+
+
+KILL_SAVES = """
+import json, os, signal, sys, time
+from pathlib import Path
+import torch
+from radseg_ros.map_file import load_map, save_map
+from radseg_ros.voxel_index import pack
+from radseg_ros.voxel_map import VoxelMap
+
+torch.set_num_threads(1)  # a process that forks must have no threads
+
+def world(count):
+    made = VoxelMap(0.05, 128)
+    number = torch.arange(count)
+    slots, order = made.table.claim(pack(torch.stack([number, number * 0, number * 0]).double()))
+    one = torch.ones(count, dtype=torch.int64)
+    made.table.add(slots, one, torch.zeros(count, 3).double(), one, one, lambda a, b: torch.full((b - a, 128), float(count)))
+    return made
+
+path, maps = Path(sys.argv[1]), [world(20_000), world(30_000)]
+start = time.perf_counter()
+save_map(path, maps[0])
+duration = time.perf_counter() - start
+result = {"killed": 0, "finished": 0, "leftovers": 0, "sizes": []}
+for trial in range(40):
+    child = os.fork()
+    if child == 0:
+        save_map(path, maps[trial % 2])
+        os._exit(0)
+    time.sleep(1.2 * duration * trial / 40)
+    os.kill(child, signal.SIGKILL)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    result["killed" if killed else "finished"] += 1
+    result["leftovers"] += len(list(path.parent.glob(".*.part")))
+    loaded, _ = load_map(path)
+    result["sizes"].append(len(loaded))
+    assert bool((loaded.snapshot().features == len(loaded)).all())
+print(json.dumps(result))
+"""
+
+
+def test_a_process_killed_at_any_moment_of_saving_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "a.radmap"
+    root = Path(__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", KILL_SAVES, str(path)], capture_output=True, text=True, cwd=root, timeout=120)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert set(result["sizes"]) <= {20_000, 30_000}
+    assert result["killed"] >= 10 and result["leftovers"] >= 1, f"too few kills fell into a save: {result}"
+    save_map(path, some_map())
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # leftovers of the dead are gone
