@@ -15,6 +15,7 @@ from radseg_interfaces.srv import LoadMap, QueryText, SaveMap
 
 from . import cloud, messages
 from .datatypes import InputError, MapFileError, RadsegRosError
+from .export import FORMATS, write_cloud
 from .paths import confined
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from .mapper_node import MapperNode
 
 logger = logging.getLogger(__name__)
-CLOUD_SUFFIXES = (".ply", ".pcd")
 
 
 class MapServices:
@@ -50,6 +50,8 @@ class MapServices:
                 answer(self.node.mapper, request, response)
             except RadsegRosError as error:
                 response.success, response.message = False, str(error)
+            except ModuleNotFoundError as error:
+                response.success, response.message = False, f"this needs the Python package {error.name}, which is not installed"
             except Exception as error:
                 logger.exception("~/%s failed", name)
                 response.success, response.message = False, f"internal error: {type(error).__name__}: {error}"
@@ -78,12 +80,10 @@ class MapServices:
     def _save(self, mapper: Mapper, request: SaveMap.Request, response: SaveMap.Response) -> None:
         path = confined(self.node.config.node.map_directory, request.path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in CLOUD_SUFFIXES:
-            from .export import export_cloud
-
+        if path.suffix in FORMATS:
             min_hits, labels = self.node.config.node.cloud_min_hits, list(request.labels)
             points = mapper.semantic_cloud(labels, min_hits) if labels else mapper.rgb_cloud(min_hits)
-            export_cloud(path, points)
+            write_cloud(path, points)
             response.voxels = len(points)
         else:
             path = path if path.suffix == ".radmap" else path.with_name(path.name + ".radmap")

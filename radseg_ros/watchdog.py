@@ -58,28 +58,23 @@ class Watchdog:
 
 
 def why_no_frames(inputs: Sequence[InputState], new_drops: Sequence[tuple[str, int]], period: float) -> str:
-    """One line: what every silent input lacks and what was dropped in the last ``period`` seconds."""
-    reasons = [_reason(state) for state in inputs if not state.received]
+    """One line: what the silent inputs lack and what was dropped in the last ``period`` seconds."""
+    topics: dict[str, list[str]] = {}
+    for state in inputs:
+        if not state.received:
+            topics.setdefault(_cause(state), []).append(state.topic)
+    reasons = [f"{', '.join(names)}: {cause}" for cause, names in topics.items()]
     reasons += [f"dropped {count} x {reason}" for reason, count in new_drops]
     if not reasons:
         reasons = ["every topic delivers, but nothing belongs together in time yet"]
     return f"no frame for {period:g} s: " + "; ".join(reasons)
 
 
-def _reason(state: InputState) -> str:
+def _cause(state: InputState) -> str:
     if not state.publishers:
-        return f"{state.topic} has no publisher (remap it?)"
+        return "no publisher (remap?)"
     if state.type not in state.publishers:
         found = ", ".join(sorted(set(state.publishers)))
-        cure = {
-            "pose": "set node.pose_type",
-            "color": "set node.image_transport",
-            "depth": "set node.image_transport",
-        }.get(state.kind, "remap it")
-        return f"{state.topic} is published as {found}, expected {state.type} ({cure})"
-    if state.kind in ("color", "depth"):
-        return (
-            f"{state.topic} has a publisher but no message arrives (paused? or lost on the way: every process needs the "
-            "shared-memory profile config/fastdds.xml)"
-        )
-    return f"{state.topic} has a publisher but no message arrives"
+        parameter = {"pose": "node.pose_type", "color": "node.image_transport", "depth": "node.image_transport"}.get(state.kind)
+        return f"published as {found}, expected {state.type} ({f'set {parameter}' if parameter else 'remap?'})"
+    return "published, but nothing arrives (paused? images are lost without the shared-memory profile config/fastdds.xml)"

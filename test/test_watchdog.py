@@ -30,9 +30,9 @@ def test_every_silent_input_is_explained():
         5.0,
     )
     assert line.startswith("no frame for 5 s: ")
-    assert "/color/image has no publisher" in line
-    assert "/depth/image has a publisher but no message arrives" in line and "fastdds.xml" in line
-    assert f"/pose is published as {POSE}, expected {ODOMETRY} (set node.pose_type)" in line
+    assert "/color/image: no publisher" in line
+    assert "/depth/image: published, but nothing arrives" in line and "fastdds.xml" in line
+    assert f"/pose: published as {POSE}, expected {ODOMETRY} (set node.pose_type)" in line
     assert "camera_info" not in line and "dropped 7 x colour image without" in line
 
 
@@ -48,7 +48,7 @@ def test_the_watchdog_looks_at_what_is_new():
     assert dog.look(3, True, {"color": 9}, {"a": 2, "b": 4}, states) == ("3 frames (+0), 0 inputs dropped", "")
     progress, complaint = dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)
     assert not progress and complaint == "no frame for 5 s: dropped 1 x a"
-    assert "no message arrives" in dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)[1]
+    assert "/color: published, but nothing arrives" in dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)[1]
     assert dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states) == ("", ""), "the recording has ended: said once"
 
 
