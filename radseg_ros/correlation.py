@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-BLOCK_ELEMENTS = 1 << 20  # entries of S that exist at once: 4 MiB of float32
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 24, "mps": 1 << 22}  # entries of S at once: 4 MiB of float32, 64, 16
 
 
 def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.Tensor | None = None) -> torch.Tensor:
@@ -34,8 +34,9 @@ def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.
     """
     flat_unit, flat_values = unit.flatten(0, -3), values.flatten(0, -3)
     tokens = unit.shape[-2]
-    rows = max(1, min(tokens, BLOCK_ELEMENTS // tokens))
-    heads = max(1, BLOCK_ELEMENTS // (rows * tokens))
+    elements = BLOCK_ELEMENTS[unit.device.type]
+    rows = max(1, min(tokens, elements // tokens))
+    heads = max(1, elements // (rows * tokens))
     out = torch.empty_like(flat_values)
     for first in range(0, len(flat_unit), heads):
         some = slice(first, first + heads)
@@ -74,8 +75,8 @@ class SelfCorrelatingAttention(nn.Module):
         query, key, value = (self._split(project(hidden_states)) for project in (plain.q_proj, plain.k_proj, plain.v_proj))
         out = self._merge(F.scaled_dot_product_attention(query, key, value, scale=plain.scaling))
         for _ in range(self.recursions if scra else 0):
-            unit = F.normalize(self._split(out), dim=-1, eps=1e-12)
-            out = self._merge(correlate(unit, value, self.tau))
+            unit = F.normalize(self._split(out).float(), dim=-1, eps=1e-12)  # half precision would round eps to 0
+            out = self._merge(correlate(unit, value.float(), self.tau).to(out.dtype))
         return out, None
 
     def _split(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -214,6 +214,29 @@ def test_the_language_head_is_the_teachers(small):
     assert make_encoder("radseg", checkpoint=str(small), device="cpu", language="clip").language_channels == 16
 
 
+def test_version_4_names_its_heads_otherwise(tmp_path):
+    path = radio_files.write_small(tmp_path / "a.pth.tar", outputs={"siglip2-g": 24, "dino_v3": 12, "sam3": 8}, layer_scale=False)
+    encoder = make_encoder("radseg", checkpoint=str(path), device="cpu")
+    assert (encoder.language, encoder.heads) == ("siglip2-g", ("siglip2-g", "dino_v3", "sam3"))
+
+
+def test_teachers_that_occur_twice_share_a_token(small, tmp_path):
+    def twice(content):
+        content["args"].teachers = [*content["args"].teachers, content["args"].teachers[0]]
+
+    config = build_radio(read_checkpoint(radio_files.rewrite(small, tmp_path / "a.pth.tar", twice))).config
+    assert (config.num_cls_tokens, config.summary_idxs) == (4, [0, 1, 2])
+
+
+def test_heads_that_upsample_are_refused(small, tmp_path):
+    def upsample(content):
+        content["args"].teachers[3]["fd_upsample_factor"] = 2
+
+    path = radio_files.rewrite(small, tmp_path / "a.pth.tar", upsample)
+    with pytest.raises(CheckpointError, match="feature head sam upsamples 2 times"):
+        make_encoder("radseg", checkpoint=str(path), device="cpu").feature_head("sam")
+
+
 def test_a_file_without_heads_says_which_file_has_them(small, tmp_path):
     folder = radio_files.as_folder(small, tmp_path / "hf", with_heads=False, version="c-radio_v3-h")
     with pytest.raises(CheckpointError, match="c-radio_v3-h_half.pth.tar.*huggingface.co/nvidia/C-RADIOv3-H"):

@@ -249,3 +249,16 @@ def test_settings_of_table_a1():
     some = [SETTINGS[name] for name in ("voc-mid", "ade-mid", "cityscapes-high")]
     assert some == [(336, 336, 112), (576, 336, 224), (1344, 336, 336)]
     assert len(SETTINGS) == 15 and all(short % 16 == crop % 16 == stride % 16 == 0 for short, crop, stride in SETTINGS.values())
+
+
+@pytest.mark.slow
+def test_radseg_segment_with_lite(tmp_path):
+    """A photograph, and an encoder that pip brings: the cat is where the cat is."""
+    data = pytest.importorskip("skimage.data")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("sentence_transformers")
+    Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
+    arguments = [str(tmp_path / "cat.png"), "--encoder", "lite", "--labels", "cat,espresso", "--out", str(tmp_path)]
+    assert segment_cli.main([*arguments, "--short-side", "0"]) == 0
+    labels = np.array(Image.open(tmp_path / "cat_labels.png"))
+    assert labels.shape == data.chelsea().shape[:2] and (labels[100:200, 150:300] == 1).mean() > 0.8
