@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .report import TITLES, cell, class_rows, run_rows, scene_rows, timings_of
+from .report import TITLES, cell, class_rows, run_rows, scene_rows, timings_of, varied_options
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em; }
@@ -21,6 +21,7 @@ tr:hover { background: #f4f7fb } .scroll { overflow-x: auto } img { max-width: 1
 .bar { background: linear-gradient(to right, #a9c7e8 var(--p), transparent var(--p)) }
 .note { color: #666 } .warn { color: #a33 } details { margin: .6em 0 } pre { background: #f6f6f6; padding: 1em; overflow-x: auto }
 """
+HASHES = ("_sha256", "_hash")
 PICTURES = {
     "labels": "Colours, truth and prediction",
     "errors": "Errors",
@@ -88,8 +89,8 @@ def _times(run: dict[str, Any]) -> str:
 
 
 def _run(run: dict[str, Any]) -> str:
-    source = {key: value for key, value in run["scenes"][0]["provenance"].items() if not key.endswith("sha256")}
-    hashes = {s["scene"]: {k: v for k, v in s["provenance"].items() if k.endswith("sha256")} for s in run["scenes"]}
+    source = {key: value for key, value in run["scenes"][0]["provenance"].items() if not key.endswith(HASHES)}
+    hashes = {s["scene"]: {k: v for k, v in s["provenance"].items() if k.endswith(HASHES)} for s in run["scenes"]}
     text = escape(json.dumps({**source, "hashes": hashes}, indent=1, sort_keys=True))
     return "\n".join(
         [
@@ -105,11 +106,15 @@ def _run(run: dict[str, Any]) -> str:
 
 def page(runs: list[dict[str, Any]], plots: list[Path]) -> str:
     """The whole page."""
-    options = runs[0]["options"]
-    intro = (
-        f"Protocol {options['protocol']}, {100 * options['map.voxel_size']:g} cm voxels, k = {options['k']}. "
-        "Scores in percent; the ceiling is the ground truth scored against itself through the map's geometry."
-    )
+    options, varied = runs[0]["options"], varied_options(runs)
+    facts = {
+        "protocol": f"protocol {options['protocol']}",
+        "map.voxel_size": f"{100 * options['map.voxel_size']:g} cm voxels",
+        "k": f"k = {options['k']}",
+    }
+    common = ", ".join(text for name, text in facts.items() if name not in varied)
+    intro = "Scores in percent; the ceiling is the ground truth scored against itself through the map's geometry. "
+    intro += f"All runs: {common}." if common else ""
     body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", _table(*run_rows(runs))]
     body += [_image(path, path.stem) for path in plots]
     body += [_run(run) for run in runs]

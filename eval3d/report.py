@@ -45,7 +45,10 @@ def load_runs(folders: list[Path]) -> list[dict[str, Any]]:
             key = json.dumps([str(path.parent), metrics["provenance"]["encoder"], options], sort_keys=True)
             run = runs.setdefault(key, {"name": path.parent.name, "folder": path.parent, "options": options, "scenes": []})
             run["scenes"].append(metrics)
+    names = [run["name"] for run in runs.values()]
     for run in runs.values():
+        if names.count(run["name"]) > 1:  # two folders of one name: say where they lie
+            run["name"] = f"{run['folder'].parent.name}-{run['name']}"
         run["scenes"].sort(key=lambda metrics: metrics["scene"])
         run["mean"] = mean_over_scenes(run["scenes"])
     return list(runs.values())

@@ -201,7 +201,7 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
         "provenance": {
             **provenance(config, classes),
             "encoder": encoder.name,
-            "checkpoint_sha256": getattr(encoder, "checkpoint_hash", ""),
+            "checkpoint_hash": getattr(encoder, "checkpoint_hash", ""),
             "inputs_sha256": scene.digest(),
             "ground_truth_sha256": gt.digest,
             "map_sha256": labelled.digest,

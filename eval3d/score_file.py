@@ -77,7 +77,7 @@ def _from_radmap(config: EvalConfig, path: Path, classes: ClassList) -> tuple[La
             f"{path} was made with the encoder {identity.encoder}, this one is {encoder.name}: its vectors mean other things"
         )
     labelled = label_map(voxel_map, encoder, voxel_map.config.space, config, classes)
-    return labelled, {"encoder": identity.encoder, "checkpoint_sha256": identity.checkpoint_hash}
+    return labelled, {"encoder": identity.encoder, "checkpoint_hash": identity.checkpoint_hash}
 
 
 def _from_arrays(config: EvalConfig, path: Path, classes: ClassList) -> tuple[LabelledMap, dict[str, Any]]:
@@ -102,4 +102,4 @@ def _from_arrays(config: EvalConfig, path: Path, classes: ClassList) -> tuple[La
     rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb
     digest = hashlib.sha256(xyz.tobytes() + label.tobytes()).hexdigest()
     labelled = LabelledMap(xyz, label, rgb, sum(array.nbytes for array in arrays.values()), digest)
-    return labelled, {"encoder": "arrays", "checkpoint_sha256": ""}
+    return labelled, {"encoder": "arrays", "checkpoint_hash": ""}

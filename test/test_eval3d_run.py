@@ -10,6 +10,7 @@ import eval3d_world as world
 import numpy as np
 import pytest
 from color_encoder import ColorEncoder
+from conftest import shared
 
 from eval3d.cli import main
 from eval3d.options import EvalConfig, parse_value, with_options
@@ -303,3 +304,21 @@ def test_options_are_found_by_their_short_names():
 def test_options_command_lists_every_option(capsys):
     text = evaluate(capsys, "options")
     assert "\nmap.voxel_size = 0.05\n" in text and "\noracle.noise = 0.0\n" in text and "protocol = 'radseg'" in text
+
+
+@pytest.mark.parametrize("space", ["backbone", "probability"])
+def test_radseg_end_to_end_with_stored_text_embeddings(tmp_path, capsys, recording, space):
+    from radseg_ros.text_cache import LABEL, save_embeddings
+
+    checkpoint = shared("golden/tiny_radio.pth.tar")
+    vectors = np.random.default_rng(0).normal(size=(len(world.FACES), 48)).astype(np.float32)
+    texts = {(LABEL, f"{name} wall"): vector for name, vector in zip(world.FACES, vectors, strict=True)}
+    save_embeddings(tmp_path / "text.npz", "tiny", texts)
+    options = ["radseg.crop=96", "radseg.stride=48", "short_side=96", "radseg.text_tower=tiny", "radseg.offline=true"]
+    options += [f"radseg.text_embeddings={tmp_path / 'text.npz'}", "denoise_threshold=0", "prediction_threshold=0"]
+    arguments = ["run", "--root", recording, "--checkpoint", checkpoint, "--space", space, "--limit", 2, "--no-pictures"]
+    evaluate(capsys, *arguments, *(word for option in options for word in ("--set", option)), "--out", tmp_path / "out")
+    found = metrics_of(tmp_path / "out", "room")
+    assert found["provenance"]["encoder"].startswith("radseg-") and found["provenance"]["checkpoint_hash"]
+    assert found["map_voxels_without_prediction"] == 0 or space == "probability"
+    assert 0 < found["acc"] < 1 and found["coverage"] > 0.9
