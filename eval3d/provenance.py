@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from functools import cache
@@ -32,13 +33,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-@cache
 def git_revision() -> str:
-    """Commit of the sources, with "-dirty" when tracked files differ from it; "unknown" outside of a checkout."""
-    here = Path(__file__).resolve().parent
+    """Commit of the sources, with "-dirty" when tracked files differ from it; "unknown" outside of a checkout.
+
+    The environment variable EVAL3D_REVISION states it where the sources came without their history (a container).
+    """
+    return os.environ.get("EVAL3D_REVISION") or _revision_of_checkout()
+
+
+def _git(*words: str) -> str:
+    here = str(Path(__file__).resolve().parent)
+    return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@cache
+def _revision_of_checkout() -> str:
     try:
-        run = lambda *words: subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout  # noqa: E731
-        return run("rev-parse", "HEAD").strip() + ("-dirty" if run("status", "--porcelain", "-uno").strip() else "")
+        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
