@@ -13,6 +13,7 @@ from . import pictures
 AZIMUTHS = (-45, 45, 135, 225)
 ELEVATION = 38
 THRESHOLD = 0.5
+RING = 18  # px
 VOXEL_SIZE = 0.05  # m, the node's default
 
 
@@ -44,7 +45,7 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
         for place, eye in (("above", above), ("angle", views[best])):
             image = eye.paint(colours)
             if row["found"]:
-                pictures.pin(image, eye.pixel(row["found"]), 13)
+                pictures.pin(image, eye.pixel(row["found"]), RING)
             images[f"query_{_file_name(text)}_{place}"] = pictures.caption(image, f"“{text}”", _verdict(row))
             if place == "angle":
                 tiles.append(pictures.caption(image, f"“{text}”", _verdict(row), size=52))

@@ -22,7 +22,7 @@ K = np.array([[525.0, 0, 319.5], [0, 525.0, 239.5], [0, 0, 1]])
 ROOM = (7.0, 6.0, 2.7)  # m
 FRAMES = 72
 CAMERA_HEIGHT = 1.25  # m
-VERSION = 4  # of the scene; a recording of another version is made again
+VERSION = 5  # of the scene; a recording of another version is made again
 
 WOOD, DARK_WOOD, WHITE, SOFT = (0.62, 0.44, 0.28), (0.36, 0.24, 0.16), (0.93, 0.92, 0.9), (0.33, 0.42, 0.5)
 
@@ -162,7 +162,7 @@ def trajectory(frames: int = FRAMES) -> list[np.ndarray]:
         reach = (2.3, 1.8) if second else (0.9, 0.5)
         position = (reach[0] * np.cos(angle), reach[1] * np.sin(angle), CAMERA_HEIGHT + 0.03 * np.sin(5 * angle))
         heading = angle + (np.pi if second else 0.12 * np.sin(3 * angle))
-        poses.append(look(position, heading, tilt=-0.3 if second else -0.13))
+        poses.append(look(position, heading, tilt=-0.3 if second else -0.15))
     return poses
 
 
@@ -179,14 +179,14 @@ def look(position: tuple[float, float, float], heading: float, tilt: float) -> n
 def sense(depth: np.ndarray, facing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a structured-light camera makes of a true depth image, (H, W) float m -> uint16 mm, 0 = no return.
 
-    Noise that grows with the square of the distance (Nguyen et al. 2012), and no return beyond 4 m, at grazing angles, in
+    Noise that grows with the square of the distance (Nguyen et al. 2012), and no return beyond 4.2 m, at grazing angles, in
     the shadow beside an edge, and here and there.
     """
     noisy = depth + rng.normal(0, 1, depth.shape) * (0.0012 + 0.0019 * np.square(np.maximum(depth - 0.4, 0)))
     jump = np.abs(np.diff(depth, axis=1, prepend=depth[:, :1])) > 0.05 * depth
     shadow = jump | np.roll(jump, 1, 1) | np.roll(jump, 2, 1)
     lost = shadow | (facing < rng.uniform(0.05, 0.2, depth.shape)) | (rng.random(depth.shape) < 0.004)
-    lost |= (depth < 0.4) | (depth > 4.0)
+    lost |= (depth < 0.4) | (depth > 4.2)
     return np.where(lost, 0, np.round(1000 * noisy)).astype(np.uint16)
 
 

@@ -195,12 +195,12 @@ def font(size: int, bold: bool = False) -> Any:
 
 
 def pin(image: Any, at: tuple[float, float], size: int) -> None:
-    """Mark a found place."""
+    """Mark a found place with a ring, so that what glows there stays visible."""
     from PIL import ImageDraw
 
     draw, (x, y) = ImageDraw.Draw(image), at
-    for radius, colour in ((size, (255, 255, 255)), (size - max(2, size // 5), (20, 110, 190)), (size // 3, (255, 255, 255))):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    for radius, width, colour in ((size + 2, 8, (255, 255, 255)), (size, 4, (20, 110, 190))):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
 
 
 def caption(image: Any, title: str, text: str = "", size: int = 30) -> Any:
