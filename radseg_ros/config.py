@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import typing
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from .datatypes import ConfigError
@@ -56,7 +57,9 @@ class RadsegConfig:
     """The RADSeg encoder (SPEC of the method: RADIO + SCRA + SCGA)."""
 
     checkpoint: str = option(
-        "nvidia/C-RADIOv3-B", "RADIO weights: a .pth.tar file, a Hugging Face folder, a hub id, or a version such as c-radio_v3-b"
+        "nvidia/C-RADIOv3-B",
+        "RADIO weights: a .pth.tar file, a Hugging Face folder, a hub id, or a version such as c-radio_v3-b",
+        also=PurePath,
     )
     preset: str = option("paper", "paper (crop 336, stride 112), balanced (336, 224: half the time), fast (single pass: a fifth)")
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says")
@@ -74,8 +77,8 @@ class RadsegConfig:
     refine_iou: float = option(0.9, "refinement: masks whose predicted IoU is not above this are refused")
     refine_batch: int = option(8, "refinement: regions that go through the decoder at once; about 40 MB each")
     language: str = option("", "language head, e.g. siglip2; empty = the language teacher that the checkpoint names")
-    text_tower: str = option("", "text tower, a folder or hub id; empty = the one that the checkpoint names")
-    text_embeddings: list[str] = option([], "files written by radseg-text, so that no text tower is needed")
+    text_tower: str = option("", "text tower, a folder or hub id; empty = the one that the checkpoint names", also=PurePath)
+    text_embeddings: list[str] = option([], "files written by radseg-text, so that no text tower is needed", also=list)
     device: str = option("auto", "cpu, cuda, cuda:N, mps, or auto (cuda if there is one)")
     dtype: str = option("float32", "float32, float16 or bfloat16")
     compile: bool = option(False, "compile the network with torch.compile; slow first frame, faster afterwards")
@@ -84,6 +87,11 @@ class RadsegConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scra", _switch("radseg.scra", self.scra))
+        for name in ("checkpoint", "text_tower"):
+            object.__setattr__(self, name, str(getattr(self, name)))
+        files = [str(file) if isinstance(file, PurePath) else file for file in self.text_embeddings]
+        _check(all(isinstance(file, str) for file in files), f"radseg.text_embeddings takes file names, got {files}")
+        object.__setattr__(self, "text_embeddings", files)
         for name, on in (("scga", "always"), ("refine", "sam")):
             value = getattr(self, name)
             if isinstance(value, bool):  # an unquoted off in YAML 1.1 is a boolean

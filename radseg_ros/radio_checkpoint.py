@@ -77,7 +77,9 @@ def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
         raise CheckpointError(f"{checkpoint.path}: this file holds the backbone only, without a language head; {hint}")
     if wanted and wanted not in have:
         raise CheckpointError(f"{checkpoint.path}: no head {wanted!r}; it has {', '.join(have)}")
-    found = [wanted] if wanted else [name for name in LANGUAGE_HEADS if name in have]
+    teachers = {str(t.get("name")): f"{t.get('name')} {t.get('type')}" for t in checkpoint.teachers}
+    others = [name for word in ("siglip", "clip") for name, kind in teachers.items() if word in kind and name in have]
+    found = [wanted] if wanted else [*(name for name in LANGUAGE_HEADS if name in have), *others]
     if not found:
         raise CheckpointError(f"{checkpoint.path}: none of its heads is a language head: {', '.join(have)}")
     return found[0]

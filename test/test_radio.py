@@ -220,6 +220,15 @@ def test_version_4_names_its_heads_otherwise(tmp_path):
     assert (encoder.language, encoder.heads) == ("siglip2-g", ("siglip2-g", "dino_v3", "sam3"))
 
 
+def test_a_language_teacher_of_another_name_is_found_by_its_type(tmp_path):
+    teachers = [{"name": "dino_v2", "type": "dino_v2"}, {"name": "words", "type": "open_clip"}]
+    path = radio_files.write_small(tmp_path / "a.pth.tar", outputs={"dino_v2": 12, "words": 24}, teachers=teachers)
+    assert make_encoder("radseg", checkpoint=str(path), device="cpu").language == "words"
+    path = radio_files.write_small(tmp_path / "b.pth.tar", outputs={"dino_v2": 12, "sam": 24})
+    with pytest.raises(CheckpointError, match="none of its heads is a language head: dino_v2, sam"):
+        make_encoder("radseg", checkpoint=str(path), device="cpu")
+
+
 def test_teachers_that_occur_twice_share_a_token(small, tmp_path):
     def twice(content):
         content["args"].teachers = [*content["args"].teachers, content["args"].teachers[0]]

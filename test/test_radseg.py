@@ -293,6 +293,8 @@ def test_presets_and_switches():
     assert (window(), window(preset="balanced"), window(preset="fast")) == ((336, 112), (336, 224), (0, 0))
     assert (window(preset="fast", crop=96, stride=48), window(crop=96), window(crop=0)) == ((96, 48), (96, 96), (0, 0))
     assert from_dict(RadsegConfig, {"scga": False, "scra": "off"}).scga == "off"
+    paths = from_dict(RadsegConfig, {"checkpoint": Path("a.pth.tar"), "text_embeddings": [Path("b.npz"), "c.npz"]})
+    assert (paths.checkpoint, paths.text_embeddings) == ("a.pth.tar", ["b.npz", "c.npz"])
     assert from_dict(RadsegConfig, {"scga": True, "scra": "on"}).scra is True
 
 
@@ -301,7 +303,8 @@ def test_presets_and_switches():
     [({"crop": 100}, "radseg.crop"), ({"crop": 96, "stride": 112}, "radseg.stride"), ({"stride": 100}, "radseg.stride"),
      ({"scga": "alwys"}, "did you mean 'always'"), ({"scra": "maybe"}, "radseg.scra"),
      ({"preset": "papr"}, "did you mean 'paper'"), ({"tau_scra": -1.0}, "radseg.tau_scra"), ({"recursions": 0}, "recursions"),
-     ({"dtype": "float8"}, "radseg.dtype"), ({"chekpoint": "x"}, "did you mean radseg.checkpoint"), ({"scra": 3}, "radseg.scra")],
+     ({"dtype": "float8"}, "radseg.dtype"), ({"chekpoint": "x"}, "did you mean radseg.checkpoint"), ({"scra": 3}, "radseg.scra"),
+     ({"text_embeddings": [3]}, "radseg.text_embeddings")],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
