@@ -29,6 +29,7 @@ from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
 VERSION = 1
+_DTYPES = {torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,6 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
     Raises:
         MapFileError: the file cannot be written; the old one is still there.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     state = voxel_map.table.state()
     header = {
@@ -77,8 +76,7 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
         remove_leftovers(path)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            save_file(state, part, {"radmap": json.dumps(header)})
-            _sync(part)
+            _write(part, state, {"radmap": json.dumps(header)})
             os.replace(part, path)
             _sync(path.parent)
         finally:
@@ -158,8 +156,37 @@ def _alive(process: int) -> bool:
     return True
 
 
+def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file and bring it to the disk.
+
+    The format is a length, a JSON header and the bytes of the tensors. The library's own writer goes by a temporary file of
+    a random name, which a killed process would leave behind for ever.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, tensor in state.items():
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in state.values():
+            file.write(_bytes(tensor))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+
 def _sync(path: Path) -> None:
-    """Bring a file or the entries of a folder to the disk."""
+    """Bring the entries of a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -173,7 +200,7 @@ def _digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
 
 
 def _digest(tensor: torch.Tensor, part_bytes: int = 1 << 24) -> str:
-    data = memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    data = _bytes(tensor)
     parts = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
     with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
         digests = pool.map(lambda part: hashlib.sha256(part).digest(), parts)
@@ -210,12 +237,12 @@ def _check(path: Path, state: dict[str, torch.Tensor], channels: int, saved: Map
         found = state.get(name)
         if found is None or found.dtype != wanted.dtype or found.shape != (len(state["key"]), *wanted.shape[1:]):
             raise MapFileError(f"{path} is damaged: {name} is missing or has the wrong shape or type")
-    key, hits = state["key"], state["hits"]
+    key, hits, vectors = state["key"], state["hits"], state["vectors"]
     sound = {
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
         "hits": bool((hits > 0).all()),
         "colours": bool(state["rgb_sum"].isfinite().all()),
-        "vectors": bool(state["vectors"].isfinite().all()),
+        "vectors": all(bool(part.float().sum().isfinite()) or bool(part.isfinite().all()) for part in vectors.split(4096)),
     }
     for what, good in sound.items():
         if not good:

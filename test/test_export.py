@@ -35,6 +35,10 @@ def test_open3d_reads_back_what_was_written(tmp_path, suffix):
 
 
 def test_what_cannot_be_written_is_said(tmp_path):
-    for path, content in ((tmp_path / "map.obj", cloud()), (tmp_path / "map.ply", cloud(0)), (tmp_path / "no" / "map.ply", cloud())):
+    for path, content in (
+        (tmp_path / "map.obj", cloud()),
+        (tmp_path / "map.ply", cloud(0)),
+        (tmp_path / "no" / "map.ply", cloud()),
+    ):
         with pytest.raises(InputError):
             write_cloud(path, content)

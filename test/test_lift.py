@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_worlds import K, DictionaryMap, frame, pose, random_frame
+from small_worlds import DictionaryMap, K, frame, pose, random_frame
 
 from radseg_ros import pixel_runs
 from radseg_ros.config import LiftConfig

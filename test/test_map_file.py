@@ -177,16 +177,17 @@ def world(count):
     return made
 
 path, maps = Path(sys.argv[1]), [world(20_000), world(30_000)]
-start = time.perf_counter()
-save_map(path, maps[0])
-duration = time.perf_counter() - start
+for _ in range(3):  # the last one is as fast as those of the children
+    start = time.perf_counter()
+    save_map(path, maps[0])
+    duration = time.perf_counter() - start
 result = {"killed": 0, "finished": 0, "leftovers": 0, "sizes": []}
 for trial in range(40):
     child = os.fork()
     if child == 0:
         save_map(path, maps[trial % 2])
         os._exit(0)
-    time.sleep(1.2 * duration * trial / 40)
+    time.sleep(1.5 * duration * trial / 40)
     os.kill(child, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     result["killed" if killed else "finished"] += 1
@@ -198,6 +199,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_moment_of_saving_leaves_a_whole_file(tmp_path):
     path = tmp_path / "a.radmap"
     root = Path(__file__).parents[1]

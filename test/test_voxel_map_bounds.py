@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map is bounded: removing, forgetting, evicting, carving; the index stays right; the cache is never stale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_worlds import assert_same, frame, random_frame, rows
+
+from radseg_ros.carving import seen_through, spheres_in_view
+from radseg_ros.datatypes import FeatureMap, InputError
+from radseg_ros.voxel_index import COORDINATE_LIMIT, VoxelIndex, pack, unpack, valid_keys
+from radseg_ros.voxel_map import VoxelMap
+
+ONE = FeatureMap(torch.ones(5, 1, 1))
+
+
+def check(world: VoxelMap) -> None:
+    """The invariants of the table: every key is found at its row, hits are positive."""
+    key = world.table["key"]
+    assert torch.equal(world.table.index.find(key), torch.arange(len(world)))
+    assert len(key.unique()) == len(key) and bool((world.table["hits"] > 0).all())
+
+
+def explored(frames: int = 6, **options) -> VoxelMap:
+    """A map of frames taken along a line, 10 m apart, a second apart."""
+    world, rng = VoxelMap(0.2, 5, **options), np.random.default_rng(0)
+    for step in range(frames):
+        one, features = random_frame(rng, shift=0.0, stamp_ns=step * 10**9)
+        one.T_world_camera[0, 3] = 10 * step
+        world.integrate(one, features)
+        check(world)
+    return world
+
+
+def without(snapshot, gone) -> dict:
+    return {index: row for (index, row), lost in zip(rows(snapshot).items(), gone.tolist(), strict=True) if not lost}
+
+
+def test_clearing_a_box_removes_what_is_in_it_and_nothing_else():
+    world = explored()
+    before = world.snapshot()
+    inside = ((before.xyz >= torch.tensor([5.0, -9, -9])) & (before.xyz <= torch.tensor([25.0, 9, 9]))).all(1)
+    assert world.clear_box((5, -9, -9), (25, 9, 9)) == int(inside.sum()) > 0
+    check(world)
+    after, expected = rows(world.snapshot()), without(before, inside)
+    assert after.keys() == expected.keys() and all((after[index] == expected[index]).all() for index in expected)
+
+
+def test_clearing_outside_a_radius():
+    world = explored()
+    before = world.snapshot()
+    outside = (before.xyz - torch.tensor([20.0, 0, 0])).norm(dim=1) > 7
+    assert world.clear_outside((20, 0, 0), 7) == int(outside.sum()) > 0
+    check(world)
+    assert rows(world.snapshot()).keys() == without(before, outside).keys()
+
+
+def test_clearing_everything_and_going_on():
+    world = explored()
+    world.clear_outside((0, 0, 0), 0.0)
+    assert len(world) == 0
+    world.clear()
+    fresh, again = explored(2), VoxelMap(0.2, 5)
+    again.merge(fresh)
+    again.clear_outside((0, 0, 0), 0.0)
+    again.merge(fresh)
+    assert_same(again.snapshot(), fresh.snapshot(), 0)
+
+
+def test_old_voxels_are_forgotten():
+    world = explored(6, forget_after=2.5)
+    assert world.table["last_seen_ns"].min() == 3 * 10**9
+    late = frame(np.nan, stamp_ns=60 * 10**9)
+    known = len(world)
+    assert world.integrate(late, ONE).forgotten == known and len(world) == 0
+
+
+@pytest.mark.parametrize("evict", ["least_recent", "farthest"])
+def test_a_full_map_gives_up_its_least_useful_voxels(evict):
+    free = explored(6)
+    most = len(free) * 2 // 3
+    world = explored(6, max_voxels=most, evict=evict)
+    assert most * 0.9 < len(world) <= most
+    kept = rows(world.snapshot())
+    full = rows(free.snapshot())
+    assert all((kept[index] == full[index]).all() for index in kept)  # what stays is whole
+    lost = [index[0] * 0.2 for index in full.keys() - kept.keys()]
+    assert max(lost) < min(index[0] for index in kept) * 0.2 + 6  # both rules give up the beginning of the line
+
+
+def test_recently_seen_voxels_outlive_near_ones():
+    world = VoxelMap(0.2, 5, max_voxels=20)
+    wall = np.full((1, 16), 2.0, np.float32)
+    old_near, new_far = frame(wall, stamp_ns=1), frame(wall * 10, stamp_ns=2)
+    world.integrate(old_near, ONE)
+    stats = world.integrate(new_far, ONE)
+    assert stats.evicted > 0 and (world.table.coordinates()[:, 2] == 100).sum() == 16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("channels", [5, 300])
+def test_bytes_are_bounded_while_voxels_come_and_queries_are_asked(dtype, channels):
+    world = VoxelMap(0.05, channels, dtype=dtype, max_bytes=400_000)
+    rng, evicted, most = np.random.default_rng(0), 0, 0
+    for step in range(12):
+        one, features = random_frame(rng, shift=3.0, channels=channels, stamp_ns=step)
+        evicted += world.integrate(one, features).evicted
+        assert world.nbytes <= 400_000
+        world.cosines(lambda v: v[:, :4], torch.eye(4))
+        assert world.nbytes <= 400_000
+        check(world)
+        most = max(most, len(world))
+    assert evicted > 0 and most > 60
+
+
+def test_the_reported_bytes_are_those_of_the_tensors():
+    world = explored()
+    world.cosines(lambda v: v, torch.eye(5))
+    table = world.table
+    tensors = [*table.vectors.blocks, *table.language.blocks, *(column._storage for column in table._columns.values())]
+    tensors += [table.index._bricks, table.index._rows, table.index._table._storage]
+    assert world.nbytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+# ---- carving ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_thing_that_left_is_carved_after_as_many_frames_as_asked():
+    world = VoxelMap(0.2, 5, carve_after=3)
+    world.integrate(frame(1.0), ONE)
+    thing = len(world)
+    counts = [world.integrate(frame(4.0, stamp_ns=step), ONE).carved for step in range(4)]
+    assert counts[:2] == [0, 0] and 0.5 * thing < sum(counts) <= thing
+    check(world)
+    # What is left of it is at the rim, where no full 3 x 3 neighbourhood looks through it.
+    assert (world.table.coordinates()[:, 2] == 20).sum() >= 16
+
+
+def test_nothing_is_carved_by_default_nor_within_the_margin_nor_without_depth():
+    for options, depth in (({}, 4.0), ({"carve_after": 1}, 1.1), ({"carve_after": 1}, np.nan), ({"carve_after": 1}, np.inf)):
+        world = VoxelMap(0.2, 5, **options)
+        world.integrate(frame(1.0), ONE)
+        known = rows(world.snapshot()).keys()
+        stats = world.integrate(frame(np.full((12, 16), depth, np.float32)), ONE)
+        assert stats.carved == 0 and known <= rows(world.snapshot()).keys()
+
+
+def test_a_voxel_that_is_hit_again_starts_from_zero():
+    world = VoxelMap(0.2, 5, carve_after=2)
+    for depth in (1.0, 4.0, 1.0, 4.0, 1.0):
+        assert world.integrate(frame(depth), ONE).carved == 0
+
+
+def test_looks_past_the_image_and_behind_the_camera_count_for_nothing():
+    xyz = torch.tensor([[0.0, 0, 1], [0, 0, -1], [50, 0, 1], [0, 0, 5], [0, 0, 3.9]])
+    assert seen_through(xyz, frame(4.0), 0.15).tolist() == [True, False, False, False, False]
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_no_sphere_that_reaches_into_the_image_is_missed(seed):
+    rng = np.random.default_rng(seed)
+    one, _ = random_frame(rng)
+    points = torch.tensor(rng.normal(size=(300, 3)) * 3)
+    visible = seen_through(points, frame(np.full((12, 16), 1e6), one.T_world_camera), 0.0)
+    centres = points + torch.tensor(rng.normal(size=(300, 3))) * 0.1
+    near = (centres - points).norm(dim=1) < 0.3
+    assert spheres_in_view(centres, 0.3, one)[visible & near].all()
+
+
+# ---- index -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(*[st.integers(-COORDINATE_LIMIT + 1, COORDINATE_LIMIT - 1)] * 3), min_size=1, max_size=30, unique=True))
+@settings(max_examples=50, deadline=None)
+def test_keys_are_reversible_and_ordered(coordinates):
+    index = torch.tensor(sorted(coordinates))
+    key = pack(index.T.double())
+    assert torch.equal(unpack(key), index) and bool(valid_keys(key).all()) and bool((key.diff() > 0).all())
+
+
+@given(st.lists(st.tuples(st.sampled_from(["assign", "remove", "trim"]), st.integers(0, 2**31)), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_the_index_is_a_dictionary(steps):
+    index, reference = VoxelIndex(), {}
+    for what, seed in steps:
+        rng = np.random.default_rng(seed)
+        keys = pack(torch.tensor(rng.integers(-20, 20, (40, 3)).T * rng.choice([1, 9000])).double()).unique()
+        if what == "trim":
+            index.trim()
+            continue
+        slots = torch.tensor(rng.integers(0, 1000, len(keys))) if what == "assign" else torch.full_like(keys, -1)
+        index.assign(keys, slots)
+        reference.update(zip(keys.tolist(), slots.tolist(), strict=True))
+        probe = torch.cat([keys, keys + 1, torch.tensor(list(reference))])
+        assert index.find(probe).tolist() == [reference.get(key, -1) for key in probe.tolist()]
+    index.trim()
+    assert index.find(torch.tensor(list(reference), dtype=torch.int64)).tolist() == list(reference.values())
+
+
+def test_a_moving_window_does_not_leak_bricks():
+    world, sizes = VoxelMap(0.05, 5), []
+    rng = np.random.default_rng(0)
+    for step in range(60):
+        one, features = random_frame(rng, shift=0.0)
+        one.T_world_camera[0, 3] = 5.0 * step
+        world.integrate(one, features)
+        world.clear_outside((5.0 * step, 0, 0), 4.0)
+        sizes.append(world.table.index.nbytes)
+    assert len(world) < 500 and sizes[-1] < 6 * 10**6
+    check(world)
+
+
+# ---- language vectors ------------------------------------------------------------------------------------------------
+
+
+class Projection:
+    """A linear head that counts the vectors that it is given."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.matrix = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
+        self.rows = 0
+
+    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
+        self.rows += len(vectors)
+        return vectors @ self.matrix
+
+
+def expected_vectors(world: VoxelMap, head: Projection) -> torch.Tensor:
+    return torch.nn.functional.normalize(world.snapshot().features @ head.matrix, dim=1)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float16", 2e-3)])
+@pytest.mark.parametrize("cache", [True, False])
+def test_language_vectors_are_never_stale(dtype, tolerance, cache):
+    world, head, rng = VoxelMap(0.2, 5, dtype=dtype, cache_projections=cache), Projection(), np.random.default_rng(0)
+    text = torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
+    for step in range(8):
+        world.integrate(*random_frame(rng, stamp_ns=step))
+        if step % 3 == 1:
+            world.clear_box((-1, -1, -1), (0.5, 1, 1))
+        if step % 2:
+            expected = expected_vectors(world, head)
+            torch.testing.assert_close(world.language_vectors(head), expected, atol=tolerance, rtol=0)
+            torch.testing.assert_close(world.cosines(head, text), expected @ text.T, atol=tolerance, rtol=0)
+    assert (world.table.language is not None) == cache
+
+
+def test_only_changed_voxels_are_projected_again():
+    world, head = explored(3), Projection()
+    world.cosines(head, torch.eye(3))
+    known, head.rows = len(world), 0
+    world.cosines(head, torch.eye(3))
+    assert head.rows == 0
+    stats = world.integrate(*random_frame(np.random.default_rng(9)))
+    world.cosines(head, torch.eye(3))
+    assert head.rows == stats.voxels < known
+    world.cosines(Projection(1), torch.eye(3))
+    torch.testing.assert_close(world.language_vectors(head), expected_vectors(world, head), atol=1e-5, rtol=0)
+
+
+def test_language_space_needs_no_projection_and_probabilities_have_none():
+    rng = np.random.default_rng(0)
+    world = VoxelMap(0.2, 5, space="language")
+    world.integrate(*random_frame(rng))
+    expected = torch.nn.functional.normalize(world.snapshot().features, dim=1)
+    torch.testing.assert_close(world.language_vectors(Projection()), expected)
+    fixed = VoxelMap(0.2, 5, space="probability", labels=["a", "b", "c", "d", "e"])
+    fixed.integrate(*random_frame(rng))
+    with pytest.raises(InputError):
+        fixed.language_vectors(Projection())
+
+
+def test_zero_vectors_stay_zero():
+    world = VoxelMap(0.2, 5)
+    world.integrate(frame(1.0), FeatureMap(torch.zeros(5, 1, 1)))
+    assert (world.cosines(lambda v: v, torch.eye(5)) == 0).all()
