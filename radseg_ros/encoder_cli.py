@@ -74,6 +74,8 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
     }
     if options.offline:
         values["offline"] = True
+    if getattr(options, "refine", False):
+        values["refine"] = "sam"
     if getattr(options, "settings", None) and options.encoder == "radseg":
         _, values["crop"], values["stride"] = SETTINGS[options.settings]
     return make_encoder(options.encoder, **values, **dict(_assignment(text) for text in options.set))

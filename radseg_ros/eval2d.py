@@ -131,7 +131,10 @@ def evaluate(options: argparse.Namespace) -> dict:
     matrix = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
     for image, label in tqdm(pairs, disable=None, unit="image"):
         truth = truth_image(label, len(classes), first_label)
-        prediction = label_map(segmenter(read_rgb(image), truth.shape), options.threshold)
+        rgb = read_rgb(image)
+        maps = segmenter(rgb, truth.shape)
+        refined = segmenter.refine(rgb, maps)
+        prediction = label_map(maps, options.threshold) if refined is None else refined.labels(options.threshold)
         if options.background:  # the first class is what remains where nothing else is sure enough
             prediction[prediction == 0] = 1
         matrix += confusion(prediction.cpu().numpy(), truth, len(classes))

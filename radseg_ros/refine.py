@@ -6,7 +6,7 @@ coarse probabilities -> regions -> prompts -> SAM's decoder on RADIO's features 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,7 @@ def sam_head(encoder: RadsegEncoder) -> Callable[[torch.Tensor], torch.Tensor]:
     return encoder.feature_head(HEAD)
 
 
-def sam_input_size(size: tuple[int, int], sam: SamDecoder) -> tuple[int, int]:
+def sam_input_size(size: Sequence[int], sam: SamDecoder) -> tuple[int, int]:
     """(H, W) of the image that RADIO sees for SAM: long side ``image_size``, the other one rounded down to whole patches."""
     patch = sam.image_size // sam.grid
     long = max(size)
@@ -114,7 +114,7 @@ def find_regions(coarse: torch.Tensor, threshold: float, min_area: int) -> Regio
         min_area: smallest region, in pixels of half the resolution.
     """
     half = tuple(max(1, side // 2) for side in coarse.shape[1:])
-    labels = F.interpolate(coarse.argmax(0)[None, None].float(), half, mode="nearest")[0, 0].cpu().numpy()
+    labels = F.interpolate(coarse[None], half, mode="nearest")[0].argmax(0).cpu().numpy()
     probabilities = F.interpolate(coarse[None], half, mode="bilinear", align_corners=False)[0].cpu().numpy()
     labels[probabilities.max(0) < threshold] = -1
     ids = np.zeros(half, np.int32)
@@ -148,8 +148,8 @@ def prompts_of(regions: Regions, sam: SamDecoder) -> tuple[torch.Tensor, torch.T
     h, w = regions.ids.shape
     long = max(h, w)
     scale = [int(side * sam.image_size / long + 0.5) / side for side in (w, h)]
-    points = torch.from_numpy(regions.points * np.float32(scale)).to(sam.device)
-    boxes = torch.from_numpy(regions.boxes * np.float32(scale * 2)).to(sam.device)
+    points = torch.from_numpy(regions.points * np.asarray(scale, np.float32)).to(sam.device)
+    boxes = torch.from_numpy(regions.boxes * np.asarray(scale * 2, np.float32)).to(sam.device)
     return boxes, points
 
 
@@ -212,11 +212,8 @@ def _best_logits(
         masks = mask_prompts(coarse, torch.from_numpy(classes), sam, config)
         images = embedding + sam.embed_masks(masks)
         decoded = sam.decode(tokens[batch], images, torch.from_numpy(which).to(sam.device))
-        good = decoded.iou > config.refine_iou
-        kept[batch] = good.cpu().numpy()
-        if not kept[batch].any():
-            continue
-        masks = sam.masks(decoded[good], input_size, size)
-        for c, logits in zip(regions.classes[batch][kept[batch]].tolist(), masks, strict=True):
-            best[c] = torch.maximum(best[c], logits) if c in best else logits.clone()
+        kept[batch] = (decoded.iou > config.refine_iou).cpu().numpy()
+        for i in np.flatnonzero(kept[batch]):  # a mask at a time: it stays in the cache, and only one is held at full size
+            c, logits = int(regions.classes[start + i]), sam.masks(decoded[i : i + 1], input_size, size)[0]
+            best[c] = torch.maximum(best[c], logits) if c in best else logits
     return kept, best

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .datatypes import CheckpointError
@@ -33,8 +32,8 @@ class Decoded:
     mask_token: torch.Tensor  # (N, C)
     image: torch.Tensor  # (N, T, C) the image as the prompts changed it
 
-    def __getitem__(self, kept: torch.Tensor) -> Decoded:
-        return Decoded(self.iou[kept], self.mask_token[kept], self.image[kept])
+    def __getitem__(self, some: slice) -> Decoded:
+        return Decoded(self.iou[some], self.mask_token[some], self.image[some])
 
 
 class SamDecoder:
@@ -85,23 +84,28 @@ class SamDecoder:
             images: (U, T, C) image embedding plus mask embedding, one for each distinct mask prompt.
             which: (N,) row of ``images`` that belongs to each prompt.
         """
-        decoder = self.decoder
+        decoder, transformer = self.decoder, self.decoder.transformer
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output.expand(len(prompts), -1, -1), prompts], 1)
-        x, image = tokens, images[which]
-        transformer = decoder.transformer
+        x, image = tokens, images
         for layer in transformer.layers:
-            if layer.skip_first_layer_pe:
-                x = _attend(layer.self_attn, x, x, x)
-            else:
-                x = x + _attend(layer.self_attn, x + tokens, x + tokens, x)
-            x = layer.layer_norm1(x)
             placed = image + self.grid_position
-            x = layer.layer_norm2(x + _read_image(layer.cross_attn_token_to_image, x + tokens, placed, image))
+            if layer.skip_first_layer_pe:  # the first layer, where the image is still the same for all prompts of a class
+                x = layer.layer_norm1(_attend(layer.self_attn, x, x, x))
+                read = _attend(layer.cross_attn_token_to_image, x + tokens, placed, image, which)
+            else:
+                x = layer.layer_norm1(x + _attend(layer.self_attn, x + tokens, x + tokens, x))
+                read = _read_image(layer.cross_attn_token_to_image, x + tokens, placed, image)
+            x = layer.layer_norm2(x + read)
             x = layer.layer_norm3(x + layer.mlp(x))
-            image = layer.layer_norm4(_write_image(layer.cross_attn_image_to_token, placed, x + tokens, x, image))
-        placed = image + self.grid_position
-        read = _read_image(transformer.final_attn_token_to_image, x + tokens, placed, image)
+            if layer.skip_first_layer_pe:
+                scores = _score_shared(layer.cross_attn_image_to_token, placed, x + tokens, which)
+                image = image[which]
+            else:
+                scores = _score_tokens(layer.cross_attn_image_to_token, placed, x + tokens)
+            image = layer.layer_norm4(_write_image(layer.cross_attn_image_to_token, scores, x, image))
+        x, tokens = x[:, :2], tokens[:, :2]  # from here on only the tokens of the IoU and of the single mask count
+        read = _read_image(transformer.final_attn_token_to_image, x + tokens, image + self.grid_position, image)
         x = transformer.layer_norm_final_attn(x + read)
         return Decoded(decoder.iou_prediction_head(x[:, 0])[:, 0], x[:, 1], image)
 
@@ -117,12 +121,12 @@ class SamDecoder:
     def _low_resolution(self, decoded: Decoded, rows: int, columns: int) -> torch.Tensor:
         """Logits of the upper left ``rows`` x ``columns`` cells of the grid: (N, 4 rows, 4 columns)."""
         decoder, n = self.decoder, len(decoded.iou)
-        cells = decoded.image.unflatten(1, (self.grid, self.grid))[:, :rows, :columns]
-        x = _split_cells(decoder.upscale_conv1, cells)  # (N, rows, columns, 2 * 2, C / 4)
+        cells = decoded.image.unflatten(1, (self.grid, self.grid))[:, :rows, :columns].flatten(0, 2)
+        x = _split_cells(decoder.upscale_conv1, cells)  # (N * rows * columns, 2 * 2, C / 4)
         x = decoder.activation(F.layer_norm(x, x.shape[-1:], *_affine(decoder.upscale_layer_norm)))
-        x = decoder.activation(_split_cells(decoder.upscale_conv2, x))  # (N, rows, columns, 2 * 2, 2 * 2, C / 8)
+        x = decoder.activation(_split_cells(decoder.upscale_conv2, x))  # (N * rows * columns, 2 * 2, 2 * 2, C / 8)
         weights = decoder.output_hypernetworks_mlps[0](decoded.mask_token)
-        logits = (x.flatten(1, -2) @ weights[:, :, None]).view(n, rows, columns, 2, 2, 2, 2)
+        logits = (x.view(n, -1, x.shape[-1]) @ weights[:, :, None]).view(n, rows, columns, 2, 2, 2, 2)
         return logits.permute(0, 1, 3, 5, 2, 4, 6).reshape(n, 4 * rows, 4 * columns)
 
     def _encode(self, places: torch.Tensor) -> torch.Tensor:
@@ -147,7 +151,7 @@ def _norm_rows(x: torch.Tensor, norm: Any) -> torch.Tensor:
     return (x - mean) / (variance + eps).sqrt() * weight[:, None, None] + bias[:, None, None]
 
 
-def _split_cells(conv: nn.ConvTranspose2d, x: torch.Tensor) -> torch.Tensor:
+def _split_cells(conv: Any, x: torch.Tensor) -> torch.Tensor:
     """A 2 x 2 transposed convolution of stride 2 on (..., C_in), as the product that it is: (..., 2 * 2, C_out)."""
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * C_out, C_in)
     return F.linear(x, weight, conv.bias.repeat(4)).unflatten(-1, (4, -1))
@@ -158,10 +162,15 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention among tokens, (N, n, C) each."""
+def _attend(
+    attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, which: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention as it is written: (N, n, C) each, or, with ``which`` (N,), keys and values (U, T, C) that queries share."""
     h = attention.num_attention_heads
-    q, k, v = _heads(attention.q_proj(query), h), _heads(attention.k_proj(key), h), _heads(attention.v_proj(value), h)
+    key, value = attention.k_proj(key), attention.v_proj(value)
+    if which is not None:
+        key, value = key[which], value[which]
+    q, k, v = _heads(attention.q_proj(query), h), _heads(key, h), _heads(value, h)
     return attention.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -178,17 +187,34 @@ def _read_image(attention: Any, query: torch.Tensor, key: torch.Tensor, value: t
     return attention.out_proj(read.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
-def _write_image(
-    attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: torch.Tensor
-) -> torch.Tensor:
-    """The image ``query`` (N, T, C) attends to tokens (N, n, C); the result is added to ``image``."""
+def _score_tokens(attention: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """How much the image ``query`` (N, T, C) attends to tokens ``key`` (N, n, C): (N, h, n, T), before softmax.
+
+    With n before T, the softmax over n runs over contiguous T.
+    """
     h = attention.num_attention_heads
-    k, v = _heads(attention.k_proj(key), h) * attention.scaling, _heads(attention.v_proj(value), h)
-    offset = (k @ attention.q_proj.bias.view(h, -1, 1)).flatten(1)[:, None]  # (N, 1, h * n)
+    k = _heads(attention.k_proj(key), h) * attention.scaling
+    offset = (k @ attention.q_proj.bias.view(h, -1, 1)).flatten(1, 2)  # (N, h * n, 1)
     k = (k @ attention.q_proj.weight.unflatten(0, (h, -1))).flatten(1, 2)  # (N, h * n, C)
-    v = (v @ attention.out_proj.weight.unflatten(1, (h, -1)).permute(1, 2, 0)).flatten(1, 2)  # (N, h * n, C)
-    weights = torch.baddbmm(offset, query, k.transpose(1, 2)).unflatten(-1, (h, -1)).softmax(-1).flatten(2)
-    return torch.baddbmm(image, weights, v).add_(attention.out_proj.bias)
+    return torch.baddbmm(offset, k, query.transpose(1, 2)).unflatten(1, (h, -1))
+
+
+def _score_shared(attention: Any, query: torch.Tensor, key: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """The same for images ``query`` (U, T, C) that tokens share; ``which`` (N,) is the image of each row of ``key``."""
+    h = attention.num_attention_heads
+    k = _heads(attention.k_proj(key), h) * attention.scaling
+    return k @ _heads(attention.q_proj(query), h).transpose(2, 3)[which]
+
+
+def _write_image(attention: Any, scores: torch.Tensor, value: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Add to ``image`` (N, T, C), in place, what it reads from tokens ``value`` (N, n, C) with ``scores`` (N, h, n, T).
+
+    The weights of a head sum to 1, so each of its values carries its share of the output bias.
+    """
+    h = attention.num_attention_heads
+    v = _heads(attention.v_proj(value), h) @ attention.out_proj.weight.unflatten(1, (h, -1)).permute(1, 2, 0)
+    v = v + attention.out_proj.bias / h  # (N, h, n, C)
+    return image.baddbmm_(scores.softmax(2).flatten(1, 2).transpose(1, 2), v.flatten(1, 2))
 
 
 def load_sam(name: str, offline: bool = False, device: torch.device | str = "cpu") -> SamDecoder:
@@ -209,7 +235,7 @@ def load_sam(name: str, offline: bool = False, device: torch.device | str = "cpu
     if not folder.is_dir():
         folder = download_folder(name, ["config.json", "model.safetensors"], offline)
     try:
-        config = SamConfig.from_pretrained(folder)
+        config: Any = SamConfig.from_pretrained(folder)
         tensors = _read_parts(folder / "model.safetensors")
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{name} is not a SAM model: {str(error).splitlines()[0]}") from error

@@ -50,8 +50,12 @@ def segment_all(options: argparse.Namespace) -> None:
         rgb = read_rgb(path)
         maps = segmenter(rgb)
         labels = label_map(maps, options.threshold).cpu().numpy()
+        picture = overlay(rgb, labels, titles)
+        if (refined := segmenter.refine(rgb, maps)) is not None:
+            maps, labels = refined.probabilities, refined.labels(options.threshold).cpu().numpy()
+            picture = side_by_side({"coarse": picture, "refined": overlay(rgb, labels, titles)})
         Image.fromarray(labels.astype(np.uint8 if len(classes) < 256 else np.uint16)).save(options.out / f"{stem}_labels.png")
-        overlay(rgb, labels, titles).save(options.out / f"{stem}_overlay.png")
+        picture.save(options.out / f"{stem}_overlay.png")
         if options.save_probabilities:
             file = options.out / f"{stem}_probabilities.npz"
             np.savez_compressed(file, probabilities=maps.cpu().numpy(), labels=np.array(titles))
@@ -109,6 +113,22 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, titles: list[str]) -> Image.Ima
     return canvas
 
 
+def side_by_side(pictures: dict[str, Image.Image]) -> Image.Image:
+    """Pictures from left to right, each under its caption."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height = max(picture.height for picture in pictures.values())
+    size = max(12, height // 30)
+    top = 2 * size
+    canvas = Image.new("RGB", (sum(picture.width for picture in pictures.values()), top + height), "white")
+    draw, left = ImageDraw.Draw(canvas), 0
+    for caption, picture in pictures.items():
+        canvas.paste(picture, (left, top))
+        draw.text((left + size // 2, top / 2), caption, fill="black", font=ImageFont.load_default(size), anchor="lm")
+        left += picture.width
+    return canvas
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="radseg-segment", description=__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
@@ -119,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("segmentation"), help="folder of the results (segmentation)")
     parser.add_argument("--threshold", type=float, default=0.0, help="pixels whose best label is less probable stay 0 = none (0)")
     parser.add_argument("--denoise", type=float, default=0.5, help="drop labels that are nowhere as probable as this (0.5)")
+    parser.add_argument("--refine", action="store_true", help="refine the masks with SAM's decoder (RADSeg+); shows both")
     parser.add_argument("--save-probabilities", action="store_true", help="write the probability maps too, as .npz")
     add_settings_option(parser)
     add_encoder_options(parser)

@@ -16,6 +16,7 @@ from .geometry import resize_rgb, working_size
 
 if TYPE_CHECKING:
     from .encoder import Encoder
+    from .refine import Refinement
 
 
 @torch.no_grad()
@@ -78,6 +79,11 @@ class Segmenter:
         seen = resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side))
         maps = probabilities(self.encoder, seen, self.vectors, size or rgb.shape[:2], denoise_threshold=0.0)
         return denoise(merge_synonyms(maps, self.classes), self.denoise_threshold)
+
+    def refine(self, rgb: np.ndarray, maps: torch.Tensor) -> Refinement | None:
+        """Refined masks of an image and its probability maps; None if the encoder does not refine."""
+        refine = getattr(self.encoder, "refine", None)
+        return refine(resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side)), maps) if refine else None
 
 
 def denoise(maps: torch.Tensor, threshold: float) -> torch.Tensor:
