@@ -2,7 +2,7 @@
 """The two ideas of RADSeg: attention that recurs on its own output (SCRA), and patches that gather their like (SCGA).
 
 Both are softmax(S) V where S holds the correlations of the tokens among themselves and negative ones count as -inf. The T x T
-matrix S never exists as a whole: it is made, used and dropped in blocks of rows that stay in the processor's cache.
+matrix S never exists as a whole: it is made, used and dropped in blocks of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 24, "mps": 1 << 22}  # entries of S at once: 4 MiB of float32, 64, 16
+BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 24, "mps": 1 << 22}  # entries of S at once: 16, 64, 16 MiB of float32
 
 
 def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.Tensor | None = None) -> torch.Tensor:

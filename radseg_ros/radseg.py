@@ -25,7 +25,7 @@ from .segmentation import probabilities, probability_map
 from .text_tower import TextTower, tower_of
 from .windows import corners, resized, stitch
 
-WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 32, "mps": 8}  # bounds the memory; more at once is not faster
+WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}  # bounds the memory; more at once is not faster
 VECTORS_AT_ONCE = 16384  # rows that go through a head at once
 
 
