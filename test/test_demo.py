@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from radseg_ros.demo import pictures
-from radseg_ros.demo.album import _aligned, write_ply
+from radseg_ros.demo.album import aligned, spacing, write_ply
 from radseg_ros.demo.processes import DemoError, Program
 from radseg_ros.demo.run import compare, main, table
 
@@ -101,8 +101,9 @@ def test_scores_are_joined_by_place():
     xyz = np.array([[0, 0, 0], [0.05, 0, 0], [-3, 2, 1]], np.float32)
     heat = np.zeros(2, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
     heat["x"], heat["y"], heat["z"], heat["score"] = [-3, 0.05], [2, 0], [1, 0], [0.7, 0.2]
-    np.testing.assert_allclose(_aligned(xyz, heat), [0, 0.2, 0.7], atol=1e-6)
-    assert (_aligned(xyz, heat[:0]) == 0).all()
+    assert spacing(xyz) == 0.05
+    np.testing.assert_allclose(aligned(xyz, heat, 0.05), [0, 0.2, 0.7], atol=1e-6)
+    assert (aligned(xyz, heat[:0], 0.05) == 0).all()
 
 
 def test_the_ply_can_be_read_back(tmp_path):

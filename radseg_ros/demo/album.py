@@ -14,7 +14,6 @@ AZIMUTHS = (-45, 45, 135, 225)
 ELEVATION = 38
 THRESHOLD = 0.5
 RING = 18  # px
-VOXEL_SIZE = 0.05  # m, the node's default
 
 
 def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -31,8 +30,9 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
     xyz = np.stack([points["x"], points["y"], points["z"]], 1)
     rgb = np.stack([points["rgb"] >> shift & 255 for shift in (16, 8, 0)], 1).astype(np.uint8)
     write_ply(folder / "map.ply", xyz, rgb, view["heats"])
-    scene, kept = pictures.make_scene(xyz, rgb, points["hits"], np.stack(view["poses"]), VOXEL_SIZE)
-    scores = {text: _aligned(xyz[kept], heat) for text, heat in view["heats"].items()}
+    voxel_size = spacing(xyz)
+    scene, kept = pictures.make_scene(xyz, rgb, points["hits"], np.stack(view["poses"]), voxel_size)
+    scores = {text: aligned(xyz[kept], heat, voxel_size) for text, heat in view["heats"].items()}
     views = {azimuth: pictures.View(scene, azimuth, ELEVATION) for azimuth in AZIMUTHS}
     above = pictures.View(scene, -90, 90)
     front = max(AZIMUTHS, key=lambda azimuth: sum(_visible(views[azimuth], score) for score in scores.values()))
@@ -63,7 +63,7 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
     table["x"], table["y"], table["z"] = xyz.T
     table["red"], table["green"], table["blue"] = rgb.T
     for name, heat in zip(names, heats.values(), strict=True):
-        table[name] = _aligned(xyz, heat)
+        table[name] = aligned(xyz, heat, spacing(xyz))
     words = {"<f4": "float", "u1": "uchar"}
     properties = [f"property {words[kind]} {name}" for name, kind in kinds]
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *properties, "end_header", ""]
@@ -86,17 +86,22 @@ def _visible(view: pictures.View, score: np.ndarray) -> float:
     return float(np.count_nonzero(score[seen] >= THRESHOLD)) / view.owner.size
 
 
-def _aligned(xyz: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def spacing(xyz: np.ndarray) -> float:
+    """The voxel size of (M, 3) voxel centres, to a micrometre."""
+    steps = np.concatenate([np.diff(np.unique(axis)) for axis in xyz.astype(np.float64).T])
+    return round(float(steps[steps > 1e-4].min(initial=1.0)), 6)
+
+
+def aligned(xyz: np.ndarray, heat: np.ndarray, voxel_size: float) -> np.ndarray:
     """(M,) scores at ``xyz`` from a cloud of the same voxels in any order; 0 where it has none."""
 
     def key(position: np.ndarray) -> np.ndarray:
-        index = np.rint(position.astype(np.float64) / VOXEL_SIZE).astype(np.int64) + (1 << 20)
+        index = np.rint(position.astype(np.float64) / voxel_size).astype(np.int64) + (1 << 20)
         return (index[:, 0] << 42) + (index[:, 1] << 21) + index[:, 2]
 
+    if not len(heat):
+        return np.zeros(len(xyz))
     ours, theirs = key(xyz), key(np.stack([heat["x"], heat["y"], heat["z"]], 1))
     order = np.argsort(theirs)
-    place = np.searchsorted(theirs, ours, sorter=order).clip(max=max(len(theirs) - 1, 0))
-    if not len(theirs):
-        return np.zeros(len(xyz))
-    rows = order[place]
+    rows = order[np.searchsorted(theirs, ours, sorter=order).clip(max=len(theirs) - 1)]
     return np.where(theirs[rows] == ours, heat["score"][rows], 0.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -26,15 +27,15 @@ POSES = QoSProfile(depth=500, reliability=ReliabilityPolicy.RELIABLE)
 class Observer:
     """Listens to the poses and to the latched cloud of true colours; calls services. Use it as a context."""
 
-    def __init__(self, node: str = "radseg_mapping") -> None:
+    def __init__(self, pose_type: str = "odometry", node: str = "radseg_mapping") -> None:
         use_image_profile()
         rclpy.init()
         self.node = rclpy.create_node("radseg_demo")
         self.poses: dict[int, np.ndarray] = {}  # stamp in ns -> (4, 4), as received
         self.cloud: PointCloud2 | None = None  # the newest
-        self.node.create_subscription(Odometry, "pose", self._pose, POSES)
+        self.node.create_subscription(Odometry if pose_type == "odometry" else PoseStamped, "pose", self._pose, POSES)
         self.node.create_subscription(PointCloud2, f"/{node}/rgb_cloud", self._cloud, LATCHED)
-        self._query = self.node.create_client(QueryText, f"/{node}/query")
+        self._query: Any = self.node.create_client(QueryText, f"/{node}/query")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -53,8 +54,9 @@ class Observer:
         except rclpy.executors.ExternalShutdownException:
             pass
 
-    def _pose(self, message: Odometry) -> None:
-        p, q = message.pose.pose.position, message.pose.pose.orientation
+    def _pose(self, message: Odometry | PoseStamped) -> None:
+        pose = message.pose.pose if isinstance(message, Odometry) else message.pose
+        p, q = pose.position, pose.orientation
         T = np.eye(4)
         T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
         T[:3, 3] = p.x, p.y, p.z
@@ -89,7 +91,7 @@ class Observer:
         future.add_done_callback(lambda _: done.set())
         if not done.wait(timeout):
             raise TimeoutError(f"{name} did not answer within {timeout:g} s")
-        response = future.result()
+        response: Any = future.result()
         if not response.success:
             raise RuntimeError(f"{name}: {response.message}")
         return _points(response.cloud)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 START_TIMEOUT = 180.0  # s until the node has loaded its encoder
 STALL_TIMEOUT = 120.0  # s without a new frame in the map
 ANSWER_TIMEOUT = 180.0  # s for one answer; the first one brings every voxel into language space
+SETTLE_TIME = 10.0  # s without a new frame after the end of a recording whose last inputs cannot be paired
+RESULTS = ("answers.json", "map.ply", "map_*.png", "query_*.png", "overview.png")  # of an earlier run: removed first
 CLEARLY_BELOW = 0.5  # what is absent must stay below this score (the node's own threshold)
 
 
@@ -40,9 +42,15 @@ def main(args: Sequence[str] | None = None) -> int:
     """Entry point; 0 when everything that is there was found, and nothing else."""
     options = parser().parse_args(args)
     options.out = options.out.resolve()
-    options.out.mkdir(parents=True, exist_ok=True)
     try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for pattern in RESULTS:
+            for old in options.out.glob(pattern):
+                old.unlink()
         return run(options)
+    except ImportError as error:
+        print(f"\ndemo: {error}; `make demo` installs everything that the demo needs", file=sys.stderr)
+        return 1
     except (DemoError, TimeoutError, RuntimeError, OSError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
@@ -64,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # the demo is nobody else's business
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     result = measure(options, recording, texts)
+    if not result["voxels"]:
+        raise DemoError(f"the map is empty; dropped: {result['drops'] or 'nothing'}")
     rows = compare(result["answers"], truth)
     print("\n" + table(rows))
     print(f"map: {result['voxels']} voxels from {result['frames']['integrated']} frames; dropped: {result['drops'] or 'nothing'}")
@@ -83,8 +93,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     if options.recording is not None:
         if not options.recording.exists():
             raise DemoError(f"{options.recording} does not exist")
-        truth = options.recording / "truth.json"
-        return options.recording.resolve(), json.loads(truth.read_text()) if truth.is_file() else {}
+        return options.recording.resolve(), read_truth(options.recording / "truth.json")
     from tqdm import tqdm
 
     from . import gallery
@@ -92,7 +101,17 @@ def prepare(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     folder = options.out / "gallery"
     if not gallery.is_complete(folder):
         gallery.generate(folder, progress=lambda frames: tqdm(frames, "drawing the gallery", unit="frame"))
-    return folder, json.loads((folder / "truth.json").read_text())
+    return folder, read_truth(folder / "truth.json")
+
+
+def read_truth(file: Path) -> dict[str, Any]:
+    """Where the things are: {"objects": {text: [x, y, z]}, "absent": [text, ...]}; empty when there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text()))
+    except ValueError as error:
+        raise DemoError(f"{file}: {error}") from error
 
 
 def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> dict[str, Any]:
@@ -101,12 +120,15 @@ def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> d
 
     logs = options.out / "logs"
     logs.mkdir(exist_ok=True)
-    parameters = [f"encoder:={options.encoder}", "short_side:=0", "node.backlog:=100000"]
-    arguments = [word for parameter in [*parameters, *options.node_arg] for word in ("-p", parameter)]
+    parameters = [f"encoder:={options.encoder}", "node.backlog:=100000", *options.node_arg]
+    if options.encoder == "lite":
+        parameters.insert(0, "short_side:=0")  # it makes images smaller anyway
+    arguments = [word for parameter in parameters for word in ("-p", parameter)]
+    pose_type = "pose" if "node.pose_type:=pose" in parameters else "odometry"
     with ExitStack() as stack:
         node = Program("the mapping node", logs / "node.log", "radseg_ros.mapper_node", "--ros-args", *arguments)
         stack.callback(node.stop)
-        observer = stack.enter_context(Observer())
+        observer = stack.enter_context(Observer(pose_type))
         play = ("--rate", str(options.rate), "--wait-timeout", str(START_TIMEOUT))
         player = Program("the player", logs / "player.log", "radseg_ros.player", str(recording), *play)
         stack.callback(player.stop)
@@ -128,29 +150,30 @@ def watch(observer: Observer, node: Program, player: Program) -> None:
     """
     from tqdm import tqdm
 
-    seen, last_change = -1, time.monotonic()
-    with tqdm(desc="loading the encoder", unit="frame", bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}") as bar:
+    state, start = (0, 0), time.monotonic()
+    last_change = first_frame = start
+    with tqdm(desc="loading the encoder", bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}", mininterval=1) as bar:
         while True:
             time.sleep(0.5)
-            for program in (node, player):
-                program.check()
+            player.check()
             if not node.running:
-                raise DemoError(f"the mapping node ended; its last lines:\n{node.tail()}")
-            played, mapped = len(observer.poses), observer.frames_in_map
-            if played:
-                bar.set_description_str("mapping")
-            bar.total, bar.n = max(played, 1), mapped
+                raise DemoError(f"the mapping node ended with code {node.process.returncode}; its last lines:\n{node.tail()}")
+            now, (played, mapped) = time.monotonic(), (len(observer.poses), observer.frames_in_map)
+            if (played, mapped) != state:
+                first_frame = first_frame if state[1] else now
+                state, last_change = (played, mapped), now
+                bar.set_description_str("mapping" if played else "loading the encoder")
+                bar.total, bar.n = max(played, 1), mapped
             bar.refresh()
-            if (played, mapped) != seen:
-                seen, last_change = (played, mapped), time.monotonic()
-            if not player.running and played and mapped >= played:
-                return
-            if not player.running and played == 0:
-                raise DemoError(f"the player ended without playing anything; its last lines:\n{player.tail()}")
-            patience = STALL_TIMEOUT if played else START_TIMEOUT
-            if time.monotonic() - last_change > patience:
+            still = now - last_change
+            if not player.running:
+                if not played:
+                    raise DemoError(f"the player ended without playing anything; its last lines:\n{player.tail()}")
+                if mapped == played or (mapped and still > max(SETTLE_TIME, 3 * (last_change - first_frame) / mapped)):
+                    return
+            if still > (STALL_TIMEOUT if played else START_TIMEOUT):
                 raise DemoError(
-                    f"{mapped} of {played} frames are in the map and nothing has changed for {patience:g} s\n"
+                    f"{mapped} of {played} frames are in the map and nothing has changed for {still:.0f} s\n"
                     f"node:\n{node.tail()}\nplayer:\n{player.tail()}"
                 )
 
