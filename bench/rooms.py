@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import numpy as np
 import torch
 
@@ -24,9 +27,17 @@ def _distance(ray: np.ndarray, origin: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def frame(step: int, room: int = 0, height: int = 640, width: int = 864) -> Frame:
-    """View number ``step`` of twelve around the room ``room``; 90 degrees wide."""
-    rng = np.random.default_rng(step % 12)
+def frame(step: int, room: int = 0) -> Frame:
+    """View number ``step`` of twelve around the room ``room``; 90 degrees wide. Rooms look the same."""
+    view = _view(step % 12)
+    T = view.T_world_camera.copy()
+    T[0, 3] += room * (2 * HALF[0] + 0.5)
+    return dataclasses.replace(view, stamp_ns=step * 100_000_000, T_world_camera=T)
+
+
+@functools.cache
+def _view(step: int, height: int = 640, width: int = 864) -> Frame:
+    rng = np.random.default_rng(step)
     angle, focal = 2 * np.pi * step / 12, width / 2
     T = np.eye(4)
     T[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
@@ -34,10 +45,10 @@ def frame(step: int, room: int = 0, height: int = 640, width: int = 864) -> Fram
     u, v = np.meshgrid(np.arange(width), np.arange(height))
     ray = np.stack([(u - width / 2) / focal, (v - height / 2) / focal, np.ones_like(u)], -1) @ T[:3, :3].T
     depth = _distance(ray, origin) + rng.normal(0, NOISE, (height, width))
-    T[:3, 3] = origin + [room * (2 * HALF[0] + 0.5), 0, 0]
+    T[:3, 3] = origin
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Frame(stamp_ns=step * 100_000_000, rgb=rgb, depth=depth.astype(np.float32), K=K, T_world_camera=T)
+    return Frame(stamp_ns=0, rgb=rgb, depth=depth.astype(np.float32), K=K, T_world_camera=T)
 
 
 def features(channels: int = 768, height: int = 640, width: int = 864, seed: int = 0) -> FeatureMap:
