@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ NODE_NAME = "radseg_mapping"
 WATCH_PERIOD = 5.0  # s
 THREADS = 6  # inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
 POSE_QUEUE = 200  # poses are small and may come at 200 Hz
+SETTLE_TIME = 0.1  # s; rclpy's executor frees what a running callback still needs: let short ones end first
 JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
 CLOUDS = ("semantic_cloud", "rgb_cloud")
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -268,6 +270,8 @@ def main(args: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while the last frame is being finished
         if executor is not None:
+            executor.remove_node(node)
+            time.sleep(SETTLE_TIME)
             executor.shutdown(JOIN_TIMEOUT)
         if node is not None:
             node.close()
