@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import rooms
-import torch
+import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
+
+import numpy as np  # isort: skip
+import rooms  # isort: skip
+import torch  # isort: skip
 
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.voxel_map import VoxelMap
