@@ -269,7 +269,7 @@ def main(args: Sequence[str] | None = None) -> int:
         error = problem
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while the last frame is being finished
-        if executor is not None:
+        if executor is not None and node is not None:
             executor.remove_node(node)
             time.sleep(SETTLE_TIME)
             executor.shutdown(JOIN_TIMEOUT)
