@@ -96,9 +96,9 @@ def quality(
     tokens, classes = sam.embed_prompts(*prompts_of(regions, sam)), torch.from_numpy(regions.classes)
     scores = []
     for i in range(len(regions)):
-        image = embedding + sam.embed_masks(mask_prompts(coarse, classes[i : i + 1], sam, config))
-        scores.append(sam.decode(tokens[i : i + 1], image, torch.tensor([0])).iou)
-    return torch.cat(scores)
+        prompted = sam.prompt_image(embedding, mask_prompts(coarse, classes[i : i + 1], sam, config)[0])
+        scores.append(sam.decode(tokens[i : i + 1], [prompted])[0].iou)
+    return torch.tensor(scores)
 
 
 def resident(field: str) -> int:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .config import RadsegConfig
 from .datatypes import CheckpointError
-from .sam_decoder import SamDecoder, load_sam
+from .sam_decoder import PromptedImage, SamDecoder, load_sam
 from .segmentation import label_map
 
 if TYPE_CHECKING:
@@ -206,14 +206,16 @@ def _best_logits(
     tokens = sam.embed_prompts(*prompts_of(regions, sam))
     kept = np.zeros(len(regions), bool)
     best: dict[int, torch.Tensor] = {}
+    prompted: dict[int, PromptedImage] = {}  # of the classes of one batch; regions come class by class
     for start in range(0, len(regions), config.refine_batch):
-        batch = slice(start, start + config.refine_batch)
-        classes, which = np.unique(regions.classes[batch], return_inverse=True)
-        masks = mask_prompts(coarse, torch.from_numpy(classes), sam, config)
-        images = embedding + sam.embed_masks(masks)
-        decoded = sam.decode(tokens[batch], images, torch.from_numpy(which).to(sam.device))
-        kept[batch] = (decoded.iou > config.refine_iou).cpu().numpy()
-        for i in np.flatnonzero(kept[batch]):  # a mask at a time: it stays in the cache, and only one is held at full size
-            c, logits = int(regions.classes[start + i]), sam.masks(decoded[i : i + 1], input_size, size)[0]
-            best[c] = torch.maximum(best[c], logits) if c in best else logits
+        classes = regions.classes[start : start + config.refine_batch].tolist()
+        prompted = {c: prompted[c] for c in prompted if c in classes}
+        for c in set(classes) - set(prompted):
+            prompted[c] = sam.prompt_image(embedding, mask_prompts(coarse, torch.tensor([c]), sam, config)[0])
+        decoded = sam.decode(tokens[start : start + config.refine_batch], [prompted[c] for c in classes])
+        for i, (c, each) in enumerate(zip(classes, decoded, strict=True), start):
+            kept[i] = each.iou > config.refine_iou
+            if kept[i]:  # a mask at a time: it stays in the cache, and only one is held at full size
+                logits = sam.mask(each, input_size, size)
+                best[c] = torch.maximum(best[c], logits) if c in best else logits
     return kept, best
