@@ -70,7 +70,13 @@ ros_build = [
     "ros-python-cmake-module",
     "ros-pybind11-vendor",
 ]
-test = ["pytest>=7", "hypothesis>=6.80", "ruff>=0.6", "mypy>=1.8"]
+test = [
+    "pytest>=7",
+    "pytest-timeout>=2.2",  # real nodes over real transport: a hang must be a failure
+    "hypothesis>=6.80",
+    "ruff>=0.6",
+    "mypy>=1.8",
+]
 
 setup(
     name=package_name,

@@ -117,7 +117,8 @@ def time_both(rounds: int) -> None:
             (mine, my_cpu), (theirs, their_cpu) = (map(statistics.median, zip(*runs[side], strict=True)) for side in runs)
             print(
                 f"{name}: {mine:.2f} s, straightforward {theirs:.2f} s: {mine / theirs:.2f}x "
-                f"(processor time {my_cpu / their_cpu:.2f}x; outputs differ by {difference.median():.1e}, at most {difference.max():.1e})",
+                f"(processor time {my_cpu / their_cpu:.2f}x; "
+                f"outputs differ by {difference.median():.1e}, at most {difference.max():.1e})",
                 flush=True,
             )
 

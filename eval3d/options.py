@@ -36,7 +36,7 @@ class TopicConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """One evaluation. The defaults are those of the paper (SPEC of the method: 5 cm voxels, k 5, frame skip 10)."""
+    """One evaluation. The defaults are those of the paper (docs/method.md: 5 cm voxels, k 5, frame skip 10)."""
 
     dataset: str = option("folder", "replica, scannet, scannetpp, folder or bag")
     root: str = option("", "folder of the data set (the bag itself for a bag)")

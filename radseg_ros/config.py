@@ -54,7 +54,7 @@ def _switch(name: str, value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RadsegConfig:
-    """The RADSeg encoder (SPEC of the method: RADIO + SCRA + SCGA)."""
+    """The RADSeg encoder (docs/method.md: RADIO + SCRA + SCGA)."""
 
     checkpoint: str = option(
         "nvidia/C-RADIOv3-B",

@@ -53,7 +53,7 @@ def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.
 
 
 class SelfCorrelatingAttention(nn.Module):
-    """SCRA (SPEC 2.1) around the attention of one block, with its weights.
+    """SCRA (docs/method.md 2.1) around the attention of one block, with its weights.
 
     Args:
         attention: the block's own attention (``RadioAttention``).
@@ -89,7 +89,7 @@ class SelfCorrelatingAttention(nn.Module):
 
 
 def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
-    """SCGA (SPEC 2.3): every patch becomes the correlation-weighted mean of all patches of its image.
+    """SCGA (docs/method.md 2.3): every patch becomes the correlation-weighted mean of all patches of its image.
 
     Args:
         features: (C, h, w) float32, of one image.

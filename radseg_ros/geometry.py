@@ -26,7 +26,7 @@ def round_half_even(values: torch.Tensor) -> torch.Tensor:
 def scale_intrinsics(K: np.ndarray, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
     """(3, 3) camera matrix of an image of size ``old_hw`` -> the one of the same image resized to ``new_hw``.
 
-    Rows are scaled by new / old, as the published programs do (SPEC 3).
+    Rows are scaled by new / old, as the published programs do (docs/method.md 3).
     """
     scale = np.array([new_hw[1] / old_hw[1], new_hw[0] / old_hw[0], 1.0])
     return np.asarray(K, np.float64) * scale[:, None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small networks that bring backbone features into a teacher's space (SPEC 1.2), rebuilt from their tensors alone."""
+"""The small networks that bring backbone features into a teacher's space (docs/method.md 1.2), rebuilt from their tensors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From words to vectors (SPEC 2.4): canonical text, 80 templates, and as few calls of the text tower as can be.
+"""From words to vectors (docs/method.md 2.4): canonical text, 80 templates, and as few calls of the text tower as can be.
 
 A vector is looked for in memory, in the given files, in the cache on disk, and only then made by the text tower.
 """

@@ -2,7 +2,7 @@
 """From the pixels of one frame to its voxels: who they are, how often they were hit, and how to sum their features.
 
 Interpolation is linear, so the feature sums of a frame are (voxels x patches) weights times the patch features, and no
-feature row per pixel ever exists (SPEC 3). The weights are found from runs: stretches of one image row that stay in the
+feature row per pixel ever exists (docs/method.md 3). The weights are found from runs: stretches of one image row that stay in the
 same voxel and between the same four patches. Within a run the vertical weight is constant and the sum of the
 horizontal weights is a difference of two prefix sums, so after the runs are found nothing is done per pixel.
 """
@@ -10,6 +10,7 @@ horizontal weights is a difference of two prefix sums, so after the runs are fou
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ class LiftedFrame:
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
         shift = torch.repeat_interleave(take(self.row_start, order) - row_start[:-1], count)
         entry = torch.arange(len(self.patch), device=order.device) + shift
-        fields = {name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")}
+        fields: dict[str, Any] = {name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")}
         return replace(self, row_start=row_start, patch=take(self.patch, entry), weight=take(self.weight, entry), **fields)
 
     def feature_sums(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:

@@ -182,7 +182,7 @@ def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str])
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _sync(path: Path) -> None:

@@ -96,7 +96,7 @@ class _Scan:
         """The runs of some rows of the pixel grid."""
         depth = self._usable_depth(rows)
         pose, K = self.frame.T_world_camera, self.frame.K
-        points = world_points(depth, self.u, self.v[rows], K, pose, self.voxel_size)
+        points: _Points = world_points(depth, self.u, self.v[rows], K, pose, self.voxel_size)
         usable, points = self._in_range(self._clip(depth > 0, points), points)
         key = torch.where(usable, pack([round_half_even(axis) for axis in points]), -1)
         begins = torch.ones_like(usable)

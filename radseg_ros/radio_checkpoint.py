@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading RADIO checkpoints (SPEC 1.1): torch-hub files and Hugging Face folders, brought into one form.
+"""Reading RADIO checkpoints (docs/method.md 1.1): torch-hub files and Hugging Face folders, brought into one form.
 
 Nothing here executes code that comes with a checkpoint: torch files are read with ``weights_only`` and the only extra type
 that they may hold is ``argparse.Namespace``; Hugging Face folders hold JSON and safetensors.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RADSeg encoder (SPEC 2): RADIO with SCRA in its last block, sliding windows, SCGA, and a language head on top."""
+"""The RADSeg encoder (docs/method.md 2): RADIO with SCRA in its last block, sliding windows, SCGA, and a language head on top."""
 
 from __future__ import annotations
 

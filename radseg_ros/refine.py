@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RADSeg+ (SPEC 2.6): masks that follow the objects, by prompting SAM with the regions of a coarse segmentation.
+"""RADSeg+ (docs/method.md 2.6): masks that follow the objects, by prompting SAM with the regions of a coarse segmentation.
 
 coarse probabilities -> regions -> prompts -> SAM's decoder on RADIO's features -> refined probabilities
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2D open-vocabulary segmentation with any encoder (SPEC 2.5): probability maps and label maps."""
+"""2D open-vocabulary segmentation with any encoder (docs/method.md 2.5): probability maps and label maps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sliding windows (SPEC 2.2): the size an image is brought to, where its windows lie, and the mean where they overlap."""
+"""Sliding windows (docs/method.md 2.2): the size an image is brought to, where its windows lie, the mean where they overlap."""
 
 from __future__ import annotations
 
