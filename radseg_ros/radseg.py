@@ -52,7 +52,7 @@ class RadsegEncoder:
         self.checkpoint_hash = checkpoint.hash
         self.version = checkpoint.version  # c-radio_v3-b, ...; empty when nothing tells
         self.language = language_head(checkpoint, config.language)
-        self.name = f"radseg-{checkpoint.hash}-{self.language}"
+        self.name = f"radseg-{checkpoint.hash}-{self.language}" + ("-sam" if config.refine == "sam" else "")
         self.heads = tuple(checkpoint.feature_heads)  # teachers that have a feature head
 
         model: Any = build_radio(checkpoint)

@@ -114,7 +114,7 @@ def find_regions(coarse: torch.Tensor, threshold: float, min_area: int) -> Regio
         min_area: smallest region, in pixels of half the resolution.
     """
     half = tuple(max(1, side // 2) for side in coarse.shape[1:])
-    labels = F.interpolate(coarse[None], half, mode="nearest")[0].argmax(0).cpu().numpy()
+    labels = F.interpolate(coarse[None], half, mode="nearest")[0].max(0).indices.cpu().numpy()  # argmax is slower
     probabilities = F.interpolate(coarse[None], half, mode="bilinear", align_corners=False)[0].cpu().numpy()
     labels[probabilities.max(0) < threshold] = -1
     ids = np.zeros(half, np.int32)

@@ -241,6 +241,7 @@ def test_a_map_of_probabilities_holds_refined_masks(encoder: RadsegEncoder, monk
     K = np.array([[100.0, 0, 64], [0, 100, 48], [0, 0, 1]])
     mapper.integrate(Frame(0, rgb, np.ones((96, 128), np.float32), K, np.eye(4)))
     assert len(mapper.map) > 100 and mapper.map.snapshot().features.shape[1] == 3
+    assert mapper.identity().encoder.endswith("-sam")  # such a map does not go on with coarse probabilities
 
 
 def test_segment_shows_coarse_and_refined(
