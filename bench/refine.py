@@ -20,9 +20,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import random_sam
-import torch
-from torch.nn import functional as F
+import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
+
+import random_sam  # isort: skip
+import torch  # isort: skip
+from torch.nn import functional as F  # isort: skip
 
 from radseg_ros.config import RadsegConfig
 from radseg_ros.refine import Refinement, Regions, find_regions, mask_prompts, prompts_of, refine, sam_input_size
