@@ -194,7 +194,7 @@ def refine(
     best = label_map(torch.where(masked, refined, coarse))
     failed = torch.from_numpy(np.isin(regions.ids, 1 + np.flatnonzero(~kept))).to(coarse.device)
     failed = F.interpolate(failed[None, None].float(), coarse.shape[1:], mode="nearest")[0, 0] > 0
-    return Refinement(torch.where(failed | ~masked, torch.maximum(refined, coarse), refined), best)
+    return Refinement(torch.maximum(refined, torch.where(failed | ~masked, coarse, 0.0), out=refined), best)
 
 
 def _best_logits(
