@@ -75,7 +75,7 @@ class RadsegConfig:
     refine_min_area: int = option(225, "refinement: smaller regions are left as they are; pixels of half the image's resolution")
     refine_mask_scale: float = option(0.005, "refinement: factor on the probabilities that SAM gets as mask prompt")
     refine_iou: float = option(0.9, "refinement: masks whose predicted IoU is not above this are refused")
-    refine_batch: int = option(8, "refinement: regions that go through the decoder at once; about 5 MB each")
+    refine_batch: int = option(8, "refinement: regions that go through the decoder at once; about 12 MB each")
     language: str = option("", "language head, e.g. siglip2; empty = the language teacher that the checkpoint names")
     text_tower: str = option("", "text tower, a folder or hub id; empty = the one that the checkpoint names", also=PurePath)
     text_embeddings: list[str] = option([], "files written by radseg-text, so that no text tower is needed", also=list)
