@@ -139,7 +139,10 @@ class Mapper:
     def identity(self, frame_id: str = "") -> MapIdentity:
         """What the vectors of this map mean."""
         stated = {name: getattr(self.encoder, name, "") for name in ("checkpoint_hash", "language")}
-        return MapIdentity(encoder=self.encoder.name, labels=tuple(self.config.map.labels), frame_id=frame_id, **stated)
+        name = self.encoder.name
+        if self.config.map.space == "probability":
+            name = getattr(self.encoder, "probability_name", name)
+        return MapIdentity(encoder=name, labels=tuple(self.config.map.labels), frame_id=frame_id, **stated)
 
     def save(self, path: Path, frame_id: str = "") -> int:
         """Write the map and return its number of voxels.

@@ -52,7 +52,8 @@ class RadsegEncoder:
         self.checkpoint_hash = checkpoint.hash
         self.version = checkpoint.version  # c-radio_v3-b, ...; empty when nothing tells
         self.language = language_head(checkpoint, config.language)
-        self.name = f"radseg-{checkpoint.hash}-{self.language}" + ("-sam" if config.refine == "sam" else "")
+        self.name = f"radseg-{checkpoint.hash}-{self.language}"
+        self.probability_name = self.name + ("-sam" if config.refine == "sam" else "")  # refined and coarse maps do not mix
         self.heads = tuple(checkpoint.feature_heads)  # teachers that have a feature head
 
         model: Any = build_radio(checkpoint)
