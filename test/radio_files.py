@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))  # last: bench/eval3d.py must not hide the package
 import random_radio  # noqa: E402
 
 OUTPUTS = {"clip": 16, "siglip2": 24, "dino_v2": 12, "sam": 8}
