@@ -110,12 +110,12 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "radseg_mapping = radseg_ros.mapper_node:main",
-            "radseg-play = radseg_ros.player:main",
-            "radseg-query = radseg_ros.query_client:main",
-            "radseg-text = radseg_ros.text_cli:main",
-            "radseg-segment = radseg_ros.segment_cli:main",
-            "radseg-eval2d = radseg_ros.eval2d:main",
+            "radseg_mapping = radseg_ros.ros.mapper_node:main",
+            "radseg-play = radseg_ros.ros.player:main",
+            "radseg-query = radseg_ros.ros.query_client:main",
+            "radseg-text = radseg_ros.cli.text:main",
+            "radseg-segment = radseg_ros.cli.segment:main",
+            "radseg-eval2d = radseg_ros.cli.eval2d:main",
             "eval3d = eval3d.cli:main",
         ],
     },

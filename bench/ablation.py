@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from radseg_ros.config import RadsegConfig
 from radseg_ros.datatypes import InputError, RadsegRosError
+from radseg_ros.encoders.radseg.encoder import RadsegEncoder
+from radseg_ros.encoders.radseg.windows import resized
 from radseg_ros.geometry import resize_rgb, working_size
-from radseg_ros.radseg import RadsegEncoder
-from radseg_ros.segmentation import label_map, read_rgb
-from radseg_ros.windows import resized
+from radseg_ros.segmentation.probabilities import label_map, read_rgb
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
 VARIANTS = {

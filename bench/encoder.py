@@ -27,11 +27,11 @@ import torch
 from torch.nn import functional as F
 
 from radseg_ros.config import RadsegConfig
-from radseg_ros.correlation import aggregate
-from radseg_ros.radio import build_radio
-from radseg_ros.radio_checkpoint import read_checkpoint
-from radseg_ros.radseg import RadsegEncoder
-from radseg_ros.windows import corners, resized
+from radseg_ros.encoders.radseg.backbone import build_radio
+from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
+from radseg_ros.encoders.radseg.correlation import aggregate
+from radseg_ros.encoders.radseg.encoder import RadsegEncoder
+from radseg_ros.encoders.radseg.windows import corners, resized
 
 TAU = 10.0
 

@@ -51,7 +51,7 @@ def ball_tree_labels(gt: np.ndarray, xyz: np.ndarray, labels: np.ndarray, k: int
     """What a program around scikit-learn does."""
     from sklearn.neighbors import BallTree
 
-    from eval3d.metrics import most_frequent
+    from eval3d.scoring.metrics import most_frequent
 
     _, neighbours = BallTree(xyz).query(gt, k=k)
     return most_frequent(labels[neighbours])
@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--k", type=int, default=5)
     options = parser.parse_args()
-    from eval3d.metrics import knn_labels
+    from eval3d.scoring.metrics import knn_labels
 
     xyz, labels = map_voxels(options.voxels)
     gt = walls(options.points, 2).astype(np.float32)

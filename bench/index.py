@@ -17,7 +17,7 @@ import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
 
 import torch  # isort: skip
 
-from radseg_ros.voxel_index import VoxelIndex, pack, unpack
+from radseg_ros.voxels.index import VoxelIndex, pack, unpack
 
 
 class Structure(Protocol):

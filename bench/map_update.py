@@ -25,7 +25,7 @@ import rooms  # isort: skip
 import torch  # isort: skip
 
 from radseg_ros.datatypes import FeatureMap, Frame
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 CHANNELS = 768
 VOXEL = 0.05

@@ -17,8 +17,8 @@ import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
 
 import torch  # isort: skip
 
-from radseg_ros.voxel_index import pack
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.voxels.index import pack
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 CHANNELS, HIDDEN, LANGUAGE = 768, 1520, 1152
 

@@ -7,7 +7,7 @@
 The recording is a folder with color/, depth/, pose/, intrinsics.txt and box_labels.json. The frames with labels are left out
 of the map. Truth: a map voxel has a label when a pixel with valid depth inside a box of that label falls into it. Ranked are
 the voxels that have any label (what was not labelled is not known to be wrong), by the cosine with the label's text: what
-``radseg_ros.query`` ranks by. Chance is the share of a label's voxels among all labelled ones. A label whose boxes hold no
+``radseg_ros.answers.objects`` ranks by. Chance is the share of a label's voxels among all labelled ones. A label whose boxes hold no
 mapped depth cannot be ranked: it is named, left out of the mean, and counted as 0 in the mean over all labels.
 
 How lite was made: no list of labels, only four numbers, which were chosen by the mean over the labels of this recording (sizes,
@@ -33,14 +33,14 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from radseg_ros.answers.objects import cosine
 from radseg_ros.config import Config, LiftConfig, MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
-from radseg_ros.encoder import make_encoder
+from radseg_ros.encoders.protocol import make_encoder
+from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.geometry import resize_frame
 from radseg_ros.mapper import Mapper
-from radseg_ros.query import cosine
-from radseg_ros.recording import FolderRecording
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,9 +27,9 @@ import torch  # isort: skip
 from torch.nn import functional as F  # isort: skip
 
 from radseg_ros.config import RadsegConfig
-from radseg_ros.refine import Refinement, Regions, find_regions, mask_prompts, prompts_of, refine, sam_input_size
-from radseg_ros.sam_decoder import SamDecoder, load_sam
-from radseg_ros.segmentation import label_map
+from radseg_ros.segmentation.probabilities import label_map
+from radseg_ros.segmentation.refine import Refinement, Regions, find_regions, mask_prompts, prompts_of, refine, sam_input_size
+from radseg_ros.segmentation.sam_decoder import SamDecoder, load_sam
 
 SIZE = (640, 864)
 CLASSES = 10

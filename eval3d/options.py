@@ -10,8 +10,8 @@ from typing import Any
 from radseg_ros.config import Config, from_dict, one_of, option, to_dict
 from radseg_ros.datatypes import ConfigError
 
-from .ground_truth import RULES
-from .metrics import PROTOCOLS
+from .scoring.metrics import PROTOCOLS
+from .truth.ground_truth import RULES
 
 CLASSES = "(the class list)"  # stands for the labels of a probability map until the scene is known
 

@@ -19,14 +19,14 @@ from radseg_ros.datatypes import InputError, RecordingError
 from .classes import ClassList, load_classes
 from .datasets import DATASETS, SceneSource, open_scene
 from .datasets.bag import BagScene
-from .ground_truth import GroundTruth, LabelLifter, from_points
 from .options import EvalConfig, with_options
 from .provenance import fingerprint, provenance
-from .results import METRICS, read_metrics, write_atomically, write_scene
-from .score import label_map, metrics_dict, queried_names, score_scene
+from .report.results import METRICS, read_metrics, write_atomically, write_scene
+from .scoring.score import label_map, metrics_dict, queried_names, score_scene
+from .truth.ground_truth import GroundTruth, LabelLifter, from_points
 
 if TYPE_CHECKING:
-    from radseg_ros.encoder import Encoder
+    from radseg_ros.encoders.protocol import Encoder
     from radseg_ros.mapper import Mapper
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _cached_encoder(name: str, options: str) -> Encoder:
         from .oracle import OracleEncoder
 
         return OracleEncoder(**json.loads(options))
-    from radseg_ros.encoder import make_encoder
+    from radseg_ros.encoders.protocol import make_encoder
 
     return make_encoder(name, **json.loads(options))
 
@@ -232,7 +232,7 @@ def run_scene(options: dict[str, Any], name: str, out: str, save_map: bool = Fal
 
 def write_run(config: EvalConfig, names: list[str], out: Path) -> None:
     """``run.json``: what was asked for, so that a folder of results explains itself."""
-    from .results import to_json
+    from .report.results import to_json
 
     classes = classes_of(config, names[0])
     write_atomically(out / "run.json", to_json({"scenes": names, **provenance(config, classes)}))

@@ -12,12 +12,12 @@ import numpy as np
 from radseg_ros.datatypes import InputError
 
 from .classes import ClassList
-from .metrics import as_numpy, predict_labels
 from .options import EvalConfig
 from .provenance import fingerprint, provenance
-from .results import write_scene
+from .report.results import write_scene
 from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads, stage
-from .score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
+from .scoring.metrics import as_numpy, predict_labels
+from .scoring.score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
 
 
 def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
@@ -68,7 +68,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _from_radmap(config: EvalConfig, path: Path, classes: ClassList) -> tuple[LabelledMap, dict[str, Any]]:
-    from radseg_ros.map_file import load_map
+    from radseg_ros.voxels.map_file import load_map
 
     voxel_map, identity = load_map(path)
     encoder = make_scene_encoder(config, classes)

@@ -6,8 +6,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from radseg_ros.paths import share_file
-from radseg_ros.transport import profile_environment
+from radseg_ros.ros.paths import share_file
+from radseg_ros.ros.transport import profile_environment
 
 TOPICS = {"color": "color/image", "depth": "depth/image", "camera_info": "depth/camera_info", "pose": "pose"}
 SUFFIXES = {"color/image": "/compressed", "depth/image": "/compressedDepth"}  # with node.image_transport compressed

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import cloud, query, segmentation
+from .answers import cloud
+from .answers import objects as query
 from .config import Config
 from .datatypes import Answer, Cloud, ConfigError, FeatureMap, Frame, MapSnapshot
-from .encoder import Encoder
+from .encoders.protocol import Encoder
 from .geometry import resize_frame
-from .map_file import MapIdentity, load_map, save_map
-from .voxel_map import IntegrationStats, VoxelMap
+from .segmentation import probabilities as segmentation
+from .voxels.map_file import MapIdentity, load_map, save_map
+from .voxels.voxel_map import IntegrationStats, VoxelMap
 
 
 class Timings:

@@ -13,8 +13,8 @@ import numpy as np
 from color_encoder import ColorEncoder
 
 from radseg_ros.datatypes import FeatureMap
-from radseg_ros.encoder import ENCODERS
-from radseg_ros.mapper_node import main
+from radseg_ros.encoders.protocol import ENCODERS
+from radseg_ros.ros.mapper_node import main
 
 SLOW_PIXEL = (1, 2, 3)
 SLOW = 2.0  # s

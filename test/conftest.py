@@ -26,6 +26,6 @@ def shared(path: str) -> Path:
 def require_ros() -> None:
     """Skip a whole test file, or a test, where ROS 2 or the built interface package is missing."""
     try:
-        import radseg_ros.messages  # noqa: F401  # needs both; the source folder radseg_interfaces alone would be importable
+        import radseg_ros.ros.messages  # noqa: F401  # needs both; the source folder radseg_interfaces alone would be importable
     except ImportError as error:
         pytest.skip(f"ROS 2 or radseg_interfaces is not here ({error}): run scripts/setup.sh", allow_module_level=True)

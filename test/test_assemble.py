@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import require_ros
 
-from radseg_ros.assemble import Assembler
 from radseg_ros.config import NodeConfig, SyncConfig
 from radseg_ros.datatypes import Cloud, InputError
+from radseg_ros.frames.assemble import Assembler
 
 K = [50.0, 0, 8, 0, 50, 6, 0, 0, 1]
 
@@ -110,7 +110,8 @@ def test_flush_and_clear_leave_nothing_behind():
 
 def test_messages_decode_to_what_went_in():
     require_ros()
-    from radseg_ros import decode, messages
+    from radseg_ros.frames import decode
+    from radseg_ros.ros import messages
 
     generator = np.random.default_rng(0)
     rgb, top = generator.integers(0, 256, (12, 16, 3), np.uint8), messages.header(1_234_567_890_123_456_789, "camera")
@@ -134,7 +135,7 @@ def test_messages_decode_to_what_went_in():
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_cloud_message_is_one_structured_array(count):
     require_ros()
-    from radseg_ros import messages
+    from radseg_ros.ros import messages
 
     xyz = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
     rgb = np.tile(np.array([[1, 2, 3]], np.uint8), (count, 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from radseg_ros.cloud import palette, rgb_cloud, semantic_cloud
+from radseg_ros.answers.cloud import palette, rgb_cloud, semantic_cloud
 from radseg_ros.datatypes import Cloud, InputError, MapSnapshot
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from radseg_ros.datatypes import InputError
-from radseg_ros.decode import camera_matrix, color_image, depth_image, image_to_array, make_frame, pose_matrix, stamp_to_ns
+from radseg_ros.frames.decode import camera_matrix, color_image, depth_image, image_to_array, make_frame, pose_matrix, stamp_to_ns
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
 MM = np.array([[0, 1, 1000], [2500, 65535, 42]], np.uint16)

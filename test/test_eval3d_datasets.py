@@ -12,10 +12,10 @@ import pytest
 from eval3d.classes import ClassList, load_classes
 from eval3d.datasets import DATASETS, open_scene
 from eval3d.datasets.scene import nearest_resize
-from eval3d.ground_truth import LabelLifter, from_points
-from eval3d.points import read_points
+from eval3d.truth.ground_truth import LabelLifter, from_points
+from eval3d.truth.points import read_points
 from radseg_ros.datatypes import ConfigError, InputError, RecordingError
-from radseg_ros.lift import lift
+from radseg_ros.voxels.lift import lift
 
 SIX = ClassList("six", tuple(f"{name} wall" for name in world.FACES), tuple(range(1, 7)))
 

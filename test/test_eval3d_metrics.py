@@ -12,7 +12,7 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval3d.metrics import confusion, coverage, knn_labels, labels_from_probabilities, predict_labels, score, vote
+from eval3d.scoring.metrics import confusion, coverage, knn_labels, labels_from_probabilities, predict_labels, score, vote
 from radseg_ros.datatypes import ConfigError, InputError
 
 RNG = np.random.default_rng(0)

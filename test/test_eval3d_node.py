@@ -21,8 +21,8 @@ from test_node import HERE, Process, Robot, integrated, play, wait_for
 
 from eval3d.cli import main
 from radseg_interfaces.srv import SaveMap
-from radseg_ros.map_file import load_map
-from radseg_ros.transport import profile_environment
+from radseg_ros.ros.transport import profile_environment
+from radseg_ros.voxels.map_file import load_map
 
 SHORT_SIDE = 96  # not the size of the recording: the working resolution is part of what must agree
 
@@ -58,7 +58,7 @@ def map_of_the_node(robot: Robot, recording: Path, folder: Path) -> Path:
 @pytest.mark.slow
 def test_node_and_offline_agree(robot, tmp_path, capsys, monkeypatch):
     from eval3d import run
-    from radseg_ros import encoder
+    from radseg_ros.encoders import protocol as encoder
 
     monkeypatch.setitem(encoder.ENCODERS, "colors", lambda options: ColorEncoder())
     run._cached_encoder.cache_clear()

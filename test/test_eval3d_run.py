@@ -25,7 +25,7 @@ METRIC_FILES = ("metrics.json", "classes.csv", "confusion.csv", "labels.npz")
 def colour_encoder(monkeypatch):
     """``--encoder colors``: knows the names of the room's walls by their colours."""
     from eval3d import run
-    from radseg_ros import encoder
+    from radseg_ros.encoders import protocol as encoder
 
     monkeypatch.setitem(encoder.ENCODERS, "colors", lambda options: ColorEncoder())
     run._cached_encoder.cache_clear()
@@ -309,7 +309,7 @@ def test_options_command_lists_every_option(capsys):
 
 @pytest.mark.parametrize("space", ["backbone", "probability"])
 def test_radseg_end_to_end_with_stored_text_embeddings(tmp_path, capsys, recording, space):
-    from radseg_ros.text_cache import LABEL, save_embeddings
+    from radseg_ros.language.cache import LABEL, save_embeddings
 
     checkpoint = shared("golden/tiny_radio.pth.tar")
     vectors = np.random.default_rng(0).normal(size=(len(world.FACES), 48)).astype(np.float32)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from radseg_ros.answers.export import write_cloud
 from radseg_ros.datatypes import Cloud, InputError
-from radseg_ros.export import write_cloud
 
 
 def cloud(count: int = 50) -> Cloud:

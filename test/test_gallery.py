@@ -12,7 +12,7 @@ pytest.importorskip("sklearn", reason="the photographs of scikit-learn are not i
 from radseg_ros.datatypes import check_pose
 from radseg_ros.demo import gallery
 from radseg_ros.demo.raycast import Box, Cylinder, render
-from radseg_ros.recording import open_recording
+from radseg_ros.frames.folder import open_recording
 
 SIZE = (48, 64)
 K = np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])

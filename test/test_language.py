@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from radseg_ros.cli.text import main as radseg_text
 from radseg_ros.datatypes import LanguageError
-from radseg_ros.encoder import make_encoder
-from radseg_ros.language import BACKGROUND, TextEmbedder, canonicalise
-from radseg_ros.templates import TEMPLATES
-from radseg_ros.text_cache import TextCache, atomic_file, load_embeddings
-from radseg_ros.text_cli import main as radseg_text
-from radseg_ros.text_tower import TextTower, load_tokenizer, tower_of
+from radseg_ros.encoders.protocol import make_encoder
+from radseg_ros.language.cache import TextCache, atomic_file, load_embeddings
+from radseg_ros.language.embedder import BACKGROUND, TextEmbedder, canonicalise
+from radseg_ros.language.templates import TEMPLATES
+from radseg_ros.language.tower import TextTower, load_tokenizer, tower_of
 
 SIZE = 24  # of the small tower's vectors, as the head of the small checkpoint
 
@@ -200,7 +200,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch):
         load_embeddings(file, "google/other")
     with pytest.raises(LanguageError, match="24 numbers, the head gives 8"):
         load_embeddings(file, dimensions=8)
-    monkeypatch.setattr("radseg_ros.text_cache.TEMPLATE_SET", "others")
+    monkeypatch.setattr("radseg_ros.language.cache.TEMPLATE_SET", "others")
     with pytest.raises(LanguageError, match="other templates"):
         load_embeddings(file)
     file.write_bytes(file.read_bytes()[:100])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_worlds import DictionaryMap, K, frame, pose, random_frame
 
-from radseg_ros import pixel_runs
 from radseg_ros.config import LiftConfig
 from radseg_ros.datatypes import FeatureMap, InputError
-from radseg_ros.lift import lift
+from radseg_ros.voxels import runs as pixel_runs
+from radseg_ros.voxels.lift import lift
 
 
 def total(lifted, features: FeatureMap) -> dict[tuple[int, ...], np.ndarray]:

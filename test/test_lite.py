@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from radseg_ros.datatypes import CheckpointError, ConfigError, InputError, LanguageError
-from radseg_ros.encoder import Encoder, make_encoder
+from radseg_ros.encoders.protocol import Encoder, make_encoder
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the extra [lite] is not installed")
 photographs = pytest.importorskip("skimage.data", reason="the photographs of scikit-image are not installed")
-lite = pytest.importorskip("radseg_ros.lite")
+lite = pytest.importorskip("radseg_ros.encoders.lite")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def one_thread():
 
 
 def score(encoder, rgb, texts):
-    """(Q,) best score over the patches, by the rule of radseg_ros.query."""
-    from radseg_ros.query import cosine, relevancy
+    """(Q,) best score over the patches, by the rule of radseg_ros.answers.objects."""
+    from radseg_ros.answers.objects import cosine, relevancy
 
     vectors = encoder.project(encoder.encode(rgb).data.flatten(1).T)
     texts, background = encoder.embed_labels(texts), encoder.embed_labels(encoder.background)

@@ -17,8 +17,8 @@ from small_worlds import assert_same, random_frame
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import MapFileError
-from radseg_ros.map_file import MapIdentity, load_map, merge_maps, save_map
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.voxels.map_file import MapIdentity, load_map, merge_maps, save_map
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 IDENTITY = MapIdentity("radseg:base", "abc123", "siglip2", frame_id="map")
 
@@ -105,7 +105,7 @@ def test_every_cut_and_every_flipped_byte_is_refused(tmp_path):
 
 def rewrite(path: Path, change) -> None:
     """Write the file again with a changed header or changed tensors, and honest checksums."""
-    from radseg_ros import map_file
+    from radseg_ros.voxels import map_file
 
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["radmap"])

@@ -35,12 +35,12 @@ from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import LoadMap, QueryText, SaveMap
-from radseg_ros import messages
 from radseg_ros.config import Config
 from radseg_ros.datatypes import Cloud
+from radseg_ros.frames.folder import open_recording
 from radseg_ros.mapper import Mapper
-from radseg_ros.recording import open_recording
-from radseg_ros.transport import profile_environment
+from radseg_ros.ros import messages
+from radseg_ros.ros.transport import profile_environment
 
 HERE = Path(__file__).parent
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -210,7 +210,7 @@ def integrated(robot: Robot) -> int:
 
 
 def play(*arguments: str) -> str:
-    code, text = Process("-m", "radseg_ros.player", *arguments).result()
+    code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
     assert code == 0, text
     return text
 
@@ -302,8 +302,8 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
     first = integrated(robot)
     play(str(scene), "--rate", "20", "--pose", "odometry", "--count", "3")
     wait_for(lambda: integrated(robot) == first + 3)
-    table = Process("-m", "radseg_ros.query_client", "red", "blue")
-    printed = subprocess.run([sys.executable, "-m", "radseg_ros.query_client", "red", "--json"], capture_output=True, text=True)
+    table = Process("-m", "radseg_ros.ros.query_client", "red", "blue")
+    printed = subprocess.run([sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"], capture_output=True, text=True)
     code, text = table.result()
     assert code == 0 and re.search(r"red +1\.00 +0\.2\d +-?0\.0\d +2\.00", text), text
     assert re.search(r"blue +0\.\d\d +not found", text), text
@@ -313,7 +313,7 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
 
 
 def test_a_client_without_a_node_gives_up(robot):
-    code, text = Process("-m", "radseg_ros.query_client", "red", "--node", "/nobody", "--timeout", "0.5").result()
+    code, text = Process("-m", "radseg_ros.ros.query_client", "red", "--node", "/nobody", "--timeout", "0.5").result()
     assert code == 1 and "no service /nobody/query after 0.5 s" in text and "Traceback" not in text
 
 
@@ -331,7 +331,7 @@ def write_looping_bag(path: Path) -> Path:
 @pytest.mark.slow
 def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
     first, logged = integrated(robot), len(node.lines)
-    player = Process("-m", "radseg_ros.player", str(write_looping_bag(tmp_path / "bag")), "--speed", "3", "--loop")
+    player = Process("-m", "radseg_ros.ros.player", str(write_looping_bag(tmp_path / "bag")), "--speed", "3", "--loop")
     wait_for(lambda: integrated(robot) >= first + 30, what=f"two turns of twelve frames and a half; {empty()}")
     player.stop()
     assert re.search(r"published .*\d+ info", player.text), player.text
@@ -455,7 +455,7 @@ def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(r
 def test_lite_finds_the_sofa_of_the_real_recording(robot):
     recording = shared("data/hololens_office")
     lite = ["-p", "encoder:=lite", "-p", "node.backlog:=50", "-r", "__ns:=/lite"]
-    process = Process("-m", "radseg_ros.mapper_node", "--ros-args", *lite)
+    process = Process("-m", "radseg_ros.ros.mapper_node", "--ros-args", *lite)
     try:
         topics = [word for topic in ("color/image", "depth/image", "depth/camera_info", "pose")
                   for word in ("-r", f"{topic}:=/lite/{topic}")]  # fmt: skip
@@ -479,7 +479,7 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
     ],
 )
 def test_a_node_that_cannot_work_ends_with_one_clear_line(robot, arguments, text):
-    code, output = Process("-m", "radseg_ros.mapper_node", "--ros-args", *arguments).result(60)
+    code, output = Process("-m", "radseg_ros.ros.mapper_node", "--ros-args", *arguments).result(60)
     assert code == 1 and "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("radseg_mapping:")]
     assert text in line
@@ -487,7 +487,7 @@ def test_a_node_that_cannot_work_ends_with_one_clear_line(robot, arguments, text
 
 def test_a_player_without_listeners_gives_up(robot, scene):
     elsewhere = ["--wait-timeout", "0.3", "--ros-args", "-r", "pose:=/else/pose"]
-    code, text = Process("-m", "radseg_ros.player", str(scene), *elsewhere).result()
+    code, text = Process("-m", "radseg_ros.ros.player", str(scene), *elsewhere).result()
     assert code == 1 and "no subscriber of" in text and "/else/pose" in text and "published nothing" in text
-    code, text = Process("-m", "radseg_ros.player", str(scene.parent)).result()
+    code, text = Process("-m", "radseg_ros.ros.player", str(scene.parent)).result()
     assert code == 1 and "neither a rosbag2" in text and "Traceback" not in text

@@ -12,14 +12,14 @@ import yaml
 
 from radseg_ros.config import Config, from_dict, to_dict
 from radseg_ros.datatypes import ConfigError
-from radseg_ros.params import config_from_overrides, declare, parameters, to_yaml
-from radseg_ros.player import TOPICS
+from radseg_ros.ros.params import config_from_overrides, declare, parameters, to_yaml
+from radseg_ros.ros.player import TOPICS
 
 MAPPING = Path(__file__).parents[1] / "config" / "mapping.yaml"
 
 
 def test_the_shipped_file_is_what_the_generator_writes():
-    assert MAPPING.read_text() == to_yaml(), "run: python -m radseg_ros.params > config/mapping.yaml"
+    assert MAPPING.read_text() == to_yaml(), "run: python -m radseg_ros.ros.params > config/mapping.yaml"
 
 
 def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
@@ -30,7 +30,7 @@ def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
 
 def test_launch_file_player_and_node_speak_of_the_same_topics():
     launch = (MAPPING.parents[1] / "launch" / "mapping.launch.py").read_text()
-    node = (MAPPING.parents[1] / "radseg_ros" / "mapper_node.py").read_text()
+    node = (MAPPING.parents[1] / "radseg_ros" / "ros" / "mapper_node.py").read_text()
     for topic in TOPICS.values():
         assert f'"{topic}"' in launch and f'"{topic}"' in node, topic
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radseg_ros.answers.objects import connected_groups, cosine, find_objects, relevancy
 from radseg_ros.config import QueryConfig
 from radseg_ros.datatypes import MapSnapshot
-from radseg_ros.query import connected_groups, cosine, find_objects, relevancy
 
 
 def geometry(xyz: list, last_seen: list | None = None) -> MapSnapshot:

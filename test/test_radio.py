@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from radseg_ros.datatypes import CheckpointError
-from radseg_ros.encoder import make_encoder
-from radseg_ros.heads import build_head
+from radseg_ros.encoders.protocol import make_encoder
+from radseg_ros.encoders.radseg.backbone import build_radio
+from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
+from radseg_ros.encoders.radseg.heads import build_head
 from radseg_ros.hub import find_radio
-from radseg_ros.radio import build_radio
-from radseg_ros.radio_checkpoint import read_checkpoint
 
 RGB = np.random.default_rng(0).random((64, 96, 3), np.float32)
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from radseg_ros import correlation
 from radseg_ros.config import RadsegConfig, from_dict
-from radseg_ros.correlation import aggregate, correlate
 from radseg_ros.datatypes import ConfigError, InputError
-from radseg_ros.encoder import Encoder, make_encoder
-from radseg_ros.segmentation import label_map
-from radseg_ros.windows import corners, resized, stitch
+from radseg_ros.encoders.protocol import Encoder, make_encoder
+from radseg_ros.encoders.radseg import correlation
+from radseg_ros.encoders.radseg.correlation import aggregate, correlate
+from radseg_ros.encoders.radseg.windows import corners, resized, stitch
+from radseg_ros.segmentation.probabilities import label_map
 
 TOLERANCE = 5e-5  # of the reference numbers
 LAYOUTS = {
@@ -263,7 +263,7 @@ def test_projection_in_parts(small, monkeypatch):
     encoder = encoder_of(small)
     vectors = torch.randn(50, 64)
     whole = encoder.project(vectors)
-    monkeypatch.setattr("radseg_ros.radseg.VECTORS_AT_ONCE", 7)
+    monkeypatch.setattr("radseg_ros.encoders.radseg.encoder.VECTORS_AT_ONCE", 7)
     torch.testing.assert_close(encoder.project(vectors.numpy()), whole)
     assert encoder.project(vectors[:0]).shape == (0, 24)
     with pytest.raises(InputError, match=r"\(N, 64\)"):

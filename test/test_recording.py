@@ -10,9 +10,9 @@ from PIL import Image
 from recordings import SIZE, BagWriter, K, rgb_of, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
 
-from radseg_ros.bag import BagRecording, Topics
 from radseg_ros.datatypes import InputError, RecordingError
-from radseg_ros.recording import FolderRecording, open_recording
+from radseg_ros.frames.bag import BagRecording, Topics
+from radseg_ros.frames.folder import FolderRecording, open_recording
 
 
 def test_a_folder_is_read_in_order_with_its_gaps(tmp_path):

@@ -15,14 +15,14 @@ from conftest import shared
 from PIL import Image
 from torch.nn import functional as F
 
-from radseg_ros import segment_cli
+from radseg_ros.cli import segment as segment_cli
 from radseg_ros.config import Config, ConfigError, MapConfig, RadsegConfig
 from radseg_ros.datatypes import CheckpointError, Frame
+from radseg_ros.encoders.radseg.encoder import RadsegEncoder
 from radseg_ros.mapper import Mapper
-from radseg_ros.radseg import RadsegEncoder
-from radseg_ros.refine import Refinement, find_regions, mask_prompts, prompts_of, refine, sam_input_size
-from radseg_ros.sam_decoder import SamDecoder, load_sam
-from radseg_ros.segmentation import label_map
+from radseg_ros.segmentation.probabilities import label_map
+from radseg_ros.segmentation.refine import Refinement, find_regions, mask_prompts, prompts_of, refine, sam_input_size
+from radseg_ros.segmentation.sam_decoder import SamDecoder, load_sam
 
 SIZE = (96, 128)
 ALL, NONE = -1e9, 1e9  # thresholds on the predicted IoU

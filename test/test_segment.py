@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from radseg_ros import eval2d, segment_cli
+from radseg_ros.cli import eval2d
+from radseg_ros.cli import segment as segment_cli
+from radseg_ros.cli.encoder_options import SETTINGS
 from radseg_ros.datatypes import FeatureMap, InputError
-from radseg_ros.encoder_cli import SETTINGS
-from radseg_ros.segmentation import (
+from radseg_ros.segmentation.probabilities import (
     Segmenter,
     denoise,
     label_map,
@@ -62,7 +63,7 @@ def two_colours(height=32, width=48) -> np.ndarray:
 @pytest.fixture
 def colours(monkeypatch) -> Colours:
     encoder = Colours()
-    monkeypatch.setattr("radseg_ros.encoder.ENCODERS", {"radseg": lambda options: encoder})
+    monkeypatch.setattr("radseg_ros.encoders.protocol.ENCODERS", {"radseg": lambda options: encoder})
     return encoder
 
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from radseg_ros.config import SyncConfig
 from radseg_ros.datatypes import InputError
-from radseg_ros.sync import FrameSync, interpolate_pose
+from radseg_ros.frames.sync import FrameSync, interpolate_pose
 
 MS = 1_000_000
 

@@ -14,7 +14,7 @@ from small_worlds import DictionaryMap, assert_equal, assert_same, frame, pose, 
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 
 def observed(seed: int, **options):
@@ -256,7 +256,7 @@ def test_options_are_those_of_the_configuration():
 
 
 def test_growing_over_many_blocks_keeps_every_row(monkeypatch):
-    from radseg_ros import voxel_table
+    from radseg_ros.voxels import table as voxel_table
 
     expected = mapped([observed(seed, shift=5.0) for seed in range(8)]).snapshot()
     monkeypatch.setattr(voxel_table, "_BLOCK_ROWS", 32)

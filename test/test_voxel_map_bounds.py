@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_worlds import assert_same, frame, random_frame, rows
 
-from radseg_ros.carving import seen_through, spheres_in_view
 from radseg_ros.datatypes import FeatureMap, InputError
-from radseg_ros.voxel_index import COORDINATE_LIMIT, VoxelIndex, pack, unpack, valid_keys
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.voxels.carving import seen_through, spheres_in_view
+from radseg_ros.voxels.index import COORDINATE_LIMIT, VoxelIndex, pack, unpack, valid_keys
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 ONE = FeatureMap(torch.ones(5, 1, 1))
 

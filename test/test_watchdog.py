@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from radseg_ros import drops as drops_module
 from radseg_ros.datatypes import InputError
-from radseg_ros.drops import DropCounts
-from radseg_ros.paths import confined, share_file
-from radseg_ros.transport import profile_environment, profile_variable
+from radseg_ros.frames import drops as drops_module
+from radseg_ros.frames.drops import DropCounts
+from radseg_ros.ros.paths import confined, share_file
+from radseg_ros.ros.transport import profile_environment, profile_variable
 from radseg_ros.watchdog import InputState, Watchdog, why_no_frames
 
 ODOMETRY, POSE = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"

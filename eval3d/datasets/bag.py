@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from radseg_ros.assemble import KINDS
-from radseg_ros.bag import BagRecording, Topics
 from radseg_ros.config import NodeConfig, SyncConfig
+from radseg_ros.frames.assemble import KINDS
+from radseg_ros.frames.bag import BagRecording, Topics
 
 from ..classes import ClassList
 from .scene import LabelledFrame

@@ -2,7 +2,7 @@
 """Generates the recording "gallery": a furnished room with photographs, and a robot with an RGB-D camera that drives in it.
 
 The photographs are those that the wheels of scikit-image and scikit-learn carry. The recording has the layout of
-:class:`radseg_ros.recording.FolderRecording`, and ``truth.json`` says where the things are.
+:class:`radseg_ros.frames.folder.FolderRecording`, and ``truth.json`` says where the things are.
 """
 
 from __future__ import annotations

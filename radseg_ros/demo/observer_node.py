@@ -17,8 +17,8 @@ from sensor_msgs.msg import PointCloud2
 
 from radseg_interfaces.srv import QueryText
 
-from .. import messages
-from ..transport import use_image_profile
+from ..ros import messages
+from ..ros.transport import use_image_profile
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POSES = QoSProfile(depth=500, reliability=ReliabilityPolicy.RELIABLE)

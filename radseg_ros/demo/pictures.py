@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..query import connected_groups
+from ..answers.objects import connected_groups
 
 PAPER = np.array([250, 249, 246], np.float32)
 INK = (40, 42, 46)

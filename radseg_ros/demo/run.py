@@ -126,15 +126,15 @@ def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> d
     arguments = [word for parameter in parameters for word in ("-p", parameter)]
     pose_type = "pose" if "node.pose_type:=pose" in parameters else "odometry"
     with ExitStack() as stack:
-        node = Program("the mapping node", logs / "node.log", "radseg_ros.mapper_node", "--ros-args", *arguments)
+        node = Program("the mapping node", logs / "node.log", "radseg_ros.ros.mapper_node", "--ros-args", *arguments)
         stack.callback(node.stop)
         observer = stack.enter_context(Observer(pose_type))
         play = ("--rate", str(options.rate), "--wait-timeout", str(START_TIMEOUT))
-        player = Program("the player", logs / "player.log", "radseg_ros.player", str(recording), *play)
+        player = Program("the player", logs / "player.log", "radseg_ros.ros.player", str(recording), *play)
         stack.callback(player.stop)
         watch(observer, node, player)
         command = ("--json", "--timeout", str(ANSWER_TIMEOUT), "--", *texts)
-        client = Program("the client", logs / "client.log", "radseg_ros.query_client", *command)
+        client = Program("the client", logs / "client.log", "radseg_ros.ros.query_client", *command)
         stack.callback(client.stop)
         result = json.loads(client.wait(2 * ANSWER_TIMEOUT))
         heats = {text: observer.scores(text, ANSWER_TIMEOUT) for text in texts}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Result files, tables, pictures, and one HTML page."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTML page with every table and picture inside: a browser opens it from disk."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .tables import TITLES, cell, class_rows, run_rows, scene_rows, timings_of, varied_options
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.7em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc } h3 { margin-top: 1.6em }
+table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
+th { border-bottom: 2px solid #888 } th:first-child, td:first-child, td.text { text-align: left }
+tr:hover { background: #f4f7fb } .scroll { overflow-x: auto } img { max-width: 100%; margin: .5em 0 }
+.bar { background: linear-gradient(to right, #a9c7e8 var(--p), transparent var(--p)) }
+.note { color: #666 } .warn { color: #a33 } details { margin: .6em 0 } pre { background: #f6f6f6; padding: 1em; overflow-x: auto }
+"""
+HASHES = ("_sha256", "_hash")
+PICTURES = {
+    "labels": "Colours, truth and prediction",
+    "errors": "Errors",
+    "classes": "IoU per class",
+    "confusion": "Confusion",
+}
+
+
+def _image(path: Path, title: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+
+
+def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
+    head = "".join(f"<th>{escape(TITLES.get(c, c))}</th>" for c in columns)
+    body = ""
+    for row in rows:
+        cells = ""
+        for column in columns:
+            value = row.get(column)
+            style = ' class="text"' if isinstance(value, str) else ""
+            if value is not None and column in ("iou", "miou"):
+                style = f' class="bar" style="--p:{100 * value:.1f}%"'
+            cells += f"<td{style}>{escape(cell(value, column))}</td>"
+        body += f"<tr>{cells}</tr>\n"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def _frames(scene: dict[str, Any]) -> str:
+    frames = scene["frames"]
+    text = f"<p>{frames['used']} of {frames['listed']} frames used; ground truth: {escape(scene['ground_truth'])}.</p>"
+    faults = [*frames["dropped"].items(), *((f"{reason} (frame kept)", n) for reason, n in frames["notes"].items())]
+    if faults:
+        items = ""
+        for reason, count in faults:
+            example = frames["examples"].get(reason.removesuffix(" (frame kept)"), "")
+            items += (
+                f"<li>{count} × {escape(reason)}"
+                + (f' <span class="note">e.g. {escape(example)}</span>' if example else "")
+                + "</li>"
+            )
+        text += f'<ul class="warn">{items}</ul>'
+    return text
+
+
+def _scene(scene: dict[str, Any]) -> str:
+    pictures = Path(scene["folder"]) / "pictures"
+    parts = [f"<h3>{escape(scene['scene'])}</h3>", _frames(scene)]
+    for name, title in PICTURES.items():
+        path = pictures / f"{name}.png"
+        if path.is_file():
+            image = _image(path, f"{scene['scene']}: {title}")
+            parts.append(image if name == "labels" else f"<details><summary>{title}</summary>{image}</details>")
+    return "\n".join(parts)
+
+
+def _times(run: dict[str, Any]) -> str:
+    timings = timings_of(run)
+    if not timings:
+        return ""
+    stages = sorted({stage for t in timings for stage in t["seconds"]})
+    columns = ["scene", "frames", *stages]
+    rows = [{"scene": t["scene"], "frames": t["frames"], **t["seconds"]} for t in timings]
+    return f"<details><summary>Seconds per stage</summary>{_table(columns, rows)}</details>"
+
+
+def _run(run: dict[str, Any]) -> str:
+    source = {key: value for key, value in run["scenes"][0]["provenance"].items() if not key.endswith(HASHES)}
+    hashes = {s["scene"]: {k: v for k, v in s["provenance"].items() if k.endswith(HASHES)} for s in run["scenes"]}
+    text = escape(json.dumps({**source, "hashes": hashes}, indent=1, sort_keys=True))
+    return "\n".join(
+        [
+            f"<h2>{escape(run['name'])}</h2>",
+            _table(*scene_rows(run)),
+            f"<details><summary>Classes (means over scenes)</summary>{_table(*class_rows(run))}</details>",
+            *(_scene(scene) for scene in run["scenes"]),
+            _times(run),
+            f"<details><summary>Configuration, versions, hashes</summary><pre>{text}</pre></details>",
+        ]
+    )
+
+
+def page(runs: list[dict[str, Any]], plots: list[Path]) -> str:
+    """The whole page."""
+    options, varied = runs[0]["options"], varied_options(runs)
+    facts = {
+        "protocol": f"protocol {options['protocol']}",
+        "map.voxel_size": f"{100 * options['map.voxel_size']:g} cm voxels",
+        "k": f"k = {options['k']}",
+    }
+    common = ", ".join(text for name, text in facts.items() if name not in varied)
+    intro = "Scores in percent; the ceiling is the ground truth scored against itself through the map's geometry. "
+    intro += f"All runs: {common}." if common else ""
+    body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", _table(*run_rows(runs))]
+    body += [_image(path, path.stem) for path in plots]
+    body += [_run(run) for run in runs]
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head = f"<head>{meta}<title>Evaluation</title><style>{STYLE}</style></head>"
+    return f"<!doctype html>\n<html lang=en>{head}\n<body>" + "\n".join(body) + "</body></html>\n"

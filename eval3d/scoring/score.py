@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A labelled map against a ground truth: everything that a result file says about one scene."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from radseg_ros.datatypes import InputError
+
+from ..classes import ClassList
+from ..options import EvalConfig
+from ..truth.ground_truth import GroundTruth
+from .metrics import (
+    Scores,
+    as_numpy,
+    confusion,
+    coverage,
+    knn_labels,
+    labels_from_probabilities,
+    predict_labels,
+    score_confusion,
+)
+
+if TYPE_CHECKING:
+    from radseg_ros.encoders.protocol import Encoder
+    from radseg_ros.voxels.voxel_map import VoxelMap
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledMap:
+    """A map after prediction (numpy)."""
+
+    xyz: np.ndarray  # (N, 3) float32 metres
+    label: np.ndarray  # (N,) int64, 1..C, 0 = no prediction
+    rgb: np.ndarray  # (N, 3) float32 in [0, 1]
+    nbytes: int  # memory that the map takes
+    digest: str  # SHA-256 of positions and labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneScores:
+    """What the evaluation of one scene found."""
+
+    scores: Scores
+    ceiling: Scores  # the ground truth scored against itself through the map's geometry
+    coverage: float  # share of the scored voxels with a prediction within the radius
+    confusion: np.ndarray  # (C + 1, C + 1) int64, row = truth, column = prediction, after ignoring
+    predicted: np.ndarray  # (M,) int64, label of each ground-truth voxel
+
+
+def ignored_labels(config: EvalConfig, classes: ClassList) -> tuple[int, ...]:
+    """The labels that the protocol does not score."""
+    if config.ignore:
+        return classes.labels_named(config.ignore)
+    if config.protocol == "hovsg":
+        return tuple(sorted({*classes.structural(), *classes.labels_named(classes.ignored)}))
+    return classes.labels_named(classes.ignored)
+
+
+def queried_labels(config: EvalConfig, classes: ClassList) -> tuple[int, ...]:
+    """The labels that may be predicted: under radseg the ignored classes are no candidates, under hovsg they are."""
+    ignored = set(ignored_labels(config, classes)) if config.protocol == "radseg" else set()
+    return tuple(label for label in range(1, len(classes) + 1) if label not in ignored)
+
+
+def queried_names(config: EvalConfig, classes: ClassList) -> list[str]:
+    """Their names."""
+    return [classes.names[label - 1] for label in queried_labels(config, classes)]
+
+
+def label_map(voxel_map: VoxelMap, encoder: Encoder, space: str, config: EvalConfig, classes: ClassList) -> LabelledMap:
+    """Predict the class of every voxel.
+
+    Raises:
+        LanguageError: a class name cannot be embedded.
+        InputError: the map stores probabilities of another number of classes.
+    """
+    queried = np.array([0, *queried_labels(config, classes)])
+    names = [classes.names[label - 1] for label in queried[1:]]
+    rules = (config.denoise_threshold, config.prediction_threshold, config.denoise_chunk or None)
+    geometry = voxel_map.geometry()
+    if space == "probability":
+        stored = as_numpy(voxel_map.snapshot().features)
+        if stored.shape[1] != len(names):
+            raise InputError(f"the map stores probabilities of {stored.shape[1]} classes, {len(names)} are asked for")
+        best = labels_from_probabilities(stored, *rules)
+    else:
+        project = encoder.project if space == "backbone" else lambda vectors: vectors
+        vectors = as_numpy(voxel_map.language_vectors(project))
+        best = predict_labels(vectors, as_numpy(encoder.embed_labels(names)), *rules, scale=encoder.logit_scale)
+    xyz, label = as_numpy(geometry.xyz), queried[best]
+    digest = hashlib.sha256(np.ascontiguousarray(xyz).tobytes() + label.tobytes()).hexdigest()
+    return LabelledMap(xyz, label, as_numpy(geometry.rgb), int(voxel_map.nbytes), digest)
+
+
+def score_scene(labelled: LabelledMap, gt: GroundTruth, config: EvalConfig, classes: ClassList) -> SceneScores:
+    """Bring the map's labels to the ground truth and count."""
+    ignored = ignored_labels(config, classes)
+    truth = np.where(np.isin(gt.label, ignored), 0, gt.label) if config.protocol == "radseg" else gt.label
+    xyz = gt.xyz
+
+    def judge(map_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        predicted = knn_labels(xyz, labelled.xyz, map_labels, config.k, gt.voxel_size)
+        return predicted, confusion(truth, predicted, len(classes))
+
+    predicted, matrix = judge(labelled.label)
+    known = truth != 0
+    _, best = judge(knn_labels(labelled.xyz, xyz[known], truth[known], k=1))
+    return SceneScores(
+        scores=score_confusion(matrix, config.protocol, ignored),
+        ceiling=score_confusion(best, config.protocol, ignored),
+        coverage=coverage(xyz[known], labelled.xyz, labelled.label, config.coverage_radius),
+        confusion=matrix,
+        predicted=predicted,
+    )
+
+
+def metrics_dict(found: SceneScores, labelled: LabelledMap, gt: GroundTruth, classes: ClassList) -> dict[str, Any]:
+    """The numbers of a scene as plain data: counts, means, one row per class of the ground truth."""
+    scores = found.scores
+    support = scores.tp + scores.fn
+    rows = [
+        {
+            "label": int(i) + 1,
+            "name": classes.names[i],
+            "iou": float(scores.iou[i]),
+            "ceiling_iou": float(found.ceiling.iou[i]),
+            "recall": float(scores.tp[i] / support[i]),
+            "precision": float(scores.tp[i] / (scores.tp[i] + scores.fp[i])) if scores.tp[i] + scores.fp[i] else None,
+            **{key: int(getattr(scores, key)[i]) for key in ("tp", "fp", "fn")},
+        }
+        for i in np.flatnonzero(np.isfinite(scores.iou))
+    ]
+    return {
+        **{name: _plain(value) for name, value in scores.means().items()},
+        "ceiling": {name: _plain(value) for name, value in found.ceiling.means().items()},
+        "coverage": _plain(found.coverage),
+        "gt_voxels": len(gt),
+        "scored_voxels": int(support[np.isfinite(scores.iou)].sum()),
+        "map_voxels": len(labelled.label),
+        "map_voxels_without_prediction": int((labelled.label == 0).sum()),
+        "map_bytes": labelled.nbytes,
+        "ground_truth": gt.source,
+        "classes": rows,
+    }
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None  # JSON has no NaN

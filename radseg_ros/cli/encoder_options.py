@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that the commands which run an encoder share. Nothing heavy is imported before the encoder is made."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from typing import TYPE_CHECKING, Any
+
+from ..config import ConfigError, RadsegConfig
+
+if TYPE_CHECKING:
+    from ..encoders.protocol import Encoder
+
+# Table A.1 of the paper: short side, crop, stride in px
+SETTINGS = {
+    "voc-low": (336, 224, 112),
+    "voc-mid": (336, 336, 112),
+    "voc-high": (672, 336, 336),
+    "stuff-low": (336, 224, 112),
+    "stuff-mid": (448, 336, 224),
+    "stuff-high": (896, 336, 336),
+    "context-low": (336, 224, 112),
+    "context-mid": (576, 336, 224),
+    "context-high": (672, 336, 336),
+    "ade-low": (336, 224, 112),
+    "ade-mid": (576, 336, 224),
+    "ade-high": (672, 336, 336),
+    "cityscapes-low": (560, 224, 112),
+    "cityscapes-mid": (688, 336, 224),
+    "cityscapes-high": (1344, 336, 336),
+}
+
+
+def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    """Options that :func:`encoder_from` reads."""
+    group = parser.add_argument_group("encoder")
+    group.add_argument("--encoder", default="radseg", help="radseg (default), or lite, which needs no weights and knows little")
+    group.add_argument("--checkpoint", help=f"RADIO weights: file, folder, version or hub id ({RadsegConfig().checkpoint})")
+    group.add_argument("--preset", help="paper, balanced or fast")
+    group.add_argument("--text-embeddings", action="append", metavar="FILE", help="written by radseg-text; may be repeated")
+    group.add_argument("--device", help="cpu, cuda, cuda:N, mps or auto")
+    group.add_argument("--offline", action="store_true", help="never touch the network")
+    anything = "any other option of the encoder, e.g. scga=off; may be repeated"
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=anything)
+
+
+def add_settings_option(parser: argparse.ArgumentParser) -> None:
+    """The options that say at which size images are seen."""
+    names = "short side, crop and stride of Table A.1: {voc,stuff,context,ade,cityscapes}-{low,mid,high}"
+    parser.add_argument("--settings", choices=SETTINGS, metavar="NAME", help=names)
+    parser.add_argument("--short-side", type=int, help="px that images are brought to; 0 = as they are (640, or as --settings)")
+
+
+def short_side_of(options: argparse.Namespace) -> int:
+    """The short side that ``options`` ask for."""
+    if options.short_side is not None:
+        return options.short_side
+    return SETTINGS[options.settings][0] if options.settings else 640
+
+
+def encoder_from(options: argparse.Namespace) -> Encoder:
+    """The encoder that ``options`` describe.
+
+    Raises:
+        RadsegRosError: it cannot be made.
+    """
+    from ..encoders.protocol import make_encoder
+
+    values: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("checkpoint", "preset", "text_embeddings", "device")
+        if getattr(options, name) is not None
+    }
+    if options.offline:
+        values["offline"] = True
+    if getattr(options, "refine", False):
+        values["refine"] = "sam"
+    if getattr(options, "settings", None) and options.encoder == "radseg":
+        _, values["crop"], values["stride"] = SETTINGS[options.settings]
+    return make_encoder(options.encoder, **values, **dict(_assignment(text) for text in options.set))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``name=value``, the value as Python reads it if it does, else as a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an encoder is, and the table of those that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..config import LiteConfig, RadsegConfig, from_dict, one_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..datatypes import FeatureMap
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Dense image features that can be compared with text.
+
+    A voxel stores vectors of ``encode``; ``project`` brings them into the space of the text vectors when a query comes.
+    """
+
+    name: str  # identity of weights and head: maps made with different names cannot be mixed
+    channels: int  # C of the feature map
+    language_channels: int  # D of project and embed_*
+    logit_scale: float  # factor on the cosine before a softmax (100 in the paper)
+    background: tuple[str, ...]  # texts that a query must beat to count as found
+    device: torch.device
+
+    def encode(self, rgb: np.ndarray) -> FeatureMap:
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size -> FeatureMap (C, h, w) on ``device``."""
+        ...
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, D) in the language space, not normalised."""
+        ...
+
+    def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
+        """Names of things -> (Q, D), each the mean over a set of templates.
+
+        Raises:
+            LanguageError: a label cannot be embedded; the message says what is missing.
+        """
+        ...
+
+    def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Free text -> (Q, D), each text as it is."""
+        ...
+
+
+def _radseg(options: dict[str, Any]) -> Encoder:
+    from .radseg.encoder import RadsegEncoder
+
+    return RadsegEncoder(from_dict(RadsegConfig, options, "radseg."))
+
+
+def _lite(options: dict[str, Any]) -> Encoder:
+    from .lite import LiteEncoder
+
+    return LiteEncoder(from_dict(LiteConfig, options, "lite."))
+
+
+ENCODERS = {"radseg": _radseg, "lite": _lite}
+
+
+def make_encoder(name: str, **options: Any) -> Encoder:
+    """Make the encoder ``name`` with the options of its config class (``RadsegConfig``, ``LiteConfig``).
+
+    Raises:
+        ConfigError: unknown encoder or option; the message names the known ones.
+        CheckpointError: the weights cannot be had or are damaged.
+    """
+    one_of("encoder", name, ENCODERS)
+    return ENCODERS[name](options)

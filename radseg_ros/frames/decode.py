@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields of messages -> arrays. Duck-typed: messages of rclpy, of rosbags and plain namespaces all work; imports no ROS.
+
+Every function raises InputError with a sentence that says what is wrong with the message.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from ..datatypes import Frame, InputError
+
+# encoding -> (type of one channel, channels)
+ENCODINGS = {
+    "rgb8": (np.uint8, 3),
+    "bgr8": (np.uint8, 3),
+    "rgba8": (np.uint8, 4),
+    "bgra8": (np.uint8, 4),
+    "mono8": (np.uint8, 1),
+    "8UC1": (np.uint8, 1),
+    "8UC3": (np.uint8, 3),  # channel order by OpenCV's habit: BGR
+    "16UC1": (np.uint16, 1),
+    "mono16": (np.uint16, 1),
+    "32FC1": (np.float32, 1),
+}
+CHANNELS = {"rgb8": [0, 1, 2], "rgba8": [0, 1, 2], "bgr8": [2, 1, 0], "bgra8": [2, 1, 0], "8UC3": [2, 1, 0], "mono8": [0, 0, 0]}
+DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
+ASPECT_TOLERANCE = 0.02  # cameras round their image sizes; a colour and a depth image differ by more when views differ
+QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """builtin_interfaces/Time -> ns."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def image_to_array(message: Any) -> np.ndarray:
+    """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order, native byte order.
+
+    Reads height, width, encoding, step, is_bigendian and data (bytes, array.array or ndarray); rows may be padded.
+    The result may be a view of the message.
+    """
+    if message.encoding not in ENCODINGS:
+        raise InputError(f"image encoding {message.encoding!r} is not supported; supported: {', '.join(ENCODINGS)}")
+    kind, channels = ENCODINGS[message.encoding]
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
+    row = width * channels * dtype.itemsize
+    if height == 0 or width == 0:
+        raise InputError(f"image is empty ({width}x{height})")
+    if step < row:
+        raise InputError(f"image step {step} is shorter than a row of {width} {message.encoding} pixels ({row} bytes)")
+    data = np.frombuffer(message.data, np.uint8)
+    needed = (height - 1) * step + row  # some drivers leave out the padding of the last row
+    if data.size < needed:
+        raise InputError(f"image data is truncated: {data.size} bytes, {width}x{height} {message.encoding} needs {needed}")
+    rows = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
+    pixels = np.ascontiguousarray(rows).view(dtype).astype(kind, copy=False)
+    return pixels.reshape((height, width, channels) if channels > 1 else (height, width))
+
+
+def color_image(message: Any) -> np.ndarray:
+    """sensor_msgs/Image or CompressedImage -> (H, W, 3) uint8 RGB."""
+    if hasattr(message, "format"):
+        return np.asarray(_open(message.data).convert("RGB"))
+    if message.encoding in ENCODINGS and message.encoding not in CHANNELS:
+        raise InputError(f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}")
+    pixels = image_to_array(message)
+    return np.ascontiguousarray(np.atleast_3d(pixels)[..., CHANNELS[message.encoding]])
+
+
+def depth_image(message: Any, depth_scale: float = 0.001) -> np.ndarray:
+    """sensor_msgs/Image or CompressedImage (compressedDepth) -> (H, W) float32 metres; 0 and non-finite = no return.
+
+    Args:
+        depth_scale: m per unit of 16-bit images; float images are metres (REP 118).
+    """
+    if hasattr(message, "format"):
+        return _compressed_depth(message, depth_scale)
+    if message.encoding in ENCODINGS and message.encoding not in DEPTH_ENCODINGS:
+        raise InputError(f"depth image has encoding {message.encoding!r}; supported: {', '.join(DEPTH_ENCODINGS)}")
+    return _metres(image_to_array(message), depth_scale)
+
+
+def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
+    """sensor_msgs/CameraInfo -> K (3, 3) float64 of the rectified image, and that image's size (h, w).
+
+    ``p`` describes rectified images and is used when it is set, else ``k``; binning and region of interest are applied.
+    """
+    k, p = (np.asarray(getattr(message, name, getattr(message, name.upper(), ())), np.float64) for name in ("k", "p"))
+    matrix = p.reshape(3, 4)[:, :3] if p.size == 12 and p[0] > 0 else k.reshape(3, 3) if k.size == 9 else np.zeros((3, 3))
+    K = matrix.copy()
+    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+        raise InputError("camera info has no focal length: the camera is not calibrated")
+    height, width = int(message.height), int(message.width)
+    roi = getattr(message, "roi", None)
+    if roi is not None and roi.width and roi.height:
+        K[:2, 2] -= roi.x_offset, roi.y_offset
+        height, width = int(roi.height), int(roi.width)
+    bins = [max(int(getattr(message, name, 1)), 1) for name in ("binning_x", "binning_y")]
+    K[:2] /= np.array(bins)[:, None]
+    return K, (height // bins[1], width // bins[0])
+
+
+def pose_matrix(pose: Any) -> np.ndarray:
+    """geometry_msgs/Pose -> (4, 4) float64."""
+    q, t = pose.orientation, pose.position
+    quat_xyzw = np.array([q.x, q.y, q.z, q.w], np.float64)
+    norm = np.linalg.norm(quat_xyzw)
+    if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
+        raise InputError(f"pose is not a rotation: its quaternion has norm {norm:.3g}")
+    x, y, z, w = quat_xyzw / norm
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), t.x],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x), t.y],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y), t.z],
+            [0, 0, 0, 1],
+        ]
+    )
+
+
+def pose_message(message: Any) -> Any:
+    """geometry_msgs/PoseStamped or nav_msgs/Odometry -> its geometry_msgs/Pose."""
+    return message.pose.pose if hasattr(message.pose, "pose") else message.pose
+
+
+def make_frame(stamp_ns: int, color: Any, depth: Any, info: Any, T_world_camera: np.ndarray, depth_scale: float = 0.001) -> Frame:
+    """Messages of one moment -> Frame.
+
+    Colour and depth may differ in size but not in view; camera info of another resolution of the same view is scaled.
+    """
+    rgb, metres = color_image(color), depth_image(depth, depth_scale)
+    K, size = camera_matrix(info)
+    _same_view("colour image", rgb.shape[:2], metres.shape)
+    if size != metres.shape and 0 not in size:  # some drivers leave the size out
+        from ..geometry import scale_intrinsics  # brings torch, which takes seconds to import and which the player does not need
+
+        _same_view("camera info", size, metres.shape)
+        K = scale_intrinsics(K, size, metres.shape)
+    return Frame(stamp_ns, rgb, metres, K, T_world_camera)
+
+
+def _same_view(name: str, size: tuple[int, int], depth: tuple[int, int]) -> None:
+    if abs(size[1] / size[0] * depth[0] / depth[1] - 1) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"{name} ({size[1]}x{size[0]}) and depth image ({depth[1]}x{depth[0]}) do not show the same view; "
+            "use depth that is registered to colour"
+        )
+
+
+def _metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:
+    if pixels.dtype == np.uint16:
+        return pixels * np.float32(depth_scale)
+    return pixels.astype(np.float32, copy=False)
+
+
+def _open(data: Any) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(bytes(data)))
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"compressed image cannot be read: {error}") from error
+    return image
+
+
+def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
+    """compressed_depth_image_transport: 12 bytes (int32 format, float32 a, b), then a PNG of 16 bit."""
+    data = bytes(message.data)
+    if "compressedDepth" not in message.format:
+        return _metres(_png16(data), depth_scale)
+    if len(data) < 12:
+        raise InputError(f"compressed depth image is truncated: {len(data)} bytes")
+    pixels = _png16(data[12:])
+    if not message.format.startswith("32FC1"):
+        return _metres(pixels, depth_scale)
+    a, b = np.frombuffer(data, "<f4", 2, offset=4)  # inverse depth: value = a / depth + b; 0 = no return
+    with np.errstate(divide="ignore"):
+        return np.where(pixels > 0, a / (pixels.astype(np.float32) - b), 0).astype(np.float32)
+
+
+def _png16(data: bytes) -> np.ndarray:
+    image = _open(data)
+    if not image.mode.startswith("I"):
+        raise InputError(f"compressed depth image has mode {image.mode}, expected 16 bit")
+    return np.asarray(image).astype(np.uint16)

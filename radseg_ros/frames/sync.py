@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Colour + depth + interpolated pose, paired by their stamps. No ROS, no clock: the same in the node and offline.
+
+The result does not depend on the order in which the topics arrive, except where an input is lost or a queue overflows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+from ..config import SyncConfig
+from ..datatypes import InputError, check_pose
+from .drops import DropCounts
+
+STAMP = attrgetter("stamp_ns")
+
+
+class _Stamped(NamedTuple):
+    stamp_ns: int
+    data: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """Inputs that belong to one moment."""
+
+    stamp_ns: int  # of the depth image: it makes the geometry
+    color: Any  # as it was given to add_color
+    depth: Any  # as it was given to add_depth
+    T_world_camera: np.ndarray  # (4, 4) float64, at stamp_ns
+
+
+class FrameSync:
+    """Collects stamped inputs and returns complete matches, in the order of their stamps.
+
+    A colour and a depth image match when they are nearest to each other and at most ``max_skew`` apart. The pose is
+    interpolated between the poses around the image; there is no extrapolation and never an identity. Whatever cannot be
+    used is counted in ``drops`` under a reason that a user can act on.
+
+    Args:
+        T_body_camera: (4, 4) camera -> body, when the poses are those of a body.
+
+    Raises:
+        InputError: ``T_body_camera`` is not a rigid transform.
+    """
+
+    def __init__(
+        self, config: SyncConfig | None = None, T_body_camera: np.ndarray | None = None, drops: DropCounts | None = None
+    ) -> None:
+        self.config = config or SyncConfig()
+        self.T_body_camera = None if T_body_camera is None else check_pose(T_body_camera, "T_body_camera")
+        self.drops = DropCounts() if drops is None else drops
+        self.jumps = 0  # times that a stamp went backwards by more than any delay explains
+        self._images: dict[str, list[_Stamped]] = {"colour": [], "depth": []}
+        self._pairs: list[_Stamped] = []  # data = (colour, depth)
+        self._poses: list[_Stamped] = []  # data = (4, 4)
+        self._newest: dict[str, int] = {}  # stamp per kind of input
+        self._last_match_ns: int | None = None
+
+    def add_color(self, stamp_ns: int, image: Any) -> list[Match]:
+        """Take a colour image (anything: it is handed through) and return what became complete."""
+        return self._add_image("colour", stamp_ns, image)
+
+    def add_depth(self, stamp_ns: int, image: Any) -> list[Match]:
+        """Take a depth image (anything: it is handed through) and return what became complete."""
+        return self._add_image("depth", stamp_ns, image)
+
+    def add_pose(self, stamp_ns: int, T_world_body: np.ndarray) -> list[Match]:
+        """Take a pose, (4, 4), and return what became complete.
+
+        Raises:
+            InputError: the pose is not a rigid transform; it was not taken.
+        """
+        pose = _Stamped(stamp_ns, check_pose(T_world_body))
+        self._see("pose", stamp_ns)
+        if not self._poses or self._poses[-1].stamp_ns < stamp_ns:
+            self._poses.append(pose)
+        elif not _holds(self._poses, stamp_ns):
+            insort(self._poses, pose, key=STAMP)
+        self._forget_poses()
+        return self._complete()
+
+    def flush(self) -> list[Match]:
+        """The inputs have ended: decide what still waits without knowing more; count the rest."""
+        self._match_images(final=True)
+        matches = self._complete()
+        for kind, images in self._images.items():
+            self.drops.add(self._unpaired(kind), len(images))
+            images.clear()
+        self._drop_pairs(len(self._pairs))
+        return matches
+
+    def clear(self) -> None:
+        """Forget every waiting input (not the counts)."""
+        self._purge(after_ns=None)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many inputs of each kind wait."""
+        return {**{kind: len(images) for kind, images in self._images.items()}, "pair": len(self._pairs)}
+
+    # Time
+
+    def _see(self, kind: str, stamp_ns: int) -> None:
+        """Note the newest stamp. A jump backwards (a bag that starts again) makes everything later worthless."""
+        newest = self._newest.get(kind, stamp_ns)
+        if stamp_ns < newest - _ns(self.config.max_pose_gap + self.config.pose_wait):
+            self.jumps += 1
+            self._purge(after_ns=stamp_ns)
+        self._newest[kind] = max(self._newest.get(kind, stamp_ns), stamp_ns)
+
+    def _purge(self, after_ns: int | None) -> None:
+        """Drop inputs later than ``after_ns`` (None: all). Earlier ones stay: another topic may have jumped before."""
+        for queue in (*self._images.values(), self._pairs, self._poses):
+            kept = [] if after_ns is None else [item for item in queue if item.stamp_ns <= after_ns]
+            if queue is not self._poses:
+                self.drops.add("image that waited while time went backwards", len(queue) - len(kept))
+            queue[:] = kept
+        limit = -1 if after_ns is None else after_ns
+        self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= limit}
+        if self._last_match_ns is not None and self._last_match_ns > limit:
+            self._last_match_ns = None
+
+    # Colour and depth
+
+    def _add_image(self, kind: str, stamp_ns: int, image: Any) -> list[Match]:
+        self._see(kind, stamp_ns)
+        queue = self._images[kind]
+        if self._last_match_ns is not None and stamp_ns <= self._last_match_ns - _ns(self.config.max_skew):
+            self.drops.add(f"{kind} image that came after later ones had been used")
+            return []
+        if _holds(queue, stamp_ns):
+            self.drops.add(f"{kind} image with the stamp of another one")
+            return []
+        insort(queue, _Stamped(stamp_ns, image), key=STAMP)
+        if len(queue) > self.config.queue:
+            del queue[0]
+            self.drops.add(self._unpaired(kind))
+        self._match_images()
+        return self._complete()
+
+    def _match_images(self, final: bool = False) -> None:
+        """Turn the oldest colour and depth images into pairs as far as nothing that may still come can change them."""
+        skew = _ns(self.config.max_skew)
+        queues = self._images
+        while queues["colour"] and queues["depth"]:
+            early, late = sorted(queues, key=lambda kind: queues[kind][0].stamp_ns)
+            gap = queues[late][0].stamp_ns - queues[early][0].stamp_ns
+            if gap > 0:
+                # A nearer partner of the late image can only be the early one's successor: wait until that is known.
+                successor = queues[early][1].stamp_ns if len(queues[early]) > 1 else None
+                if gap > skew or (successor is not None and abs(queues[late][0].stamp_ns - successor) < gap):
+                    del queues[early][0]
+                    self.drops.add(self._unpaired(early))
+                    continue
+                if successor is None and not final:
+                    return
+            colour, depth = queues["colour"].pop(0), queues["depth"].pop(0)
+            self._pairs.append(_Stamped(depth.stamp_ns, (colour.data, depth.data)))
+            if len(self._pairs) > self.config.queue:
+                self._drop_pairs(1)
+
+    # Pose
+
+    def _complete(self) -> list[Match]:
+        """Matches for every pair, oldest first, whose pose is decided."""
+        matches: list[Match] = []
+        while self._pairs:
+            pair = self._pairs[0]
+            try:
+                T_world_body = self._pose_at(pair.stamp_ns)
+            except InputError as reason:
+                self.drops.add(str(reason))
+                del self._pairs[0]
+                continue
+            if T_world_body is not None:
+                T = T_world_body if self.T_body_camera is None else T_world_body @ self.T_body_camera
+                colour, depth = pair.data
+                matches.append(Match(pair.stamp_ns, colour, depth, T))
+                self._last_match_ns = pair.stamp_ns
+                del self._pairs[0]
+            elif max(self._newest.values()) > pair.stamp_ns + _ns(self.config.pose_wait):
+                self._drop_pairs(1)
+            else:
+                break
+        return matches
+
+    def _pose_at(self, stamp_ns: int) -> np.ndarray | None:
+        """(4, 4) at ``stamp_ns``; None when a later pose has to come first.
+
+        Raises:
+            InputError: there will never be a pose; the message says why.
+        """
+        i = bisect_left(self._poses, stamp_ns, key=STAMP)
+        if i == len(self._poses):
+            return None
+        after = self._poses[i]
+        if after.stamp_ns == stamp_ns:
+            return after.data
+        if i == 0:
+            raise InputError("image pair older than every pose")
+        before = self._poses[i - 1]
+        gap = after.stamp_ns - before.stamp_ns
+        if gap > _ns(self.config.max_pose_gap):
+            raise InputError(f"image pair between poses more than {self.config.max_pose_gap:g} s apart")
+        return interpolate_pose(before.data, after.data, (stamp_ns - before.stamp_ns) / gap)
+
+    def _forget_poses(self) -> None:
+        limit = self._poses[-1].stamp_ns - _ns(self.config.pose_history)
+        if self._poses[0].stamp_ns < limit - _ns(1.0):  # in portions, so that a pose costs no copy of the list
+            del self._poses[: bisect_left(self._poses, limit, key=STAMP)]
+
+    # Counting
+
+    def _drop_pairs(self, count: int) -> None:
+        self.drops.add(f"image pair without a pose at or behind it within {self.config.pose_wait:g} s", count)
+        del self._pairs[:count]
+
+    def _unpaired(self, kind: str) -> str:
+        partner = "depth" if kind == "colour" else "colour"
+        return f"{kind} image without a {partner} image within {self.config.max_skew:g} s"
+
+
+def interpolate_pose(start: np.ndarray, end: np.ndarray, fraction: float) -> np.ndarray:
+    """Position linearly, rotation along the shortest arc; both (4, 4), ``fraction`` in 0..1."""
+    pose = np.eye(4)
+    pose[:3, 3] = (1 - fraction) * start[:3, 3] + fraction * end[:3, 3]
+    rotations = Rotation.from_matrix(np.stack([start[:3, :3], end[:3, :3]]))
+    pose[:3, :3] = Slerp([0.0, 1.0], rotations)([fraction]).as_matrix()[0]
+    return pose
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _holds(queue: list[_Stamped], stamp_ns: int) -> bool:
+    i = bisect_left(queue, stamp_ns, key=STAMP)
+    return i < len(queue) and queue[i].stamp_ns == stamp_ns

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's types -> ROS messages. The opposite direction is decode.py, which needs no ROS."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterable
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Vector3
+from nav_msgs.msg import Odometry
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer
+
+from .. import datatypes
+
+# x y z rgb as every viewer expects them: rgb is 0x00RRGGBB in the bits of a float32 (PCL's convention).
+POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<i4"), ("score", "<f4"), ("hits", "<f4")])
+FIELDS = [
+    PointField(name=name, offset=4 * i, datatype=PointField.INT32 if name == "label" else PointField.FLOAT32, count=1)
+    for i, name in enumerate(("x", "y", "z", "rgb", "label", "score", "hits"))
+]
+MILLIMETRES_MAX = 65535
+
+
+def time_message(stamp_ns: int) -> Time:
+    """Nanoseconds -> builtin_interfaces/Time."""
+    sec, nanosec = divmod(int(stamp_ns), 1_000_000_000)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def header(stamp_ns: int, frame_id: str) -> Header:
+    """std_msgs/Header."""
+    return Header(stamp=time_message(stamp_ns), frame_id=frame_id)
+
+
+def cloud_message(cloud: datatypes.Cloud, head: Header) -> PointCloud2:
+    """x y z rgb label score hits, one structured array; an empty cloud keeps its fields and its point_step."""
+    points = np.empty(len(cloud), POINT)
+    points["x"], points["y"], points["z"] = cloud.xyz.T
+    red, green, blue = cloud.rgb.astype(np.uint32).T
+    points["rgb"] = red << 16 | green << 8 | blue
+    points["label"], points["score"], points["hits"] = cloud.label, cloud.score, cloud.hits
+    return PointCloud2(
+        header=head,
+        height=1,
+        width=len(cloud),
+        fields=FIELDS,
+        is_bigendian=False,
+        point_step=POINT.itemsize,
+        row_step=POINT.itemsize * len(cloud),
+        data=_bytes(points),
+        is_dense=True,
+    )
+
+
+def answer_message(answer: datatypes.Answer) -> LabelAnswer:
+    """radseg_interfaces/LabelAnswer."""
+    objects = [
+        FoundObject(
+            centre=Point(**_xyz(thing.centre)),
+            size=Vector3(**_xyz(thing.size)),
+            score=float(thing.score),
+            voxels=int(thing.voxels),
+            last_seen=time_message(thing.last_seen_ns),
+        )
+        for thing in answer.objects
+    ]
+    return LabelAnswer(label=answer.label, found=answer.found, best_score=float(answer.best_score), objects=objects)
+
+
+def drop_messages(drops: Iterable[tuple[str, int]]) -> list[DropCount]:
+    """radseg_interfaces/DropCount, one per reason."""
+    return [DropCount(reason=reason, count=count) for reason, count in drops]
+
+
+def color_message(rgb: np.ndarray, head: Header) -> Image:
+    """(H, W, 3) uint8, or float in [0, 1] -> rgb8."""
+    if rgb.dtype != np.uint8:
+        rgb = np.round(255 * rgb).astype(np.uint8)
+    return _image(rgb, "rgb8", head)
+
+
+def depth_message(depth: np.ndarray, head: Header) -> Image:
+    """(H, W) metres -> 16UC1 millimetres if that loses nothing, else 32FC1 metres; 0 or NaN = no return."""
+    metres = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+    millimetres = np.round(1000.0 * metres)
+    if millimetres.max(initial=0) <= MILLIMETRES_MAX and np.abs(millimetres - 1000.0 * metres).max(initial=0) < 1e-2:
+        return _image(millimetres.astype("<u2"), "16UC1", head)
+    return _image(depth.astype("<f4"), "32FC1", head)
+
+
+def info_message(K: np.ndarray, size: tuple[int, int], head: Header) -> CameraInfo:
+    """(3, 3) and (h, w) of a rectified image -> CameraInfo."""
+    projection = np.hstack([K, np.zeros((3, 1))])
+    return CameraInfo(
+        header=head,
+        height=size[0],
+        width=size[1],
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=K.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=projection.ravel().tolist(),
+    )
+
+
+def pose_message(T: np.ndarray, head: Header, child_frame: str = "") -> PoseStamped | Odometry:
+    """(4, 4) -> PoseStamped, or Odometry if ``child_frame`` is given."""
+    x, y, z, w = Rotation.from_matrix(T[:3, :3]).as_quat()
+    pose = Pose(position=Point(**_xyz(T[:3, 3])), orientation=Quaternion(x=x, y=y, z=z, w=w))
+    if not child_frame:
+        return PoseStamped(header=head, pose=pose)
+    odometry = Odometry(header=head, child_frame_id=child_frame)
+    odometry.pose.pose = pose
+    return odometry
+
+
+def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
+    height, width = pixels.shape[:2]
+    step = pixels[0].nbytes
+    return Image(header=head, height=height, width=width, encoding=encoding, is_bigendian=0, step=step, data=_bytes(pixels))
+
+
+def _bytes(values: np.ndarray) -> array.array:
+    """rclpy takes an array.array as it is, and checks every element of anything else."""
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(values).tobytes())
+    return data
+
+
+def _xyz(values: Iterable[float]) -> dict[str, float]:
+    return dict(zip("xyz", map(float, values), strict=True))

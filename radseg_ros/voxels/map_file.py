@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Map files (``.radmap``): a safetensors file whose metadata says what the numbers mean.
+
+Metadata ``radmap`` is a JSON object: ``version``, ``identity`` (encoder, checkpoint, head, labels, frame), ``map`` and
+``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, and ``sha256``, one digest per tensor. The tensors are
+those of :meth:`VoxelTable.state`: ``key`` (21 bits per axis), ``hits``, ``rgb_sum``, stamps, and ``vectors``: per voxel the sum
+over its points where float32, the mean where float16.
+
+A file is written beside its place, brought to the disk, and renamed: whoever reads finds the old map or the new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import LiftConfig, MapConfig, from_dict, to_dict
+from ..datatypes import ConfigError, MapFileError
+from .index import valid_keys
+from .voxel_map import VoxelMap
+
+SUFFIX = ".radmap"
+VERSION = 1
+_DTYPES = {torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+
+
+@dataclass(frozen=True, slots=True)
+class MapIdentity:
+    """What the vectors of a map mean. Maps of different identity cannot be mixed. An empty field was not stated."""
+
+    encoder: str = ""  # name of the encoder
+    checkpoint_hash: str = ""  # of its weights
+    language: str = ""  # language head
+    labels: tuple[str, ...] = ()  # of space probability
+    frame_id: str = ""  # the world frame
+
+    def require(self, expected: MapIdentity, what: str = "the map") -> None:
+        """Raise MapFileError, in one sentence, at the first field that differs; fields that ``expected`` leaves empty may."""
+        for field in dataclasses.fields(self):
+            found, wanted = getattr(self, field.name), getattr(expected, field.name)
+            if wanted and found != wanted:
+                raise MapFileError(f"{what} was made with {field.name} {_said(found)}, here it is {_said(wanted)}")
+
+
+def _said(value: str | tuple[str, ...]) -> str:
+    return repr(value) if isinstance(value, str) else f"[{', '.join(value)}]"
+
+
+def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None = None) -> None:
+    """Write a map. A process that dies meanwhile leaves the old file, or none, in place; its leftovers go with the next save.
+
+    Raises:
+        MapFileError: the file cannot be written; the old one is still there.
+    """
+    path = Path(path)
+    state = voxel_map.table.state()
+    header = {
+        "version": VERSION,
+        "identity": dataclasses.asdict(identity or MapIdentity()),
+        "map": to_dict(voxel_map.config),
+        "lift": to_dict(voxel_map.lift),
+        "channels": voxel_map.channels,
+        "last_stamp_ns": voxel_map.last_stamp_ns,
+        "camera": voxel_map.camera,
+        "sha256": _digests(state),
+    }
+    try:
+        remove_leftovers(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            _write(part, state, {"radmap": json.dumps(header)})
+            os.replace(part, path)
+            _sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise MapFileError(f"the map cannot be written to {path}: {error.strerror or error}") from error
+    except Exception as error:
+        raise MapFileError(f"the map cannot be written to {path}: {error}") from error
+
+
+def load_map(
+    path: Path | str,
+    expect: MapIdentity | None = None,
+    *,
+    config: MapConfig | None = None,
+    lift: LiftConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[VoxelMap, MapIdentity]:
+    """Read a map; nothing is returned unless everything in the file is sound.
+
+    Args:
+        expect: what the reader works with; stated fields must agree.
+        config: options that the map goes on with; voxel size, space and labels must agree. None = those it was saved with.
+        lift: likewise.
+
+    Raises:
+        MapFileError: the file is missing, damaged or partial, of another version, or does not fit ``expect`` or ``config``.
+    """
+    path = Path(path)
+    header, state = _read(path)
+    try:
+        identity = MapIdentity(**{**header["identity"], "labels": tuple(header["identity"]["labels"])})
+        saved = from_dict(MapConfig, header["map"], "map.")
+        lift = lift or from_dict(LiftConfig, header["lift"], "lift.")
+        channels, last_stamp_ns, camera = int(header["channels"]), header["last_stamp_ns"], header["camera"]
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise MapFileError(f"{path} is damaged: its header cannot be understood ({error})") from error
+    if expect is not None:
+        identity.require(expect, str(path))
+    for name in ("voxel_size", "space", "labels") if config is not None else ():
+        if getattr(saved, name) != getattr(config, name):
+            raise MapFileError(f"{path} holds {name} {getattr(saved, name)}, here it is {getattr(config, name)}")
+    _check(path, state, channels, saved)
+    voxel_map = VoxelMap.from_config(config or saved, channels, lift, device)
+    voxel_map.table.load(state)
+    voxel_map.last_stamp_ns = None if last_stamp_ns is None else int(last_stamp_ns)
+    voxel_map.camera = (float(camera[0]), float(camera[1]), float(camera[2]))
+    return voxel_map, identity
+
+
+def merge_maps(target: VoxelMap, target_identity: MapIdentity, other: VoxelMap, other_identity: MapIdentity) -> int:
+    """Add all points of ``other`` to ``target`` if both mean the same; return the new voxels.
+
+    Raises:
+        MapFileError: the identities differ.
+        InputError: the maps differ in voxel size, channels, space or labels.
+    """
+    other_identity.require(target_identity, "the other map")
+    return target.merge(other)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what saves of ``path`` left behind whose process is gone."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        owner = part.name[len(path.name) + 2 : -len(".part")]
+        if owner.isdigit() and not _alive(int(owner)):
+            part.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file and bring it to the disk.
+
+    The format is a length, a JSON header and the bytes of the tensors. The library's own writer goes by a temporary file of
+    a random name, which a killed process would leave behind for ever.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, tensor in state.items():
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in state.values():
+            file.write(_bytes(tensor))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _sync(path: Path) -> None:
+    """Bring the entries of a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
+    """SHA-256 of the bytes of each tensor. The vectors, nearly all of the file, are hashed in parts by several threads."""
+    return {name: _digest(tensor) for name, tensor in state.items()}
+
+
+def _digest(tensor: torch.Tensor, part_bytes: int = 1 << 24) -> str:
+    data = _bytes(tensor)
+    parts = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
+    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
+        digests = pool.map(lambda part: hashlib.sha256(part).digest(), parts)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The header and the tensors of a file whose digests agree."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise MapFileError(f"there is no map file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "radmap" not in metadata:
+                raise MapFileError(f"{path} is a safetensors file, but not a map")
+            header = json.loads(metadata["radmap"])
+            if not isinstance(header, dict) or header.get("version") != VERSION:
+                version = header.get("version") if isinstance(header, dict) else None
+                raise MapFileError(f"{path} is a map file of version {version}, this program reads version {VERSION}")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MapFileError(f"{path} is damaged or incomplete: {error}") from error
+    if header.get("sha256") != _digests(state):
+        raise MapFileError(f"{path} is damaged: its contents do not match their checksums")
+    return header, state
+
+
+def _check(path: Path, state: dict[str, torch.Tensor], channels: int, saved: MapConfig) -> None:
+    """Refuse a file that was made wrong, although it is what was written."""
+    empty = VoxelMap.from_config(saved, channels, device="cpu").table.state()
+    for name, wanted in empty.items():
+        found = state.get(name)
+        if found is None or found.dtype != wanted.dtype or found.shape != (len(state["key"]), *wanted.shape[1:]):
+            raise MapFileError(f"{path} is damaged: {name} is missing or has the wrong shape or type")
+    key, hits, vectors = state["key"], state["hits"], state["vectors"]
+    sound = {
+        "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
+        "hits": bool((hits > 0).all()),
+        "colours": bool(state["rgb_sum"].isfinite().all()),
+        "vectors": all(bool(part.float().sum().isfinite()) or bool(part.isfinite().all()) for part in vectors.split(4096)),
+    }
+    for what, good in sound.items():
+        if not good:
+            raise MapFileError(f"{path} is damaged: impossible {what}")

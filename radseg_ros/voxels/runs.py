@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The per-pixel part of the lift: which stretches of an image row fall into one voxel.
+
+A run is a stretch of one row of pixels that stays in the same voxel and between the same four patches. A room seen at
+640 x 864 has some 80 000 runs, so everything after them is cheap.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..config import LiftConfig
+from ..datatypes import Frame
+from ..geometry import bilinear_cells, resize_rgb, round_half_even, take, world_points
+from .index import COORDINATE_LIMIT, pack
+
+# On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's grain of 32 768
+# elements also run without a barrier between threads, which a busy machine would have to wait at for every operation.
+BAND_PIXELS = 32_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """R runs of a frame, in the order of its pixels."""
+
+    key: torch.Tensor  # (R,) int64, voxel
+    cell: torch.Tensor  # (R,) int64, upper-left patch of the four
+    sums: torch.Tensor  # (R, 7) float64, over the pixels: 1, wx, wy, wx * wy (weights of the next patch), red, green, blue
+
+
+def pixel_grid(size: int, config: LiftConfig) -> range:
+    """The pixels of an axis of the depth image that are looked at."""
+    return range(size)[config.border : max(size - config.border, 0) : config.pixel_stride]
+
+
+def depth_edges(depth: torch.Tensor, fraction: float) -> torch.Tensor:
+    """(H, W) metres, 0 = none -> (H, W) bool, pixels that jump by more than ``fraction`` against one of four neighbours.
+
+    The jump is relative to the nearer of the two. Sensors smear such pixels between foreground and background, so both
+    sides are marked.
+    """
+    edge = torch.zeros_like(depth, dtype=torch.bool)
+    for axis in (0, 1):
+        length = depth.shape[axis] - 1
+        before, after = depth.narrow(axis, 0, length), depth.narrow(axis, 1, length)
+        nearer = torch.minimum(before, after)
+        jump = (nearer > 0) & ((after - before).abs() > fraction * nearer)
+        edge.narrow(axis, 0, length).logical_or_(jump)
+        edge.narrow(axis, 1, length).logical_or_(jump)
+    return edge
+
+
+def find_runs(
+    frame: Frame, feature_hw: tuple[int, int], voxel_size: float, config: LiftConfig, device: torch.device
+) -> tuple[Runs, dict[str, int]]:
+    """The runs of the pixels that are used, and how many pixels are not, by reason."""
+    scan = _Scan(frame, feature_hw, voxel_size, config, device)
+    rows, width = (len(pixel_grid(size, config)) for size in frame.depth.shape)
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    bands = [Runs(nothing, nothing, torch.zeros(0, 7, dtype=torch.float64, device=device))]
+    if rows and width:
+        height = max(1, BAND_PIXELS // width) if device.type == "cpu" else rows
+        bands += [scan.band(slice(start, start + height)) for start in range(0, rows, height)]
+    return Runs(*(torch.cat([getattr(band, field) for band in bands]) for field in ("key", "cell", "sums"))), dict(scan.dropped)
+
+
+_Points = Sequence[torch.Tensor]  # world x, y and z of a band of pixels, each (h, w), in voxels
+
+
+class _Scan:
+    """What the bands of one frame share."""
+
+    def __init__(
+        self, frame: Frame, feature_hw: tuple[int, int], voxel_size: float, config: LiftConfig, device: torch.device
+    ) -> None:
+        self.frame, self.voxel_size, self.config = frame, voxel_size, config
+        rows, columns = (pixel_grid(size, config) for size in frame.depth.shape)
+        area = tuple(slice(axis.start, axis.stop, axis.step) for axis in (rows, columns))
+        depth = torch.tensor(frame.depth, device=device)
+        self.depth = depth[area]
+        self.edges = depth_edges(_returns(depth), config.depth_edge)[area] if config.depth_edge else None
+        self.rgb = torch.tensor(_at_depth_size(frame), device=device)[area]
+        self.v, self.u = (torch.tensor(axis, device=device) for axis in (rows, columns))
+        self.cell_y, self.weight_y = bilinear_cells(self.v, frame.depth.shape[0], feature_hw[0])
+        self.cell_x, weight_x = bilinear_cells(self.u, frame.depth.shape[1], feature_hw[1])
+        self.cell_y *= feature_hw[1]
+        self.prefix_x = torch.nn.functional.pad(weight_x.cumsum(0), (1, 0))
+        self.dropped: Counter[str] = Counter(no_return=0, out_of_range=0)
+
+    def band(self, rows: slice) -> Runs:
+        """The runs of some rows of the pixel grid."""
+        depth = self._usable_depth(rows)
+        pose, K = self.frame.T_world_camera, self.frame.K
+        points: _Points = world_points(depth, self.u, self.v[rows], K, pose, self.voxel_size)
+        usable, points = self._in_range(self._clip(depth > 0, points), points)
+        key = torch.where(usable, pack([round_half_even(axis) for axis in points]), -1)
+        begins = torch.ones_like(usable)
+        begins[:, 1:] = (key[:, 1:] != key[:, :-1]) | (self.cell_x[1:] != self.cell_x[:-1])
+        begin = begins.flatten().nonzero()[:, 0]
+        end = torch.cat([begin[1:], begin.new_tensor([key.numel()])])
+        key = take(key.flatten(), begin)
+        colours = _colour_sums(self.rgb[rows], begin)
+        used = (key >= 0).nonzero()[:, 0]
+        begin, end = take(begin, used), take(end, used)
+        row = begin // len(self.u)
+        first = begin - row * len(self.u)
+        count, y = (end - begin).double(), take(self.weight_y[rows], row)
+        x = take(self.prefix_x, first + (end - begin)) - take(self.prefix_x, first)
+        sums = torch.cat([torch.stack([count, x, count * y, x * y], 1), take(colours, used)], 1)
+        return Runs(take(key, used), take(self.cell_y[rows], row) + take(self.cell_x, first), sums)
+
+    def _usable_depth(self, rows: slice) -> torch.Tensor:
+        """(h, w) metres, 0 where the pixel is not used."""
+        depth = _returns(self.depth[rows])
+        self.dropped["no_return"] += depth.numel() - int(depth.count_nonzero())
+        if self.config.min_range or self.config.max_range:
+            farthest = self.config.max_range or torch.inf
+            depth = self._drop("range", depth, (depth < self.config.min_range) | (depth > farthest))
+        if self.edges is not None:
+            depth = self._drop("depth_edge", depth, self.edges[rows])
+        return depth
+
+    def _drop(self, reason: str, depth: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+        self.dropped[reason] += int((gone & (depth > 0)).sum())
+        return depth.masked_fill(gone, 0.0)
+
+    def _clip(self, usable: torch.Tensor, points: _Points) -> torch.Tensor:
+        """(h, w) bool, usable and inside the configured box; points are in voxels."""
+        if not (self.config.clip_min or self.config.clip_max):
+            return usable
+        inside = usable.clone()
+        for limits, compare in ((self.config.clip_min, torch.ge), (self.config.clip_max, torch.le)):
+            for axis, limit in zip(points, limits, strict=False):
+                inside &= compare(axis, limit / self.voxel_size)
+        self.dropped["clip"] += int(usable.sum()) - int(inside.sum())
+        return inside
+
+    def _in_range(self, usable: torch.Tensor, points: _Points) -> tuple[torch.Tensor, _Points]:
+        """Drop points that no key can express: one far pixel must not cost the frame, nor wrap into a near voxel."""
+        extremes = torch.stack([torch.stack(axis.aminmax()) for axis in points]).abs()
+        if extremes.max() < COORDINATE_LIMIT - 1:
+            return usable, points
+        near = usable.clone()
+        for axis in points:
+            near &= axis.round().abs() < COORDINATE_LIMIT
+        self.dropped["out_of_range"] += int(usable.sum()) - int(near.sum())
+        return near, [torch.where(near, axis, 0.0) for axis in points]
+
+
+def _returns(depth: torch.Tensor) -> torch.Tensor:
+    """Depth with 0 where the sensor had no return."""
+    return torch.where((depth > 0) & (depth < torch.inf), depth, 0.0)
+
+
+def _at_depth_size(frame: Frame) -> np.ndarray:
+    """The colour image sampled bilinearly at the depth pixels."""
+    if frame.rgb.shape[:2] == frame.depth.shape:
+        return frame.rgb
+    exact = frame.rgb.astype(np.float32) / 255 if frame.rgb.dtype == np.uint8 else frame.rgb
+    return resize_rgb(exact, frame.depth.shape, antialias=False)
+
+
+def _colour_sums(rgb: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
+    """(h, w, 3) colours and the first pixel of each run -> (R, 3) float64 sums over the runs, in [0, 1] per pixel."""
+    pixels = torch.arange(rgb.shape[0] * rgb.shape[1], device=rgb.device)
+    sums = torch.nn.functional.embedding_bag(pixels, rgb.reshape(-1, 3).float(), begin, mode="sum")  # uint8: exact
+    return sums.double() / 255 if rgb.dtype == torch.uint8 else sums.double()

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The voxel map: hit-weighted means of colour and vectors, at a cost per frame that does not grow with the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+
+from ..config import LiftConfig, MapConfig, from_dict
+from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapSnapshot
+from .carving import seen_through, spheres_in_view
+from .index import BRICK_SIDE
+from .lift import lift
+from .storage import VectorBlocks
+from .table import VoxelTable
+
+Projection = Callable[[torch.Tensor], torch.Tensor]
+_SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
+
+
+def resolve_device(device: torch.device | str) -> torch.device:
+    """``auto`` is cuda where there is one."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+class VoxelMap:
+    """Voxels of one world frame, with one vector of ``channels`` numbers each. Not thread safe.
+
+    Args:
+        voxel_size: metres.
+        channels: C of the feature maps.
+        lift: which depth pixels are used.
+        device: where the map lives.
+        options: the other fields of :class:`MapConfig` by name.
+
+    Raises:
+        ConfigError: an option that does not exist or is out of range.
+    """
+
+    def __init__(
+        self,
+        voxel_size: float = 0.05,
+        channels: int = 768,
+        *,
+        lift: LiftConfig | None = None,
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.config: MapConfig = from_dict(MapConfig, {**options, "voxel_size": float(voxel_size), "device": str(device)}, "map.")
+        if channels < 1:
+            raise InputError(f"a map needs at least one channel, got {channels}")
+        self.voxel_size = self.config.voxel_size
+        self.channels = int(channels)
+        self.lift = lift or LiftConfig()
+        self.device = resolve_device(device)
+        self.clear()
+
+    @classmethod
+    def from_config(
+        cls, config: MapConfig, channels: int, lift: LiftConfig | None = None, device: torch.device | str | None = None
+    ) -> VoxelMap:
+        """A map with the options of ``config``; ``device`` overrides that of the config."""
+        options = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in ("voxel_size", "device")}
+        return cls(config.voxel_size, channels, lift=lift, device=device or config.device, **options)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.last_stamp_ns: int | None = None  # of the newest frame
+        self.camera = (0.0, 0.0, 0.0)  # m, where the last frame was taken
+        self.table = VoxelTable(self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes)
+        self._projection: Projection | None = None  # what the cached language vectors were made with
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for the map, with index and cache."""
+        return self.table.nbytes
+
+    # ---- in ----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def integrate(self, frame: Frame, feature_map: FeatureMap) -> IntegrationStats:
+        """Fuse one frame, then carve, forget and evict as configured.
+
+        Raises:
+            InputError: the features have another number of channels than the map, or are not finite.
+        """
+        features, feature_hw = self._patch_features(feature_map)
+        lifted = lift(frame, feature_hw, self.voxel_size, self.lift, self.device)
+        known = len(self)
+        slots, order = self.table.claim(lifted.key)
+        lifted = lifted.reordered(order)
+        stamp = torch.full_like(slots, frame.stamp_ns)
+        self.table.add(slots, lifted.hits, lifted.rgb_sum, stamp, stamp, lambda a, b: lifted.feature_sums(features, a, b))
+        self.last_stamp_ns = frame.stamp_ns if self.last_stamp_ns is None else max(self.last_stamp_ns, frame.stamp_ns)
+        self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
+        return IntegrationStats(
+            points=int(lifted.hits.sum()),
+            voxels=len(slots),
+            new_voxels=len(self) - known,
+            dropped=lifted.dropped,
+            carved=self._carve(frame, slots),
+            forgotten=self._forget(),
+            evicted=self._evict(),
+        )
+
+    @torch.no_grad()
+    def merge(self, other: VoxelMap) -> int:
+        """Add all points of a map of the same world frame, as if its frames had come here; return the new voxels.
+
+        Raises:
+            InputError: the maps differ in voxel size, channels, space or labels.
+        """
+        if other is self:
+            raise InputError("a map cannot be merged with itself")
+        for name in ("voxel_size", "space", "labels"):
+            mine, theirs = getattr(self.config, name), getattr(other.config, name)
+            if mine != theirs:
+                raise InputError(f"maps of different {name} cannot be merged: {mine} and {theirs}")
+        if other.channels != self.channels:
+            raise InputError(f"maps of different channels cannot be merged: {self.channels} and {other.channels}")
+        known = len(self)
+        slots, order = self.table.claim(other.table["key"].to(self.device))
+        order = order.to(other.device)
+        hits, rgb_sum, first, last = (
+            other.table[name][order].to(self.device) for name in ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns")
+        )
+        self.table.add(slots, hits, rgb_sum, first, last, lambda a, b: other.table.sums(order[a:b]).to(self.device))
+        new = len(self) - known
+        self.last_stamp_ns = max((s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None), default=None)
+        self._forget()
+        self._evict()
+        return new
+
+    def _patch_features(self, feature_map: FeatureMap) -> tuple[torch.Tensor, tuple[int, int]]:
+        """(C, h, w) -> (h * w, C) float32 on the device of the map, and (h, w)."""
+        data = feature_map.data.detach()
+        if feature_map.channels != self.channels:
+            raise InputError(f"the map holds {self.channels} channels, the feature map has {feature_map.channels}")
+        features = data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
+        # One value that is not finite makes the sum so; a sum that overflows is looked at again, value by value.
+        if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
+            raise InputError("the feature map holds values that are not finite")
+        return features, (int(data.shape[1]), int(data.shape[2]))
+
+    # ---- out ---------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> MapSnapshot:
+        """A copy of the whole map."""
+        return self._snapshot(self.table.vectors.all_means(self.table["hits"]))
+
+    def geometry(self) -> MapSnapshot:
+        """A copy of the map without the vectors: ``features`` is (M, 0). Rows as in :meth:`snapshot`."""
+        return self._snapshot(torch.zeros(len(self), 0, device=self.device))
+
+    def _snapshot(self, features: torch.Tensor) -> MapSnapshot:
+        index, hits = self.table.coordinates(), self.table["hits"]
+        return MapSnapshot(
+            index=index,
+            xyz=(index * self.voxel_size).float(),
+            rgb=(self.table["rgb_sum"] / hits[:, None]).float(),
+            features=features,
+            hits=hits.float(),
+            first_seen_ns=self.table["first_seen_ns"].clone(),
+            last_seen_ns=self.table["last_seen_ns"].clone(),
+        )
+
+    @torch.no_grad()
+    def cosines(self, project: Projection, text: torch.Tensor) -> torch.Tensor:
+        """(Q, D) unit text vectors -> (M, Q) float32 cosines with the voxels; rows as in :meth:`snapshot`.
+
+        In space ``backbone`` the language vectors are kept, and only those of voxels that changed since are made again,
+        as long as the cache fits into ``max_bytes``. In space ``language`` the vectors need no projection.
+
+        Args:
+            project: (N, C) -> (N, D). Another function than last time makes the cache void.
+
+        Raises:
+            InputError: the map stores probabilities.
+        """
+        text = text.to(self.device, torch.float32)
+        parts = [part @ text.T for part in self._language_parts(project)]
+        return torch.cat(parts) if parts else torch.zeros(0, len(text), device=self.device)
+
+    @torch.no_grad()
+    def language_vectors(self, project: Projection) -> torch.Tensor:
+        """(M, D) float32 unit vectors, a copy; zero vectors stay zero. Prefer :meth:`cosines`, which copies nothing."""
+        parts = list(self._language_parts(project))
+        return torch.cat(parts) if parts else project(torch.zeros(0, self.channels, device=self.device)).float()
+
+    def _language_parts(self, project: Projection) -> Iterator[torch.Tensor]:
+        """The unit language vectors of successive rows, (n, D) float32."""
+        if self.config.space == "probability":
+            raise InputError("a map of probabilities has no language vectors; its channels are its labels")
+        table = self.table
+        rows = torch.arange(len(self), device=self.device).split(table.vectors.block_rows) if len(self) else ()
+        if self.config.space == "language":
+            return (normalize(table.means(part), dim=1) for part in rows)
+        cache = self._cache(project) if len(self) else None
+        if cache is None:
+            return (normalize(project(table.means(part)).float(), dim=1) for part in rows)
+        for part in (~table["projected"]).nonzero()[:, 0].split(cache.block_rows):
+            cache.write(part, normalize(project(table.means(part)).float(), dim=1))
+        table["projected"].fill_(True)
+        return (block[: len(part)].float() for block, part in zip(cache.blocks, rows, strict=True))
+
+    def _cache(self, project: Projection) -> VectorBlocks | None:
+        """Room for the language vectors of all voxels; None if they may not be kept."""
+        table, vectors = self.table, self.table.vectors
+        if self._projection != project:
+            table.drop_language()
+            self._projection = project
+        cache = table.language
+        if cache is None:
+            width = project(torch.zeros(1, self.channels, device=self.device)).shape[1]
+            cache = VectorBlocks(width, vectors.dtype, self.device, vectors.block_rows)
+        needed = table.nbytes + (len(vectors.blocks) - len(cache.blocks)) * cache.block_nbytes
+        if not self.config.cache_projections or 0 < self.config.max_bytes < needed:
+            table.drop_language()
+            return None
+        cache.resize(len(self))
+        table.language = cache
+        return cache
+
+    # ---- forgetting --------------------------------------------------------------------------------------------------
+
+    def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> int:
+        """Remove the voxels whose centres are in a box (metres, world, borders included); return how many."""
+        low, high = (torch.as_tensor(corner, dtype=torch.float64, device=self.device) for corner in (lowest, highest))
+        xyz = self.table.coordinates() * self.voxel_size
+        return self.table.remove(((xyz >= low) & (xyz <= high)).all(1))
+
+    def clear_outside(self, centre: Sequence[float], radius: float) -> int:
+        """Remove the voxels whose centres are farther than ``radius`` metres from ``centre``; return how many."""
+        return self.table.remove(self._distance(centre) > radius)
+
+    def _distance(self, point: Sequence[float]) -> torch.Tensor:
+        """(M,) float64 metres."""
+        xyz = self.table.coordinates() * self.voxel_size
+        return (xyz - torch.as_tensor(point, dtype=torch.float64, device=self.device)).norm(dim=1)
+
+    def _carve(self, frame: Frame, hit: torch.Tensor) -> int:
+        """Count the looks through voxels that were not hit, and remove those with enough of them."""
+        if not self.config.carve_after:
+            return 0
+        # Only bricks in view are looked at, so that the cost follows the view and not the map.
+        half = BRICK_SIDE / 2 * self.voxel_size
+        centre = (self.table.index.brick_corner - 0.5) * self.voxel_size + half
+        slots = self.table.index.slots_in(spheres_in_view(centre, half * 3**0.5, frame))
+        missed = torch.ones(len(self), dtype=torch.bool, device=self.device)
+        missed[hit] = False
+        slots = slots[missed[slots]]
+        slots = slots[seen_through(self.table.coordinates(slots) * self.voxel_size, frame, self.config.carve_margin)]
+        looks = self.table["seen_through"]
+        looks[slots] += 1
+        gone = torch.zeros_like(missed)
+        gone[slots] = looks[slots] >= self.config.carve_after
+        return self.table.remove(gone)
+
+    def _forget(self) -> int:
+        if not self.config.forget_after or self.last_stamp_ns is None:
+            return 0
+        return self.table.remove(self.table["last_seen_ns"] < self.last_stamp_ns - round(1e9 * self.config.forget_after))
+
+    def _evict(self) -> int:
+        """Remove voxels until the map is within its bounds; return how many. The cache goes before any voxel."""
+        evicted, most, bound = 0, self.config.max_voxels, self.config.max_bytes
+        if most and len(self) > most:
+            evicted += self._remove_least(len(self) - (most - most // _SLACK))
+        if bound and self.nbytes > bound:
+            self.table.trim()
+        while bound and self.nbytes > bound and len(self):
+            keep = int(len(self) * bound / self.nbytes * (1 - 1 / _SLACK))
+            evicted += self._remove_least(len(self) - keep)
+            self.table.trim()
+        return evicted
+
+    def _remove_least(self, count: int) -> int:
+        """Remove the ``count`` voxels of least use, as ``evict`` says; among equally old ones the farthest."""
+        order = self._distance(self.camera).argsort(descending=True)
+        if self.config.evict == "least_recent":
+            order = order[self.table["last_seen_ns"][order].argsort(stable=True)]
+        gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
+        gone[order[:count]] = True
+        return self.table.remove(gone)
