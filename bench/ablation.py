@@ -2,13 +2,16 @@
 """What can be said about an encoder without labels, on any checkpoint and any folder of images.
 
     python bench/ablation.py c-radio_v3-b IMAGES
-    python bench/ablation.py ../shared/golden/tiny_radio.pth.tar IMAGES --short-side 144 --crop 96 --stride 48
+    python bench/ablation.py ../shared/golden/tiny_radio.pth.tar IMAGES --short-side 144 --crop 96
+        --stride 48
 
-1. CLS-to-patch alignment (Fig. A.2): the mean cosine between each patch and the cls token of the language teacher, both of the
-   backbone as it is, single pass. The paper has 0.48 for C-RADIOv3-B, 0.38 for -H and -0.04 for -L over 1000 ImageNet images.
-   Also the same two through the language head, which is what queries compare.
-2. Agreement with the standard (tau 10, one recursion, SCGA always) when one thing is changed: the mean cosine of the patches in
-   language space and, with labels, the share of pixels that keep their label: how much an option matters, not which is better.
+1. CLS-to-patch alignment (Fig. A.2): the mean cosine between each patch and the cls token of the
+   language teacher, both of the backbone as it is, single pass. The paper has 0.48 for C-RADIOv3-B,
+   0.38 for -H and -0.04 for -L over 1000 ImageNet images. Also the same two through the language
+   head, which is what queries compare.
+2. Agreement with the standard (tau 10, one recursion, SCGA always) when one thing is changed: the
+   mean cosine of the patches in language space and, with labels, the share of pixels that keep
+   their label: how much an option matters, not which is better.
 """
 
 from __future__ import annotations
@@ -48,11 +51,13 @@ VARIANTS = {
 
 
 def images_of(folder: Path, short_side: int, limit: int) -> list[np.ndarray]:
-    """Up to ``limit`` images of a folder and its sub-folders, evenly spread, at the working size."""
+    """Up to ``limit`` images of a folder and its subfolders, evenly spread, at the working size."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
     if not paths:
         raise InputError(f"{folder}: no images")
-    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)]
+    chosen = [
+        paths[i] for i in np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)
+    ]
     images = [read_rgb(path) for path in chosen]
     return [resize_rgb(rgb, working_size(rgb.shape[:2], short_side)) for rgb in images]
 
@@ -68,12 +73,18 @@ def alignment(encoder: RadsegEncoder, rgb: np.ndarray) -> tuple[float, float]:
     return float(plain), float(aligned)
 
 
-def view(encoder: RadsegEncoder, rgb: np.ndarray, text: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What an encoder makes of an image: (D, 64, 64) language vectors, and (64, 64) labels if there is text."""
+def view(
+    encoder: RadsegEncoder, rgb: np.ndarray, text: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What an encoder makes of an image: (D, 64, 64) language vectors, and (64, 64) labels if there
+    is text.
+    """
     features = encoder.encode(rgb).data
     language = encoder.project(features.flatten(1).T).T.unflatten(1, features.shape[1:])
     language = F.interpolate(language[None], (64, 64), mode="bilinear", align_corners=False)[0]
-    return language, None if text is None else label_map(encoder.probabilities(rgb, text, size=(64, 64)))
+    return language, None if text is None else label_map(
+        encoder.probabilities(rgb, text, size=(64, 64))
+    )
 
 
 def agreement(first: tuple, second: tuple) -> tuple[float, float]:
@@ -95,9 +106,14 @@ def run(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     images = images_of(options.images, options.short_side, options.limit)
     config = RadsegConfig(
-        checkpoint=options.checkpoint, preset=options.preset, crop=options.crop, stride=options.stride, device=options.device,
-        text_embeddings=options.text_embeddings or [], force=True,
-    )  # fmt: skip
+        checkpoint=options.checkpoint,
+        preset=options.preset,
+        crop=options.crop,
+        stride=options.stride,
+        device=options.device,
+        text_embeddings=options.text_embeddings or [],
+        force=True,
+    )
     standard = RadsegEncoder(config)
     text = standard.embed_labels(options.labels.split(",")) if options.labels else None
     print(f"{standard.name}, {len(images)} images of {options.images}")
@@ -107,7 +123,10 @@ def run(options: argparse.Namespace) -> None:
         return
     views = [view(standard, rgb, text) for rgb in images]
     crop, stride = config.window()
-    print(f"agreement with the standard ({f'crop {crop}, stride {stride}' if crop else 'single pass'}):")
+    print(
+        "agreement with the standard "
+        f"({f'crop {crop}, stride {stride}' if crop else 'single pass'}):"
+    )
     for name, changed in variants(config, options.only):
         encoder = RadsegEncoder(changed)
         pairs = zip(views, (view(encoder, rgb, text) for rgb in images), strict=True)
@@ -121,11 +140,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("checkpoint", help="RADIO weights: file, folder, version or hub id")
     parser.add_argument("images", type=Path, help="folder of images")
-    parser.add_argument("--limit", type=int, default=50, help="images, evenly spread over the folder (50)")
-    parser.add_argument("--labels", default="", help="labels, separated by commas, whose agreement is counted")
-    parser.add_argument("--text-embeddings", action="append", metavar="FILE", help="written by radseg-text")
+    parser.add_argument(
+        "--limit", type=int, default=50, help="images, evenly spread over the folder (50)"
+    )
+    parser.add_argument(
+        "--labels", default="", help="labels, separated by commas, whose agreement is counted"
+    )
+    parser.add_argument(
+        "--text-embeddings", action="append", metavar="FILE", help="written by radseg-text"
+    )
     parser.add_argument("--only-alignment", action="store_true", help="only the first part")
-    parser.add_argument("--only", default="", metavar="WORD", help="only variants whose name holds this")
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="only variants whose name holds this"
+    )
     parser.add_argument("--short-side", type=int, default=448, help="px (448)")
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--crop", type=int, default=-1)

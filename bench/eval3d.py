@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""k-NN of the evaluator against scikit-learn's BallTree: one million ground-truth points, 200 000 map voxels, k = 5.
+"""k-NN of the evaluator against scikit-learn's BallTree: one million ground-truth points, 200 000
+map voxels, k = 5.
 
     python bench/eval3d.py [--points 1000000] [--voxels 200000] [--repeats 3]
 
-Both run in turn in this process; the ratio is that of the medians. The points lie anywhere on the walls, so no two
-neighbours are equally far and both must give the same label everywhere. A second pass with points on the voxel grid, where
-the 5th and 6th neighbour often are equally far, counts only the points where the choice is not arbitrary.
+Both run in turn in this process; the ratio is that of the medians. The points lie anywhere on the
+walls, so no two neighbours are equally far and both must give the same label everywhere. A second
+pass with points on the voxel grid, where the 5th and 6th neighbour often are equally far, counts
+only the points where the choice is not arbitrary.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ def walls(count: int, seed: int) -> np.ndarray:
     points = rng.uniform(size=(count, 3)) * size
     face = rng.integers(0, 6, count)
     axis = face // 2
-    points[np.arange(count), axis] = np.where(face % 2, size[axis], 0.0) + rng.normal(0, 0.04, count)
+    points[np.arange(count), axis] = np.where(face % 2, size[axis], 0.0) + rng.normal(
+        0, 0.04, count
+    )
     return points
 
 
 def map_voxels(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 3) voxel centres, sorted as a map is, and their labels: patches of one metre with 5 % noise."""
+    """(count, 3) voxel centres, sorted as a map is, and their labels: patches of one metre with 5 %
+    noise.
+    """
     index = np.unique(np.round(walls(4 * count, 0) / VOXEL_SIZE).astype(np.int64), axis=0)
     rng = np.random.default_rng(1)
     index = index[np.sort(rng.choice(len(index), count, replace=False))]
@@ -66,8 +72,13 @@ def without_ties(gt: np.ndarray, xyz: np.ndarray, k: int) -> np.ndarray:
 
 
 def main() -> int:
-    """Print the times, the ratio and the agreement; 1 when the promise of 5x with equal labels is broken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the times, the ratio and the agreement.
+
+    1 when the promise of 5x with equal labels is broken.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--voxels", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -88,14 +99,19 @@ def main() -> int:
     ratio = medians["BallTree"] / medians["eval3d"]
     equal = np.array_equal(found["eval3d"], found["BallTree"])
     print(
-        f"{options.points} points, {options.voxels} voxels, k = {options.k}, {os.cpu_count()} cores, {options.repeats} runs each"
+        f"{options.points} points, {options.voxels} voxels, k = {options.k}, {os.cpu_count()} "
+        f"cores, {options.repeats} runs each"
     )
     for name, median in medians.items():
         print(f"  {name:8s} {median:7.2f} s   ({', '.join(f'{t:.2f}' for t in times[name])})")
     print(f"  ratio {ratio:.1f}x, labels equal: {equal}")
-    grid = np.unique(np.round(gt[: options.points // 10] / VOXEL_SIZE).astype(np.int64), axis=0) * np.float32(VOXEL_SIZE)
+    grid = np.unique(
+        np.round(gt[: options.points // 10] / VOXEL_SIZE).astype(np.int64), axis=0
+    ) * np.float32(VOXEL_SIZE)
     clear = without_ties(grid, xyz, options.k)
-    same = knn_labels(grid, xyz, labels, options.k) == ball_tree_labels(grid, xyz, labels, options.k)
+    same = knn_labels(grid, xyz, labels, options.k) == ball_tree_labels(
+        grid, xyz, labels, options.k
+    )
     agreement = f"equal {same.mean():.2%}, without ties {same[clear].mean():.2%}"
     print(f"  on the voxel grid: {len(grid)} points, {1 - clear.mean():.1%} with ties; {agreement}")
     return 0 if ratio >= 5 and equal and same[clear].all() else 1

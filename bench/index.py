@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structures that could find the slot of a voxel: what a frame costs with each, in a small and in a large map.
+"""Structures that could find the slot of a voxel: what a frame costs with each, in a small and in a
+large map.
 
     python bench/index.py
 
@@ -68,7 +69,10 @@ class Sorted:
 
 
 class Open3d:
-    """Open3D's hash map, with three coordinates as the key; packed keys collide in its hash function."""
+    """Open3D's hash map, with three coordinates as the key.
+
+    Packed keys collide in its hash function.
+    """
 
     def __init__(self) -> None:
         import open3d
@@ -81,7 +85,9 @@ class Open3d:
         at, found = self.map.find(self._coordinates(key))
         slots = torch.from_numpy(self.map.value_tensor().numpy())[:, 0]
         found = torch.from_numpy(found.numpy())
-        return torch.where(found, slots[torch.where(found, torch.from_numpy(at.numpy()).long(), 0)], -1)
+        return torch.where(
+            found, slots[torch.where(found, torch.from_numpy(at.numpy()).long(), 0)], -1
+        )
 
     def assign(self, key: torch.Tensor, slot: torch.Tensor) -> None:
         """One call."""
@@ -100,13 +106,19 @@ STRUCTURES = {
 
 
 def surface(start: int, count: int) -> torch.Tensor:
-    """``count`` voxels of a wavy floor 200 voxels wide, from voxel number ``start`` on: (count,) keys, ascending."""
+    """``count`` voxels of a wavy floor 200 voxels wide, from voxel number ``start`` on: (count,)
+    keys, ascending.
+    """
     number = torch.arange(start, start + count)
     x, z = number // 200, number % 200
-    return pack(torch.stack([x, (4 * torch.sin(0.1 * x) + 3 * torch.cos(0.07 * z)).round(), z]).double()).sort()[0]
+    return pack(
+        torch.stack([x, (4 * torch.sin(0.1 * x) + 3 * torch.cos(0.07 * z)).round(), z]).double()
+    ).sort()[0]
 
 
-def frame_time(structure: Structure, size: int, rounds: int, looked: int = 10_000, new: int = 1000) -> float:
+def frame_time(
+    structure: Structure, size: int, rounds: int, looked: int = 10_000, new: int = 1000
+) -> float:
     """Median seconds of a frame."""
     known = surface(0, size)
     structure.assign(known[:-1], torch.arange(size - 1))
@@ -126,14 +138,18 @@ def frame_time(structure: Structure, size: int, rounds: int, looked: int = 10_00
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{'ms a frame':<16}{'20 000':>10}{'500 000':>10}{'2 000 000':>11}")
     for name, make in STRUCTURES.items():
-        times = [1e3 * frame_time(make(), size, options.rounds) for size in (20_000, 500_000, 2_000_000)]
+        times = [
+            1e3 * frame_time(make(), size, options.rounds) for size in (20_000, 500_000, 2_000_000)
+        ]
         print(f"{name:<16}{times[0]:>10.2f}{times[1]:>10.2f}{times[2]:>11.2f}")
 
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of one frame in the map, against the straightforward route, and against the size of the map.
+"""Time and memory of one frame in the map, against the straightforward route, and against the size
+of the map.
 
     python bench/map_update.py            # everything: about three minutes and 8 GB
     python bench/map_update.py --only growth
 
-The straightforward route is the one that published programs take: bilinear features as one row per pixel, and
-``torch.unique`` over all voxels of the map and all points at every frame.
+The straightforward route is the one that published programs take: bilinear features as one row per
+pixel, and ``torch.unique`` over all voxels of the map and all points at every frame.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ SUCCESSIVE = 4  # frames per turn: a mapper sees frame after frame, and its cach
 
 
 class StraightforwardMap:
-    """A row of colour, features and count per pixel; the whole map is sorted again at every frame."""
+    """A row of colour, features and count per pixel.
+
+    The whole map is sorted again at every frame.
+    """
 
     def __init__(self) -> None:
         self.index = torch.zeros(0, 3, dtype=torch.int64)
@@ -48,10 +52,14 @@ class StraightforwardMap:
         camera = depth[:, None] * (pixels @ torch.tensor(np.linalg.inv(frame.K)).float().T)
         pose = torch.tensor(frame.T_world_camera).float()
         points = camera @ pose[:3, :3].T + pose[:3, 3]
-        dense = torch.nn.functional.interpolate(features.data[None], (height, width), mode="bilinear", align_corners=False)
+        dense = torch.nn.functional.interpolate(
+            features.data[None], (height, width), mode="bilinear", align_corners=False
+        )
         rgb = torch.tensor(frame.rgb).reshape(-1, 3).float() / 255
         valid = torch.isfinite(depth) & (depth > 0)
-        rows = torch.cat([rgb, dense[0].permute(1, 2, 0).reshape(-1, CHANNELS), torch.ones(len(rgb), 1)], 1)[valid]
+        rows = torch.cat(
+            [rgb, dense[0].permute(1, 2, 0).reshape(-1, CHANNELS), torch.ones(len(rgb), 1)], 1
+        )[valid]
         index = torch.cat([self.index, torch.round(points[valid] / VOXEL).long()])
         self.index, inverse = torch.unique(index, dim=0, return_inverse=True)
         rows = torch.cat([self.rows, rows])
@@ -69,7 +77,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def high_water() -> float:
-    """Peak resident memory of this process in MiB (Linux; ``ru_maxrss`` would include the parent's)."""
+    """Peak resident memory of this process in MiB (Linux.
+
+    ``ru_maxrss`` would include the parent's).
+    """
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
@@ -113,24 +124,38 @@ def compare(rounds: int) -> None:
         cold.append(fast[-SUCCESSIVE])
     snapshot = ours.snapshot()
     common = {tuple(row): i for i, row in enumerate(snapshot.index.tolist())}
-    rows = [(i, common[tuple(row)]) for i, row in enumerate(theirs.index.tolist()) if tuple(row) in common]
+    rows = [
+        (i, common[tuple(row)])
+        for i, row in enumerate(theirs.index.tolist())
+        if tuple(row) in common
+    ]
     left, right = (torch.tensor(side) for side in zip(*rows, strict=True))
     equal = theirs.rows[left, -1] == snapshot.hits[right]
     error = (theirs.rows[left, 3:-1] - snapshot.features[right])[equal].abs().max()
-    print(f"voxels in the map: {len(ours)} (straightforward {len(theirs.index)}), with equal hits {int(equal.sum())}")
+    print(
+        f"voxels in the map: {len(ours)} (straightforward {len(theirs.index)}), with equal hits "
+        f"{int(equal.sum())}"
+    )
     print(f"largest difference of a feature where hits agree: {error:.2g}")
     a, b = statistics.median(slow), statistics.median(fast)
     print(
         f"straightforward {a:.2f} s a frame, ours {1e3 * b:.1f} ms: {a / b:.0f} x "
         f"(medians of {len(fast)} frames, the two in turns of {SUCCESSIVE} successive frames; "
-        f"ours right after the other has used up the caches: {1e3 * statistics.median(cold):.1f} ms)"
+        f"ours right after the other has used up the caches: {1e3 * statistics.median(cold):.1f} "
+        "ms)"
     )
     slow_peak, fast_peak = peak_memory("straightforward", 2), peak_memory("ours", 12)
-    print(f"peak memory: straightforward {slow_peak:.0f} MiB, ours {fast_peak:.0f} MiB: 1/{slow_peak / fast_peak:.1f}")
+    print(
+        f"peak memory: straightforward {slow_peak:.0f} MiB, ours {fast_peak:.0f} MiB: "
+        f"1/{slow_peak / fast_peak:.1f}"
+    )
 
 
 def growth(target: int, rounds: int) -> None:
-    """Time of a frame in a small and a large map, alternating; and of frames that add a new room to each."""
+    """Time of a frame in a small and a large map, alternating.
+
+    And of frames that add a new room to each.
+    """
     features = rooms.features()
     small, large = VoxelMap(VOXEL, CHANNELS), VoxelMap(VOXEL, CHANNELS)
     for step in range(12):
@@ -153,25 +178,38 @@ def growth(target: int, rounds: int) -> None:
             times.append(seconds(lambda world=world, frame=frame: world.integrate(frame, features)))
     for what, (a, b) in (("a known room", again), ("a new room", new)):
         a, b = statistics.median(a), statistics.median(b)
-        print(f"{what}: {1e3 * a:.1f} ms with {sizes[0]} voxels, {1e3 * b:.1f} ms with {sizes[1]}: {b / a:.2f} x")
+        print(
+            f"{what}: {1e3 * a:.1f} ms with {sizes[0]} voxels, {1e3 * b:.1f} ms with {sizes[1]}: "
+            f"{b / a:.2f} x"
+        )
 
 
 def profile(rounds: int) -> None:
     """Where the time of a frame goes."""
     from torch.profiler import profile as record
 
-    world, features, frames = VoxelMap(VOXEL, CHANNELS), rooms.features(), [rooms.frame(step) for step in range(12)]
+    world, features, frames = (
+        VoxelMap(VOXEL, CHANNELS),
+        rooms.features(),
+        [rooms.frame(step) for step in range(12)],
+    )
     for frame in frames:
         world.integrate(frame, features)
     with record() as trace:
         for step in range(rounds):
             world.integrate(frames[step % 12], features)
-    print(trace.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+    print(
+        trace.key_averages().table(
+            sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40
+        )
+    )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=("compare", "growth", "profile"), help="one part")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the comparison")
     parser.add_argument("--voxels", type=int, default=500_000, help="size of the large map")

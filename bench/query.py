@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of a query in space ``backbone``: the first, a repeated one, and one after a frame that changed part of the map.
+"""Time of a query in space ``backbone``: the first, a repeated one, and one after a frame that
+changed part of the map.
 
     python bench/query.py
 
-The head has the layout of C-RADIOv3-B's language head (768 -> 1520, two residual blocks, -> 1152) with random weights.
+The head has the layout of C-RADIOv3-B's language head (768 -> 1520, two residual blocks, -> 1152)
+with random weights.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Head(torch.nn.Module):
 
     @staticmethod
     def _block(width: int) -> torch.nn.Sequential:
-        return torch.nn.Sequential(torch.nn.LayerNorm(HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, width))
+        return torch.nn.Sequential(
+            torch.nn.LayerNorm(HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, width)
+        )
 
     @torch.no_grad()
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -50,7 +54,9 @@ def filled_map(voxels: int, **options: object) -> VoxelMap:
     """A map of that many voxels with random vectors."""
     world = VoxelMap(0.05, CHANNELS, **options)
     number = torch.arange(voxels)
-    slots, _ = world.table.claim(pack(torch.stack([number % 200, number // 200 % 60, number // 12_000]).double()))
+    slots, _ = world.table.claim(
+        pack(torch.stack([number % 200, number // 200 % 60, number // 12_000]).double())
+    )
     touch(world, slots)
     return world
 
@@ -71,7 +77,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--voxels", type=int, default=200_000)
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--changed", type=int, default=15_000, help="voxels that a frame changes")
@@ -97,10 +105,16 @@ def main() -> None:
     expected = torch.nn.functional.normalize(head(world.table.means(sample)), dim=1) @ text.T
     error = (query()[sample] - expected).abs().max()
     again, after = statistics.median(repeated), statistics.median(changed)
-    print(f"{options.voxels} voxels, {options.labels} labels, {options.dtype}, {options.threads} threads")
+    print(
+        f"{options.voxels} voxels, {options.labels} labels, {options.dtype}, {options.threads} "
+        "threads"
+    )
     print(f"map with cache {world.nbytes / 2**20:.0f} MiB")
     print(f"first query {first:.2f} s; repeated {again:.3f} s (median of {options.rounds})")
-    print(f"after a frame that changed {options.changed} voxels {after:.2f} s: {after / first:.3f} of the first")
+    print(
+        f"after a frame that changed {options.changed} voxels {after:.2f} s: {after / first:.3f} "
+        "of the first"
+    )
     print(f"largest difference from projecting afresh: {error:.2g}")
 
 

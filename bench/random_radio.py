@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RADIO checkpoints of any size with random weights, in the torch-hub layout: benchmarks and tests need no download."""
+"""RADIO checkpoints of any size with random weights, in the torch-hub layout: benchmarks and tests
+need no download.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ def write(
         return weights | ({f"{name}.bias": normal(size, scale=0.1)} if bias else {})
 
     def norm(name: str, size: int) -> dict[str, torch.Tensor]:
-        return {f"{name}.weight": 1 + normal(size, scale=0.1), f"{name}.bias": normal(size, scale=0.1)}
+        return {
+            f"{name}.weight": 1 + normal(size, scale=0.1),
+            f"{name}.bias": normal(size, scale=0.1),
+        }
 
     state = linear("base_model.patch_generator.embedder", 3 * 16 * 16, width, bias=False)
     state["base_model.patch_generator.pos_embed"] = normal(1, grid * grid, width, scale=0.3)
@@ -60,21 +65,37 @@ def write(
     for i in range(depth):
         block = f"base_model.blocks.{i}."
         state |= norm(f"{block}norm1", width) | norm(f"{block}norm2", width)
-        state |= linear(f"{block}attn.qkv", width, 3 * width) | linear(f"{block}attn.proj", width, width)
-        state |= linear(f"{block}mlp.fc1", width, 4 * width) | linear(f"{block}mlp.fc2", 4 * width, width)
+        state |= linear(f"{block}attn.qkv", width, 3 * width) | linear(
+            f"{block}attn.proj", width, width
+        )
+        state |= linear(f"{block}mlp.fc1", width, 4 * width) | linear(
+            f"{block}mlp.fc2", 4 * width, width
+        )
         if layer_scale:
-            state |= {f"{block}{name}.grandma": 0.5 + normal(width, scale=0.1) for name in ("ls1", "ls2")}
+            state |= {
+                f"{block}{name}.grandma": 0.5 + normal(width, scale=0.1) for name in ("ls1", "ls2")
+            }
     for kind in ("_heads", "_feature_projections"):
         for name, size in outputs.items():
             head = f"{kind}.{name}."
             state |= linear(f"{head}fc1", width, head_hidden)
             for i in range(head_inner):
-                state |= norm(f"{head}blocks.{i}.0", head_hidden) | linear(f"{head}blocks.{i}.2", head_hidden, head_hidden)
-            state |= norm(f"{head}final.0", head_hidden) | linear(f"{head}final.2", head_hidden, size)
-    state["input_conditioner.norm_mean"] = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-    state["input_conditioner.norm_std"] = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+                state |= norm(f"{head}blocks.{i}.0", head_hidden) | linear(
+                    f"{head}blocks.{i}.2", head_hidden, head_hidden
+                )
+            state |= norm(f"{head}final.0", head_hidden) | linear(
+                f"{head}final.2", head_hidden, size
+            )
+    state["input_conditioner.norm_mean"] = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(
+        3, 1, 1
+    )
+    state["input_conditioner.norm_std"] = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(
+        3, 1, 1
+    )
     models = {"siglip2": "siglip2-so400m", "clip": "ViT-H-14-378-quickgelu"}
-    teachers = [{"name": name, "use_summary": name != "sam", "model": models.get(name)} for name in outputs]
+    teachers = [
+        {"name": name, "use_summary": name != "sam", "model": models.get(name)} for name in outputs
+    ]
     options = {
         "model_kwargs": {"embed_dim": width, "depth": depth, "num_heads": heads},
         "teachers": teachers,

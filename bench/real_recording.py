@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well an encoder's map of a real recording ranks places for a text: mean average precision over labelled boxes.
+"""How well an encoder's map of a real recording ranks places for a text: mean average precision
+over labelled boxes.
 
     python bench/real_recording.py ../shared/data/hololens_office --encoder lite
-    python bench/real_recording.py RECORDING --encoder radseg --option checkpoint=c-radio_v3-b.pth.tar --option preset=fast
+    python bench/real_recording.py RECORDING --encoder radseg --option
+        checkpoint=c-radio_v3-b.pth.tar --option preset=fast
 
-The recording is a folder with color/, depth/, pose/, intrinsics.txt and box_labels.json. The frames with labels are left out
-of the map. Truth: a map voxel has a label when a pixel with valid depth inside a box of that label falls into it. Ranked are
-the voxels that have any label (what was not labelled is not known to be wrong), by the cosine with the label's text: what
-``radseg_ros.answers.objects`` ranks by. Chance is the share of a label's voxels among all labelled ones. A label whose boxes hold no
-mapped depth cannot be ranked: it is named, left out of the mean, and counted as 0 in the mean over all labels.
+The recording is a folder with color/, depth/, pose/, intrinsics.txt and box_labels.json. The frames
+with labels are left out of the map. Truth: a map voxel has a label when a pixel with valid depth
+inside a box of that label falls into it. Ranked are the voxels that have any label (what was not
+labelled is not known to be wrong), by the cosine with the label's text: what
+``radseg_ros.answers.objects`` ranks by. Chance is the share of a label's voxels among all labelled
+ones. A label whose boxes hold no mapped depth cannot be ranked: it is named, left out of the mean,
+and counted as 0 in the mean over all labels.
 
-How lite was made: no list of labels, only four numbers, which were chosen by the mean over the labels of this recording (sizes,
-temperature, nearness of names, and the known/unknown ramp, which does not change a ranking). On every second frame, 11 sets
-of sizes x 4 temperatures x 4 nearnesses gave 0.26 to 0.36 mAP; two sizes beat one (0.27 to 0.30), and between temperatures
-1.25 and 2 and nearnesses 0.03 and 0.07 the two sizes stay within 0.33 to 0.35: the defaults were taken from that plateau, not
-from its highest point. The published classifier at one size of 640 px, with the cosine of the raw probabilities, gives 0.17.
-What gave less: sentence vectors averaged by probability (ConSE, 0.21 to 0.27), logits instead of probabilities (0.29),
-probabilities averaged over views instead of features (0.29).
+How lite was made: no list of labels, only four numbers, which were chosen by the mean over the
+labels of this recording (sizes, temperature, nearness of names, and the known/unknown ramp, which
+does not change a ranking). On every second frame, 11 sets of sizes x 4 temperatures x 4 nearnesses
+gave 0.26 to 0.36 mAP; two sizes beat one (0.27 to 0.30), and between temperatures 1.25 and 2 and
+nearnesses 0.03 and 0.07 the two sizes stay within 0.33 to 0.35: the defaults were taken from that
+plateau, not from its highest point. The published classifier at one size of 640 px, with the cosine
+of the raw probabilities, gives 0.17. What gave less: sentence vectors averaged by probability
+(ConSE, 0.21 to 0.27), logits instead of probabilities (0.29), probabilities averaged over views
+instead of features (0.29).
 """
 
 from __future__ import annotations
@@ -45,11 +51,24 @@ from radseg_ros.voxels.voxel_map import VoxelMap
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("recording", type=Path)
     p.add_argument("--encoder", default="lite")
-    p.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the encoder, e.g. preset=fast")
-    p.add_argument("--short-side", type=int, default=640, help="working resolution, px; 0 = as recorded (default: %(default)s)")
+    p.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the encoder, e.g. preset=fast",
+    )
+    p.add_argument(
+        "--short-side",
+        type=int,
+        default=640,
+        help="working resolution, px; 0 = as recorded (default: %(default)s)",
+    )
     p.add_argument("--voxel-size", type=float, default=0.05, help="m (default: %(default)s)")
     p.add_argument("--every", type=int, default=1, help="map only every n-th frame (default: all)")
     p.add_argument("--json", type=Path, help="also write the numbers here")
@@ -57,18 +76,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Area under precision over recall of (N,) scores against (N,) bool; equal scores share their precision."""
+    """Area under precision over recall of (N,) scores against (N,) bool.
+
+    Equal scores share their precision.
+    """
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of each group of equal scores
     hits = np.cumsum(truth[order])[last]
     return float(np.sum(hits / (last + 1) * np.diff(hits, prepend=0)) / truth.sum())
 
 
-def build_map(options: argparse.Namespace, recording: FolderRecording, left_out: set[str]) -> Mapper:
+def build_map(
+    options: argparse.Namespace, recording: FolderRecording, left_out: set[str]
+) -> Mapper:
     """The map of all frames but those named in ``left_out``."""
-    encoder_options = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in options.option)}
+    encoder_options = {
+        name: yaml.safe_load(value)
+        for name, _, value in (text.partition("=") for text in options.option)
+    }
     encoder = make_encoder(options.encoder, **encoder_options)
-    config = Config(encoder=options.encoder, short_side=options.short_side, map=MapConfig(voxel_size=options.voxel_size))
+    config = Config(
+        encoder=options.encoder,
+        short_side=options.short_side,
+        map=MapConfig(voxel_size=options.voxel_size),
+    )
     mapper = Mapper(config, encoder)
     used = [i for i, name in enumerate(recording.names) if name not in left_out][:: options.every]
     for i in tqdm(used, "mapping", unit="frame", mininterval=1):
@@ -77,7 +108,9 @@ def build_map(options: argparse.Namespace, recording: FolderRecording, left_out:
 
 
 def voxels_in_box(frame: Frame, box: list[float], short_side: int, voxel_size: float) -> np.ndarray:
-    """(V, 3) indices of the voxels that the valid depth inside a box (x0 y0 x1 y1, px of the frame) falls into."""
+    """(V, 3) indices of the voxels that the valid depth inside a box (x0 y0 x1 y1, px of the frame)
+    falls into.
+    """
     import torch
 
     height, width = frame.depth.shape
@@ -108,7 +141,11 @@ def evaluate(mapper: Mapper, truth: dict[str, np.ndarray]) -> dict[str, Any]:
     encoder = mapper.encoder
     vectors = encoder.project(mapper.map.snapshot().features[labelled].to(encoder.device))
     scores = cosine(vectors, encoder.embed_labels(names)).cpu().numpy()
-    result: dict[str, Any] = {"labels": {}, "voxels": len(mapper.map), "labelled_voxels": len(labelled)}
+    result: dict[str, Any] = {
+        "labels": {},
+        "voxels": len(mapper.map),
+        "labelled_voxels": len(labelled),
+    }
     for name, column in zip(names, scores.T, strict=True):
         mask = np.isin(labelled, truth[name])
         ap = average_precision(column, mask) if mask.any() else None
@@ -133,19 +170,24 @@ def main() -> int:
         frame = recording.frame(recording.names.index(box["frame"]))
         voxels = voxels_in_box(frame, box["box_xyxy"], options.short_side, options.voxel_size)
         rows.setdefault(box["label"], []).append(rows_of(index, voxels))
-    result = evaluate(mapper, {label: np.unique(np.concatenate(parts)) for label, parts in rows.items()})
+    result = evaluate(
+        mapper, {label: np.unique(np.concatenate(parts)) for label, parts in rows.items()}
+    )
     print(f"{'label':<18}{'voxels':>7}{'AP':>8}{'chance':>8}")
     for name, row in result["labels"].items():
         ap = "no depth" if row["ap"] is None else f"{row['ap']:.3f}"
         print(f"{name:<18}{row['voxels']:>7}{ap:>9}{row['chance']:>8.3f}")
     ranked = sum(row["ap"] is not None for row in result["labels"].values())
     print(
-        f"\nmAP {result['map']:.3f} over the {ranked} labels with voxels, {result['map_all']:.3f} over all {len(rows)}; "
+        f"\nmAP {result['map']:.3f} over the {ranked} labels with voxels, {result['map_all']:.3f} "
+        f"over all {len(rows)}; "
         f"chance {result['chance']:.3f}"
     )
     print(
-        f"{options.encoder} {options.option or ''}: {result['voxels']} voxels, {result['labelled_voxels']} of them labelled, "
-        f"{time.monotonic() - start:.0f} s; stages { ({k: round(v) for k, v in mapper.timings.seconds.items()}) }"
+        f"{options.encoder} {options.option or ''}: {result['voxels']} voxels, "
+        f"{result['labelled_voxels']} of them labelled, "
+        f"{time.monotonic() - start:.0f} s; stages "
+        f"{ ({k: round(v) for k, v in mapper.timings.seconds.items()}) }"
     )
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   eval3d run --dataset folder --root recording --encoder oracle --out results/oracle
   eval3d bag my_bag --gt labelled.ply --classes nyu40 --encoder lite --out results/bag
   eval3d score map.radmap --gt labelled.ply --classes nyu40 --encoder lite --out results/map
-  eval3d sweep --dataset folder --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
+  eval3d sweep --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
   eval3d report results/a results/b --out results/both
 """
 
@@ -26,7 +26,10 @@ FLAGS = {
     "space": ("map.space", "what a voxel stores: backbone, language or probability"),
     "voxel-size": ("map.voxel_size", "m"),
     "device": ("radseg.device", "cpu, cuda, cuda:N or auto"),
-    "classes": ("classes", "class list: replica101, nyu40, scannet20, scannet200, scannetpp100, or a file"),
+    "classes": (
+        "classes",
+        "class list: replica101, nyu40, scannet20, scannet200, scannetpp100, or a file",
+    ),
     "ignore": ("ignore", "classes that are not scored, separated by commas"),
     "gt": ("gt", "labelled points (.ply .npz .pt), {root} and {scene} are filled in; or lifted"),
     "protocol": ("protocol", "radseg or hovsg"),
@@ -42,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
         "eval3d",
-        description="Score 3D open-vocabulary maps, reproducibly: the protocol of the RADSeg paper.",
+        description="Score 3D open-vocabulary maps, reproducibly: the protocol of the RADSeg "
+        "paper.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -54,23 +58,37 @@ def build_parser() -> argparse.ArgumentParser:
     _options(run)
     _execution(run)
 
-    bag = commands.add_parser("bag", help="map and score a rosbag2, through the code that the node uses")
+    bag = commands.add_parser(
+        "bag", help="map and score a rosbag2, through the code that the node uses"
+    )
     bag.add_argument("bag", help="folder of the bag, or its .mcap / .db3 file")
     _options(bag)
     _execution(bag)
 
-    score = commands.add_parser("score", help="score a map made elsewhere: .radmap, or .npz with xyz and labels")
+    score = commands.add_parser(
+        "score", help="score a map made elsewhere: .radmap, or .npz with xyz and labels"
+    )
     score.add_argument("map", type=Path)
     _options(score)
     _output(score)
 
-    sweep = commands.add_parser("sweep", help="run every combination of options, as ablation tables need it")
+    sweep = commands.add_parser(
+        "sweep", help="run every combination of options, as ablation tables need it"
+    )
     _dataset(sweep)
-    sweep.add_argument("--axis", action="append", required=True, metavar="OPTION=V,V,...", help="values to try; may be repeated")
+    sweep.add_argument(
+        "--axis",
+        action="append",
+        required=True,
+        metavar="OPTION=V,V,...",
+        help="values to try; may be repeated",
+    )
     _options(sweep)
     _execution(sweep)
 
-    report = commands.add_parser("report", help="merge results into tables, plots and one HTML page")
+    report = commands.add_parser(
+        "report", help="merge results into tables, plots and one HTML page"
+    )
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     _output(report)
 
@@ -79,29 +97,60 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="folder", help="replica, scannet, scannetpp, folder or bag (default: folder)")
+    parser.add_argument(
+        "--dataset",
+        default="folder",
+        help="replica, scannet, scannetpp, folder or bag (default: folder)",
+    )
     parser.add_argument("--root", required=True, help="folder of the data set")
-    parser.add_argument("--scenes", default="paper", help="names separated by commas; paper = those of the paper (default)")
+    parser.add_argument(
+        "--scenes",
+        default="paper",
+        help="names separated by commas; paper = those of the paper (default)",
+    )
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     for flag, (_, text) in FLAGS.items():
         parser.add_argument(f"--{flag}", help=text)
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="any option of 'eval3d options'")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="any option of 'eval3d options'",
+    )
 
 
 def _execution(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=int, default=1, help="scenes at the same time on this machine")
-    parser.add_argument("--cluster", default="", metavar="ADDRESS", help="Dask scheduler, e.g. tcp://host:8786, or local:2")
-    parser.add_argument("--save-map", action="store_true", help="keep the map of each scene (map.radmap)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="scenes at the same time on this machine"
+    )
+    parser.add_argument(
+        "--cluster",
+        default="",
+        metavar="ADDRESS",
+        help="Dask scheduler, e.g. tcp://host:8786, or local:2",
+    )
+    parser.add_argument(
+        "--save-map", action="store_true", help="keep the map of each scene (map.radmap)"
+    )
     _output(parser)
 
 
 def _output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; scenes that are there are not repeated")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the results; scenes that are there are not repeated",
+    )
     parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="numbers only")
     parser.add_argument(
-        "--up", default="z", choices=["x", "y", "z", "-x", "-y", "-z"], help="world axis that points up, for pictures"
+        "--up",
+        default="z",
+        choices=["x", "y", "z", "-x", "-y", "-z"],
+        help="world axis that points up, for pictures",
     )
 
 
@@ -109,10 +158,14 @@ def make_config(arguments: argparse.Namespace) -> Any:
     """The options of a command line as an EvalConfig."""
     from .options import EvalConfig, with_options
 
-    dataset = {"bag": ("bag", getattr(arguments, "bag", "")), "score": ("folder", "")}.get(arguments.command)
+    dataset = {"bag": ("bag", getattr(arguments, "bag", "")), "score": ("folder", "")}.get(
+        arguments.command
+    )
     name, root = dataset or (arguments.dataset, arguments.root)
     config = with_options(EvalConfig(), {"dataset": name, "root": str(root)})
-    given = {option: getattr(arguments, flag.replace("-", "_")) for flag, (option, _) in FLAGS.items()}
+    given = {
+        option: getattr(arguments, flag.replace("-", "_")) for flag, (option, _) in FLAGS.items()
+    }
     flags = [f"{option}={value}" for option, value in given.items() if value is not None]
     if any(flag.startswith("radseg.device=") for flag in flags):
         flags.append(f"lite.device={arguments.device}")
@@ -120,24 +173,33 @@ def make_config(arguments: argparse.Namespace) -> Any:
 
 
 def bars() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Progress over the frames of a scene and over scenes, with the time left; silent where nobody looks."""
+    """Progress over the frames of a scene and over scenes, with the time left.
+
+    Silent where nobody looks.
+    """
     from tqdm import tqdm
 
     def frames(scene: Any) -> Iterator[Any]:
-        return iter(tqdm(scene, scene.name, total=len(scene), unit="frame", disable=None, leave=False))
+        return iter(
+            tqdm(scene, scene.name, total=len(scene), unit="frame", disable=None, leave=False)
+        )
 
     def scenes(items: Any, total: int) -> Iterator[Any]:
-        return iter(tqdm(items, "scenes", total=total, unit="scene", disable=None if total > 1 else True))
+        return iter(
+            tqdm(items, "scenes", total=total, unit="scene", disable=None if total > 1 else True)
+        )
 
     return frames, scenes
 
 
 def run_scenes(config: Any, arguments: argparse.Namespace, out: Path) -> dict[str, str]:
-    """Evaluate the scenes of the command line into ``out`` and write its report -> errors by scene."""
+    """Evaluate the scenes of a command line into ``out``, write the report -> errors by scene."""
     from .cluster import evaluate_scenes
     from .run import scene_names, write_run
 
-    names = scene_names(config, [name for name in getattr(arguments, "scenes", "").split(",") if name])
+    names = scene_names(
+        config, [name for name in getattr(arguments, "scenes", "").split(",") if name]
+    )
     write_run(config, names, out)
     frames, scenes = bars()
     execution = (arguments.jobs, arguments.cluster, arguments.save_map)
@@ -239,13 +301,18 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 1 when a scene failed, or 2 for wrong options and inputs."""
+    """Entry point; returns the exit status: 0, or 1 when a scene failed, or 2 for wrong options and
+    inputs.
+    """
     parsed = build_parser().parse_args(arguments)
     import logging
 
     from radseg_ros.datatypes import RadsegRosError
 
-    logging.basicConfig(level=logging.INFO if parsed.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if parsed.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
     try:
         return COMMANDS[parsed.command](parsed)
     except RadsegRosError as error:

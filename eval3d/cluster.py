@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many scenes: one after the other, in processes of this machine, or on a Dask cluster. The numbers are the same."""
+"""Many scenes: one after the other, in processes of this machine, or on a Dask cluster.
+
+The numbers are the same.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler as an executor. They need this package, and the data under the same paths.
+    """The workers of a Dask scheduler as an executor.
+
+    They need this package, and the data under the same paths.
 
     Args:
         address: ``tcp://host:8786``, or ``local:N`` for N worker processes on this machine.
@@ -33,7 +38,9 @@ def dask_executor(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client, LocalCluster
     except ImportError:
-        raise ConfigError("--cluster needs the optional package distributed (pip install distributed)") from None
+        raise ConfigError(
+            "--cluster needs the optional package distributed (pip install distributed)"
+        ) from None
     cluster = None
     try:
         if address.startswith("local:"):
@@ -52,7 +59,9 @@ def dask_executor(address: str) -> Iterator[Executor]:
 
 @contextmanager
 def _processes(jobs: int) -> Iterator[Executor]:
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:  # fork would copy torch's thread pools
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn")
+    ) as executor:  # fork would copy torch's thread pools
         yield executor
 
 
@@ -85,7 +94,9 @@ def evaluate_scenes(
         return [done[name] for name in names if name in done], failed
     with dask_executor(cluster) if cluster else _processes(min(jobs, len(names))) as executor:
         arguments = (to_dict(config), str(out.resolve()), save_map)
-        futures = {executor.submit(run_scene, arguments[0], name, *arguments[1:]): name for name in names}
+        futures = {
+            executor.submit(run_scene, arguments[0], name, *arguments[1:]): name for name in names
+        }
         for future in scenes(as_completed(futures), total=len(futures)):
             name = futures[future]
             try:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoder that knows the truth: label images become text-space vectors, with as much noise as one asks for.
+"""An encoder that knows the truth: label images become text-space vectors, with as much noise as
+one asks for.
 
-With it the whole chain (loading, lifting, fusing, labelling, k-NN, scoring) has a known answer where no weights exist.
+With it the whole chain (loading, lifting, fusing, labelling, k-NN, scoring) has a known answer
+where no weights exist.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from .datasets.scene import nearest_resize
 class OracleEncoder:
     """One direction per class; a patch gets the direction of the label at its centre, plus noise.
 
-    ``look`` shows it the label image of the frame that comes next. Patches without a label get a zero vector.
+    ``look`` shows it the label image of the frame that comes next. Patches without a label get a
+    zero vector.
 
     Args:
         names: the classes, in order of their labels.
-        noise: length of the noise in each patch, in units of the signal (1 = as long as the signal).
+        noise: length of the noise in each patch, in units of the signal (1 = as long as the
+            signal).
         patch: px of the working resolution per patch.
         seed: of the noise; it also depends on the frame's number, never on the order of the frames.
     """
@@ -32,22 +36,32 @@ class OracleEncoder:
     logit_scale = 100.0
     background: tuple[str, ...] = ("something else",)
 
-    def __init__(self, names: Sequence[str], noise: float = 0.0, patch: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, names: Sequence[str], noise: float = 0.0, patch: int = 1, seed: int = 0
+    ) -> None:
         self.noise = noise
         self.patch = patch
         self.seed = seed
         self.device = torch.device("cpu")
         self.channels = self.language_channels = -(-(len(names) + len(self.background)) // 16) * 16
-        self.name = f"oracle-{noise:g}-{hashlib.sha256(repr((tuple(names), patch, seed)).encode()).hexdigest()[:8]}"
+        identity = hashlib.sha256(repr((tuple(names), patch, seed)).encode()).hexdigest()[:8]
+        self.name = f"oracle-{noise:g}-{identity}"
         gaussian = np.random.default_rng(seed).normal(size=(self.channels, self.channels))
         directions = np.linalg.qr(gaussian)[0].astype(np.float32)
-        self._directions = {name: directions[i] for i, name in enumerate([*names, *self.background])}
-        self._table = np.concatenate([np.zeros((1, self.channels), np.float32), directions[: len(names)]])
+        self._directions = {
+            name: directions[i] for i, name in enumerate([*names, *self.background])
+        }
+        self._table = np.concatenate(
+            [np.zeros((1, self.channels), np.float32), directions[: len(names)]]
+        )
         self._label: np.ndarray | None = None
         self._number = 0
 
     def look(self, label: np.ndarray | None, number: int) -> None:
-        """The (h, w) labels 0..C of the next frame, and its number; None when it has no label image."""
+        """The (h, w) labels 0..C of the next frame, and its number.
+
+        None when it has no label image.
+        """
         self._label = label
         self._number = number
 
@@ -58,7 +72,9 @@ class OracleEncoder:
         vectors = self._table[label]
         if self.noise:
             rng = np.random.default_rng([self.seed, self._number])
-            noise = rng.standard_normal(vectors.shape, np.float32) * np.float32(self.noise / self.channels**0.5)
+            noise = rng.standard_normal(vectors.shape, np.float32) * np.float32(
+                self.noise / self.channels**0.5
+            )
             vectors = vectors + noise * (label > 0)[..., None]
         return FeatureMap(torch.from_numpy(np.ascontiguousarray(vectors.transpose(2, 0, 1))))
 

@@ -34,22 +34,29 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Commit of the sources, with "-dirty" when tracked files differ from it; "unknown" outside of a checkout.
+    """Commit of the sources, with "-dirty" when tracked files differ from it.
 
-    The environment variable EVAL3D_REVISION states it where the sources came without their history (a container).
+    "unknown" outside of a checkout.
+
+    The environment variable EVAL3D_REVISION states it where the sources came without their history
+    (a container).
     """
     return os.environ.get("EVAL3D_REVISION") or _revision_of_checkout()
 
 
 def _git(*words: str) -> str:
     here = str(Path(__file__).resolve().parent)
-    return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", here, *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @cache
 def _revision_of_checkout() -> str:
     try:
-        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else "")
+        return _git("rev-parse", "HEAD") + (
+            "-dirty" if _git("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -63,7 +70,10 @@ def provenance(config: EvalConfig, classes: ClassList) -> dict[str, Any]:
     """What is known before a scene is read."""
     return {
         "config": to_dict(config),
-        "classes": {"name": classes.name, "sha256": digest([classes.ids, classes.names, sorted(classes.ignored)])},
+        "classes": {
+            "name": classes.name,
+            "sha256": digest([classes.ids, classes.names, sorted(classes.ignored)]),
+        },
         "seed": config.seed,
         "versions": versions(),
         "git": git_revision(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drive the mapper over a scene and score its map: the same mapper, the same frames, as the node."""
+"""Drive the mapper over a scene and score its map: the mapper and the frames of the node."""
 
 from __future__ import annotations
 
@@ -49,11 +49,15 @@ def classes_of(config: EvalConfig, scene: str = "") -> ClassList:
     for folder in (root / scene, root, root.parent):
         if (folder / "meta.json").is_file():
             return load_classes(folder / "meta.json")
-    raise InputError(f"say which classes to score (--classes LIST): {root} has no meta.json that names them")
+    raise InputError(
+        f"say which classes to score (--classes LIST): {root} has no meta.json that names them"
+    )
 
 
 def scene_names(config: EvalConfig, scenes: list[str]) -> list[str]:
-    """What to evaluate: the names given, or the paper's scenes, or the one recording that ``root`` is."""
+    """What to evaluate: the names given, or the paper's scenes, or the one recording that ``root``
+    is.
+    """
     if scenes and scenes != ["paper"]:
         return scenes
     paper = DATASETS[one_of("dataset", config.dataset, DATASETS)].paper_scenes
@@ -71,7 +75,10 @@ def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
-    """The encoder of an evaluation; the same one for equal options, so that weights are loaded once per process."""
+    """The encoder of an evaluation.
+
+    The same one for equal options, so that weights are loaded once per process.
+    """
     options = to_dict(config.mapper).get(config.encoder, {})
     if config.encoder == "oracle":
         options = {**to_dict(config.oracle), "seed": config.seed, "names": list(classes.names)}
@@ -90,7 +97,9 @@ def _cached_encoder(name: str, options: str) -> Encoder:
 
 
 def set_threads(config: EvalConfig) -> None:
-    """A number of threads that does not depend on how many scenes run beside: sums are then added in the same order."""
+    """A number of threads that does not depend on how many scenes run beside: sums are then added
+    in the same order.
+    """
     import torch
 
     torch.set_num_threads(config.threads or min(os.cpu_count() or 1, 8))
@@ -107,7 +116,10 @@ def _ground_truth_file(config: EvalConfig, scene: str) -> Path | None:
         if path.is_file():
             return path
         tried.append(str(path))
-    raise InputError(f"no ground truth for {scene}: give --gt FILE (.ply, .npz, .pt); looked for {', '.join(tried) or 'none'}")
+    raise InputError(
+        f"no ground truth for {scene}: give --gt FILE (.ply, .npz, .pt); looked for "
+        f"{', '.join(tried) or 'none'}"
+    )
 
 
 def ground_truth_points(config: EvalConfig, classes: ClassList, path: Path) -> GroundTruth:
@@ -119,7 +131,11 @@ def ground_truth_points(config: EvalConfig, classes: ClassList, path: Path) -> G
 
 
 def _lifted_rule(config: EvalConfig) -> str:
-    return {"radseg": "non_ignored", "hovsg": "majority"}[config.protocol] if config.gt_rule == "auto" else config.gt_rule
+    return (
+        {"radseg": "non_ignored", "hovsg": "majority"}[config.protocol]
+        if config.gt_rule == "auto"
+        else config.gt_rule
+    )
 
 
 def build_map(
@@ -149,12 +165,18 @@ def build_map(
                 lifter.add(frame, nearest_resize(item.label, frame.depth.shape))
     if not used:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in scene.dropped.items())
-        raise RecordingError(f"{scene.name}: not one of its {len(scene)} frames can be used ({reasons})")
+        raise RecordingError(
+            f"{scene.name}: not one of its {len(scene)} frames can be used ({reasons})"
+        )
     return mapper, used
 
 
-def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress = iter, save_map: bool = False) -> dict[str, Any]:
-    """Evaluate one scene and write its results under ``out/name``; a scene that is there already is not computed again.
+def evaluate_scene(
+    config: EvalConfig, name: str, out: Path, progress: Progress = iter, save_map: bool = False
+) -> dict[str, Any]:
+    """Evaluate one scene and write its results under ``out/name``.
+
+    A scene that is there already is not computed again.
 
     Raises:
         RadsegRosError: the scene, its ground truth or the encoder cannot be used.
@@ -162,11 +184,17 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
     classes = classes_of(config, name)
     if config.mapper.map.space == "probability":
         config = with_options(config, {"map.labels": queried_names(config, classes)})
-    scene = open_scene(config.dataset, Path(config.root), name, classes, config.frame_skip, config.limit)
+    scene = open_scene(
+        config.dataset, Path(config.root), name, classes, config.frame_skip, config.limit
+    )
     if isinstance(scene, BagScene):
         scene.configure(config.topics, config.mapper.sync, config.mapper.node)
     points = _ground_truth_file(config, name)
-    mark = fingerprint(config, classes, [*scene.listing(), *([f"{points.name} {points.stat().st_size}"] if points else [])])
+    mark = fingerprint(
+        config,
+        classes,
+        [*scene.listing(), *([f"{points.name} {points.stat().st_size}"] if points else [])],
+    )
     folder = out / name
     if done := _finished(folder, mark):
         log.info("%s: done already", name)
@@ -208,8 +236,19 @@ def evaluate_scene(config: EvalConfig, name: str, out: Path, progress: Progress 
         },
     }
     seconds["total"] = time.perf_counter() - start
-    stages = {**seconds, **{f"mapper: {key}": value for key, value in mapper.timings.seconds.items()}}
-    write_scene(folder, metrics, {"scene": name, "frames": used, "seconds": stages}, found, labelled, gt, classes)
+    stages = {
+        **seconds,
+        **{f"mapper: {key}": value for key, value in mapper.timings.seconds.items()},
+    }
+    write_scene(
+        folder,
+        metrics,
+        {"scene": name, "frames": used, "seconds": stages},
+        found,
+        labelled,
+        gt,
+        classes,
+    )
     if save_map:
         mapper.save(folder / "map.radmap", frame_id="")
     return {"folder": folder, **metrics}
@@ -225,7 +264,9 @@ def _finished(folder: Path, mark: str) -> dict[str, Any] | None:
     return done if done and done.get("fingerprint") == mark else None
 
 
-def run_scene(options: dict[str, Any], name: str, out: str, save_map: bool = False) -> dict[str, Any]:
+def run_scene(
+    options: dict[str, Any], name: str, out: str, save_map: bool = False
+) -> dict[str, Any]:
     """:func:`evaluate_scene` with arguments that can be sent to another process or machine."""
     return evaluate_scene(from_dict(EvalConfig, options), name, Path(out), save_map=save_map)
 

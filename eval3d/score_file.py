@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a map from a file: one saved by the node or by ``eval3d run --save-map``, or arrays from another program."""
+"""Score a map from a file: one saved by the node or by ``eval3d run --save-map``, or arrays from
+another program.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
     set_threads(config)
     seconds: dict[str, float] = {}
     with stage(seconds, "predict"):
-        labelled, identity = (_from_arrays if path.suffix == ".npz" else _from_radmap)(config, path, classes)
+        labelled, identity = (_from_arrays if path.suffix == ".npz" else _from_radmap)(
+            config, path, classes
+        )
     points = Path(config.gt)
     gt = ground_truth_points(config, classes, points)
     with stage(seconds, "score"):
@@ -55,7 +59,15 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
         },
     }
     folder = out / path.stem
-    write_scene(folder, metrics, {"scene": path.stem, "frames": 0, "seconds": seconds}, found, labelled, gt, classes)
+    write_scene(
+        folder,
+        metrics,
+        {"scene": path.stem, "frames": 0, "seconds": seconds},
+        found,
+        labelled,
+        gt,
+        classes,
+    )
     return folder
 
 
@@ -67,36 +79,53 @@ def _file_digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _from_radmap(config: EvalConfig, path: Path, classes: ClassList) -> tuple[LabelledMap, dict[str, Any]]:
+def _from_radmap(
+    config: EvalConfig, path: Path, classes: ClassList
+) -> tuple[LabelledMap, dict[str, Any]]:
     from radseg_ros.voxels.map_file import load_map
 
     voxel_map, identity = load_map(path)
     encoder = make_scene_encoder(config, classes)
     if encoder.name != identity.encoder:
         raise InputError(
-            f"{path} was made with the encoder {identity.encoder}, this one is {encoder.name}: its vectors mean other things"
+            f"{path} was made with the encoder {identity.encoder}, this one is {encoder.name}: "
+            "its vectors mean other things"
         )
     labelled = label_map(voxel_map, encoder, voxel_map.config.space, config, classes)
     return labelled, {"encoder": identity.encoder, "checkpoint_hash": identity.checkpoint_hash}
 
 
-def _from_arrays(config: EvalConfig, path: Path, classes: ClassList) -> tuple[LabelledMap, dict[str, Any]]:
-    """``xyz`` (N, 3) metres with ``labels`` (N,) 1..C, or with ``vectors`` (N, D) and ``text`` (Q, D) in one space."""
+def _from_arrays(
+    config: EvalConfig, path: Path, classes: ClassList
+) -> tuple[LabelledMap, dict[str, Any]]:
+    """``xyz`` (N, 3) metres with ``labels`` (N,) 1..C, or with ``vectors`` (N, D) and ``text`` (Q,
+    D) in one space.
+    """
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {key: data[key] for key in data.files}
     except (OSError, ValueError) as error:
         raise InputError(f"map {path} cannot be read: {error}") from None
     if "xyz" not in arrays or not ("labels" in arrays or {"vectors", "text"} <= arrays.keys()):
-        raise InputError(f"map {path} holds {', '.join(arrays) or 'nothing'}; need xyz with labels, or xyz with vectors and text")
+        raise InputError(
+            f"map {path} holds {', '.join(arrays) or 'nothing'}; need xyz with labels, or xyz "
+            "with vectors and text"
+        )
     xyz = as_numpy(arrays["xyz"]).astype(np.float32)
     if "labels" in arrays:
         label = arrays["labels"].astype(np.int64)
     else:
         queried = np.array([0, *queried_labels(config, classes)])
         if len(arrays["text"]) != len(queried) - 1:
-            raise InputError(f"map {path} brings {len(arrays['text'])} text vectors, the class list asks for {len(queried) - 1}")
-        rules = (config.denoise_threshold, config.prediction_threshold, config.denoise_chunk or None)
+            raise InputError(
+                f"map {path} brings {len(arrays['text'])} text vectors, the class list asks for "
+                f"{len(queried) - 1}"
+            )
+        rules = (
+            config.denoise_threshold,
+            config.prediction_threshold,
+            config.denoise_chunk or None,
+        )
         label = queried[predict_labels(arrays["vectors"], arrays["text"], *rules)]
     rgb = arrays.get("rgb", np.full((len(xyz), 3), 0.6, np.float32))
     rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb

@@ -13,7 +13,9 @@ from .options import EvalConfig, with_options
 
 
 def parse_axis(text: str) -> tuple[str, list[str]]:
-    """``"radseg.tau_scra=5,10,20"`` -> name and values; values that hold commas are separated by ``;`` instead.
+    """``"radseg.tau_scra=5,10,20"`` -> name and values.
+
+    Values that hold commas are separated by ``;`` instead.
 
     Raises:
         ConfigError: not of this form.
@@ -26,7 +28,8 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
 
 
 def combinations(config: EvalConfig, axes: list[str]) -> Iterator[tuple[str, EvalConfig]]:
-    """(name of a folder, configuration) for every combination of the values, the last axis running fastest.
+    """(name of a folder, configuration) for every combination of the values, the last axis running
+    fastest.
 
     All are built first, so that a value that is refused costs no evaluation.
 
@@ -38,7 +41,10 @@ def combinations(config: EvalConfig, axes: list[str]) -> Iterator[tuple[str, Eva
         [f"{name}={value}" for (name, _), value in zip(parsed, values, strict=True)]
         for values in itertools.product(*(values for _, values in parsed))
     ]
-    runs = [(re.sub(r"[^\w.=,-]", "_", ",".join(setting)), with_options(config, setting)) for setting in settings]
+    runs = [
+        (re.sub(r"[^\w.=,-]", "_", ",".join(setting)), with_options(config, setting))
+        for setting in settings
+    ]
     if len({name for name, _ in runs}) != len(runs):
         raise ConfigError("two combinations have the same name; give each value once")
     yield from runs

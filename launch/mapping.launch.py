@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ros2 launch radseg_ros mapping.launch.py encoder:=lite color:=/camera/color/image_raw ... (-s lists the arguments)."""
+"""ros2 launch radseg_ros mapping.launch.py encoder:=lite color:=/camera/color/image_raw ...
+
+(-s lists the arguments).
+"""
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
@@ -9,11 +12,22 @@ from launch import LaunchDescription
 from radseg_ros.ros.paths import share_file
 from radseg_ros.ros.transport import profile_environment
 
-TOPICS = {"color": "color/image", "depth": "depth/image", "camera_info": "depth/camera_info", "pose": "pose"}
-SUFFIXES = {"color/image": "/compressed", "depth/image": "/compressedDepth"}  # with node.image_transport compressed
+TOPICS = {
+    "color": "color/image",
+    "depth": "depth/image",
+    "camera_info": "depth/camera_info",
+    "pose": "pose",
+}
+SUFFIXES = {
+    "color/image": "/compressed",
+    "depth/image": "/compressedDepth",
+}  # with node.image_transport compressed
 
 ARGUMENTS = {
-    "params_file": ("", "parameter file; empty = the installed config/mapping.yaml, which holds the defaults"),
+    "params_file": (
+        "",
+        "parameter file; empty = the installed config/mapping.yaml, which holds the defaults",
+    ),
     "encoder": ("", "radseg, or lite (needs no weights); empty = what the parameter file says"),
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("false", "take the time from /clock"),
@@ -28,7 +42,11 @@ def start(context):
     if value["encoder"]:
         overrides["encoder"] = value["encoder"]
     remappings = [(topic, value[name]) for name, topic in TOPICS.items() if value[name] != topic]
-    remappings += [(topic + SUFFIXES[topic], name + SUFFIXES[topic]) for topic, name in remappings if topic in SUFFIXES]
+    remappings += [
+        (topic + SUFFIXES[topic], name + SUFFIXES[topic])
+        for topic, name in remappings
+        if topic in SUFFIXES
+    ]
     return [
         Node(
             package="radseg_ros",
@@ -46,5 +64,8 @@ def start(context):
 
 def generate_launch_description():
     """Arguments first, so that `ros2 launch -s` describes them."""
-    declared = [DeclareLaunchArgument(name, default_value=default, description=doc) for name, (default, doc) in ARGUMENTS.items()]
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=doc)
+        for name, (default, doc) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])

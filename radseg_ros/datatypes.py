@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The types that travel between the stages, checked once where they are made.
 
-Conventions, stated here and in README only: optical axes (x right, y down, z forward), metres, integer nanoseconds,
-``T_target_source`` maps source coordinates to target coordinates, colours are RGB.
+Conventions, stated here and in README only: optical axes (x right, y down, z forward), metres,
+integer nanoseconds, ``T_target_source`` maps source coordinates to target coordinates, colours are
+RGB.
 """
 
 from __future__ import annotations
@@ -48,17 +49,25 @@ ROTATION_TOLERANCE = 1e-3  # float32 poses and text files with six digits stay w
 
 
 def check_rgb(rgb: np.ndarray) -> np.ndarray:
-    """Return ``rgb`` if it is a non-empty (H, W, 3) image, uint8 or float32 in [0, 1]; raise InputError otherwise."""
+    """Return ``rgb`` if it is a non-empty (H, W, 3) image, uint8 or float32 in [0, 1].
+
+    Raise InputError otherwise.
+    """
     rgb = np.asarray(rgb)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise InputError(f"rgb must be a non-empty (H, W, 3) image, got shape {rgb.shape}")
-    if rgb.dtype != np.uint8 and not (rgb.dtype.kind == "f" and 0.0 <= rgb.min() and rgb.max() <= 1.0):
+    if rgb.dtype != np.uint8 and not (
+        rgb.dtype.kind == "f" and 0.0 <= rgb.min() and rgb.max() <= 1.0
+    ):
         raise InputError(f"rgb must be uint8, or float in [0, 1], got {rgb.dtype}")
     return rgb
 
 
 def check_pose(T: np.ndarray, name: str = "pose") -> np.ndarray:
-    """Return ``T`` as (4, 4) float64 if it is a rigid transform; raise InputError that says what is wrong otherwise."""
+    """Return ``T`` as (4, 4) float64 if it is a rigid transform.
+
+    Raise InputError that says what is wrong otherwise.
+    """
     T = np.asarray(T, np.float64)
     if T.shape != (4, 4):
         raise InputError(f"{name} must be a 4x4 matrix, got shape {T.shape}")
@@ -66,8 +75,15 @@ def check_pose(T: np.ndarray, name: str = "pose") -> np.ndarray:
         raise InputError(f"{name} holds values that are not finite")
     rotation = T[:3, :3]
     error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if error > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0 or np.abs(T[3] - (0, 0, 0, 1)).max() > 1e-6:
-        raise InputError(f"{name} is not a rigid transform (|R^T R - 1| up to {error:.2g}, det {np.linalg.det(rotation):.2g})")
+    if (
+        error > ROTATION_TOLERANCE
+        or np.linalg.det(rotation) < 0
+        or np.abs(T[3] - (0, 0, 0, 1)).max() > 1e-6
+    ):
+        raise InputError(
+            f"{name} is not a rigid transform (|R^T R - 1| up to {error:.2g}, det "
+            f"{np.linalg.det(rotation):.2g})"
+        )
     return T
 
 
@@ -83,7 +99,9 @@ class Frame:
 
     stamp_ns: int
     rgb: np.ndarray  # (H, W, 3) uint8, or float32 in [0, 1]; RGB
-    depth: np.ndarray  # (h, w) float32, metres along the optical axis; 0, negative and non-finite = no return
+    depth: (
+        np.ndarray
+    )  # (h, w) float32, metres along the optical axis; 0, negative and non-finite = no return
     K: np.ndarray  # (3, 3) float64, pixels of the depth image
     T_world_camera: np.ndarray  # (4, 4) float64, camera -> world
 
@@ -92,10 +110,21 @@ class Frame:
         if depth.ndim != 2 or 0 in depth.shape:
             raise InputError(f"depth must be a non-empty (h, w) image, got shape {depth.shape}")
         if depth.dtype.kind != "f":
-            raise InputError(f"depth must be float metres, got {depth.dtype}; millimetres are converted by the reader")
+            raise InputError(
+                f"depth must be float metres, got {depth.dtype}; millimetres are converted by the "
+                "reader"
+            )
         K = np.asarray(self.K, np.float64)
-        if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or (K[2] != (0, 0, 1)).any():
-            raise InputError(f"K must be a 3x3 camera matrix with positive focal lengths, got {K.tolist()}")
+        if (
+            K.shape != (3, 3)
+            or not np.isfinite(K).all()
+            or K[0, 0] <= 0
+            or K[1, 1] <= 0
+            or (K[2] != (0, 0, 1)).any()
+        ):
+            raise InputError(
+                f"K must be a 3x3 camera matrix with positive focal lengths, got {K.tolist()}"
+            )
         object.__setattr__(self, "stamp_ns", int(self.stamp_ns))
         object.__setattr__(self, "rgb", check_rgb(self.rgb))
         object.__setattr__(self, "depth", depth.astype(np.float32, copy=False))
@@ -130,7 +159,9 @@ class IntegrationStats:
     points: int  # depth pixels that were fused
     voxels: int  # voxels that they fell into
     new_voxels: int  # of those, voxels that the map did not have
-    dropped: dict[str, int]  # pixels by reason: no_return, range, depth_edge, clip, out_of_range (beyond the voxel keys)
+    dropped: dict[
+        str, int
+    ]  # pixels by reason: no_return, range, depth_edge, clip, out_of_range (beyond the voxel keys)
     carved: int = 0  # voxels removed because frames saw through them
     forgotten: int = 0  # voxels removed because they were not seen for too long
     evicted: int = 0  # voxels removed to stay within the bounds of the map
@@ -138,7 +169,10 @@ class IntegrationStats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapSnapshot:
-    """A copy of the map at one moment: row i of every field is one voxel. Tensors on the device of the map."""
+    """A copy of the map at one moment: row i of every field is one voxel.
+
+    Tensors on the device of the map.
+    """
 
     index: torch.Tensor  # (M, 3) int64, voxel index; the centre is index * voxel_size
     xyz: torch.Tensor  # (M, 3) float32, metres, centre in the world frame
@@ -165,7 +199,10 @@ class FoundObject:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the map knows about one text. ``objects`` is empty when nothing was found; best first."""
+    """What the map knows about one text. ``objects`` is empty when nothing was found.
+
+    Best first.
+    """
 
     label: str
     best_score: float  # highest score anywhere in the map, 0..1; 0 for an empty map
@@ -188,9 +225,15 @@ class Cloud:
     hits: np.ndarray  # (M,) float32
 
     def __post_init__(self) -> None:
-        shapes = {name: getattr(self, name).shape for name in ("xyz", "rgb", "label", "score", "hits")}
+        shapes = {
+            name: getattr(self, name).shape for name in ("xyz", "rgb", "label", "score", "hits")
+        }
         n = len(self.xyz)
-        if shapes["xyz"] != (n, 3) or shapes["rgb"] != (n, 3) or any(shapes[k] != (n,) for k in ("label", "score", "hits")):
+        if (
+            shapes["xyz"] != (n, 3)
+            or shapes["rgb"] != (n, 3)
+            or any(shapes[k] != (n,) for k in ("label", "score", "hits"))
+        ):
             raise InputError(f"the fields of a cloud differ in length: {shapes}")
 
     def __len__(self) -> int:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera geometry: working resolution, intrinsics, viewing rays, where to sample one image at the pixels of another."""
+"""Camera geometry: working resolution, intrinsics, viewing rays, where to sample one image at the
+pixels of another.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,24 @@ from .datatypes import Frame, InputError
 
 
 def take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """``values[rows]`` for (N,) row numbers: on a CPU ``index_select`` takes an eighth of the time of indexing."""
+    """``values[rows]`` for (N,) row numbers: on a CPU ``index_select`` takes an eighth of the time
+    of indexing.
+    """
     return torch.index_select(values, 0, rows)
 
 
 def round_half_even(values: torch.Tensor) -> torch.Tensor:
     """Round float64 |values| < 2^51 in place, as ``torch.round`` does.
 
-    Adding 1.5 * 2^52 leaves no bits for a fraction. ``torch.round`` splits even small tensors between threads, and on a
-    busy machine each such split waits for a core.
+    Adding 1.5 * 2^52 leaves no bits for a fraction. ``torch.round`` splits even small tensors
+    between threads, and on a busy machine each such split waits for a core.
     """
     return values.add_(6755399441055744.0).sub_(6755399441055744.0)
 
 
 def scale_intrinsics(K: np.ndarray, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
-    """(3, 3) camera matrix of an image of size ``old_hw`` -> the one of the same image resized to ``new_hw``.
+    """(3, 3) camera matrix of an image of size ``old_hw`` -> the one of the same image resized to
+    ``new_hw``.
 
     Rows are scaled by new / old, as the published programs do (docs/method.md 3).
     """
@@ -33,7 +38,10 @@ def scale_intrinsics(K: np.ndarray, old_hw: tuple[int, int], new_hw: tuple[int, 
 
 
 def working_size(hw: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """The size (h, w) that has ``short_side`` as its short side and the aspect of ``hw``; 0 = ``hw`` itself."""
+    """The size (h, w) that has ``short_side`` as its short side and the aspect of ``hw``.
+
+    0 = ``hw`` itself.
+    """
     if short_side == 0:
         return hw
     scale = short_side / min(hw)
@@ -44,22 +52,31 @@ def resize_rgb(rgb: np.ndarray, hw: tuple[int, int], antialias: bool = True) -> 
     """(H, W, 3) uint8 or float -> (h, w, 3) of the same type, bilinear, align_corners=False."""
     if rgb.shape[:2] == hw:
         return rgb
-    planes = torch.tensor(rgb).permute(2, 0, 1)[None]  # channels-last in memory: the fast path of interpolate
-    planes = torch.nn.functional.interpolate(planes, hw, mode="bilinear", align_corners=False, antialias=antialias)
+    planes = torch.tensor(rgb).permute(2, 0, 1)[
+        None
+    ]  # channels-last in memory: the fast path of interpolate
+    planes = torch.nn.functional.interpolate(
+        planes, hw, mode="bilinear", align_corners=False, antialias=antialias
+    )
     resized = planes[0].permute(1, 2, 0).contiguous().numpy()
-    return resized if rgb.dtype == np.uint8 else resized.clip(0.0, 1.0)  # rounding may leave [0, 1] by one ulp
+    return (
+        resized if rgb.dtype == np.uint8 else resized.clip(0.0, 1.0)
+    )  # rounding may leave [0, 1] by one ulp
 
 
 def resize_depth(depth: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
     """(H, W) -> (h, w), nearest-exact: depth is never mixed across an edge."""
     if depth.shape == hw:
         return depth
-    planes = torch.nn.functional.interpolate(torch.tensor(depth)[None, None], hw, mode="nearest-exact")
+    planes = torch.nn.functional.interpolate(
+        torch.tensor(depth)[None, None], hw, mode="nearest-exact"
+    )
     return planes[0, 0].numpy()
 
 
 def resize_frame(frame: Frame, short_side: int) -> Frame:
-    """The frame at the working resolution: colour and depth of one size with ``short_side`` px on the short side.
+    """The frame at the working resolution: colour and depth of one size with ``short_side`` px on
+    the short side.
 
     Args:
         short_side: px; 0 returns the frame unchanged.
@@ -79,11 +96,17 @@ def resize_frame(frame: Frame, short_side: int) -> Frame:
 
 
 def world_points(
-    depth: torch.Tensor, u: torch.Tensor, v: torch.Tensor, K: np.ndarray, T_world_camera: np.ndarray, unit: float = 1.0
+    depth: torch.Tensor,
+    u: torch.Tensor,
+    v: torch.Tensor,
+    K: np.ndarray,
+    T_world_camera: np.ndarray,
+    unit: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Back-project a grid of pixels into the world.
 
-    K^-1 [u, v, 1] is a column part plus a row part, so the ray of a pixel is one sum instead of a matrix product.
+    K^-1 [u, v, 1] is a column part plus a row part, so the ray of a pixel is one sum instead of a
+    matrix product.
 
     Args:
         depth: (h, w) metres along the optical axis.
@@ -96,7 +119,10 @@ def world_points(
     rays = T_world_camera[:3, :3] @ np.linalg.inv(K) / unit
     origin = T_world_camera[:3, 3] / unit
     columns, rows = u.double(), v.double()[:, None]
-    x, y, z = (((columns * a + c) + rows * b).mul_(depth).add_(t) for (a, b, c), t in zip(rays.tolist(), origin, strict=True))
+    x, y, z = (
+        ((columns * a + c) + rows * b).mul_(depth).add_(t)
+        for (a, b, c), t in zip(rays.tolist(), origin, strict=True)
+    )
     return x, y, z
 
 
@@ -107,11 +133,14 @@ def camera_points(xyz: torch.Tensor, T_world_camera: np.ndarray) -> torch.Tensor
     return (xyz.double() - translation) @ rotation
 
 
-def bilinear_cells(pixels: torch.Tensor, size: int, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the pixels of one image axis fall on a coarser (or finer) grid: bilinear, align_corners=False.
+def bilinear_cells(
+    pixels: torch.Tensor, size: int, cells: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the pixels of one image axis fall on a coarser (or finer) grid: bilinear,
+    align_corners=False.
 
-    At the rim, where interpolation would leave the grid, the position is clamped; the weight of the outer cell is then 0
-    or 1, which equals torch's ``interpolate``.
+    At the rim, where interpolation would leave the grid, the position is clamped; the weight of the
+    outer cell is then 0 or 1, which equals torch's ``interpolate``.
 
     Args:
         pixels: (n,) pixel coordinates on an axis of ``size`` pixels.

@@ -27,29 +27,40 @@ def find_radio(name: str, offline: bool = False) -> Path:
     """The file or folder of a RADIO checkpoint, downloaded if need be.
 
     Args:
-        name: a path, a version (``c-radio_v3-b``), a hub id (``nvidia/C-RADIOv3-B``), or a hub id and a file
-            (``nvidia/RADIO/radio-v2.5-b_half.pth.tar``).
+        name: a path, a version (``c-radio_v3-b``), a hub id (``nvidia/C-RADIOv3-B``), or a hub id
+            and a file (``nvidia/RADIO/radio-v2.5-b_half.pth.tar``).
         offline: use only what is on this machine.
 
     Raises:
-        CheckpointError: no such file, version or repository; or it is not here and cannot be fetched.
+        CheckpointError: no such file, version or repository; or it is not here and cannot be
+            fetched.
     """
     path = Path(name).expanduser()
     if path.exists():
         return path
-    by_repo = {repo: [v for v, (r, _) in RADIO_VERSIONS.items() if r == repo] for repo, _ in RADIO_VERSIONS.values()}
+    by_repo = {
+        repo: [v for v, (r, _) in RADIO_VERSIONS.items() if r == repo]
+        for repo, _ in RADIO_VERSIONS.values()
+    }
     if name in RADIO_VERSIONS:
         return download_file(*RADIO_VERSIONS[name], offline)
     if name in by_repo:
         if len(by_repo[name]) > 1:
-            raise CheckpointError(f"{name} holds several models; name one: {', '.join(by_repo[name])}")
+            raise CheckpointError(
+                f"{name} holds several models; name one: {', '.join(by_repo[name])}"
+            )
         return download_file(*RADIO_VERSIONS[by_repo[name][0]], offline)
     repo, _, file = name.rpartition("/")
     if REPO.fullmatch(repo) and ".pth" in file:
         return download_file(repo, file, offline)
     if REPO.fullmatch(name) and path.suffix not in {".tar", ".pth", ".pt", ".safetensors"}:
-        return download_folder(name, ["config.json", "*.safetensors", "*.safetensors.index.json"], offline)
-    raise CheckpointError(f"{name}: no such file or folder, nor a known version ({', '.join(RADIO_VERSIONS)}) or hub id")
+        return download_folder(
+            name, ["config.json", "*.safetensors", "*.safetensors.index.json"], offline
+        )
+    raise CheckpointError(
+        f"{name}: no such file or folder, nor a known version ({', '.join(RADIO_VERSIONS)}) or "
+        "hub id"
+    )
 
 
 def heads_hint(version: str) -> str:
@@ -74,7 +85,8 @@ def download_file(repo: str, file: str, offline: bool) -> Path:
 
 
 def download_folder(repo: str, patterns: list[str], offline: bool) -> Path:
-    """The files of a hub repository that match ``patterns``, from the cache or the net (with a progress bar).
+    """The files of a hub repository that match ``patterns``, from the cache or the net (with a
+    progress bar).
 
     Raises:
         CheckpointError: they are not in the cache and cannot be fetched.
@@ -99,6 +111,7 @@ def file_hash(paths: Iterable[Path]) -> str:
 
 def _not_fetched(what: str, offline: bool, error: Exception) -> str:
     if offline:
-        return f"{what} is not in the Hugging Face cache of this machine, and offline forbids to fetch it"
+        where = "the Hugging Face cache of this machine"
+        return f"{what} is not in {where}, and offline forbids to fetch it"
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return f"{what} cannot be fetched from the Hugging Face hub: {reason}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: frames in, answers and clouds out. The node and the evaluator drive this same object."""
+"""The recipe: frames in, answers and clouds out.
+
+The node and the evaluator drive this same object.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ class Timings:
 class Mapper:
     """An encoder and a voxel map.
 
-    ``integrate`` is for one thread (the worker); ``answer`` and the clouds may be called from any thread at the same time.
+    ``integrate`` is for one thread (the worker); ``answer`` and the clouds may be called from any
+    thread at the same time.
     """
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
@@ -58,9 +62,15 @@ class Mapper:
         self._texts: dict[tuple[str, bool], torch.Tensor] = {}
         self._text_lock = threading.Lock()
         space = config.map.space
-        channels = {"backbone": encoder.channels, "language": encoder.language_channels, "probability": len(config.map.labels)}
+        channels = {
+            "backbone": encoder.channels,
+            "language": encoder.language_channels,
+            "probability": len(config.map.labels),
+        }
         device = encoder.device if config.map.device == "auto" else torch.device(config.map.device)
-        self.map = VoxelMap.from_config(config.map, channels=channels[space], lift=config.lift, device=device)
+        self.map = VoxelMap.from_config(
+            config.map, channels=channels[space], lift=config.lift, device=device
+        )
 
     def integrate(self, frame: Frame) -> IntegrationStats:
         """Fuse one frame into the map."""
@@ -75,7 +85,9 @@ class Mapper:
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) image at the working size -> what the map's space stores, (C, h, w)."""
         if self.config.map.space == "probability":
-            own = getattr(self.encoder, "probability_map", None)  # an encoder that refines its masks has its own
+            own = getattr(
+                self.encoder, "probability_map", None
+            )  # an encoder that refines its masks has its own
             make_map = own or partial(segmentation.probability_map, self.encoder)
             return make_map(rgb, self._embed(self.config.map.labels, prompts=False))
         features = self.encoder.encode(rgb)
@@ -87,7 +99,8 @@ class Mapper:
 
     @torch.inference_mode()
     def scores(self, texts: Sequence[str], prompts: bool = False) -> tuple[MapSnapshot, np.ndarray]:
-        """The voxels (without features) and their (M, Q) scores in 0..1 for each text, from one moment of the map.
+        """The voxels (without features) and their (M, Q) scores in 0..1 for each text, from one
+        moment of the map.
 
         Raises:
             LanguageError: a text cannot be embedded.
@@ -99,7 +112,9 @@ class Mapper:
                 snapshot = self.map.snapshot()
             return snapshot, snapshot.features[:, columns].cpu().numpy()
         text = self._embed(texts, prompts)
-        background = self._embed(self.config.query.background or self.encoder.background, prompts=False)
+        background = self._embed(
+            self.config.query.background or self.encoder.background, prompts=False
+        )
         with self.timings.stage("score"), self.lock:
             geometry = self.map.geometry()
             similarity = self.map.cosines(self.encoder.project, torch.cat([text, background]))
@@ -107,19 +122,29 @@ class Mapper:
         return geometry, query.relevancy(wanted, rest, self.encoder.logit_scale).cpu().numpy()
 
     def answer(
-        self, texts: Sequence[str], prompts: bool = False, threshold: float | None = None, max_objects: int | None = None
+        self,
+        texts: Sequence[str],
+        prompts: bool = False,
+        threshold: float | None = None,
+        max_objects: int | None = None,
     ) -> list[Answer]:
-        """Where each text is: objects with position, extent and score, best first; none when it was not found.
+        """Where each text is: objects with position, extent and score, best first.
+
+        None when it was not found.
 
         Args:
             prompts: take the texts as they are instead of as names of things.
             threshold, max_objects: instead of those of the configuration.
         """
         changes: dict[str, Any] = {"threshold": threshold, "max_objects": max_objects}
-        rules = dataclasses.replace(self.config.query, **{k: v for k, v in changes.items() if v is not None})
+        rules = dataclasses.replace(
+            self.config.query, **{k: v for k, v in changes.items() if v is not None}
+        )
         geometry, scores = self.scores(texts, prompts)
         return [
-            Answer(text, float(column.max(initial=0.0)), query.find_objects(geometry, column, rules))
+            Answer(
+                text, float(column.max(initial=0.0)), query.find_objects(geometry, column, rules)
+            )
             for text, column in zip(texts, scores.T, strict=True)
         ]
 
@@ -144,7 +169,9 @@ class Mapper:
         name = self.encoder.name
         if self.config.map.space == "probability":
             name = getattr(self.encoder, "probability_name", name)
-        return MapIdentity(encoder=name, labels=tuple(self.config.map.labels), frame_id=frame_id, **stated)
+        return MapIdentity(
+            encoder=name, labels=tuple(self.config.map.labels), frame_id=frame_id, **stated
+        )
 
     def save(self, path: Path, frame_id: str = "") -> int:
         """Write the map and return its number of voxels.
@@ -163,10 +190,17 @@ class Mapper:
             frame_id: the frame of this map; "" takes a map of any frame.
 
         Raises:
-            MapFileError: the file is damaged, or was made with other weights, options or in another frame; nothing changed.
+            MapFileError: the file is damaged, or was made with other weights, options or in another
+                frame; nothing changed.
         """
         config = self.config
-        loaded, identity = load_map(path, self.identity(frame_id), config=config.map, lift=config.lift, device=self.map.device)
+        loaded, identity = load_map(
+            path,
+            self.identity(frame_id),
+            config=config.map,
+            lift=config.lift,
+            device=self.map.device,
+        )
         with self.lock:
             if merge:
                 self.map.merge(loaded)
@@ -176,7 +210,10 @@ class Mapper:
 
     def _column(self, text: str) -> int:
         if text not in self.config.map.labels:
-            raise ConfigError(f"the map stores probabilities of {', '.join(self.config.map.labels)}; {text!r} is not among them")
+            raise ConfigError(
+                f"the map stores probabilities of {', '.join(self.config.map.labels)}; {text!r} "
+                "is not among them"
+            )
         return self.config.map.labels.index(text)
 
     def _embed(self, texts: Sequence[str], prompts: bool) -> torch.Tensor:
@@ -186,7 +223,9 @@ class Mapper:
             if new:
                 embed = self.encoder.embed_prompts if prompts else self.encoder.embed_labels
                 vectors = torch.nn.functional.normalize(embed(new).float(), dim=1)
-                self._texts.update({(text, prompts): vector for text, vector in zip(new, vectors, strict=True)})
+                self._texts.update(
+                    {(text, prompts): vector for text, vector in zip(new, vectors, strict=True)}
+                )
             if not texts:
                 return torch.zeros(0, self.encoder.language_channels, device=self.encoder.device)
             return torch.stack([self._texts[text, prompts] for text in texts])

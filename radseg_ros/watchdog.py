@@ -32,7 +32,12 @@ class Watchdog:
         self._last_reason = ""
 
     def look(
-        self, integrated: int, busy: bool, received: Mapping[str, int], drops: Mapping[str, int], states: StateReader
+        self,
+        integrated: int,
+        busy: bool,
+        received: Mapping[str, int],
+        drops: Mapping[str, int],
+        states: StateReader,
     ) -> tuple[str, str]:
         """All counters so far -> (progress, complaint); at most one of the two lines is not empty.
 
@@ -51,13 +56,24 @@ class Watchdog:
         if new_frames or busy:
             self._last_reason = ""
             most = f", most: {max(new_drops, key=lambda drop: drop[1])[0]}" if new_drops else ""
-            return f"{integrated} frames (+{new_frames}), {sum(n for _, n in new_drops)} inputs dropped{most}", ""
-        reason = why_no_frames([states(kind, count) for kind, count in arrived.items()], new_drops, self.period)
+            return (
+                f"{integrated} frames (+{new_frames}), {sum(n for _, n in new_drops)} inputs "
+                f"dropped{most}",
+                "",
+            )
+        reason = why_no_frames(
+            [states(kind, count) for kind, count in arrived.items()], new_drops, self.period
+        )
         repeated, self._last_reason = reason == self._last_reason, reason
-        return "", "" if repeated and integrated else reason  # after a recording has ended, once is enough
+        return (
+            "",
+            "" if repeated and integrated else reason,
+        )  # after a recording has ended, once is enough
 
 
-def why_no_frames(inputs: Sequence[InputState], new_drops: Sequence[tuple[str, int]], period: float) -> str:
+def why_no_frames(
+    inputs: Sequence[InputState], new_drops: Sequence[tuple[str, int]], period: float
+) -> str:
     """One line: what the silent inputs lack and what was dropped in the last ``period`` seconds."""
     topics: dict[str, list[str]] = {}
     for state in inputs:
@@ -75,6 +91,12 @@ def _cause(state: InputState) -> str:
         return "no publisher (remap?)"
     if state.type not in state.publishers:
         found = ", ".join(sorted(set(state.publishers)))
-        parameter = {"pose": "node.pose_type", "color": "node.image_transport", "depth": "node.image_transport"}.get(state.kind)
-        return f"published as {found}, expected {state.type} ({f'set {parameter}' if parameter else 'remap?'})"
-    return "published, but nothing arrives (paused? images are lost without the shared-memory profile config/fastdds.xml)"
+        parameter = {
+            "pose": "node.pose_type",
+            "color": "node.image_transport",
+            "depth": "node.image_transport",
+        }.get(state.kind)
+        cure = f"set {parameter}" if parameter else "remap?"
+        return f"published as {found}, expected {state.type} ({cure})"
+    cure = "paused? images are lost without the shared-memory profile config/fastdds.xml"
+    return f"published, but nothing arrives ({cure})"

@@ -17,11 +17,14 @@ logger = logging.getLogger(__name__)
 class LatestWorker(Generic[Item]):
     """Calls ``work(item)`` in one thread of its own.
 
-    At most ``capacity`` items wait; a newer one pushes the oldest out, which is counted in ``dropped``. An exception in
-    ``work`` is logged and counted in ``failed``: it costs one item, not the thread.
+    At most ``capacity`` items wait; a newer one pushes the oldest out, which is counted in
+    ``dropped``. An exception in ``work`` is logged and counted in ``failed``: it costs one item,
+    not the thread.
     """
 
-    def __init__(self, work: Callable[[Item], object], capacity: int = 1, name: str = "worker") -> None:
+    def __init__(
+        self, work: Callable[[Item], object], capacity: int = 1, name: str = "worker"
+    ) -> None:
         self.done = 0
         self.failed = 0
         self.dropped = 0
@@ -53,7 +56,10 @@ class LatestWorker(Generic[Item]):
             self._changed.notify_all()
 
     def clear(self) -> int:
-        """Forget what is waiting, e.g. because the map was reset; return how many items, for the caller to count."""
+        """Forget what is waiting, e.g. because the map was reset.
+
+        Return how many items, for the caller to count.
+        """
         with self._changed:
             count = len(self._waiting)
             self._waiting.clear()
@@ -61,13 +67,18 @@ class LatestWorker(Generic[Item]):
             return count
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits and nothing is being worked on; False when ``timeout`` (s) was not enough."""
+        """Wait until nothing waits and nothing is being worked on.
+
+        False when ``timeout`` (s) was not enough.
+        """
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """No item is being worked on inside the block: waits for the running one, holds back the next."""
+        """No item is being worked on inside the block: waits for the running one, holds back the
+        next.
+        """
         with self._changed:
             self._pauses += 1
             self._changed.wait_for(lambda: not self._busy)
@@ -79,7 +90,10 @@ class LatestWorker(Generic[Item]):
                 self._changed.notify_all()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Forget what waits, let the running item finish, join the thread; False when ``timeout`` (s) was not enough."""
+        """Forget what waits, let the running item finish, join the thread.
+
+        False when ``timeout`` (s) was not enough.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()

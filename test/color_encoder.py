@@ -18,7 +18,10 @@ PATCH = 8  # px
 
 
 class ColorEncoder:
-    """Channel i of a patch: how near its mean colour is to colour i. A text is the one-hot vector of the colour it names."""
+    """Channel i of a patch: how near its mean colour is to colour i.
+
+    A text is the one-hot vector of the colour it names.
+    """
 
     name = "test-colors"
     channels = language_channels = len(COLORS)
@@ -46,7 +49,9 @@ class ColorEncoder:
         for label in labels:
             known = [word for word in label.lower().split() if word in COLORS]
             if not known:
-                raise LanguageError(f"the test encoder knows only {', '.join(COLORS)}, not {label!r}")
+                raise LanguageError(
+                    f"the test encoder knows only {', '.join(COLORS)}, not {label!r}"
+                )
             rows.append([float(name == known[-1]) for name in COLORS])
         return torch.tensor(rows).reshape(-1, len(COLORS))
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node with the test encoder in the table, as a process: python color_node.py --ros-args -p encoder:=colors.
+"""The node with the test encoder in the table, as a process: python color_node.py --ros-args -p
+encoder:=colors.
 
 An image whose first pixel is SLOW_PIXEL takes SLOW seconds: it stands for a slow encoder.
 """

@@ -16,7 +16,9 @@ torch.set_num_threads(2)
 
 
 def shared(path: str) -> Path:
-    """A file or folder of the reference data (golden numbers, recordings), which is not part of this repository."""
+    """A file or folder of the reference data (golden numbers, recordings), which is not part of
+    this repository.
+    """
     found = DATA / path
     if not found.exists():
         pytest.skip(f"reference data {path} is not in {DATA} (set RADSEG_TEST_DATA)")
@@ -28,4 +30,7 @@ def require_ros() -> None:
     try:
         import radseg_ros.ros.messages  # noqa: F401  # needs both; the source folder radseg_interfaces alone would be importable
     except ImportError as error:
-        pytest.skip(f"ROS 2 or radseg_interfaces is not here ({error}): run scripts/setup.sh", allow_module_level=True)
+        pytest.skip(
+            f"ROS 2 or radseg_interfaces is not here ({error}): run scripts/setup.sh",
+            allow_module_level=True,
+        )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A room of known shape, colours and labels, rendered exactly and written in every layout that the evaluator reads."""
+"""A room of known shape, colours and labels, rendered exactly and written in every layout that the
+evaluator reads.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from color_encoder import COLORS
 from PIL import Image
 
 LOW, HIGH = np.array([-1.6, -1.2, -0.9]), np.array([1.6, 1.2, 2.4])  # m; the cameras are inside
-FACES = ("red", "green", "blue", "yellow", "magenta", "cyan")  # x low, x high, y low, ...: label i + 1 is face i
+FACES = (
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "magenta",
+    "cyan",
+)  # x low, x high, y low, ...: label i + 1 is face i
 SIZE = (48, 64)
 K = np.array([[40.0, 0, 31.5], [0, 40, 23.5], [0, 0, 1]])
 FRAMES = 6
@@ -26,7 +35,9 @@ def pose_of(i: int) -> np.ndarray:
     return T
 
 
-def render(T: np.ndarray, size: tuple[int, int] = SIZE, matrix: np.ndarray = K) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render(
+    T: np.ndarray, size: tuple[int, int] = SIZE, matrix: np.ndarray = K
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """rgb (h, w, 3) uint8, depth (h, w) metres, label (h, w) 1..6 of the room seen from ``T``."""
     v, u = np.mgrid[: size[0], : size[1]]
     rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(matrix).T @ T[:3, :3].T
@@ -61,7 +72,9 @@ def write_classes(path: Path, first_id: int = 1) -> Path:
 def save(path: Path, array: np.ndarray) -> None:
     """An image file, in the type of the array."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, quality=95) if path.suffix == ".jpg" else Image.fromarray(array).save(path)
+    Image.fromarray(array).save(path, quality=95) if path.suffix == ".jpg" else Image.fromarray(
+        array
+    ).save(path)
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
@@ -72,17 +85,30 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
 def write_replica(root: Path, scene: str = "office0") -> Path:
     """NICE-SLAM export; the ground truth holds class ids 11, 12, ..."""
     scale = 6553.5
-    camera = {"w": SIZE[1], "h": SIZE[0], "fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2], "scale": scale}
+    camera = {
+        "w": SIZE[1],
+        "h": SIZE[0],
+        "fx": K[0, 0],
+        "fy": K[1, 1],
+        "cx": K[0, 2],
+        "cy": K[1, 2],
+        "scale": scale,
+    }
     root.mkdir(parents=True, exist_ok=True)
     (root / "cam_params.json").write_text(json.dumps({"camera": camera}))
     for i in range(FRAMES):
         rgb, depth, _ = render(pose_of(i))
         save(root / scene / "results" / f"frame{i:06d}.jpg", rgb)
-        save(root / scene / "results" / f"depth{i:06d}.png", np.round(depth * scale).astype(np.uint16))
+        save(
+            root / scene / "results" / f"depth{i:06d}.png",
+            np.round(depth * scale).astype(np.uint16),
+        )
     np.savetxt(root / scene / "traj.txt", [pose_of(i).ravel() for i in range(FRAMES)])
     xyz, label = points()
     (root / "ground_truth").mkdir()
-    np.savez(root / "ground_truth" / f"{scene}.npz", xyz=xyz, labels=np.where(label == 6, -1, label + 10))
+    np.savez(
+        root / "ground_truth" / f"{scene}.npz", xyz=xyz, labels=np.where(label == 6, -1, label + 10)
+    )
     return root
 
 
@@ -100,7 +126,14 @@ def write_semantic_nerf(root: Path, scene: str = "office_0") -> Path:
     return root
 
 
-SCANNET_IDS = {1: 1, 2: 3, 3: 7, 4: 2, 5: 1163, 6: 16}  # face -> raw id: wall, floor, cabinet, chair, object, window
+SCANNET_IDS = {
+    1: 1,
+    2: 3,
+    3: 7,
+    4: 2,
+    5: 1163,
+    6: 16,
+}  # face -> raw id: wall, floor, cabinet, chair, object, window
 
 
 def write_scannet(root: Path, scene: str = "scene0011_00") -> Path:
@@ -109,7 +142,8 @@ def write_scannet(root: Path, scene: str = "scene0011_00") -> Path:
     (folder / "pose").mkdir(parents=True)
     (folder / "intrinsic").mkdir()
     np.savetxt(
-        folder / "intrinsic" / "intrinsic_depth.txt", np.block([[K, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
+        folder / "intrinsic" / "intrinsic_depth.txt",
+        np.block([[K, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]]),
     )
     for i in range(FRAMES):
         rgb, depth, label = render(pose_of(i))
@@ -122,7 +156,10 @@ def write_scannet(root: Path, scene: str = "scene0011_00") -> Path:
 
 
 def write_scannetpp(root: Path, scene: str = "00777c41d4", layout: str = "nerfstudio") -> Path:
-    """nerfstudio or colmap camera files; the ground truth is a .pth file of numpy arrays with 0-based labels."""
+    """nerfstudio or colmap camera files.
+
+    The ground truth is a .pth file of numpy arrays with 0-based labels.
+    """
     import torch
 
     dslr = root / "data" / scene / "dslr"
@@ -133,7 +170,9 @@ def write_scannetpp(root: Path, scene: str = "00777c41d4", layout: str = "nerfst
         save(dslr / "render_depth" / f"DSC{i:05d}.png", millimetres(depth))
         pose = pose_of(i)
         opengl = pose @ np.diag([1.0, -1, -1, 1])
-        nerfstudio = np.stack([opengl[1], opengl[0], -opengl[2], opengl[3]])  # x and y swapped, z upside down
+        nerfstudio = np.stack(
+            [opengl[1], opengl[0], -opengl[2], opengl[3]]
+        )  # x and y swapped, z upside down
         frames.append({"file_path": f"DSC{i:05d}.JPG", "transform_matrix": nerfstudio.tolist()})
         inverse = np.linalg.inv(pose)
         angle = np.arctan2(inverse[0, 2], inverse[0, 0])
@@ -161,7 +200,10 @@ def write_scannetpp(root: Path, scene: str = "00777c41d4", layout: str = "nerfst
         (dslr / "colmap" / "images.txt").write_text("# a comment\n" + "".join(lines))
     xyz, label = points()
     (root / "ground_truth").mkdir()
-    torch.save({"vtx_coords": xyz, "vtx_labels": np.where(label == 6, -100, label - 1)}, root / "ground_truth" / f"{scene}.pth")
+    torch.save(
+        {"vtx_coords": xyz, "vtx_labels": np.where(label == 6, -100, label - 1)},
+        root / "ground_truth" / f"{scene}.pth",
+    )
     return root
 
 
@@ -169,7 +211,9 @@ def write_folder(root: Path, frames: int = FRAMES) -> Path:
     """color/ depth/ pose/ label/ intrinsics.txt meta.json."""
     (root / "pose").mkdir(parents=True)
     np.savetxt(root / "intrinsics.txt", K)
-    (root / "meta.json").write_text(json.dumps({"classes": {str(i + 1): f"{name} wall" for i, name in enumerate(FACES)}}))
+    (root / "meta.json").write_text(
+        json.dumps({"classes": {str(i + 1): f"{name} wall" for i, name in enumerate(FACES)}})
+    )
     for i in range(frames):
         rgb, depth, label = render(pose_of(i))
         save(root / "color" / f"{i:06d}.png", rgb)
@@ -180,29 +224,56 @@ def write_folder(root: Path, frames: int = FRAMES) -> Path:
 
 
 def write_bag(path: Path, frames: int = FRAMES) -> Path:
-    """A rosbag2 at 10 Hz; colour of frame 2 has no depth, so that one frame is dropped for a reason."""
+    """A rosbag2 at 10 Hz; colour of frame 2 has no depth, so that one frame is dropped for a
+    reason.
+    """
     from recordings import BagWriter
     from rosbags.rosbag2 import StoragePlugin
     from scipy.spatial.transform import Rotation
 
     with BagWriter(path, StoragePlugin.MCAP) as bag:
-        roi = bag.message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+        roi = bag.message(
+            "sensor_msgs/msg/RegionOfInterest",
+            x_offset=0,
+            y_offset=0,
+            height=0,
+            width=0,
+            do_rectify=False,
+        )
         for i in range(frames):
             ns = 1_000_000_000 + i * 100_000_000
             rgb, depth, _ = render(pose_of(i))
             T = pose_of(i)
             x, y, z, w = Rotation.from_matrix(T[:3, :3]).as_quat().tolist()
-            position = bag.message("geometry_msgs/msg/Point", x=float(T[0, 3]), y=float(T[1, 3]), z=float(T[2, 3]))
+            position = bag.message(
+                "geometry_msgs/msg/Point", x=float(T[0, 3]), y=float(T[1, 3]), z=float(T[2, 3])
+            )
             pose = bag.message(
                 "geometry_msgs/msg/Pose",
                 position=position,
                 orientation=bag.message("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w),
             )
-            bag.write("/pose", bag.message("geometry_msgs/msg/PoseStamped", header=bag.header(ns, "map"), pose=pose), ns)
+            bag.write(
+                "/pose",
+                bag.message(
+                    "geometry_msgs/msg/PoseStamped", header=bag.header(ns, "map"), pose=pose
+                ),
+                ns,
+            )
             info = bag.message(
-                "sensor_msgs/msg/CameraInfo", header=bag.header(ns, "camera"), height=SIZE[0], width=SIZE[1], distortion_model="",
-                d=np.zeros(0), k=K.ravel(), r=np.eye(3).ravel(), p=np.zeros(12), binning_x=0, binning_y=0, roi=roi,
-            )  # fmt: skip
+                "sensor_msgs/msg/CameraInfo",
+                header=bag.header(ns, "camera"),
+                height=SIZE[0],
+                width=SIZE[1],
+                distortion_model="",
+                d=np.zeros(0),
+                k=K.ravel(),
+                r=np.eye(3).ravel(),
+                p=np.zeros(12),
+                binning_x=0,
+                binning_y=0,
+                roi=roi,
+            )
             bag.write("/depth/camera_info", info, ns)
             bag.image("/color/image", ns, rgb, "rgb8")
             if i != 2:

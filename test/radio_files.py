@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))  # last: bench/eval3d.py must not hide the package
+sys.path.append(
+    str(Path(__file__).resolve().parents[1] / "bench")
+)  # last: bench/eval3d.py must not hide the package
 import random_radio  # noqa: E402
 
 OUTPUTS = {"clip": 16, "siglip2": 24, "dino_v2": 12, "sam": 8}
@@ -20,7 +22,15 @@ OUTPUTS = {"clip": 16, "siglip2": 24, "dino_v2": 12, "sam": 8}
 
 def write_small(path: Path, **options: Any) -> Path:
     """A float32 checkpoint of two blocks, 64 channels."""
-    sizes = {"width": 64, "depth": 2, "heads": 4, "grid": 16, "outputs": OUTPUTS, "head_hidden": 40, "head_inner": 1}
+    sizes = {
+        "width": 64,
+        "depth": 2,
+        "heads": 4,
+        "grid": 16,
+        "outputs": OUTPUTS,
+        "head_hidden": 40,
+        "head_inner": 1,
+    }
     return random_radio.write(path, **(sizes | {"dtype": torch.float32} | options))
 
 
@@ -44,17 +54,26 @@ def index_heads(content: dict[str, Any]) -> None:
     for key in list(content["state_dict"]):
         kind, *rest = key.split(".")
         if kind in ("_heads", "_feature_projections"):
-            content["state_dict"][".".join((kind, index[rest[0]], *rest[1:]))] = content["state_dict"].pop(key)
+            content["state_dict"][".".join((kind, index[rest[0]], *rest[1:]))] = content[
+                "state_dict"
+            ].pop(key)
 
 
 def as_ema(content: dict[str, Any]) -> None:
-    """Keep the weights as the moving average; the plain ones become noise under another parametrisation."""
+    """Keep the weights as the moving average.
+
+    The plain ones become noise under another parametrisation.
+    """
     content["state_dict_ema"] = content.pop("state_dict")
-    content["state_dict"] = {key: torch.randn_like(value.float()) for key, value in content["state_dict_ema"].items()}
+    content["state_dict"] = {
+        key: torch.randn_like(value.float()) for key, value in content["state_dict_ema"].items()
+    }
     content["args"].spectral_reparam = True
 
 
-def as_folder(source: Path, folder: Path, shards: int = 1, with_heads: bool = True, **config: Any) -> Path:
+def as_folder(
+    source: Path, folder: Path, shards: int = 1, with_heads: bool = True, **config: Any
+) -> Path:
     """The same weights as a Hugging Face folder."""
     from safetensors.torch import save_file
 
@@ -65,7 +84,10 @@ def as_folder(source: Path, folder: Path, shards: int = 1, with_heads: bool = Tr
         kind, name, rest = (key.split(".", 2) + ["", ""])[:3]
         if kind in ("_heads", "_feature_projections"):
             if with_heads:
-                state[f"radio_model.adaptors.{name}.{'head_mlp' if kind == '_heads' else 'feat_mlp'}.{rest}"] = value
+                state[
+                    f"radio_model.adaptors.{name}."
+                    f"{'head_mlp' if kind == '_heads' else 'feat_mlp'}.{rest}"
+                ] = value
         else:
             old = next(prefix for prefix in names if key.startswith(prefix))
             state["radio_model." + names[old] + key.removeprefix(old)] = value
@@ -77,7 +99,9 @@ def as_folder(source: Path, folder: Path, shards: int = 1, with_heads: bool = Tr
     if shards == 1:
         save_file(state, folder / "model.safetensors")
         return folder
-    files = {key: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, key in enumerate(keys)}
+    files = {
+        key: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, key in enumerate(keys)
+    }
     for file in set(files.values()):
         save_file({key: state[key] for key in keys if files[key] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))

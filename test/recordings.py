@@ -54,7 +54,9 @@ class BagWriter:
     def write(self, topic: str, message: object, time_ns: int) -> None:
         kind = message.__msgtype__
         if topic not in self.connections:
-            self.connections[topic] = self.writer.add_connection(self.prefix + topic, kind, typestore=self.store)
+            self.connections[topic] = self.writer.add_connection(
+                self.prefix + topic, kind, typestore=self.store
+            )
         self.writer.write(self.connections[topic], time_ns, self.store.serialize_cdr(message, kind))
 
     def header(self, ns: int, frame: str) -> object:
@@ -64,47 +66,93 @@ class BagWriter:
     def image(self, topic: str, ns: int, pixels: np.ndarray, encoding: str, late: int = 0) -> None:
         data = np.frombuffer(pixels.tobytes(), np.uint8)
         message = self.message(
-            "sensor_msgs/msg/Image", header=self.header(ns, "camera"), height=pixels.shape[0], width=pixels.shape[1],
-            encoding=encoding, is_bigendian=0, step=int(np.prod(pixels.shape[1:])) * pixels.itemsize, data=data,
-        )  # fmt: skip
+            "sensor_msgs/msg/Image",
+            header=self.header(ns, "camera"),
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding=encoding,
+            is_bigendian=0,
+            step=int(np.prod(pixels.shape[1:])) * pixels.itemsize,
+            data=data,
+        )
         self.write(topic, message, ns + late)
 
-    def compressed(self, topic: str, ns: int, pixels: np.ndarray, kind: str, header: bytes = b"") -> None:
+    def compressed(
+        self, topic: str, ns: int, pixels: np.ndarray, kind: str, header: bytes = b""
+    ) -> None:
         stream = io.BytesIO(header)
         stream.seek(len(header))
         Image.fromarray(pixels).save(stream, "png")
         data = np.frombuffer(stream.getvalue(), np.uint8)
-        message = self.message("sensor_msgs/msg/CompressedImage", header=self.header(ns, "camera"), format=kind, data=data)
+        message = self.message(
+            "sensor_msgs/msg/CompressedImage",
+            header=self.header(ns, "camera"),
+            format=kind,
+            data=data,
+        )
         self.write(topic, message, ns)
 
     def info(self, topic: str, ns: int) -> None:
-        roi = self.message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+        roi = self.message(
+            "sensor_msgs/msg/RegionOfInterest",
+            x_offset=0,
+            y_offset=0,
+            height=0,
+            width=0,
+            do_rectify=False,
+        )
         message = self.message(
-            "sensor_msgs/msg/CameraInfo", header=self.header(ns, "camera"), height=SIZE[0], width=SIZE[1], distortion_model="",
-            d=np.zeros(0), k=K.ravel(), r=np.eye(3).ravel(), p=np.zeros(12), binning_x=0, binning_y=0, roi=roi,
-        )  # fmt: skip
+            "sensor_msgs/msg/CameraInfo",
+            header=self.header(ns, "camera"),
+            height=SIZE[0],
+            width=SIZE[1],
+            distortion_model="",
+            d=np.zeros(0),
+            k=K.ravel(),
+            r=np.eye(3).ravel(),
+            p=np.zeros(12),
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+        )
         self.write(topic, message, ns)
 
-    def pose(self, topic: str, ns: int, x: float, quat_w: float = 1.0, odometry: bool = False) -> None:
+    def pose(
+        self, topic: str, ns: int, x: float, quat_w: float = 1.0, odometry: bool = False
+    ) -> None:
         position = self.message("geometry_msgs/msg/Point", x=x, y=0.0, z=0.0)
         orientation = self.message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=quat_w)
         pose = self.message("geometry_msgs/msg/Pose", position=position, orientation=orientation)
         head = self.header(ns, "map")
         if not odometry:
-            self.write(topic, self.message("geometry_msgs/msg/PoseStamped", header=head, pose=pose), ns)
+            self.write(
+                topic, self.message("geometry_msgs/msg/PoseStamped", header=head, pose=pose), ns
+            )
             return
         zero = self.message("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=0.0)
         twist = self.message("geometry_msgs/msg/Twist", linear=zero, angular=zero)
-        with_covariance = {"pose": ("PoseWithCovariance", pose), "twist": ("TwistWithCovariance", twist)}
+        with_covariance = {
+            "pose": ("PoseWithCovariance", pose),
+            "twist": ("TwistWithCovariance", twist),
+        }
         parts = {
-            name: self.message(f"geometry_msgs/msg/{kind}", **{name: value, "covariance": np.zeros(36)})
+            name: self.message(
+                f"geometry_msgs/msg/{kind}", **{name: value, "covariance": np.zeros(36)}
+            )
             for name, (kind, value) in with_covariance.items()
         }
-        self.write(topic, self.message("nav_msgs/msg/Odometry", header=head, child_frame_id="camera", **parts), ns)
+        self.write(
+            topic,
+            self.message("nav_msgs/msg/Odometry", header=head, child_frame_id="camera", **parts),
+            ns,
+        )
 
 
 def write_bag(path: Path, plugin: StoragePlugin = StoragePlugin.SQLITE3, frames: int = 5) -> Path:
-    """Frames at 10 Hz from t = 1 s, poses at 20 Hz, half a period beside the images; depth is recorded 5 ms late."""
+    """Frames at 10 Hz from t = 1 s, poses at 20 Hz, half a period beside the images.
+
+    Depth is recorded 5 ms late.
+    """
     with BagWriter(path, plugin, "/robot") as bag:
         for i in range(2 * frames + 1):
             ns = 1_000_000_000 + i * 50_000_000
@@ -112,5 +160,11 @@ def write_bag(path: Path, plugin: StoragePlugin = StoragePlugin.SQLITE3, frames:
             if i % 2 == 0 and i < 2 * frames:
                 bag.info("/depth/camera_info", ns)
                 bag.image("/color/image", ns, rgb_of(i)[..., ::-1], "bgr8")
-                bag.image("/depth/image", ns + 5_000_000, np.full(SIZE, 1000 + i, np.uint16), "16UC1", late=40_000_000)
+                bag.image(
+                    "/depth/image",
+                    ns + 5_000_000,
+                    np.full(SIZE, 1000 + i, np.uint16),
+                    "16UC1",
+                    late=40_000_000,
+                )
     return path

@@ -24,18 +24,28 @@ def pose(rng: np.random.Generator, shift: float = 1.0) -> np.ndarray:
 
 def frame(depth, T=None, rgb=None, stamp_ns: int = 0, camera=K) -> Frame:
     """A frame from a depth image, or from a number: a wall 12 x 16 px in size."""
-    depth = np.full((12, 16), depth, np.float32) if np.isscalar(depth) else np.asarray(depth, np.float32)
+    depth = (
+        np.full((12, 16), depth, np.float32)
+        if np.isscalar(depth)
+        else np.asarray(depth, np.float32)
+    )
     rgb = np.zeros((*depth.shape, 3), np.uint8) if rgb is None else rgb
     return Frame(stamp_ns, rgb, depth, camera, np.eye(4) if T is None else T)
 
 
-def random_frame(rng: np.random.Generator, hw=(12, 16), feature_hw=(3, 4), channels=5, shift=1.0, stamp_ns=0):
+def random_frame(
+    rng: np.random.Generator, hw=(12, 16), feature_hw=(3, 4), channels=5, shift=1.0, stamp_ns=0
+):
     """A frame with holes of every kind, and its features."""
     depth = rng.uniform(0.3, 3.0, hw).astype(np.float32)
     holes = rng.random(hw) < 0.15
     depth[holes] = rng.choice(np.array([0, -1, np.nan, np.inf, -np.inf], np.float32), holes.sum())
-    observed = frame(depth, pose(rng, shift), rng.integers(0, 256, (*hw, 3), dtype=np.uint8), stamp_ns)
-    return observed, FeatureMap(torch.tensor(rng.normal(size=(channels, *feature_hw)), dtype=torch.float32))
+    observed = frame(
+        depth, pose(rng, shift), rng.integers(0, 256, (*hw, 3), dtype=np.uint8), stamp_ns
+    )
+    return observed, FeatureMap(
+        torch.tensor(rng.normal(size=(channels, *feature_hw)), dtype=torch.float32)
+    )
 
 
 class DictionaryMap:
@@ -54,7 +64,10 @@ class DictionaryMap:
         for (v, u), z in np.ndenumerate(observed.depth.astype(np.float64)):
             if not (np.isfinite(z) and z > 0):
                 continue
-            point = observed.T_world_camera[:3, :3] @ (z * inverse @ [u, v, 1]) + observed.T_world_camera[:3, 3]
+            point = (
+                observed.T_world_camera[:3, :3] @ (z * inverse @ [u, v, 1])
+                + observed.T_world_camera[:3, 3]
+            )
             exact = point / self.voxel_size
             index = tuple(np.round(exact).astype(np.int64).tolist())
             for axis, value in enumerate(exact):
@@ -68,17 +81,31 @@ class DictionaryMap:
 
 def rows(snapshot) -> dict[tuple[int, ...], np.ndarray]:
     """Voxel index -> hits, colour, features."""
-    values = np.concatenate([np.asarray(snapshot.hits)[:, None], np.asarray(snapshot.rgb), np.asarray(snapshot.features)], 1)
-    return {tuple(index): row for index, row in zip(np.asarray(snapshot.index).tolist(), values, strict=True)}
+    values = np.concatenate(
+        [
+            np.asarray(snapshot.hits)[:, None],
+            np.asarray(snapshot.rgb),
+            np.asarray(snapshot.features),
+        ],
+        1,
+    )
+    return {
+        tuple(index): row
+        for index, row in zip(np.asarray(snapshot.index).tolist(), values, strict=True)
+    }
 
 
 def assert_equal(snapshot, reference: DictionaryMap, tolerance: float = 1e-4) -> None:
     """Same voxels, hits, colours and vectors, apart from voxels beside a point on a border."""
     found = rows(snapshot)
-    expected = {index: np.concatenate([row[:1], row[1:] / row[0]]) for index, row in reference.sums.items()}
+    expected = {
+        index: np.concatenate([row[:1], row[1:] / row[0]]) for index, row in reference.sums.items()
+    }
     assert found.keys() - reference.doubtful == expected.keys() - reference.doubtful
     for index in found.keys() - reference.doubtful:
-        np.testing.assert_allclose(found[index], expected[index], atol=tolerance, rtol=1e-5, err_msg=str(index))
+        np.testing.assert_allclose(
+            found[index], expected[index], atol=tolerance, rtol=1e-5, err_msg=str(index)
+        )
 
 
 def assert_same(a, b, tolerance: float = 1e-5) -> None:

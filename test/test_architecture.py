@@ -134,7 +134,9 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder):
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_lines_fit_beside_each_other(path):
-    long = [i for i, line in enumerate(path.read_text().splitlines(), 1) if len(line) > LONGEST_LINE]
+    long = [
+        i for i, line in enumerate(path.read_text().splitlines(), 1) if len(line) > LONGEST_LINE
+    ]
     assert not long, f"lines over {LONGEST_LINE} columns: {long}"
 
 

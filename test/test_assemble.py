@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From messages to frames, as node and bag reader do it; messages made by messages.py must decode to what went in."""
+"""From messages to frames, as node and bag reader do it.
+
+Messages made by messages.py must decode to what went in.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,27 @@ def head(ms: int, frame: str = "map") -> Message:
 
 def image(ms: int, encoding: str = "rgb8") -> Message:
     step = 16 * {"rgb8": 3, "16UC1": 2}[encoding]
-    return Message(header=head(ms), height=12, width=16, encoding=encoding, step=step, is_bigendian=0, data=bytes(12 * step))
+    return Message(
+        header=head(ms),
+        height=12,
+        width=16,
+        encoding=encoding,
+        step=step,
+        is_bigendian=0,
+        data=bytes(12 * step),
+    )
 
 
 def info(k: list | None = None) -> Message:
     return Message(header=head(0), height=12, width=16, k=k or K, p=[0.0] * 12)
 
 
-def pose(ms: int, x: float = 0.0, frame: str = "map", w: float = 1.0, odometry: bool = False) -> Message:
-    inner = Message(position=Message(x=x, y=0.0, z=0.0), orientation=Message(x=0.0, y=0.0, z=0.0, w=w))
+def pose(
+    ms: int, x: float = 0.0, frame: str = "map", w: float = 1.0, odometry: bool = False
+) -> Message:
+    inner = Message(
+        position=Message(x=x, y=0.0, z=0.0), orientation=Message(x=0.0, y=0.0, z=0.0, w=w)
+    )
     return Message(header=head(ms, frame), pose=Message(pose=inner) if odometry else inner)
 
 
@@ -45,9 +60,15 @@ def pair(ms: int) -> list:
 @pytest.mark.parametrize("odometry", [False, True])
 def test_messages_become_a_frame(odometry):
     assembler = Assembler()
-    (observation,) = feed(assembler, ("info", info()), *pair(100), ("pose", pose(100, x=2.0, odometry=odometry)))
+    (observation,) = feed(
+        assembler, ("info", info()), *pair(100), ("pose", pose(100, x=2.0, odometry=odometry))
+    )
     frame = observation.frame()
-    assert frame.stamp_ns == 100_000_000 and frame.rgb.shape == (12, 16, 3) and frame.depth.shape == (12, 16)
+    assert (
+        frame.stamp_ns == 100_000_000
+        and frame.rgb.shape == (12, 16, 3)
+        and frame.depth.shape == (12, 16)
+    )
     np.testing.assert_array_equal(frame.K.ravel(), K)
     assert frame.T_world_camera[0, 3] == 2.0 and assembler.map_frame == "map"
     assert dict(assembler.received) == {"info": 1, "color": 1, "depth": 1, "pose": 1}
@@ -59,7 +80,11 @@ def test_frames_wait_for_the_first_camera_info():
         assert not feed(assembler, *pair(100 * i), ("pose", pose(100 * i)))
     assert assembler.drops["frame without any camera info so far"] == 2
     assert not feed(assembler, ("info", info([0.0] * 9))), "an uncalibrated camera is none"
-    assert [o.match.stamp_ns // 1_000_000 for o in feed(assembler, ("info", info()))] == [200, 300, 400]
+    assert [o.match.stamp_ns // 1_000_000 for o in feed(assembler, ("info", info()))] == [
+        200,
+        300,
+        400,
+    ]
     assert assembler.drops.total == 3
 
 
@@ -70,7 +95,10 @@ def test_the_map_stays_in_its_frame():
     (reason,) = assembler.drops
     assert reason == "pose in frame 'map', but the map is in 'odom' (parameter node.map_frame)"
     named = Assembler(node=NodeConfig(map_frame="map"))
-    assert not feed(named, ("info", info()), ("pose", pose(0, frame="odom")), *pair(0)) and named.drops.total == 1
+    assert (
+        not feed(named, ("info", info()), ("pose", pose(0, frame="odom")), *pair(0))
+        and named.drops.total == 1
+    )
 
 
 def test_poses_that_are_none_are_counted():
@@ -83,10 +111,14 @@ def test_poses_that_are_none_are_counted():
 
 
 def test_the_camera_offset_is_a_parameter():
-    offset = np.array([[0, 0, 1, 0.1], [-1, 0, 0, 0], [0, -1, 0, 0.5], [0, 0, 0, 1]])  # an optical frame on a robot
+    offset = np.array(
+        [[0, 0, 1, 0.1], [-1, 0, 0, 0], [0, -1, 0, 0.5], [0, 0, 0, 1]]
+    )  # an optical frame on a robot
     assembler = Assembler(node=NodeConfig(camera_offset=offset.ravel().tolist()))
     (observation,) = feed(assembler, ("info", info()), ("pose", pose(0, x=3.0)), *pair(0))
-    np.testing.assert_allclose(observation.frame().T_world_camera @ [0, 0, 2, 1], [5.1, 0, 0.5, 1])  # 2 m ahead of the camera
+    np.testing.assert_allclose(
+        observation.frame().T_world_camera @ [0, 0, 2, 1], [5.1, 0, 0.5, 1]
+    )  # 2 m ahead of the camera
     with pytest.raises(InputError, match="T_body_camera is not a rigid transform"):
         Assembler(node=NodeConfig(camera_offset=[1.0] * 16))
 
@@ -95,7 +127,9 @@ def test_the_depth_scale_is_a_parameter():
     assembler = Assembler(node=NodeConfig(depth_scale=0.5))
     depth = image(0, "16UC1")
     depth.data = np.full(12 * 16, 3, "<u2").tobytes()
-    (observation,) = feed(assembler, ("info", info()), ("pose", pose(0)), ("color", image(0)), ("depth", depth))
+    (observation,) = feed(
+        assembler, ("info", info()), ("pose", pose(0)), ("color", image(0)), ("depth", depth)
+    )
     assert (observation.frame().depth == 1.5).all()
 
 
@@ -114,10 +148,15 @@ def test_messages_decode_to_what_went_in():
     from radseg_ros.ros import messages
 
     generator = np.random.default_rng(0)
-    rgb, top = generator.integers(0, 256, (12, 16, 3), np.uint8), messages.header(1_234_567_890_123_456_789, "camera")
+    rgb, top = (
+        generator.integers(0, 256, (12, 16, 3), np.uint8),
+        messages.header(1_234_567_890_123_456_789, "camera"),
+    )
     assert decode.stamp_to_ns(top.stamp) == 1_234_567_890_123_456_789
     np.testing.assert_array_equal(decode.color_image(messages.color_message(rgb, top)), rgb)
-    np.testing.assert_array_equal(decode.color_image(messages.color_message((rgb / 255).astype(np.float32), top)), rgb)
+    np.testing.assert_array_equal(
+        decode.color_image(messages.color_message((rgb / 255).astype(np.float32), top)), rgb
+    )
     depth = generator.uniform(0, 60, (12, 16))
     for metres, encoding in ((np.round(depth, 3), "16UC1"), (depth, "32FC1")):
         message = messages.depth_message(metres.astype(np.float32), top)
@@ -129,7 +168,11 @@ def test_messages_decode_to_what_went_in():
     assert size == (12, 16)
     T = np.array([[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1.0]])
     for child in ("", "camera"):
-        np.testing.assert_allclose(decode.pose_matrix(decode.pose_message(messages.pose_message(T, top, child))), T, atol=1e-12)
+        np.testing.assert_allclose(
+            decode.pose_matrix(decode.pose_message(messages.pose_message(T, top, child))),
+            T,
+            atol=1e-12,
+        )
 
 
 @pytest.mark.parametrize("count", [0, 3])
@@ -140,11 +183,24 @@ def test_a_cloud_message_is_one_structured_array(count):
     xyz = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
     rgb = np.tile(np.array([[1, 2, 3]], np.uint8), (count, 1))
     label, number = np.arange(count, dtype=np.int32) - 1, np.arange(count, dtype=np.float32)
-    message = messages.cloud_message(Cloud(xyz, rgb, label, number / 4, number), messages.header(5, "map"))
-    assert (message.height, message.width, message.point_step, message.row_step) == (1, count, 28, 28 * count)
+    message = messages.cloud_message(
+        Cloud(xyz, rgb, label, number / 4, number), messages.header(5, "map")
+    )
+    assert (message.height, message.width, message.point_step, message.row_step) == (
+        1,
+        count,
+        28,
+        28 * count,
+    )
     assert [(f.name, f.offset, f.datatype) for f in message.fields] == [
-        ("x", 0, 7), ("y", 4, 7), ("z", 8, 7), ("rgb", 12, 7), ("label", 16, 5), ("score", 20, 7), ("hits", 24, 7),
-    ]  # fmt: skip
+        ("x", 0, 7),
+        ("y", 4, 7),
+        ("z", 8, 7),
+        ("rgb", 12, 7),
+        ("label", 16, 5),
+        ("score", 20, 7),
+        ("hits", 24, 7),
+    ]
     points = np.frombuffer(message.data, messages.POINT)
     np.testing.assert_array_equal(np.stack([points["x"], points["y"], points["z"]], 1), xyz)
     assert (points["rgb"] == 0x010203).all() and points["label"].tolist() == label.tolist()

@@ -16,7 +16,9 @@ def geometry() -> MapSnapshot:
     xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0.5]])
     stamps = torch.zeros(3, dtype=torch.int64)
-    return MapSnapshot(xyz.long(), xyz, rgb, torch.zeros(3, 0), torch.tensor([1.0, 5.0, 9.0]), stamps, stamps)
+    return MapSnapshot(
+        xyz.long(), xyz, rgb, torch.zeros(3, 0), torch.tensor([1.0, 5.0, 9.0]), stamps, stamps
+    )
 
 
 def test_true_colours_are_rgb_and_rounded(geometry):
@@ -36,11 +38,18 @@ def test_best_label_wins_and_weak_voxels_keep_a_dark_colour(geometry):
 
 def test_min_hits_filters_every_field(geometry):
     cloud = rgb_cloud(geometry, min_hits=5)
-    assert cloud.hits.tolist() == [5, 9] and len(cloud.xyz) == len(cloud.rgb) == len(cloud.label) == len(cloud.score) == 2
+    assert (
+        cloud.hits.tolist() == [5, 9]
+        and len(cloud.xyz) == len(cloud.rgb) == len(cloud.label) == len(cloud.score) == 2
+    )
 
 
 def test_no_labels_and_empty_map(geometry):
-    assert semantic_cloud(geometry, np.zeros((3, 0), np.float32), 0.5).label.tolist() == [-1, -1, -1]
+    assert semantic_cloud(geometry, np.zeros((3, 0), np.float32), 0.5).label.tolist() == [
+        -1,
+        -1,
+        -1,
+    ]
     empty = MapSnapshot(*(getattr(geometry, name)[:0] for name in MapSnapshot.__dataclass_fields__))
     assert len(semantic_cloud(empty, np.zeros((0, 2), np.float32), 0.5)) == 0
 

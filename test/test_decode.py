@@ -13,13 +13,23 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from radseg_ros.datatypes import InputError
-from radseg_ros.frames.decode import camera_matrix, color_image, depth_image, image_to_array, make_frame, pose_matrix, stamp_to_ns
+from radseg_ros.frames.decode import (
+    camera_matrix,
+    color_image,
+    depth_image,
+    image_to_array,
+    make_frame,
+    pose_matrix,
+    stamp_to_ns,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
 MM = np.array([[0, 1, 1000], [2500, 65535, 42]], np.uint16)
 
 
-def image(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False, container=bytes) -> Message:
+def image(
+    pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False, container=bytes
+) -> Message:
     height, width = pixels.shape[:2]
     ordered = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<"))
     row = ordered.itemsize * pixels[0].size
@@ -30,7 +40,10 @@ def image(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False
 
 
 @pytest.mark.parametrize("padding", [0, 1, 7])
-@pytest.mark.parametrize("container", [bytes, bytearray, lambda b: array.array("B", b), lambda b: np.frombuffer(b, np.uint8)])
+@pytest.mark.parametrize(
+    "container",
+    [bytes, bytearray, lambda b: array.array("B", b), lambda b: np.frombuffer(b, np.uint8)],
+)
 @pytest.mark.parametrize(
     ("encoding", "pixels"),
     [
@@ -48,7 +61,9 @@ def test_colour_encodings(encoding, pixels, padding, container):
 
 
 def test_mono8_becomes_grey():
-    np.testing.assert_array_equal(color_image(image(RGB[..., 0], "mono8", 3)), np.repeat(RGB[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(
+        color_image(image(RGB[..., 0], "mono8", 3)), np.repeat(RGB[..., :1], 3, axis=2)
+    )
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -58,7 +73,9 @@ def test_16_bit_depth_is_millimetres(encoding, padding, big):
     depth = depth_image(image(MM, encoding, padding, big))
     assert depth.dtype == np.float32
     np.testing.assert_allclose(depth, MM.astype(float) / 1000, rtol=1e-6)
-    np.testing.assert_allclose(depth_image(image(MM, encoding, padding, big), 0.0002), MM * 0.0002, rtol=1e-6)
+    np.testing.assert_allclose(
+        depth_image(image(MM, encoding, padding, big), 0.0002), MM * 0.0002, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -113,10 +130,17 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 
 def test_compressed_colour():
-    message = Message(format="bgr8; png compressed bgr8", data=array.array("B", encoded(RGB, "png")))
+    message = Message(
+        format="bgr8; png compressed bgr8", data=array.array("B", encoded(RGB, "png"))
+    )
     np.testing.assert_array_equal(color_image(message), RGB)
     smooth = np.full((16, 16, 3), (200, 30, 60), np.uint8)
-    assert np.abs(color_image(Message(format="jpeg", data=encoded(smooth, "jpeg"))).astype(int) - smooth).max() < 6
+    assert (
+        np.abs(
+            color_image(Message(format="jpeg", data=encoded(smooth, "jpeg"))).astype(int) - smooth
+        ).max()
+        < 6
+    )
     with pytest.raises(InputError, match="cannot be read"):
         color_image(Message(format="jpeg", data=encoded(smooth, "jpeg")[:100]))
 
@@ -129,7 +153,9 @@ def test_compressed_depth_in_both_of_its_kinds():
     a, b = 5000.0, 100.0
     inverse = np.where(metres > 0, np.round(a / np.maximum(metres, 1e-9) + b), 0).astype(np.uint16)
     header = np.zeros(1, np.int32).tobytes() + np.array([a, b], np.float32).tobytes()
-    depth = depth_image(Message(format="32FC1; compressedDepth png", data=header + encoded(inverse, "png")))
+    depth = depth_image(
+        Message(format="32FC1; compressedDepth png", data=header + encoded(inverse, "png"))
+    )
     np.testing.assert_allclose(depth, metres, rtol=1e-3)
     for data in (b"short", header + b"no png"):
         with pytest.raises(InputError, match="truncated|cannot be read"):
@@ -139,7 +165,15 @@ def test_compressed_depth_in_both_of_its_kinds():
 def info(width: int = 5, height: int = 3, **fields: object) -> Message:
     roi = Message(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)
     k = [500.0, 0, 320, 0, 510, 240, 0, 0, 1]
-    default = {"width": width, "height": height, "k": k, "p": [0.0] * 12, "binning_x": 0, "binning_y": 0, "roi": roi}
+    default = {
+        "width": width,
+        "height": height,
+        "k": k,
+        "p": [0.0] * 12,
+        "binning_x": 0,
+        "binning_y": 0,
+        "roi": roi,
+    }
     return Message(**{**default, **fields})
 
 
@@ -166,7 +200,10 @@ def test_an_uncalibrated_camera_is_refused(k):
 
 def ros_pose(quat_xyzw, position=(1.0, 2.0, 3.0)) -> Message:
     x, y, z = position
-    return Message(orientation=Message(**dict(zip("xyzw", quat_xyzw, strict=True))), position=Message(x=x, y=y, z=z))
+    return Message(
+        orientation=Message(**dict(zip("xyzw", quat_xyzw, strict=True))),
+        position=Message(x=x, y=y, z=z),
+    )
 
 
 def test_pose_matrix_agrees_with_scipy():
@@ -186,17 +223,33 @@ def test_make_frame_takes_different_sizes_of_the_same_view():
     rgb, depth = np.zeros((6, 10, 3), np.uint8), np.ones((3, 5), np.float32)
     frame = make_frame(7, image(rgb, "rgb8"), image(depth, "32FC1"), info(10, 6), np.eye(4))
     assert (frame.stamp_ns, frame.rgb.shape, frame.depth.shape) == (7, (6, 10, 3), (3, 5))
-    np.testing.assert_allclose(frame.K[:2], [[250, 0, 160], [0, 255, 120]])  # camera info of twice the size is scaled
+    np.testing.assert_allclose(
+        frame.K[:2], [[250, 0, 160], [0, 255, 120]]
+    )  # camera info of twice the size is scaled
 
 
 def test_make_frame_refuses_different_views():
     rgb, depth = np.zeros((6, 10, 3), np.uint8), np.ones((4, 5), np.float32)
-    with pytest.raises(InputError, match=r"colour image \(10x6\) and depth image \(5x4\) do not show the same view"):
+    with pytest.raises(
+        InputError, match=r"colour image \(10x6\) and depth image \(5x4\) do not show the same view"
+    ):
         make_frame(7, image(rgb, "rgb8"), image(depth, "32FC1"), info(5, 4), np.eye(4))
     with pytest.raises(InputError, match="camera info"):
-        make_frame(7, image(rgb, "rgb8"), image(np.ones((6, 10), np.float32), "32FC1"), info(10, 10), np.eye(4))
+        make_frame(
+            7,
+            image(rgb, "rgb8"),
+            image(np.ones((6, 10), np.float32), "32FC1"),
+            info(10, 10),
+            np.eye(4),
+        )
     with pytest.raises(InputError, match="rigid"):
-        make_frame(7, image(rgb, "rgb8"), image(np.ones((6, 10), np.float32), "32FC1"), info(10, 6), np.zeros((4, 4)))
+        make_frame(
+            7,
+            image(rgb, "rgb8"),
+            image(np.ones((6, 10), np.float32), "32FC1"),
+            info(10, 6),
+            np.zeros((4, 4)),
+        )
 
 
 def test_stamp():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: pictures show what is there, answers are judged fairly, a program that dies is named."""
+"""The demo: pictures show what is there, answers are judged fairly, a dead program is named."""
 
 from __future__ import annotations
 
@@ -40,12 +40,16 @@ def scene():
     """A grey floor, a red block on it, and a white wall at +x that is seen from -x."""
     steps = np.arange(0, 2, VOXEL)
     floor = grid(steps, steps, np.array([0.0]))
-    block = grid(np.arange(0.8, 1.2, VOXEL), np.arange(0.8, 1.2, VOXEL), np.arange(VOXEL, 0.5, VOXEL))
+    block = grid(
+        np.arange(0.8, 1.2, VOXEL), np.arange(0.8, 1.2, VOXEL), np.arange(VOXEL, 0.5, VOXEL)
+    )
     wall = grid(np.array([2.0]), steps, np.arange(0, 1.2, VOXEL))
     xyz = np.concatenate([floor, block, wall])
     colours = np.array([[120, 120, 120], [220, 30, 30], [240, 240, 240]], np.uint8)
     rgb = np.repeat(colours, [len(floor), len(block), len(wall)], axis=0)
-    made, rows = pictures.make_scene(xyz, rgb, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL)
+    made, rows = pictures.make_scene(
+        xyz, rgb, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL
+    )
     return made, rows, len(xyz)
 
 
@@ -107,23 +111,43 @@ def test_scores_are_joined_by_place():
 
 
 def test_the_ply_can_be_read_back(tmp_path):
-    xyz, rgb = np.array([[0, 0, 0], [1, 2, 3]], np.float32), np.array([[1, 2, 3], [250, 251, 252]], np.uint8)
+    xyz, rgb = (
+        np.array([[0, 0, 0], [1, 2, 3]], np.float32),
+        np.array([[1, 2, 3], [250, 251, 252]], np.uint8),
+    )
     heat = np.zeros(1, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
     heat["x"], heat["y"], heat["z"], heat["score"] = 1, 2, 3, 0.5
     write_ply(tmp_path / "map.ply", xyz, rgb, {"red mug": heat})
     head, body = (tmp_path / "map.ply").read_bytes().split(b"end_header\n")
     assert b"element vertex 2" in head and b"property float score_red_mug" in head
     assert len(body) == 2 * (3 * 4 + 3 + 4)
-    assert np.frombuffer(body[19:31], "<f4").tolist() == [1, 2, 3] and list(body[31:34]) == [250, 251, 252]
+    assert np.frombuffer(body[19:31], "<f4").tolist() == [1, 2, 3] and list(body[31:34]) == [
+        250,
+        251,
+        252,
+    ]
 
 
 def answer(label: str, *centre: float, score: float = 0.9) -> dict:
-    return {"label": label, "found": bool(centre), "best_score": score, "objects": [{"centre": list(centre)}] if centre else []}
+    return {
+        "label": label,
+        "found": bool(centre),
+        "best_score": score,
+        "objects": [{"centre": list(centre)}] if centre else [],
+    }
 
 
 def test_answers_are_judged_by_the_truth():
-    truth = {"objects": {"cat": [0, 0, 1], "mug": [2, 0, 0], "dog": [1, 1, 1]}, "absent": ["elephant", "whale"]}
-    answers = [answer("cat", 0, 0.3, 1), answer("mug", 3, 0, 0), answer("dog", score=0.4), answer("elephant", score=0.2)]
+    truth = {
+        "objects": {"cat": [0, 0, 1], "mug": [2, 0, 0], "dog": [1, 1, 1]},
+        "absent": ["elephant", "whale"],
+    }
+    answers = [
+        answer("cat", 0, 0.3, 1),
+        answer("mug", 3, 0, 0),
+        answer("dog", score=0.4),
+        answer("elephant", score=0.2),
+    ]
     rows = compare([*answers, answer("whale", 1, 1, 1), answer("sofa", 5, 5, 5)], truth)
     assert [row["ok"] for row in rows] == [True, False, False, True, False, True]
     assert rows[0]["error_m"] == pytest.approx(0.3) and rows[5]["error_m"] is None
@@ -147,7 +171,19 @@ def test_a_program_that_hangs_is_ended(tmp_path):
 
 
 def test_missing_recording_and_missing_queries_are_told(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "out"), "--recording", str(tmp_path / "nowhere"), "--queries", "cat"]) == 1
+    assert (
+        main(
+            [
+                "--out",
+                str(tmp_path / "out"),
+                "--recording",
+                str(tmp_path / "nowhere"),
+                "--queries",
+                "cat",
+            ]
+        )
+        == 1
+    )
     assert "nowhere does not exist" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["--out", str(tmp_path / "out"), "--recording", str(tmp_path / "empty")]) == 1
@@ -158,7 +194,9 @@ def test_missing_recording_and_missing_queries_are_told(tmp_path, capsys):
 def test_the_demo_runs_on_a_recording(tmp_path):
     """The cat's corner of the gallery: everything for real, in processes, over ROS."""
     pytest.importorskip("rclpy", reason="ROS 2 is not here: source one, or run scripts/setup.sh")
-    pytest.importorskip("radseg_interfaces", reason="radseg_interfaces is not built: run scripts/setup.sh")
+    pytest.importorskip(
+        "radseg_interfaces", reason="radseg_interfaces is not built: run scripts/setup.sh"
+    )
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra [lite] is not installed")
     from radseg_ros.demo import gallery
 
@@ -172,13 +210,31 @@ def test_the_demo_runs_on_a_recording(tmp_path):
     truth = {"objects": {"cat": gallery.describe(0)["objects"]["cat"]}, "absent": ["elephant"]}
     (corner / "truth.json").write_text(json.dumps(truth))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "radseg_ros.demo.run", "--out", str(out), "--recording", str(corner)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [
+        sys.executable,
+        "-m",
+        "radseg_ros.demo.run",
+        "--out",
+        str(out),
+        "--recording",
+        str(corner),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = json.loads((out / "answers.json").read_text())
     cat, elephant = answers["rows"]
     assert cat["error_m"] < 0.5 and elephant["found"] is None
     assert answers["frames"]["integrated"] == 10
-    for name in ("map_above.png", "map_angle.png", "query_cat_above.png", "query_cat_angle.png", "overview.png", "map.ply"):
+    for name in (
+        "map_above.png",
+        "map_angle.png",
+        "query_cat_above.png",
+        "query_cat_angle.png",
+        "overview.png",
+        "map.ply",
+    ):
         assert (out / name).stat().st_size > 10_000

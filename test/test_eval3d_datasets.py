@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same room in every layout: equal frames, equal labels; and every fault named, counted, skipped or refused."""
+"""The same room in every layout: equal frames, equal labels.
+
+And every fault named, counted, skipped or refused.
+"""
 
 from __future__ import annotations
 
@@ -40,18 +43,27 @@ def test_every_layout_gives_the_same_frames(tmp_path):
         assert len(frames) == len(expected), dataset
         for item, i in zip(frames, expected, strict=True):
             rgb, depth, _ = world.render(world.pose_of(i))
-            np.testing.assert_allclose(item.frame.T_world_camera, world.pose_of(i), atol=1e-9, err_msg=f"{dataset} {i}")
+            np.testing.assert_allclose(
+                item.frame.T_world_camera, world.pose_of(i), atol=1e-9, err_msg=f"{dataset} {i}"
+            )
             np.testing.assert_allclose(item.frame.depth, depth, atol=0.00051)
             np.testing.assert_array_equal(item.frame.K, world.K)
-            assert item.frame.rgb.shape == rgb.shape and np.median(np.abs(item.frame.rgb.astype(int) - rgb)) <= 2
+            assert (
+                item.frame.rgb.shape == rgb.shape
+                and np.median(np.abs(item.frame.rgb.astype(int) - rgb)) <= 2
+            )
 
 
 def test_semantic_nerf_and_its_labels(tmp_path):
     root = world.write_semantic_nerf(tmp_path)
-    frames = list(open_scene("replica", root, "office0", SIX, frame_skip=0))  # the folder is called office_0
+    frames = list(
+        open_scene("replica", root, "office0", SIX, frame_skip=0)
+    )  # the folder is called office_0
     assert len(frames) == 2
     for i, item in enumerate(frames):
-        _, depth, label = world.render(world.pose_of(i), (480, 640), np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]]))
+        _, depth, label = world.render(
+            world.pose_of(i), (480, 640), np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]])
+        )
         assert np.array_equal(item.label, label) and np.abs(item.frame.depth - depth).max() < 0.0006
 
 
@@ -66,7 +78,9 @@ def test_scannet_labels_go_through_nyu40(tmp_path):
             name = wanted[int(i)]
             label = classes.names.index(name) + 1 if name in classes.names else 0
             assert set(item.label[face == i]) == {label}, (classes.name, name)
-    (root / "scannetv2-labels.combined.tsv").write_text("id\traw_category\tnyu40id\tnyu40class\n1\twall\t2\tfloor\n")
+    (root / "scannetv2-labels.combined.tsv").write_text(
+        "id\traw_category\tnyu40id\tnyu40class\n1\twall\t2\tfloor\n"
+    )
     item = next(iter(open_scene("scannet", root, "scene0011_00", nyu)))
     assert set(np.unique(item.label)) <= {0, 2}, "the data set's own table wins"
     raw = next(iter(open_scene("scannet", root, "scene0011_00", load_classes("scannet200"))))
@@ -79,7 +93,12 @@ def test_frame_skip_ten_takes_every_eleventh(tmp_path):
     scene.step = 11
     assert [position for position, _ in scene.selected()] == [0, 11, 22]
     assert open_scene("folder", tmp_path, "x", SIX, frame_skip=1).step == 2
-    assert DATASETS["replica"].frame_skip == DATASETS["scannet"].frame_skip == DATASETS["scannetpp"].frame_skip == 10
+    assert (
+        DATASETS["replica"].frame_skip
+        == DATASETS["scannet"].frame_skip
+        == DATASETS["scannetpp"].frame_skip
+        == 10
+    )
 
 
 def test_every_fault_is_named_and_counted(tmp_path):
@@ -97,7 +116,10 @@ def test_every_fault_is_named_and_counted(tmp_path):
     frames = list(scene)
     assert [f.name for f in frames] == ["000008"] and frames[0].label is None
     assert scene.dropped == {
-        "colour missing": 1, "depth damaged": 1, "pose not finite": 1, "pose damaged": 1, "depth of wrong size": 1,
+        "colour missing": 1, "depth damaged": 1, "pose not finite": 1, "pose damaged": 1, "depth "
+                                                                                          "of "
+                                                                                          "wrong "
+                                                                                          "size": 1,
         "colour of wrong size": 1, "depth of wrong type": 1, "pose not rigid": 1,
     }  # fmt: skip
     assert scene.notes == {"label damaged": 1}
@@ -147,13 +169,21 @@ def test_replica_classes_of_another_list_are_refused(tmp_path):
     root = world.write_replica(tmp_path)
     info = root / "semantic_info" / "office_0" / "info_semantic.json"
     info.parent.mkdir(parents=True)
-    info.write_text(json.dumps({"classes": [{"id": 1, "name": "backpack"}, {"id": 2, "name": "zebra"}]}))
+    info.write_text(
+        json.dumps({"classes": [{"id": 1, "name": "backpack"}, {"id": 2, "name": "zebra"}]})
+    )
     with pytest.raises(RecordingError, match=r"\[2\] differently"):
         open_scene("replica", root, "office0", load_classes("replica101"))
 
 
 def test_shipped_class_lists():
-    sizes = {"replica101": 101, "nyu40": 40, "scannet20": 20, "scannet200": 200, "scannetpp100": 100}
+    sizes = {
+        "replica101": 101,
+        "nyu40": 40,
+        "scannet20": 20,
+        "scannet200": 200,
+        "scannetpp100": 100,
+    }
     for name, size in sizes.items():
         assert len(load_classes(name)) == len(set(load_classes(name).names)) == size
     nyu = load_classes("nyu40")
@@ -161,7 +191,11 @@ def test_shipped_class_lists():
     assert nyu.labels_of(np.array([-1, 0, 1, 40, 41, 10**6])).tolist() == [0, 0, 1, 40, 0, 0]
     assert load_classes("scannetpp100").labels_of(np.array([-100, 0, 99])).tolist() == [0, 1, 100]
     replica = load_classes("replica101")
-    assert replica.names[0] == "backpack" and replica.labels_of(np.array([0, 1, 93])).tolist() == [0, 1, 93]
+    assert replica.names[0] == "backpack" and replica.labels_of(np.array([0, 1, 93])).tolist() == [
+        0,
+        1,
+        93,
+    ]
     assert replica.names[92] == "wall" and 93 in replica.structural() and 40 in replica.structural()
     with pytest.raises(InputError, match="one of replica101"):
         load_classes("replica51")
@@ -170,16 +204,29 @@ def test_shipped_class_lists():
 
 
 def write_ply(path, xyz, label, kind):
-    header = f"ply\nformat {kind} 1.0\nelement vertex {len(xyz)}\nproperty float x\nproperty float y\nproperty float z\n"
-    header += "property uchar red\nproperty ushort label\nelement face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    header = f"ply\nformat {kind} 1.0\nelement vertex {len(xyz)}\n"
+    header += "property float x\nproperty float y\nproperty float z\n"
+    header += "property uchar red\nproperty ushort label\n"
+    header += "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
     order = ">" if "big" in kind else "<"
     rows = np.zeros(
-        len(xyz), [("x", order + "f4"), ("y", order + "f4"), ("z", order + "f4"), ("red", "u1"), ("label", order + "u2")]
+        len(xyz),
+        [
+            ("x", order + "f4"),
+            ("y", order + "f4"),
+            ("z", order + "f4"),
+            ("red", "u1"),
+            ("label", order + "u2"),
+        ],
     )
     for i, axis in enumerate("xyz"):
         rows[axis] = xyz[:, i]
     rows["label"] = label
-    data = "\n".join(" ".join(map(str, row)) for row in rows.tolist()).encode() if kind == "ascii" else rows.tobytes()
+    data = (
+        "\n".join(" ".join(map(str, row)) for row in rows.tolist()).encode()
+        if kind == "ascii"
+        else rows.tobytes()
+    )
     path.write_bytes(header.encode() + data)
 
 
@@ -191,7 +238,9 @@ def test_labelled_points_from_every_kind_of_file(tmp_path):
         write_ply(tmp_path / f"{kind}.ply", xyz, label, kind)
     np.savez(tmp_path / "a.npz", points=xyz, label=label)
     torch.save({"xyz": torch.from_numpy(xyz), "labels": torch.from_numpy(label)}, tmp_path / "a.pt")
-    torch.save({"vtx_coords": xyz, "vtx_labels": np.stack([label, label * 0 - 100], 1)}, tmp_path / "a.pth")
+    torch.save(
+        {"vtx_coords": xyz, "vtx_labels": np.stack([label, label * 0 - 100], 1)}, tmp_path / "a.pth"
+    )
     for path in sorted(tmp_path.iterdir()):
         found_xyz, found = read_points(path)
         np.testing.assert_allclose(found_xyz, xyz, atol=1e-6, err_msg=path.name)
@@ -230,8 +279,16 @@ def test_ground_truth_from_points(tmp_path):
     xyz = np.array([[0.0, 0, 0], [0.01, 0, 0], [0, 0.02, 0], [0.05, 0, 0], [1, 1, 1]])
     np.savez(tmp_path / "gt.npz", xyz=xyz, labels=[-1, -7, 3, 2, 99])
     gt = from_points(tmp_path / "gt.npz", SIX, 0.05)
-    assert gt.index.tolist() == [[0, 0, 0], [1, 0, 0], [20, 20, 20]] and gt.label.tolist() == [0, 2, 0]
-    assert from_points(tmp_path / "gt.npz", SIX, 0.05, rule="non_ignored").label.tolist() == [3, 2, 0]
+    assert gt.index.tolist() == [[0, 0, 0], [1, 0, 0], [20, 20, 20]] and gt.label.tolist() == [
+        0,
+        2,
+        0,
+    ]
+    assert from_points(tmp_path / "gt.npz", SIX, 0.05, rule="non_ignored").label.tolist() == [
+        3,
+        2,
+        0,
+    ]
     assert from_points(tmp_path / "gt.npz", SIX, 0.05, holds="index").label.tolist() == [0, 3, 0]
     np.testing.assert_allclose(gt.xyz, [[0, 0, 0], [0.05, 0, 0], [1, 1, 1]], atol=1e-6)
     np.savez(tmp_path / "none.npz", xyz=xyz, labels=[50] * 5)
@@ -250,7 +307,9 @@ def test_lifted_ground_truth_lies_where_the_map_lies(tmp_path):
         lifted = lift(item.frame, item.frame.depth.shape, 0.05)
         voxels |= set(map(tuple, lifted.index.tolist()))
         weights = lifted.weights.coalesce()
-        for (voxel, pixel), weight in zip(weights.indices().T.tolist(), weights.values().tolist(), strict=True):
+        for (voxel, pixel), weight in zip(
+            weights.indices().T.tolist(), weights.values().tolist(), strict=True
+        ):
             key = (*lifted.index[voxel].tolist(), int(label.ravel()[pixel]))
             counts[key] = counts.get(key, 0) + round(weight)
     for rule in ("majority", "non_ignored"):

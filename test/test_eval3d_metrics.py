@@ -12,7 +12,15 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval3d.scoring.metrics import confusion, coverage, knn_labels, labels_from_probabilities, predict_labels, score, vote
+from eval3d.scoring.metrics import (
+    confusion,
+    coverage,
+    knn_labels,
+    labels_from_probabilities,
+    predict_labels,
+    score,
+    vote,
+)
 from radseg_ros.datatypes import ConfigError, InputError
 
 RNG = np.random.default_rng(0)
@@ -56,22 +64,33 @@ def test_the_order_of_the_voxels_changes_nothing(golden):
 
 
 def slow_predict(vectors, text, denoise, threshold):
-    unit = [v / np.linalg.norm(v) if np.linalg.norm(v) > 0 else None for v in vectors.astype(np.float64)]
+    unit = [
+        v / np.linalg.norm(v) if np.linalg.norm(v) > 0 else None for v in vectors.astype(np.float64)
+    ]
     directions = text / np.linalg.norm(text, axis=1, keepdims=True)
     rows = []
     for v in unit:
         logits = None if v is None else 100 * (directions @ v)
-        rows.append(np.zeros(len(text)) if v is None else np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
+        rows.append(
+            np.zeros(len(text))
+            if v is None
+            else np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        )
     prob = np.array(rows)
     prob[:, prob.max(0) < denoise] = 0
-    return np.array([int(p.argmax()) + 1 if p.max() >= threshold and p.max() > 0 else 0 for p in prob])
+    return np.array(
+        [int(p.argmax()) + 1 if p.max() >= threshold and p.max() > 0 else 0 for p in prob]
+    )
 
 
 def test_labels_equal_a_slow_reference():
     vectors, text = RNG.normal(size=(300, 6)), RNG.normal(size=(11, 6))
     vectors[::50] = 0
     for denoise, threshold in ((0.5, 0.1), (0.0, 0.0), (0.999, 0.6)):
-        assert np.array_equal(predict_labels(vectors, text, denoise, threshold), slow_predict(vectors, text, denoise, threshold))
+        assert np.array_equal(
+            predict_labels(vectors, text, denoise, threshold),
+            slow_predict(vectors, text, denoise, threshold),
+        )
 
 
 def test_corners_of_labels():
@@ -79,9 +98,15 @@ def test_corners_of_labels():
     assert predict_labels(np.zeros((2, 3)), text).tolist() == [0, 0], "zero vectors predict nothing"
     assert predict_labels(np.array([[np.nan, 0, 1], [0, 0, 9.0]]), text).tolist() == [0, 3]
     assert predict_labels(np.zeros((0, 3)), text).tolist() == []
-    assert predict_labels(np.ones((4, 3)), np.zeros((0, 3))).tolist() == [0] * 4, "without classes nothing is predicted"
-    assert predict_labels(np.array([[0, 1.0, 0]]), text[[1, 1, 0]], denoise_threshold=0).tolist() == [1], "ties: smallest label"
-    assert predict_labels(1e-30 * np.eye(3), 1e30 * text).tolist() == [1, 2, 3], "lengths do not matter"
+    assert predict_labels(np.ones((4, 3)), np.zeros((0, 3))).tolist() == [0] * 4, (
+        "without classes nothing is predicted"
+    )
+    assert predict_labels(
+        np.array([[0, 1.0, 0]]), text[[1, 1, 0]], denoise_threshold=0
+    ).tolist() == [1], "ties: smallest label"
+    assert predict_labels(1e-30 * np.eye(3), 1e30 * text).tolist() == [1, 2, 3], (
+        "lengths do not matter"
+    )
     assert predict_labels(torch.eye(3, dtype=torch.float16), torch.eye(3)).tolist() == [1, 2, 3]
     with pytest.raises(InputError, match="3 channels, text has 4"):
         predict_labels(np.ones((2, 3)), np.ones((2, 4)))
@@ -93,10 +118,14 @@ def test_denoising_looks_at_the_whole_map_unless_told():
     prob = np.array([[0.9, 0.1, 0.0], [0.2, 0.45, 0.35], [0.1, 0.1, 0.8]])
     assert labels_from_probabilities(prob).tolist() == [1, 3, 3], "class 2 never reaches 0.5"
     assert labels_from_probabilities(prob, denoise_threshold=0).tolist() == [1, 2, 3]
-    assert labels_from_probabilities(prob, denoise_chunk=2).tolist() == [1, 1, 3], "class 3 is not known in the first chunk"
+    assert labels_from_probabilities(prob, denoise_chunk=2).tolist() == [1, 1, 3], (
+        "class 3 is not known in the first chunk"
+    )
     assert labels_from_probabilities(prob, denoise_chunk=100).tolist() == [1, 3, 3]
     assert labels_from_probabilities(prob, prediction_threshold=0.85).tolist() == [1, 0, 0]
-    assert labels_from_probabilities(prob, denoise_threshold=2.0, prediction_threshold=0.0).tolist() == [0, 0, 0]
+    assert labels_from_probabilities(
+        prob, denoise_threshold=2.0, prediction_threshold=0.0
+    ).tolist() == [0, 0, 0]
     with pytest.raises(InputError, match="denoise_chunk"):
         labels_from_probabilities(prob, denoise_chunk=0)
 
@@ -119,12 +148,20 @@ def test_neighbours_equal_a_slow_reference(k):
 
 def test_corners_of_neighbours():
     xyz = np.array([[0, 0, 0], [0.05, 0, 0], [1, 1, 1]], np.float32)
-    assert knn_labels(xyz, xyz, [3, 1, 2], k=5).tolist() == [1, 1, 1], "fewer than k: all vote, the smallest label wins the tie"
-    assert knn_labels(xyz, np.zeros((0, 3)), [], k=5).tolist() == [0, 0, 0], "an empty map predicts nothing"
+    assert knn_labels(xyz, xyz, [3, 1, 2], k=5).tolist() == [1, 1, 1], (
+        "fewer than k: all vote, the smallest label wins the tie"
+    )
+    assert knn_labels(xyz, np.zeros((0, 3)), [], k=5).tolist() == [0, 0, 0], (
+        "an empty map predicts nothing"
+    )
     assert knn_labels(np.zeros((0, 3)), xyz, [3, 1, 2]).tolist() == []
-    assert knn_labels(xyz, xyz, [0, 0, 2], k=3).tolist() == [0, 0, 0], "no prediction counts like a label"
+    assert knn_labels(xyz, xyz, [0, 0, 2], k=3).tolist() == [0, 0, 0], (
+        "no prediction counts like a label"
+    )
     gt = np.array([[0.01, 0, 0], [0.1, 0, 0], [1, 1, 1]])
-    assert knn_labels(gt, xyz, [3, 1, 2], k=0).tolist() == [3, 0, 2], "k = 0: the same voxel or nothing"
+    assert knn_labels(gt, xyz, [3, 1, 2], k=0).tolist() == [3, 0, 2], (
+        "k = 0: the same voxel or nothing"
+    )
     assert knn_labels(torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([4]), k=1).tolist() == [4]
     for bad in (
         {"k": -1},
@@ -168,20 +205,34 @@ def slow_score(gt, predicted, classes, protocol, ignore):
 def test_scores_equal_a_slow_reference(data, protocol):
     size = data.draw(st.integers(0, 40))
     labels = st.lists(st.integers(0, 5), min_size=size, max_size=size)
-    gt, predicted, ignore = data.draw(labels), data.draw(labels), data.draw(st.sets(st.integers(-1, 6)))
+    gt, predicted, ignore = (
+        data.draw(labels),
+        data.draw(labels),
+        data.draw(st.sets(st.integers(-1, 6))),
+    )
     found = score(np.array(gt, int), np.array(predicted, int), 5, protocol, ignore)
-    np.testing.assert_allclose(list(found.means().values()), slow_score(gt, predicted, 5, protocol, ignore), rtol=1e-12)
+    np.testing.assert_allclose(
+        list(found.means().values()), slow_score(gt, predicted, 5, protocol, ignore), rtol=1e-12
+    )
 
 
 def test_what_the_protocols_count():
     gt, predicted = [1, 1, 2, 2, 0, 3], [1, 0, 2, 1, 2, 2]
     radseg = score(gt, predicted, 4)
-    assert radseg.tp.tolist() == [1, 1, 0, 0] and radseg.fp.tolist() == [1, 1, 0, 0] and radseg.fn.tolist() == [1, 1, 1, 0]
+    assert (
+        radseg.tp.tolist() == [1, 1, 0, 0]
+        and radseg.fp.tolist() == [1, 1, 0, 0]
+        and radseg.fn.tolist() == [1, 1, 1, 0]
+    )
     np.testing.assert_allclose(radseg.iou, [1 / 3, 1 / 3, 0, np.nan])
     ignoring = score(gt, predicted, 4, ignore=(3,))
-    assert ignoring.fp.tolist() == [1, 0, 0, 0] and np.isnan(ignoring.iou[2]), "a voxel of an ignored class does not count"
+    assert ignoring.fp.tolist() == [1, 0, 0, 0] and np.isnan(ignoring.iou[2]), (
+        "a voxel of an ignored class does not count"
+    )
     hovsg = score(gt, predicted, 4, "hovsg", ignore=(0, 3))
-    assert hovsg.fp.tolist() == [1, 2, 0, 0], "predictions on ignored ground truth are false positives"
+    assert hovsg.fp.tolist() == [1, 2, 0, 0], (
+        "predictions on ignored ground truth are false positives"
+    )
     assert hovsg.miou == pytest.approx((1 / 3 + 1 / 4) / 2)
     assert np.isnan(score([0, 0], [1, 2], 3).miou), "nothing to score"
     assert score([-1, 1], [-2, 1], 2).acc == 1.0, "negative labels are 0"
@@ -199,7 +250,9 @@ def test_scores_refuse_nonsense():
 def test_confusion_and_coverage():
     assert confusion([1, 2, 0], [2, 2, 1], 2).tolist() == [[0, 1, 0], [0, 0, 1], [0, 0, 1]]
     gt, xyz = np.array([[0.0, 0, 0], [1, 0, 0], [0.1, 0, 0]]), np.array([[0.0, 0, 0], [1, 0, 0]])
-    assert coverage(gt, xyz, [1, 0], 0.1) == pytest.approx(2 / 3), "a voxel without a prediction covers nothing; the rim counts"
+    assert coverage(gt, xyz, [1, 0], 0.1) == pytest.approx(2 / 3), (
+        "a voxel without a prediction covers nothing; the rim counts"
+    )
     assert coverage(gt, xyz, [0, 0], 0.1) == 0.0
     assert np.isnan(coverage(np.zeros((0, 3)), xyz, [1, 1], 0.1))
 
@@ -207,4 +260,6 @@ def test_confusion_and_coverage():
 def test_votes_of_points():
     index = np.array([[1, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]])
     voxels, labels = vote(index, np.array([2, 7, 3, 3, 4]))
-    assert voxels.tolist() == [[0, 0, 0], [1, 0, 0]] and labels.tolist() == [4, 3], "majority; the lowest label on a tie"
+    assert voxels.tolist() == [[0, 0, 0], [1, 0, 0]] and labels.tolist() == [4, 3], (
+        "majority; the lowest label on a tie"
+    )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node over real transport and the evaluator on the same recording make the same map, and score the same."""
+"""The node over real transport and the evaluator on the same recording make the same map, and score
+the same.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ SHORT_SIDE = 96  # not the size of the recording: the working resolution is part
 
 @pytest.fixture
 def robot(monkeypatch):
-    domain = {"ROS_DOMAIN_ID": str(100 + os.getpid() % 90), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **profile_environment()}
+    domain = {
+        "ROS_DOMAIN_ID": str(100 + os.getpid() % 90),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **profile_environment(),
+    }
     for name, value in domain.items():
         monkeypatch.setenv(name, value)
     rclpy.init()
@@ -41,11 +47,18 @@ def robot(monkeypatch):
 
 def map_of_the_node(robot: Robot, recording: Path, folder: Path) -> Path:
     """Play the recording to a node and have it saved by its service."""
-    settings = {"encoder": "colors", "short_side": SHORT_SIDE, "node.backlog": 50, "node.map_directory": folder}
+    settings = {
+        "encoder": "colors",
+        "short_side": SHORT_SIDE,
+        "node.backlog": 50,
+        "node.map_directory": folder,
+    }
     parameters = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
     node = Process(str(HERE / "color_node.py"), "--ros-args", *parameters)
     try:
-        wait_for(lambda: "ready" in node.text or node.process.poll() is not None, 60, "start of the node")
+        wait_for(
+            lambda: "ready" in node.text or node.process.poll() is not None, 60, "start of the node"
+        )
         play(str(recording), "--rate", "5")
         wait_for(lambda: integrated(robot) == world.FRAMES, 30, "all frames")
         saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="node.radmap")
@@ -65,22 +78,45 @@ def test_node_and_offline_agree(robot, tmp_path, capsys, monkeypatch):
     recording = world.write_folder(tmp_path / "room")
     online_file = map_of_the_node(robot, recording, tmp_path)
     options = ["--encoder", "colors", "--set", f"short_side={SHORT_SIDE}", "--no-pictures"]
-    assert main(["run", "--root", str(recording), "--save-map", "--out", str(tmp_path / "run"), *options]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "--root",
+                str(recording),
+                "--save-map",
+                "--out",
+                str(tmp_path / "run"),
+                *options,
+            ]
+        )
+        == 0
+    )
     online, identity = load_map(online_file)
     offline, _ = load_map(tmp_path / "run" / "room" / "map.radmap")
     ours, theirs = offline.snapshot(), online.snapshot()
     order = [np.lexsort(snapshot.index.numpy().T) for snapshot in (ours, theirs)]
     assert identity.frame_id == "map" and len(ours) > 1000
     for name in ("index", "hits"):
-        assert np.array_equal(getattr(ours, name).numpy()[order[0]], getattr(theirs, name).numpy()[order[1]]), name
+        assert np.array_equal(
+            getattr(ours, name).numpy()[order[0]], getattr(theirs, name).numpy()[order[1]]
+        ), name
     for name in ("features", "rgb", "xyz"):
-        np.testing.assert_allclose(getattr(ours, name).numpy()[order[0]], getattr(theirs, name).numpy()[order[1]], atol=1e-4)
+        np.testing.assert_allclose(
+            getattr(ours, name).numpy()[order[0]],
+            getattr(theirs, name).numpy()[order[1]],
+            atol=1e-4,
+        )
 
     xyz, labels = world.points()
     np.savez(tmp_path / "gt.npz", xyz=xyz, labels=labels)
     scores = []
     for path in (online_file, tmp_path / "run" / "room" / "map.radmap"):
         against = ["--gt", str(tmp_path / "gt.npz"), "--classes", str(recording / "meta.json")]
-        assert main(["score", str(path), "--out", str(tmp_path / "scores"), *against, *options]) == 0
-        scores.append(json.loads((tmp_path / "scores" / path.stem / "metrics.json").read_text())["classes"])
+        assert (
+            main(["score", str(path), "--out", str(tmp_path / "scores"), *against, *options]) == 0
+        )
+        scores.append(
+            json.loads((tmp_path / "scores" / path.stem / "metrics.json").read_text())["classes"]
+        )
     assert scores[0] == scores[1] and capsys.readouterr()

@@ -23,7 +23,9 @@ def cloud(count: int = 50) -> Cloud:
 
 @pytest.mark.parametrize("suffix", [".ply", ".pcd"])
 def test_open3d_reads_back_what_was_written(tmp_path, suffix):
-    o3d = pytest.importorskip("open3d", reason="clouds are written by way of Open3D, which is not installed")
+    o3d = pytest.importorskip(
+        "open3d", reason="clouds are written by way of Open3D, which is not installed"
+    )
     expected, path = cloud(), tmp_path / f"map{suffix}"
     write_cloud(path, expected)
     found = o3d.t.io.read_point_cloud(str(path)).point

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated room: rays meet surfaces where geometry says, and the recording agrees with its own truth."""
+"""The generated room: rays meet surfaces where geometry says, and the recording agrees with its own
+truth.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,11 @@ def recording(tmp_path_factory):
 
 def test_the_recording_is_complete_and_made_only_once(recording):
     frames, truth = recording
-    assert len(frames) == 12 and gallery.is_complete(frames.path, 12) and not gallery.is_complete(frames.path, 13)
+    assert (
+        len(frames) == 12
+        and gallery.is_complete(frames.path, 12)
+        and not gallery.is_complete(frames.path, 13)
+    )
     assert len(truth["objects"]) >= 5 and truth["absent"]
 
 

@@ -20,7 +20,9 @@ from radseg_ros.geometry import (
 )
 
 
-@pytest.mark.parametrize("hw, size", [((680, 1200), (640, 1129)), ((480, 640), (640, 853)), ((1168, 1752), (640, 960))])
+@pytest.mark.parametrize(
+    "hw, size", [((680, 1200), (640, 1129)), ((480, 640), (640, 853)), ((1168, 1752), (640, 960))]
+)
 def test_working_size_keeps_the_aspect(hw, size):
     assert working_size(hw, 640) == size
     assert working_size(hw[::-1], 640) == size[::-1]
@@ -29,9 +31,12 @@ def test_working_size_keeps_the_aspect(hw, size):
 
 def test_a_pixel_sees_the_same_direction_after_resizing():
     scaled = scale_intrinsics(K, (12, 16), (24, 48))
-    # Rows are scaled: pixel (u, v) of the small image and (3 u, 2 v) of the large one lie on one ray.
+    # Rows are scaled: pixel (u, v) of the small image and (3 u, 2 v) of the large one lie on one
+    # ray.
     pixel = np.array([5.0, 7.0, 1.0])
-    np.testing.assert_allclose(np.linalg.inv(K) @ pixel, np.linalg.inv(scaled) @ (pixel * [3, 2, 1]))
+    np.testing.assert_allclose(
+        np.linalg.inv(K) @ pixel, np.linalg.inv(scaled) @ (pixel * [3, 2, 1])
+    )
 
 
 def test_resized_frame_has_one_size_and_never_mixes_depth():
@@ -62,41 +67,64 @@ def test_working_size_zero_and_equal_size_change_nothing():
 def test_downscaling_averages_colour():
     board = np.indices((12, 16)).sum(0) % 2 * 200
     resized = resize_frame(frame(1.0, rgb=np.repeat(board[..., None], 3, 2).astype(np.uint8)), 3)
-    assert np.abs(resized.rgb[1:-1, 1:-1].astype(int) - 100).max() < 12  # without antialias it would be 0 or 200
+    assert (
+        np.abs(resized.rgb[1:-1, 1:-1].astype(int) - 100).max() < 12
+    )  # without antialias it would be 0 or 200
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_back_projection_is_the_inverse_of_projection(seed):
     rng = np.random.default_rng(seed)
-    camera = np.array([[rng.uniform(5, 50), rng.normal(), 8], [0, rng.uniform(5, 50), 6], [0, 0, 1]])
+    camera = np.array(
+        [[rng.uniform(5, 50), rng.normal(), 8], [0, rng.uniform(5, 50), 6], [0, 0, 1]]
+    )
     T, depth = pose(rng), torch.tensor(rng.uniform(0.1, 9, (12, 16)))
     u, v = torch.arange(16), torch.arange(12)
     xyz = torch.stack(world_points(depth, u, v, camera, T), -1).reshape(-1, 3)
     local = camera_points(xyz, T)
     pixels = local @ torch.tensor(camera).T
     np.testing.assert_allclose(local[:, 2], depth.flatten(), rtol=1e-9)
-    np.testing.assert_allclose((pixels[:, :2] / pixels[:, 2:]).reshape(12, 16, 2)[..., 0], u.expand(12, 16), atol=1e-8)
-    np.testing.assert_allclose((pixels[:, :2] / pixels[:, 2:]).reshape(12, 16, 2)[..., 1], v[:, None].expand(12, 16), atol=1e-8)
+    np.testing.assert_allclose(
+        (pixels[:, :2] / pixels[:, 2:]).reshape(12, 16, 2)[..., 0], u.expand(12, 16), atol=1e-8
+    )
+    np.testing.assert_allclose(
+        (pixels[:, :2] / pixels[:, 2:]).reshape(12, 16, 2)[..., 1],
+        v[:, None].expand(12, 16),
+        atol=1e-8,
+    )
 
 
 def test_unit_of_world_points():
     depth, u, v = torch.ones(2, 3), torch.arange(3), torch.arange(2)
-    metres, voxels = (torch.stack(world_points(depth, u, v, K, np.eye(4), unit)) for unit in (1.0, 0.05))
+    metres, voxels = (
+        torch.stack(world_points(depth, u, v, K, np.eye(4), unit)) for unit in (1.0, 0.05)
+    )
     np.testing.assert_allclose(metres * 20, voxels)
 
 
-@pytest.mark.parametrize("size, cells", [(16, 4), (17, 5), (5, 5), (4, 9), (7, 1), (1, 1), (1, 6), (864, 54)])
+@pytest.mark.parametrize(
+    "size, cells", [(16, 4), (17, 5), (5, 5), (4, 9), (7, 1), (1, 1), (1, 6), (864, 54)]
+)
 def test_cells_and_weights_are_those_of_interpolate(size, cells):
     grid = torch.randn(cells, dtype=torch.float64)
     lower, weight = bilinear_cells(torch.arange(size), size, cells)
     ours = grid[lower] * (1 - weight) + grid[(lower + 1).clamp(max=cells - 1)] * weight
-    theirs = torch.nn.functional.interpolate(grid[None, None, None], (1, size), mode="bilinear", align_corners=False)
+    theirs = torch.nn.functional.interpolate(
+        grid[None, None, None], (1, size), mode="bilinear", align_corners=False
+    )
     np.testing.assert_allclose(ours, theirs.flatten(), atol=1e-12)
-    assert ((weight >= 0) & (weight <= 1)).all() and (lower >= 0).all() and (lower <= max(cells - 2, 0)).all()
+    assert (
+        ((weight >= 0) & (weight <= 1)).all()
+        and (lower >= 0).all()
+        and (lower <= max(cells - 2, 0)).all()
+    )
 
 
 def test_rounding_is_half_to_even():
-    values = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49999999999999994, 1e6 + 0.5, -1e6 - 1.5], dtype=torch.float64)
+    values = torch.tensor(
+        [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49999999999999994, 1e6 + 0.5, -1e6 - 1.5],
+        dtype=torch.float64,
+    )
     assert torch.equal(round_half_even(values.clone()), torch.round(values))
     many = torch.randn(10_000, dtype=torch.float64) * 1e4
     assert torch.equal(round_half_even(many.clone()), torch.round(many))

@@ -42,7 +42,9 @@ class LetterTower:
 
     def embed(self, texts):
         self.texts += texts
-        counts = torch.tensor([[float(text.count(c)) + 0.1 for c in string.ascii_lowercase[:SIZE]] for text in texts])
+        counts = torch.tensor(
+            [[float(text.count(c)) + 0.1 for c in string.ascii_lowercase[:SIZE]] for text in texts]
+        )
         return F.normalize(counts, dim=-1)
 
 
@@ -62,24 +64,53 @@ def save_tower(folder, kind: str):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     torch.manual_seed(0)
-    vocabulary = {c: i for i, c in enumerate(["<pad>", "<unk>", "<eos>", *string.ascii_lowercase, *string.digits, " ", "-"])}
+    vocabulary = {
+        c: i
+        for i, c in enumerate(
+            ["<pad>", "<unk>", "<eos>", *string.ascii_lowercase, *string.digits, " ", "-"]
+        )
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 2)]
+    )
     special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.save_pretrained(folder)
-    text = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text |= {"max_position_embeddings": 77 if kind == "clip" else 64, "eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 0}
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "vocab_size": 48,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text |= {
+        "max_position_embeddings": 77 if kind == "clip" else 64,
+        "eos_token_id": 2,
+        "bos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     if kind == "clip":
-        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=SIZE)
+        config = transformers.CLIPConfig(
+            text_config=text, vision_config=vision, projection_dim=SIZE
+        )
         model = transformers.CLIPModel(config)
     elif kind == "siglip2":
-        config = transformers.Siglip2Config(text_config=text | {"projection_size": SIZE}, vision_config=vision)
+        config = transformers.Siglip2Config(
+            text_config=text | {"projection_size": SIZE}, vision_config=vision
+        )
         model = transformers.Siglip2Model(config)
     else:
-        config = transformers.SiglipConfig(text_config=text | {"projection_size": SIZE}, vision_config=vision)
+        config = transformers.SiglipConfig(
+            text_config=text | {"projection_size": SIZE}, vision_config=vision
+        )
         model = transformers.SiglipModel(config)
     model.eval().save_pretrained(folder)
     return model, fast
@@ -103,7 +134,12 @@ def test_there_are_80_different_templates():
 
 @pytest.mark.parametrize(
     ("text", "canonical"),
-    [("Office_Chair", "office chair"), ("  a\tphoto of  a dog. ", "a photo of a dog"), ("close-up", "closeup"), ("T.V.!", "tv")],
+    [
+        ("Office_Chair", "office chair"),
+        ("  a\tphoto of  a dog. ", "a photo of a dog"),
+        ("close-up", "closeup"),
+        ("T.V.!", "tv"),
+    ],
 )
 def test_canonical_text(text, canonical):
     assert canonicalise(text) == canonical
@@ -114,7 +150,9 @@ def test_canonical_text(text, canonical):
 def test_a_label_may_be_canonical_before_or_after_the_template(text):
     """Which is why vectors are kept under the canonical label."""
     assert canonicalise(canonicalise(text)) == canonicalise(text)
-    assert canonicalise(f"a photo of a {text}.") == canonicalise(f"a photo of a {canonicalise(text)}.")
+    assert canonicalise(f"a photo of a {text}.") == canonicalise(
+        f"a photo of a {canonicalise(text)}."
+    )
 
 
 def test_a_label_is_the_mean_of_unit_vectors_and_a_prompt_is_itself(tmp_path):
@@ -139,7 +177,9 @@ def test_every_text_is_embedded_once(tmp_path):
     again = TextEmbedder(another := LetterTower(), SIZE)  # another process: the cache on disk
     torch.testing.assert_close(again.labels(["chair", "dog", "chair"]), first)
     assert not another.texts
-    torch.testing.assert_close(TextEmbedder(NoTower(), SIZE).labels(["dog"])[0], first[1])  # without the tower: newest weights
+    torch.testing.assert_close(
+        TextEmbedder(NoTower(), SIZE).labels(["dog"])[0], first[1]
+    )  # without the tower: newest weights
 
 
 def test_the_cache_knows_towers_weights_and_modes(tmp_path):
@@ -186,7 +226,9 @@ def test_a_file_of_embeddings_replaces_the_tower(tmp_path):
     embedder = TextEmbedder(LetterTower(), SIZE)
     embedder.save(file, ["Dining_table", "dog"], ["a red dog"])
     robot = TextEmbedder(None, SIZE, [file], TextCache(tmp_path / "empty"))
-    torch.testing.assert_close(robot.labels(["dog", "dining table"]), embedder.labels(["dog", "dining_table"]))
+    torch.testing.assert_close(
+        robot.labels(["dog", "dining table"]), embedder.labels(["dog", "dining_table"])
+    )
     torch.testing.assert_close(robot.prompts(["A red dog."]), embedder.prompts(["a red dog"]))
     with pytest.raises(LanguageError, match="unknown prompt 'dog'"):
         robot.prompts(["dog"])
@@ -195,8 +237,12 @@ def test_a_file_of_embeddings_replaces_the_tower(tmp_path):
 def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     file = tmp_path / "words.npz"
     TextEmbedder(LetterTower(), SIZE).save(file, ["dog"])
-    assert ("label", "dog") in load_embeddings(file, "mirror/letters")  # another home of the same tower
-    with pytest.raises(LanguageError, match="words.npz: made with the text tower letters.*needs google/other"):
+    assert ("label", "dog") in load_embeddings(
+        file, "mirror/letters"
+    )  # another home of the same tower
+    with pytest.raises(
+        LanguageError, match="words.npz: made with the text tower letters.*needs google/other"
+    ):
         load_embeddings(file, "google/other")
     with pytest.raises(LanguageError, match="24 numbers, the head gives 8"):
         load_embeddings(file, dimensions=8)
@@ -210,12 +256,17 @@ def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch):
 
 
 def test_an_unknown_label_without_a_tower_is_said_to_be_just_that():
-    with pytest.raises(LanguageError, match="unknown label 'unicorn'.*text tower letters is not in the cache.*radseg-text"):
+    with pytest.raises(
+        LanguageError,
+        match="unknown label 'unicorn'.*text tower letters is not in the cache.*radseg-text",
+    ):
         TextEmbedder(NoTower(), SIZE).labels(["Unicorn"])
     with pytest.raises(LanguageError, match="unknown label 'unicorn'.*no text tower is known"):
         TextEmbedder(None, SIZE).labels(["unicorn"])
     missing = TextTower("nobody/has-this-tower", offline=True)
-    with pytest.raises(LanguageError, match="unknown label 'dog'.*nobody/has-this-tower is not in.*offline"):
+    with pytest.raises(
+        LanguageError, match="unknown label 'dog'.*nobody/has-this-tower is not in.*offline"
+    ):
         TextEmbedder(missing, SIZE).labels(["dog"])
     with pytest.raises(LanguageError, match="no such folder"):
         TextEmbedder(TextTower("/no/such/folder"), SIZE).labels(["dog"])
@@ -256,8 +307,12 @@ def test_towers_through_transformers(tmp_path, kind):
     tower = TextTower(str(tmp_path / kind), offline=True)
     texts = ["a photo of a dog", "chair", "x" * 100]
     length = 77 if kind == "clip" else 64
-    ids = tokenizer(texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
-    assert ids.shape == (3, length) and ids[0, -1] == 0 and ids[2, -1] == 2  # padded on the right, cut before the end token
+    ids = tokenizer(
+        texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt"
+    )["input_ids"]
+    assert (
+        ids.shape == (3, length) and ids[0, -1] == 0 and ids[2, -1] == 2
+    )  # padded on the right, cut before the end token
     with torch.inference_mode():
         features = model.get_text_features(input_ids=ids)
         features = features if isinstance(features, torch.Tensor) else features.pooler_output
@@ -277,14 +332,30 @@ def test_towers_that_are_none(tmp_path, tower_folder):
 
 
 def test_from_the_desk_to_the_robot(tmp_path, tower_folder, capsys, monkeypatch):
-    """radseg-text where the tower is; then an encoder with its file, and neither tower nor cache."""
+    """radseg-text where the tower is.
+
+    Then an encoder with its file, and neither tower nor cache.
+    """
     checkpoint = radio_files.write_small(tmp_path / "small.pth.tar")
     (tmp_path / "more.txt").write_text("sofa, couch\n\nfloor lamp\n")
     file = tmp_path / "words.npz"
-    arguments = ["Office_Chair", "--file", str(tmp_path / "more.txt"), "--prompt", "a red mug", "--out", str(file)]
+    arguments = [
+        "Office_Chair",
+        "--file",
+        str(tmp_path / "more.txt"),
+        "--prompt",
+        "a red mug",
+        "--out",
+        str(file),
+    ]
     assert radseg_text([*arguments, "--tower", str(tower_folder), "--offline"]) == 0
     assert f"{4 + len(BACKGROUND) + 1} texts" in capsys.readouterr().out
-    options = {"checkpoint": str(checkpoint), "device": "cpu", "offline": True, "text_tower": str(tower_folder)}
+    options = {
+        "checkpoint": str(checkpoint),
+        "device": "cpu",
+        "offline": True,
+        "text_tower": str(tower_folder),
+    }
     desk = make_encoder("radseg", **options)
     expected = desk.embed_labels(["office chair", "couch"])
     monkeypatch.setenv("RADSEG_CACHE", str(tmp_path / "other"))
@@ -301,10 +372,22 @@ def test_radseg_text_reports_what_is_missing(tmp_path, capsys):
     checkpoint = radio_files.write_small(tmp_path / "small.pth.tar")
     assert radseg_text(["--out", str(tmp_path / "o.npz")]) == 1
     assert "nothing to embed" in capsys.readouterr().err
-    assert radseg_text(["dog", "--checkpoint", str(tmp_path / "no.pth.tar"), "--out", str(tmp_path / "o.npz")]) == 1
+    assert (
+        radseg_text(
+            ["dog", "--checkpoint", str(tmp_path / "no.pth.tar"), "--out", str(tmp_path / "o.npz")]
+        )
+        == 1
+    )
     assert "no such file" in capsys.readouterr().err
-    assert radseg_text(["dog", "--checkpoint", str(checkpoint), "--offline", "--out", str(tmp_path / "o.npz")]) == 1
-    assert "siglip2-so400m-patch16-naflex is not in the Hugging Face cache" in capsys.readouterr().err
+    assert (
+        radseg_text(
+            ["dog", "--checkpoint", str(checkpoint), "--offline", "--out", str(tmp_path / "o.npz")]
+        )
+        == 1
+    )
+    assert (
+        "siglip2-so400m-patch16-naflex is not in the Hugging Face cache" in capsys.readouterr().err
+    )
     assert not (tmp_path / "o.npz").exists()
 
 
@@ -326,8 +409,14 @@ def test_the_tokenizer_follows_its_settings(tmp_path):
 
     save_tower(tmp_path / "t", "siglip")
     settings_file = tmp_path / "t" / "tokenizer_config.json"
-    settings_ = json.loads(settings_file.read_text()) | {"add_bos_token": False, "add_eos_token": False, "padding_side": "left"}
+    settings_ = json.loads(settings_file.read_text()) | {
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "padding_side": "left",
+    }
     settings_file.write_text(json.dumps(settings_))
     assert load_tokenizer(tmp_path / "t", 5).encode("ab").ids == [3, 4, 0, 0, 0]
-    settings_file.write_text(json.dumps(settings_ | {"add_eos_token": True, "eos_token": {"content": "<eos>"}}))
+    settings_file.write_text(
+        json.dumps(settings_ | {"add_eos_token": True, "eos_token": {"content": "<eos>"}})
+    )
     assert load_tokenizer(tmp_path / "t", 5).encode("ab").ids == [3, 4, 2, 0, 0]

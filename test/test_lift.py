@@ -17,8 +17,12 @@ from radseg_ros.voxels.lift import lift
 def total(lifted, features: FeatureMap) -> dict[tuple[int, ...], np.ndarray]:
     """Voxel -> hits, colour sums, feature sums."""
     patches = features.data.reshape(features.channels, -1).T.contiguous()
-    values = torch.cat([lifted.hits[:, None].double(), lifted.rgb_sum, lifted.feature_sums(patches).double()], 1)
-    return {tuple(index): row.numpy() for index, row in zip(lifted.index.tolist(), values, strict=True)}
+    values = torch.cat(
+        [lifted.hits[:, None].double(), lifted.rgb_sum, lifted.feature_sums(patches).double()], 1
+    )
+    return {
+        tuple(index): row.numpy() for index, row in zip(lifted.index.tolist(), values, strict=True)
+    }
 
 
 def test_a_wall_has_one_depth():
@@ -48,7 +52,9 @@ def test_weights_are_a_sparse_matrix_whose_rows_sum_to_the_hits():
     np.testing.assert_allclose(dense.sum(1), lifted.hits, rtol=1e-6)
     patches = features.data.reshape(5, -1).T.contiguous()
     np.testing.assert_allclose(dense @ patches, lifted.feature_sums(patches), atol=1e-5)
-    np.testing.assert_allclose(lifted.feature_sums(patches)[2:5], lifted.feature_sums(patches, 2, 5))
+    np.testing.assert_allclose(
+        lifted.feature_sums(patches)[2:5], lifted.feature_sums(patches, 2, 5)
+    )
     assert lifted.feature_sums(patches, 3, 3).shape == (0, 5)
 
 
@@ -79,13 +85,18 @@ def test_colour_of_another_size_is_interpolated_at_the_depth_pixels():
     rgb = rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)
     lifted = lift(frame(2.0, rgb=rgb), (3, 4), 10.0)  # one voxel
     planes = torch.tensor(rgb).permute(2, 0, 1)[None].double() / 255
-    expected = torch.nn.functional.interpolate(planes, (12, 16), mode="bilinear", align_corners=False).sum((0, 2, 3))
+    expected = torch.nn.functional.interpolate(
+        planes, (12, 16), mode="bilinear", align_corners=False
+    ).sum((0, 2, 3))
     np.testing.assert_allclose(lifted.rgb_sum.sum(0), expected, rtol=1e-5)
 
 
 def test_float_and_byte_colours_mean_the_same():
     rgb = np.random.default_rng(5).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    a, b = (lift(frame(2.0, rgb=image), (1, 1), 0.1).rgb_sum for image in (rgb, (rgb / 255).astype(np.float32)))
+    a, b = (
+        lift(frame(2.0, rgb=image), (1, 1), 0.1).rgb_sum
+        for image in (rgb, (rgb / 255).astype(np.float32))
+    )
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
@@ -98,7 +109,12 @@ def test_no_return_is_dropped_and_counted():
 
 def test_range_keeps_its_limits():
     depth = np.tile(np.linspace(0.5, 2.0, 16, dtype=np.float32), (12, 1))
-    lifted = lift(frame(depth), (3, 4), 0.05, LiftConfig(min_range=float(depth[0, 3]), max_range=float(depth[0, 9])))
+    lifted = lift(
+        frame(depth),
+        (3, 4),
+        0.05,
+        LiftConfig(min_range=float(depth[0, 3]), max_range=float(depth[0, 9])),
+    )
     assert int(lifted.hits.sum()) == 12 * 7 and lifted.dropped["range"] == 12 * 9
 
 
@@ -159,7 +175,9 @@ def test_coordinates_are_exact_far_from_the_origin(centre):
     assert torch.equal(near.index + shift, moved.index) and torch.equal(near.hits, moved.hits)
 
 
-@pytest.mark.parametrize("config", [LiftConfig(border=6), LiftConfig(border=100), LiftConfig(max_range=0.1)])
+@pytest.mark.parametrize(
+    "config", [LiftConfig(border=6), LiftConfig(border=100), LiftConfig(max_range=0.1)]
+)
 def test_nothing_left_is_no_error(config):
     lifted = lift(frame(2.0), (3, 4), 0.05, config)
     assert len(lifted.key) == 0 and lifted.feature_sums(torch.zeros(12, 5)).shape == (0, 5)
@@ -191,4 +209,7 @@ def test_skewed_intrinsics_are_honoured():
     features = FeatureMap(torch.ones(1, 1, 1))
     reference = DictionaryMap(0.2)
     reference.integrate(observed, features)
-    assert total(lift(observed, (1, 1), 0.2), features).keys() - reference.doubtful == reference.sums.keys() - reference.doubtful
+    assert (
+        total(lift(observed, (1, 1), 0.2), features).keys() - reference.doubtful
+        == reference.sums.keys() - reference.doubtful
+    )

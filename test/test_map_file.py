@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Map files: nothing is lost, nothing damaged is taken, and a process killed while saving leaves a whole file."""
+"""Map files: nothing is lost, nothing damaged is taken, and a process killed while saving leaves a
+whole file.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,21 @@ def test_going_on_after_loading_is_as_if_it_was_never_saved(tmp_path, dtype):
         observed = random_frame(rng, stamp_ns=10 + step)
         assert kept.integrate(*observed) == loaded.integrate(*observed)
     a, b = kept.table.state(), loaded.table.state()
-    assert all(torch.equal(a[name], b[name]) for name in a) and kept.last_stamp_ns == loaded.last_stamp_ns == 14
+    assert (
+        all(torch.equal(a[name], b[name]) for name in a)
+        and kept.last_stamp_ns == loaded.last_stamp_ns == 14
+    )
 
 
 def test_an_empty_map_is_a_map(tmp_path):
     save_map(tmp_path / "a.radmap", VoxelMap(0.05, 7))
     loaded, identity = load_map(tmp_path / "a.radmap")
-    assert len(loaded) == 0 and loaded.channels == 7 and identity == MapIdentity() and loaded.last_stamp_ns is None
+    assert (
+        len(loaded) == 0
+        and loaded.channels == 7
+        and identity == MapIdentity()
+        and loaded.last_stamp_ns is None
+    )
 
 
 def test_options_of_the_reader_win_and_types_convert(tmp_path):
@@ -59,7 +69,10 @@ def test_options_of_the_reader_win_and_types_convert(tmp_path):
     assert loaded.config.max_voxels == 5000 and loaded.lift.pixel_stride == 2
     assert_same(loaded.snapshot(), saved.snapshot(), tolerance=2e-3)
     save_map(tmp_path / "b.radmap", loaded)
-    assert_same(load_map(tmp_path / "b.radmap", config=MapConfig(voxel_size=0.2))[0].snapshot(), loaded.snapshot())
+    assert_same(
+        load_map(tmp_path / "b.radmap", config=MapConfig(voxel_size=0.2))[0].snapshot(),
+        loaded.snapshot(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,11 +101,24 @@ def test_every_cut_and_every_flipped_byte_is_refused(tmp_path):
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     start_of_data = 8 + int.from_bytes(whole[:8], "little")
-    for cut in [0, 1, 7, 8, 100, start_of_data, *rng.integers(0, len(whole), 20).tolist(), len(whole) - 1]:
+    for cut in [
+        0,
+        1,
+        7,
+        8,
+        100,
+        start_of_data,
+        *rng.integers(0, len(whole), 20).tolist(),
+        len(whole) - 1,
+    ]:
         path.write_bytes(whole[:cut])
         with pytest.raises(MapFileError):
             load_map(path)
-    for position in [*range(0, 8), *rng.integers(start_of_data, len(whole), 60).tolist(), len(whole) - 1]:
+    for position in [
+        *range(0, 8),
+        *rng.integers(start_of_data, len(whole), 60).tolist(),
+        len(whole) - 1,
+    ]:
         damaged = bytearray(whole)
         damaged[position] ^= 0x10
         path.write_bytes(damaged)
@@ -155,7 +181,9 @@ def test_merging_asks_for_the_same_identity():
     with pytest.raises(MapFileError, match="frame_id"):
         merge_maps(a, IDENTITY, b, MapIdentity("radseg:base", "abc123", "siglip2", frame_id="odom"))
     merge_maps(a, IDENTITY, b, IDENTITY)
-    assert int(a.table["hits"].sum()) == int(some_map(1).table["hits"].sum() + b.table["hits"].sum())
+    assert int(a.table["hits"].sum()) == int(
+        some_map(1).table["hits"].sum() + b.table["hits"].sum()
+    )
 
 
 KILL_SAVES = """
@@ -173,7 +201,8 @@ def world(count):
     number = torch.arange(count)
     slots, order = made.table.claim(pack(torch.stack([number, number * 0, number * 0]).double()))
     one = torch.ones(count, dtype=torch.int64)
-    made.table.add(slots, one, torch.zeros(count, 3).double(), one, one, lambda a, b: torch.full((b - a, 128), float(count)))
+    black = torch.zeros(count, 3).double()
+    made.table.add(slots, one, black, one, one, lambda a, b: torch.full((b - a, 128), float(count)))
     return made
 
 path, maps = Path(sys.argv[1]), [world(20_000), world(30_000)]
@@ -203,10 +232,18 @@ print(json.dumps(result))
 def test_a_process_killed_at_any_moment_of_saving_leaves_a_whole_file(tmp_path):
     path = tmp_path / "a.radmap"
     root = Path(__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", KILL_SAVES, str(path)], capture_output=True, text=True, cwd=root, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", KILL_SAVES, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)
     assert set(result["sizes"]) <= {20_000, 30_000}
-    assert result["killed"] >= 10 and result["leftovers"] >= 1, f"too few kills fell into a save: {result}"
+    assert result["killed"] >= 10 and result["leftovers"] >= 1, (
+        f"too few kills fell into a save: {result}"
+    )
     save_map(path, some_map())
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # leftovers of the dead are gone

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole chain without ROS and without weights: a room with coloured boxes, asked for by name."""
+"""The whole chain without ROS and without weights: a room with coloured boxes, asked by name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from radseg_ros.datatypes import ConfigError, Frame, LanguageError
 from radseg_ros.mapper import Mapper
 
 K = np.array([[120.0, 0, 79.5], [0, 120, 59.5], [0, 0, 1]])
-BOXES = {"red": ((-0.5, 0.0, 2.0), (255, 0, 0)), "blue": ((0.6, 0.2, 1.5), (0, 0, 255))}  # centre of the front face, m
+BOXES = {
+    "red": ((-0.5, 0.0, 2.0), (255, 0, 0)),
+    "blue": ((0.6, 0.2, 1.5), (0, 0, 255)),
+}  # centre of the front face, m
 HALF = 0.2
 
 
 def view(stamp: int = 0, shift: float = 0.0) -> Frame:
-    """A camera at (shift, 0, 0) looks along z at a grey wall 3 m away with two coloured squares in front of it."""
+    """A camera at (shift, 0, 0) looks along z at a grey wall 3 m away with two coloured squares in
+    front of it.
+    """
     v, u = np.mgrid[:120, :160]
     ray = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]], -1)
     depth, rgb = np.full((120, 160), 3.0, np.float32), np.full((120, 160, 3), 128, np.uint8)
@@ -42,7 +47,9 @@ def mapper(**map_options) -> Mapper:
 
 @pytest.mark.parametrize("space", ["backbone", "language"])
 def test_boxes_are_found_where_they_are_and_others_are_not(space):
-    found = {answer.label: answer for answer in mapper(space=space).answer(["red", "blue", "green"])}
+    found = {
+        answer.label: answer for answer in mapper(space=space).answer(["red", "blue", "green"])
+    }
     for name, (centre, _) in BOXES.items():
         assert found[name].objects[0].centre == pytest.approx(centre, abs=0.06)
         assert found[name].objects[0].last_seen_ns == 30
@@ -70,7 +77,9 @@ def test_answers_do_not_depend_on_the_company():
 def test_semantic_cloud_colours_and_labels():
     cloud = mapper().semantic_cloud(["blue", "red"])
     for i, name in enumerate(["blue", "red"]):
-        centre = np.median(cloud.xyz[cloud.label == i], axis=0)  # colour bleeds onto the wall behind
+        centre = np.median(
+            cloud.xyz[cloud.label == i], axis=0
+        )  # colour bleeds onto the wall behind
         assert centre == pytest.approx(BOXES[name][0], abs=0.06)
     assert (cloud.label == -1).sum() > len(cloud) / 2  # the wall
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: E402 (what needs ROS is imported after the check that it is there)
-"""Real nodes, as processes, over the real transport: node, player and client, and what happens to bad input."""
+"""Real nodes, as processes, over the real transport: node, player and client, and what happens to
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +45,19 @@ from radseg_ros.ros import messages
 from radseg_ros.ros.transport import profile_environment
 
 HERE = Path(__file__).parent
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 RED_CENTRE = (0.2, 0.0, 2.0)  # where write_scene puts the red square
 FRAMES = 8
 BACKLOG = 20
 
 
 def write_scene(path: Path) -> Path:
-    """A grey wall at 2 m with a red square of 0.4 m; the camera moves 2 cm to the right from frame to frame."""
+    """A grey wall at 2 m with a red square of 0.4 m.
+
+    The camera moves 2 cm to the right from frame to frame.
+    """
     write_folder(path, list(range(FRAMES)))
     height, width, focal = 120, 160, 120.0
     np.savetxt(path / "intrinsics.txt", [[focal, 0, 80], [0, focal, 60], [0, 0, 1]])
@@ -59,7 +66,9 @@ def write_scene(path: Path) -> Path:
         rgb = np.full((height, width, 3), 128, np.uint8)
         rgb[48:72, round(left) : round(right)] = (255, 0, 0)
         Picture.fromarray(rgb).save(path / "color" / f"{i:06d}.png")
-        Picture.fromarray(np.full((height, width), 2000, np.uint16)).save(path / "depth" / f"{i:06d}.png")
+        Picture.fromarray(np.full((height, width), 2000, np.uint16)).save(
+            path / "depth" / f"{i:06d}.png"
+        )
         T = np.eye(4)
         T[0, 3] = 0.02 * i
         np.savetxt(path / "pose" / f"{i:06d}.txt", T)
@@ -83,9 +92,15 @@ class Process:
         path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": path, **environment}
         self.process = subprocess.Popen(
-            [sys.executable, "-u", *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-u", *command],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        self._reader = threading.Thread(target=lambda: self.lines.extend(iter(self.process.stdout.readline, "")), daemon=True)
+        self._reader = threading.Thread(
+            target=lambda: self.lines.extend(iter(self.process.stdout.readline, "")), daemon=True
+        )
         self._reader.start()
 
     @property
@@ -130,7 +145,9 @@ class Robot:
         self.node.destroy_node()
 
     def call(self, type_: Any, name: str, timeout: float = 15.0, **request: Any) -> Any:
-        client = self._clients.get(name) or self._clients.setdefault(name, self.node.create_client(type_, name))
+        client = self._clients.get(name) or self._clients.setdefault(
+            name, self.node.create_client(type_, name)
+        )
         assert client.wait_for_service(timeout), f"no service {name}"
         future = client.call_async(type_.Request(**request))
         wait_for(future.done, timeout, f"answer of {name}")
@@ -159,7 +176,11 @@ class Robot:
 @pytest.fixture(scope="module")
 def robot() -> Iterator[Robot]:
     """ROS in this process, in a domain of its own."""
-    changes = {"ROS_DOMAIN_ID": str(10 + os.getpid() % 90), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **profile_environment()}
+    changes = {
+        "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **profile_environment(),
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in changes.items():
             patch.setenv(name, value)
@@ -187,7 +208,11 @@ def node(robot: Robot, maps: Path) -> Iterator[Process]:
     settings |= {"node.publish_period": 0.2, "node.backlog": BACKLOG, "node.map_directory": maps}
     parameters = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
     process = Process(str(HERE / "color_node.py"), "--ros-args", *parameters)
-    wait_for(lambda: "ready" in process.text or process.process.poll() is not None, 60, "start of the node")
+    wait_for(
+        lambda: "ready" in process.text or process.process.poll() is not None,
+        60,
+        "start of the node",
+    )
     yield process
     assert process.stop() == 0 and "Traceback" not in process.text, process.text
 
@@ -200,7 +225,11 @@ def empty(robot: Robot, node: Process) -> Any:
 
     def drops() -> dict[str, int]:
         now = {drop.reason: drop.count for drop in robot.query("red").status.drops}
-        return {reason: count - before.get(reason, 0) for reason, count in now.items() if count != before.get(reason, 0)}
+        return {
+            reason: count - before.get(reason, 0)
+            for reason, count in now.items()
+            if count != before.get(reason, 0)
+        }
 
     return drops
 
@@ -216,7 +245,10 @@ def play(*arguments: str) -> str:
 
 
 def as_array(cloud: PointCloud2) -> np.ndarray:
-    assert cloud.point_step == messages.POINT.itemsize and cloud.width * cloud.point_step == cloud.row_step == len(cloud.data)
+    assert (
+        cloud.point_step == messages.POINT.itemsize
+        and cloud.width * cloud.point_step == cloud.row_step == len(cloud.data)
+    )
     return np.frombuffer(cloud.data, messages.POINT)
 
 
@@ -230,31 +262,60 @@ def offline(recording: Path) -> Mapper:
 
 def test_silence_is_explained(robot, node):
     """The first test: nothing has been published yet."""
-    line = wait_for(lambda: next((line for line in node.lines if "no frame for 5 s" in line), None), 10)
+    line = wait_for(
+        lambda: next((line for line in node.lines if "no frame for 5 s" in line), None), 10
+    )
     assert "/depth/camera_info, /pose, /depth/image, /color/image: no publisher" in line
 
 
 def test_a_recording_is_mapped_and_answers_queries(robot, node, empty, scene):
     first = integrated(robot)
-    assert re.search(rf"published {FRAMES} info, {FRAMES} pose, {FRAMES} depth, {FRAMES} color", play(str(scene), "--rate", "10"))
+    assert re.search(
+        rf"published {FRAMES} info, {FRAMES} pose, {FRAMES} depth, {FRAMES} color",
+        play(str(scene), "--rate", "10"),
+    )
     wait_for(lambda: integrated(robot) == first + FRAMES, what=f"all frames; {empty()}")
     assert not empty(), "nothing was lost"
 
     answer = robot.query("a red square", "blue", return_cloud=True)
-    assert answer.success and answer.header.frame_id == "map" and answer.header.stamp.sec > 1_500_000_000
+    assert (
+        answer.success
+        and answer.header.frame_id == "map"
+        and answer.header.stamp.sec > 1_500_000_000
+    )
     red, blue = answer.answers
-    assert red.found and red.label == "a red square" and not blue.found and not blue.objects and blue.best_score < red.best_score
+    assert (
+        red.found
+        and red.label == "a red square"
+        and not blue.found
+        and not blue.objects
+        and blue.best_score < red.best_score
+    )
     (square,) = red.objects
     centre = (square.centre.x, square.centre.y, square.centre.z)
     np.testing.assert_allclose(centre, RED_CENTRE, atol=0.05)
-    assert 0.3 < square.size.x < 0.55 and square.voxels > 30 and square.last_seen == answer.header.stamp
+    assert (
+        0.3 < square.size.x < 0.55
+        and square.voxels > 30
+        and square.last_seen == answer.header.stamp
+    )
 
     reference = offline(scene)
     points = as_array(answer.cloud)
-    assert [field.name for field in answer.cloud.fields] == ["x", "y", "z", "rgb", "label", "score", "hits"]
+    assert [field.name for field in answer.cloud.fields] == [
+        "x",
+        "y",
+        "z",
+        "rgb",
+        "label",
+        "score",
+        "hits",
+    ]
     assert len(points) == len(reference.map) == answer.status.voxels
     expected = reference.semantic_cloud(["a red square", "blue"])
-    assert sorted(zip(*points_of(points), strict=True)) == sorted(zip(*points_of_cloud(expected), strict=True)), "node == offline"
+    assert sorted(zip(*points_of(points), strict=True)) == sorted(
+        zip(*points_of_cloud(expected), strict=True)
+    ), "node == offline"
 
 
 def points_of(points: np.ndarray) -> list[list]:
@@ -281,8 +342,17 @@ def test_clouds_are_latched_and_stamped_with_the_last_frame(robot, node, scene):
 
 def test_reset_empties_the_map_and_an_empty_cloud_keeps_its_layout(robot, node, empty):
     answer = robot.query("red", return_cloud=True)
-    assert answer.success and answer.status.voxels == 0 and not answer.answers[0].found and answer.answers[0].best_score == 0
-    assert len(as_array(answer.cloud)) == 0 and len(answer.cloud.fields) == 7 and answer.header.stamp.sec == 0
+    assert (
+        answer.success
+        and answer.status.voxels == 0
+        and not answer.answers[0].found
+        and answer.answers[0].best_score == 0
+    )
+    assert (
+        len(as_array(answer.cloud)) == 0
+        and len(answer.cloud.fields) == 7
+        and answer.header.stamp.sec == 0
+    )
     wait_for(lambda: robot.latest("/radseg_mapping/rgb_cloud").width == 0, what="empty cloud")
 
 
@@ -303,7 +373,11 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
     play(str(scene), "--rate", "20", "--pose", "odometry", "--count", "3")
     wait_for(lambda: integrated(robot) == first + 3)
     table = Process("-m", "radseg_ros.ros.query_client", "red", "blue")
-    printed = subprocess.run([sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"], capture_output=True, text=True)
+    printed = subprocess.run(
+        [sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"],
+        capture_output=True,
+        text=True,
+    )
     code, text = table.result()
     assert code == 0 and re.search(r"red +1\.00 +0\.2\d +-?0\.0\d +2\.00", text), text
     assert re.search(r"blue +0\.\d\d +not found", text), text
@@ -313,7 +387,9 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
 
 
 def test_a_client_without_a_node_gives_up(robot):
-    code, text = Process("-m", "radseg_ros.ros.query_client", "red", "--node", "/nobody", "--timeout", "0.5").result()
+    code, text = Process(
+        "-m", "radseg_ros.ros.query_client", "red", "--node", "/nobody", "--timeout", "0.5"
+    ).result()
     assert code == 1 and "no service /nobody/query after 0.5 s" in text and "Traceback" not in text
 
 
@@ -331,14 +407,27 @@ def write_looping_bag(path: Path) -> Path:
 @pytest.mark.slow
 def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
     first, logged = integrated(robot), len(node.lines)
-    player = Process("-m", "radseg_ros.ros.player", str(write_looping_bag(tmp_path / "bag")), "--speed", "3", "--loop")
-    wait_for(lambda: integrated(robot) >= first + 30, what=f"two turns of twelve frames and a half; {empty()}")
+    player = Process(
+        "-m",
+        "radseg_ros.ros.player",
+        str(write_looping_bag(tmp_path / "bag")),
+        "--speed",
+        "3",
+        "--loop",
+    )
+    wait_for(
+        lambda: integrated(robot) >= first + 30,
+        what=f"two turns of twelve frames and a half; {empty()}",
+    )
     player.stop()
     assert re.search(r"published .*\d+ info", player.text), player.text
     warnings = [line for line in node.lines[logged:] if "time ran backwards on" in line]
     said = [float(re.search(r"\[(\d+\.\d+)\]", line)[1]) for line in warnings]  # s
-    assert said and all(later - earlier > 4.5 for earlier, later in zip(said, said[1:], strict=False)), (
-        f"four topics jump at once: the user reads of it once, and of the next turn not within 5 s: {said}"
+    assert said and all(
+        later - earlier > 4.5 for earlier, later in zip(said, said[1:], strict=False)
+    ), (
+        "four topics jump at once: the user reads of it once, and of the next turn not within 5 "
+        f"s: {said}"
     )
     assert robot.query("white").answers[0].found
 
@@ -350,7 +439,10 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     before = robot.query("red", return_cloud=True)
     saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="rooms/office")
     assert saved.success, saved.message
-    assert Path(saved.path) == maps / "rooms" / "office.radmap" and saved.voxels == before.status.voxels
+    assert (
+        Path(saved.path) == maps / "rooms" / "office.radmap"
+        and saved.voxels == before.status.voxels
+    )
     assert saved.bytes == Path(saved.path).stat().st_size
     robot.call(Trigger, "/radseg_mapping/reset")
     assert robot.query("red").status.voxels == 0
@@ -365,9 +457,19 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     ply = robot.call(SaveMap, "/radseg_mapping/save_map", path="office.ply")
     assert ply.success and (maps / "office.ply").read_bytes().startswith(b"ply"), ply.message
 
-    labelled = robot.call(SaveMap, "/radseg_mapping/save_map", path="labels.pcd", labels=["red", "blue"])
-    fields = next(line for line in (maps / "labels.pcd").read_bytes().splitlines() if line.startswith(b"FIELDS"))
-    assert labelled.success and labelled.voxels == ply.voxels and set(fields.split()) >= {b"x", b"rgb", b"label", b"score"}
+    labelled = robot.call(
+        SaveMap, "/radseg_mapping/save_map", path="labels.pcd", labels=["red", "blue"]
+    )
+    fields = next(
+        line
+        for line in (maps / "labels.pcd").read_bytes().splitlines()
+        if line.startswith(b"FIELDS")
+    )
+    assert (
+        labelled.success
+        and labelled.voxels == ply.voxels
+        and set(fields.split()) >= {b"x", b"rgb", b"label", b"score"}
+    )
 
     (maps / "broken.radmap").write_bytes(Path(saved.path).read_bytes()[:-100])
     for service, type_, path, text in (
@@ -378,7 +480,9 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     ):
         response = robot.call(type_, f"/radseg_mapping/{service}", path=path)
         assert not response.success and text in response.message, response.message
-    assert robot.query("red").status.voxels == saved.voxels, "a refused file leaves the map as it is"
+    assert robot.query("red").status.voxels == saved.voxels, (
+        "a refused file leaves the map as it is"
+    )
 
 
 class Sender:
@@ -388,9 +492,18 @@ class Sender:
         self.robot = robot
         self.stamp_ns = time.time_ns()
 
-    def __call__(self, color: dict | None = None, depth: dict | None = None, info: dict | None = None, pose: Any = None) -> None:
+    def __call__(
+        self,
+        color: dict | None = None,
+        depth: dict | None = None,
+        info: dict | None = None,
+        pose: Any = None,
+    ) -> None:
         self.stamp_ns += 100_000_000
-        camera, world = messages.header(self.stamp_ns, "camera"), messages.header(self.stamp_ns, "map")
+        camera, world = (
+            messages.header(self.stamp_ns, "camera"),
+            messages.header(self.stamp_ns, "map"),
+        )
         rgb, metres = np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32)
         sent = {
             "depth/camera_info": (messages.info_message(K, (12, 16), camera), info),
@@ -411,10 +524,16 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
     send()
     wait_for(lambda: integrated(robot) == first + 1, what=f"a good frame; {empty()}")
     bad = [
-        ({"color": {"encoding": "yuv422"}}, "image encoding 'yuv422' is not supported; supported: rgb8"),
+        (
+            {"color": {"encoding": "yuv422"}},
+            "image encoding 'yuv422' is not supported; supported: rgb8",
+        ),
         ({"color": {"height": 0, "data": b""}}, "image is empty (16x0)"),
         ({"color": {"data": bytes(100)}}, "image data is truncated: 100 bytes"),
-        ({"color": {"height": 6, "data": bytes(288)}}, "colour image (16x6) and depth image (16x12) do not show the same view"),
+        (
+            {"color": {"height": 6, "data": bytes(288)}},
+            "colour image (16x6) and depth image (16x12) do not show the same view",
+        ),
         ({"depth": {"encoding": "rgb8"}}, "depth image has encoding 'rgb8'"),
         ({"pose": {"pose.pose.orientation.w": 0.0}}, "pose that is not a rigid transform"),
         ({"pose": {"header.frame_id": "odom"}}, "pose in frame 'odom', but the map is in 'map'"),
@@ -422,14 +541,22 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
     for changes, _ in bad:
         send(**changes)
     send()
-    wait_for(lambda: integrated(robot) >= first + 2, what=f"the good frame after the bad ones; {empty()}")
+    wait_for(
+        lambda: integrated(robot) >= first + 2, what=f"the good frame after the bad ones; {empty()}"
+    )
     counted = wait_for(lambda: (found := empty()) and len(found) >= len(bad) and found)
     for _, reason in bad:
         assert any(reason in text for text in counted), (reason, counted)
-    # The two frames without a usable pose of their own were completed by interpolation between their neighbours.
-    wait_for(lambda: integrated(robot) == first + 4, what=f"two good and two interpolated frames; {empty()}")
+    # The two frames without a usable pose of their own were completed by interpolation between
+    # their neighbours.
+    wait_for(
+        lambda: integrated(robot) == first + 4,
+        what=f"two good and two interpolated frames; {empty()}",
+    )
     voxels = robot.query("red").status.voxels
-    nothing = messages.depth_message(np.full((12, 16), np.nan, np.float32), messages.header(0, "camera"))
+    nothing = messages.depth_message(
+        np.full((12, 16), np.nan, np.float32), messages.header(0, "camera")
+    )
     send(depth={"encoding": nothing.encoding, "step": nothing.step, "data": nothing.data})
     wait_for(lambda: integrated(robot) == first + 5, what="a frame without any valid depth")
     assert robot.query("red").status.voxels == voxels
@@ -437,16 +564,22 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
 
 def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(robot, node, empty):
     send = Sender(robot)
-    slow = messages.color_message(np.full((12, 16, 3), SLOW_PIXEL, np.uint8), messages.header(0, "camera")).data
+    slow = messages.color_message(
+        np.full((12, 16, 3), SLOW_PIXEL, np.uint8), messages.header(0, "camera")
+    ).data
     first = integrated(robot)
     send(color={"data": slow})
     wait_for(lambda: robot.query("red").status.frames_waiting, what="the first frame")
     start = time.monotonic()
     status = robot.query("red").status
-    assert time.monotonic() - start < SLOW / 2 and status.frames_integrated == first, "answered while the frame was encoded"
+    assert time.monotonic() - start < SLOW / 2 and status.frames_integrated == first, (
+        "answered while the frame was encoded"
+    )
     for _ in range(BACKLOG + 3):
         send()
-    wait_for(lambda: integrated(robot) == first + 1 + BACKLOG, what="the first and the newest frames")
+    wait_for(
+        lambda: integrated(robot) == first + 1 + BACKLOG, what="the first and the newest frames"
+    )
     ((reason, count),) = empty().items()
     assert count == 3 and "replaced by a newer one" in reason
 
@@ -459,12 +592,20 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
     try:
         topics = [word for topic in ("color/image", "depth/image", "depth/camera_info", "pose")
                   for word in ("-r", f"{topic}:=/lite/{topic}")]  # fmt: skip
-        play(str(recording), "--start", "200", "--count", "12", "--rate", "5", "--ros-args", *topics)
+        play(
+            str(recording), "--start", "200", "--count", "12", "--rate", "5", "--ros-args", *topics
+        )
         node = "/lite/radseg_mapping"
-        wait_for(lambda: robot.query("sofa", node=node).status.frames_integrated == 12, 60, "twelve frames")
+        wait_for(
+            lambda: robot.query("sofa", node=node).status.frames_integrated == 12,
+            60,
+            "twelve frames",
+        )
         sofa, giraffe = robot.query("sofa", "giraffe", node=node).answers
         assert sofa.found and not giraffe.found
-        assert -3.5 < sofa.objects[0].centre.z < 0.5 and 0.5 < sofa.objects[0].centre.x < 3.5, "where the labelled boxes are"
+        assert -3.5 < sofa.objects[0].centre.z < 0.5 and 0.5 < sofa.objects[0].centre.x < 3.5, (
+            "where the labelled boxes are"
+        )
     finally:
         assert process.stop() == 0, process.text
 
@@ -472,10 +613,21 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["-p", "lift.max_rnage:=4.0"], "unknown option lift.max_rnage; did you mean lift.max_range?"),
+        (
+            ["-p", "lift.max_rnage:=4.0"],
+            "unknown option lift.max_rnage; did you mean lift.max_range?",
+        ),
         (["-p", "encoder:=radseg", "-p", "radseg.checkpoint:=/nowhere/c.pth.tar"], "encoder:=lite"),
-        pytest.param(["-p", "encoder:=light"], "'light' is not one of radseg, lite; did you mean", marks=pytest.mark.slow),
-        pytest.param(["-p", "node.camera_offset:=[1.0]"], "camera_offset takes 16 numbers", marks=pytest.mark.slow),
+        pytest.param(
+            ["-p", "encoder:=light"],
+            "'light' is not one of radseg, lite; did you mean",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["-p", "node.camera_offset:=[1.0]"],
+            "camera_offset takes 16 numbers",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_node_that_cannot_work_ends_with_one_clear_line(robot, arguments, text):
@@ -488,6 +640,11 @@ def test_a_node_that_cannot_work_ends_with_one_clear_line(robot, arguments, text
 def test_a_player_without_listeners_gives_up(robot, scene):
     elsewhere = ["--wait-timeout", "0.3", "--ros-args", "-r", "pose:=/else/pose"]
     code, text = Process("-m", "radseg_ros.ros.player", str(scene), *elsewhere).result()
-    assert code == 1 and "no subscriber of" in text and "/else/pose" in text and "published nothing" in text
+    assert (
+        code == 1
+        and "no subscriber of" in text
+        and "/else/pose" in text
+        and "published nothing" in text
+    )
     code, text = Process("-m", "radseg_ros.ros.player", str(scene.parent)).result()
     assert code == 1 and "neither a rosbag2" in text and "Traceback" not in text

@@ -19,7 +19,9 @@ MAPPING = Path(__file__).parents[1] / "config" / "mapping.yaml"
 
 
 def test_the_shipped_file_is_what_the_generator_writes():
-    assert MAPPING.read_text() == to_yaml(), "run: python -m radseg_ros.ros.params > config/mapping.yaml"
+    assert MAPPING.read_text() == to_yaml(), (
+        "run: python -m radseg_ros.ros.params > config/mapping.yaml"
+    )
 
 
 def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
@@ -40,25 +42,42 @@ def test_every_option_has_its_meaning_right_above_it():
     for parameter in parameters():
         assert parameter.doc
         leaf = parameter.name.split(".")[-1] + ":"
-        assert any(line.startswith(leaf) and lines[i - 1].startswith("# ") for i, line in enumerate(lines)), parameter.name
+        assert any(
+            line.startswith(leaf) and lines[i - 1].startswith("# ") for i, line in enumerate(lines)
+        ), parameter.name
 
 
 def test_dotted_names_become_groups():
-    overrides = {"encoder": "lite", "lift.max_range": 4, "query.background": ("wall", "floor"), "lift.clip_min": None}
+    overrides = {
+        "encoder": "lite",
+        "lift.max_range": 4,
+        "query.background": ("wall", "floor"),
+        "lift.clip_min": None,
+    }
     config = config_from_overrides(overrides)
-    assert config.encoder == "lite" and config.query.background == ["wall", "floor"] and config.lift.clip_min == []
+    assert (
+        config.encoder == "lite"
+        and config.query.background == ["wall", "floor"]
+        and config.lift.clip_min == []
+    )
     assert config.lift.max_range == 4.0 and isinstance(config.lift.max_range, float)
 
 
 def test_parameters_of_ros_itself_are_let_through():
-    overrides = {"use_sim_time": True, "qos_overrides./color/image.subscription.reliability": "reliable"}
+    overrides = {
+        "use_sim_time": True,
+        "qos_overrides./color/image.subscription.reliability": "reliable",
+    }
     assert config_from_overrides(overrides) == Config()
 
 
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        ({"lift.max_rnage": 4.0}, r"unknown option lift\.max_rnage; did you mean lift\.max_range\?"),
+        (
+            {"lift.max_rnage": 4.0},
+            r"unknown option lift\.max_rnage; did you mean lift\.max_range\?",
+        ),
         ({"encodr": "lite"}, "did you mean encoder"),
         ({"lyft.max_range": 4.0}, r"unknown option lyft; did you mean lift\?"),
         ({"encoder.name": "lite"}, "encoder"),
@@ -80,10 +99,15 @@ class RecordingNode:
     """Stands for an rclpy node."""
 
     def __init__(self, **overrides: object) -> None:
-        self._parameter_overrides = {name.replace("__", "."): SimpleNamespace(value=value) for name, value in overrides.items()}
+        self._parameter_overrides = {
+            name.replace("__", "."): SimpleNamespace(value=value)
+            for name, value in overrides.items()
+        }
         self.declared: dict[str, object] = {}
 
-    def declare_parameter(self, name: str, value: object, descriptor: object, ignore_override: bool) -> None:
+    def declare_parameter(
+        self, name: str, value: object, descriptor: object, ignore_override: bool
+    ) -> None:
         assert name not in self.declared and ignore_override
         self.declared[name] = (value, descriptor)
 
@@ -94,8 +118,12 @@ def test_declare_declares_every_leaf_with_the_value_that_counts():
     assert config.map.voxel_size == 0.1
     assert list(node.declared) == [parameter.name for parameter in parameters()]
     assert node.declared["map.voxel_size"][0] == 0.1 and node.declared["map.voxel_size"][1]
-    leaves = sum(len(dataclasses.fields(getattr(Config(), f.name))) if dataclasses.is_dataclass(getattr(Config(), f.name)) else 1
-                 for f in dataclasses.fields(Config))  # fmt: skip
+    leaves = sum(
+        len(dataclasses.fields(getattr(Config(), f.name)))
+        if dataclasses.is_dataclass(getattr(Config(), f.name))
+        else 1
+        for f in dataclasses.fields(Config)
+    )
     assert len(node.declared) == leaves
 
 

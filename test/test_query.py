@@ -21,12 +21,18 @@ def geometry(xyz: list, last_seen: list | None = None) -> MapSnapshot:
     n = len(points)
     stamps = torch.tensor(last_seen if last_seen is not None else [0] * n, dtype=torch.int64)
     index = torch.round(points / 0.05).long()
-    return MapSnapshot(index, points, torch.zeros(n, 3), torch.zeros(n, 0), torch.ones(n), stamps, stamps)
+    return MapSnapshot(
+        index, points, torch.zeros(n, 3), torch.zeros(n, 0), torch.ones(n), stamps, stamps
+    )
 
 
 def test_cosine_of_orthogonal_and_zero_vectors():
-    result = cosine(torch.tensor([[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
-    torch.testing.assert_close(result, torch.tensor([[1.0, 0.0], [0.0, 0.0], [math.sqrt(0.5), math.sqrt(0.5)]]))
+    result = cosine(
+        torch.tensor([[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    )
+    torch.testing.assert_close(
+        result, torch.tensor([[1.0, 0.0], [0.0, 0.0], [math.sqrt(0.5), math.sqrt(0.5)]])
+    )
 
 
 def test_relevancy_is_one_half_at_a_tie_and_counts_the_strongest_background():
@@ -42,7 +48,10 @@ def test_score_of_a_text_does_not_depend_on_the_other_texts():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 12)] * 3), min_size=1, max_size=25, unique=True), st.sampled_from([1.1, 1.8, 3.2]))
+@given(
+    st.lists(st.tuples(*[st.integers(0, 12)] * 3), min_size=1, max_size=25, unique=True),
+    st.sampled_from([1.1, 1.8, 3.2]),
+)
 def test_groups_equal_flood_fill(points, gap):
     xyz = np.array(points, float)
     group = connected_groups(xyz, gap)
@@ -68,7 +77,11 @@ def test_two_blobs_are_two_objects_best_first():
     lonely, weak = [[5.0, 5, 5]], [[1.0, 0, 0]] * 3
     scores = np.array([0.6, 0.6, 0.6, 0.9, 0.9, 0.9, 0.7, 0.99, 0.1, 0.1, 0.1])
     stamps = [1, 2, 3, 40, 50, 60, 7, 99, 0, 0, 0]
-    first, second = find_objects(geometry(near + far + lonely + weak, stamps), scores, QueryConfig(min_voxels=3, max_gap=0.08))
+    first, second = find_objects(
+        geometry(near + far + lonely + weak, stamps),
+        scores,
+        QueryConfig(min_voxels=3, max_gap=0.08),
+    )
     assert first.voxels == 4 and second.voxels == 3
     assert first.score == pytest.approx(0.9) and first.last_seen_ns == 60
     assert first.size == pytest.approx((0.15, 0, 0), abs=1e-6)
@@ -79,7 +92,11 @@ def test_two_blobs_are_two_objects_best_first():
 
 def test_max_objects_keeps_the_best():
     points = [[x, 0, 0] for x in range(5)]
-    found = find_objects(geometry(points), np.array([0.6, 0.9, 0.7, 0.95, 0.8]), QueryConfig(min_voxels=1, max_objects=2))
+    found = find_objects(
+        geometry(points),
+        np.array([0.6, 0.9, 0.7, 0.95, 0.8]),
+        QueryConfig(min_voxels=1, max_objects=2),
+    )
     assert [o.centre[0] for o in found] == pytest.approx([3.0, 1.0])
 
 

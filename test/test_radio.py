@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every layout of a RADIO checkpoint gives the same network; everything else is refused with a message that helps."""
+"""Every layout of a RADIO checkpoint gives the same network.
+
+Everything else is refused with a message that helps.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,17 @@ def small(tmp_path_factory) -> Path:
 
 def language(path, **options) -> np.ndarray:
     """What an encoder makes of RGB, in language space."""
-    encoder = make_encoder("radseg", checkpoint=str(path), crop=0, device="cpu", offline=True, **options)
+    encoder = make_encoder(
+        "radseg", checkpoint=str(path), crop=0, device="cpu", offline=True, **options
+    )
     return encoder.project(encoder.encode(RGB).data.flatten(1).T).numpy()
 
 
 def change_state(**changes):
-    """A change of a checkpoint's tensors: key -> tensor, or None to drop it. Double underscores stand for dots."""
+    """A change of a checkpoint's tensors: key -> tensor, or None to drop it.
+
+    Double underscores stand for dots.
+    """
 
     def change(content):
         for key, value in changes.items():
@@ -52,13 +60,21 @@ def change_state(**changes):
 @pytest.mark.parametrize("layout", ["index", "ema", "module", "folder", "shards", "gamma"])
 def test_every_layout_gives_the_same_vectors(small, tmp_path, layout):
     def rename(old: str, new: str):
-        return lambda content: content.update(state_dict={re.sub(old, new, k): v for k, v in content["state_dict"].items()})
+        return lambda content: content.update(
+            state_dict={re.sub(old, new, k): v for k, v in content["state_dict"].items()}
+        )
 
     write = {
-        "index": lambda: radio_files.rewrite(small, tmp_path / "a.pth.tar", radio_files.index_heads),
+        "index": lambda: radio_files.rewrite(
+            small, tmp_path / "a.pth.tar", radio_files.index_heads
+        ),
         "ema": lambda: radio_files.rewrite(small, tmp_path / "a.pth.tar", radio_files.as_ema),
-        "module": lambda: radio_files.rewrite(small, tmp_path / "a.pth.tar", rename("^", "module.")),
-        "gamma": lambda: radio_files.rewrite(small, tmp_path / "a.pth.tar", rename("grandma", "gamma")),
+        "module": lambda: radio_files.rewrite(
+            small, tmp_path / "a.pth.tar", rename("^", "module.")
+        ),
+        "gamma": lambda: radio_files.rewrite(
+            small, tmp_path / "a.pth.tar", rename("grandma", "gamma")
+        ),
         "folder": lambda: radio_files.as_folder(small, tmp_path / "hf"),
         "shards": lambda: radio_files.as_folder(small, tmp_path / "hf", shards=3),
     }
@@ -67,9 +83,15 @@ def test_every_layout_gives_the_same_vectors(small, tmp_path, layout):
 
 @pytest.mark.parametrize(("width", "depth", "heads"), [(48, 1, 3), (128, 3, 2), (80, 2, 1)])
 def test_sizes_come_from_the_tensors(tmp_path, width, depth, heads):
-    path = radio_files.write_small(tmp_path / "a.pth.tar", width=width, depth=depth, heads=heads, grid=12)
+    path = radio_files.write_small(
+        tmp_path / "a.pth.tar", width=width, depth=depth, heads=heads, grid=12
+    )
     config = build_radio(read_checkpoint(path)).config
-    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (width, depth, heads)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
+        width,
+        depth,
+        heads,
+    )
     assert (config.max_img_size, config.num_cls_tokens, config.num_registers) == (192, 4, 4)
     assert config.summary_idxs == [0, 1, 2]
     assert language(path).shape == (24, 24)
@@ -77,7 +99,9 @@ def test_sizes_come_from_the_tensors(tmp_path, width, depth, heads):
 
 @pytest.mark.parametrize(("width", "heads"), [(128, 2), (1152, 16), (1280, 16)])
 def test_heads_follow_from_the_width_when_the_options_do_not_say(tmp_path, width, heads):
-    path = radio_files.write_small(tmp_path / "a.pth.tar", width=width, depth=1, heads=1, grid=2, model_kwargs={})
+    path = radio_files.write_small(
+        tmp_path / "a.pth.tar", width=width, depth=1, heads=1, grid=2, model_kwargs={}
+    )
     assert build_radio(read_checkpoint(path)).config.num_attention_heads == heads
 
 
@@ -87,14 +111,24 @@ def test_odd_mlp_sizes_survive(small, tmp_path):
         state = {f"base_model.blocks.{i}.mlp.fc1.weight": torch.randn(rows, 64) for i in range(2)}
         state |= {f"base_model.blocks.{i}.mlp.fc1.bias": torch.randn(rows) for i in range(2)}
         state |= {f"base_model.blocks.{i}.mlp.fc2.weight": torch.randn(64, rows) for i in range(2)}
-        path = radio_files.rewrite(small, tmp_path / "a.pth.tar", lambda c, state=state: c["state_dict"].update(state))
+        path = radio_files.rewrite(
+            small, tmp_path / "a.pth.tar", lambda c, state=state: c["state_dict"].update(state)
+        )
         build_radio(read_checkpoint(path))
 
 
 def test_no_layer_scale_is_a_factor_of_one(small, tmp_path):
-    ones = {f"base_model.blocks.{i}.{ls}.grandma": torch.ones(64) for i in range(2) for ls in ("ls1", "ls2")}
-    with_ones = radio_files.rewrite(small, tmp_path / "a.pth.tar", lambda c: c["state_dict"].update(ones))
-    without = radio_files.rewrite(small, tmp_path / "b.pth.tar", lambda c: [c["state_dict"].pop(key) for key in ones])
+    ones = {
+        f"base_model.blocks.{i}.{ls}.grandma": torch.ones(64)
+        for i in range(2)
+        for ls in ("ls1", "ls2")
+    }
+    with_ones = radio_files.rewrite(
+        small, tmp_path / "a.pth.tar", lambda c: c["state_dict"].update(ones)
+    )
+    without = radio_files.rewrite(
+        small, tmp_path / "b.pth.tar", lambda c: [c["state_dict"].pop(key) for key in ones]
+    )
     np.testing.assert_array_equal(language(with_ones), language(without))
 
 
@@ -102,17 +136,41 @@ def test_half_precision_weights_are_computed_in_single(small, tmp_path):
     def halve(content):
         content["state_dict"] = {key: value.half() for key, value in content["state_dict"].items()}
 
-    assert np.abs(language(radio_files.rewrite(small, tmp_path / "a.pth.tar", halve)) - language(small)).max() < 0.05
+    assert (
+        np.abs(
+            language(radio_files.rewrite(small, tmp_path / "a.pth.tar", halve)) - language(small)
+        ).max()
+        < 0.05
+    )
 
 
 def test_version_1_heads():
     torch.manual_seed(0)
     slow = nn.Sequential(
-        nn.Linear(6, 5), nn.LayerNorm(5), nn.ReLU(),
-        nn.Linear(5, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 3),
-    )  # fmt: skip
-    names = {"0": "fc1", "1": "norm", "3": "inner.0", "4": "inner.1", "6": "inner.3", "7": "inner.4", "9": "fc2"}
-    state = {names[key.split(".")[0]] + "." + key.split(".")[1]: value for key, value in slow.state_dict().items()}
+        nn.Linear(6, 5),
+        nn.LayerNorm(5),
+        nn.ReLU(),
+        nn.Linear(5, 5),
+        nn.LayerNorm(5),
+        nn.ReLU(),
+        nn.Linear(5, 5),
+        nn.LayerNorm(5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+    names = {
+        "0": "fc1",
+        "1": "norm",
+        "3": "inner.0",
+        "4": "inner.1",
+        "6": "inner.3",
+        "7": "inner.4",
+        "9": "fc2",
+    }
+    state = {
+        names[key.split(".")[0]] + "." + key.split(".")[1]: value
+        for key, value in slow.state_dict().items()
+    }
     x = torch.randn(4, 6)
     torch.testing.assert_close(build_head(state, "here")(x), slow(x))
 
@@ -126,7 +184,9 @@ def test_version_2_heads():
     x = torch.randn(4, 6)
 
     def half(y, name):
-        y = nn.functional.gelu(nn.functional.layer_norm(y, (5,), state[f"{name}.0.weight"], state[f"{name}.0.bias"]))
+        y = nn.functional.gelu(
+            nn.functional.layer_norm(y, (5,), state[f"{name}.0.weight"], state[f"{name}.0.bias"])
+        )
         return y @ state[f"{name}.2.weight"].T + state[f"{name}.2.bias"]
 
     y = x @ state["fc1.weight"].T + state["fc1.bias"]
@@ -138,17 +198,38 @@ def test_version_2_heads():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (change_state(base_model__blocks__1__attn__proj__weight=None), ["a.pth.tar", "encoder.layer.1.attention.o_proj.weight"]),
-        (change_state(base_model__blocks__0__norm1__bias=torch.zeros(7)), ["a.pth.tar", "norm1.bias", "(7,)", "(64,)"]),
+        (
+            change_state(base_model__blocks__1__attn__proj__weight=None),
+            ["a.pth.tar", "encoder.layer.1.attention.o_proj.weight"],
+        ),
+        (
+            change_state(base_model__blocks__0__norm1__bias=torch.zeros(7)),
+            ["a.pth.tar", "norm1.bias", "(7,)", "(64,)"],
+        ),
         (change_state(base_model__patch_generator__pos_embed=None), ["a.pth.tar", "pos_embed"]),
-        (change_state(base_model__blocks__0__mlp__w12__weight=torch.zeros(3)), ["a.pth.tar", "w12", "lacks"]),
-        (change_state(_feature_normalizer__mean=torch.zeros(64)), ["a.pth.tar", "_feature_normalizer"]),
-        (change_state(**{"_heads__siglip2__fc1__weight": None}), ["a.pth.tar", "siglip2", "fc1.weight"]),
-        (change_state(_heads__siglip2__final__0__weight=torch.zeros(3)), ["a.pth.tar", "siglip2", "final.0.weight"]),
+        (
+            change_state(base_model__blocks__0__mlp__w12__weight=torch.zeros(3)),
+            ["a.pth.tar", "w12", "lacks"],
+        ),
+        (
+            change_state(_feature_normalizer__mean=torch.zeros(64)),
+            ["a.pth.tar", "_feature_normalizer"],
+        ),
+        (
+            change_state(**{"_heads__siglip2__fc1__weight": None}),
+            ["a.pth.tar", "siglip2", "fc1.weight"],
+        ),
+        (
+            change_state(_heads__siglip2__final__0__weight=torch.zeros(3)),
+            ["a.pth.tar", "siglip2", "final.0.weight"],
+        ),
         (lambda c: setattr(c["args"], "spectral_reparam", True), ["a.pth.tar", "spectral"]),
         (lambda c: setattr(c["args"], "model_norm", True), ["a.pth.tar", "model_norm"]),
         (lambda c: c.pop("state_dict"), ["a.pth.tar", "state_dict"]),
-        (lambda c: c.update(state_dict={"weight": torch.zeros(1)}), ["a.pth.tar", "backbone", "weight"]),
+        (
+            lambda c: c.update(state_dict={"weight": torch.zeros(1)}),
+            ["a.pth.tar", "backbone", "weight"],
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(small, tmp_path, change, words):
@@ -193,7 +274,10 @@ class Evil:
 
 def test_nothing_in_a_checkpoint_is_executed(small, tmp_path):
     victim = tmp_path / "victim"
-    torch.save({"state_dict": {}, "args": argparse.Namespace(x=Evil(str(victim)))}, tmp_path / "evil.pth.tar")
+    torch.save(
+        {"state_dict": {}, "args": argparse.Namespace(x=Evil(str(victim)))},
+        tmp_path / "evil.pth.tar",
+    )
     (tmp_path / "plain.pth.tar").write_bytes(pickle.dumps({"state_dict": Evil(str(victim))}))
     for name in ("evil.pth.tar", "plain.pth.tar"):
         with pytest.raises(CheckpointError, match=name):
@@ -211,18 +295,29 @@ def test_a_wrong_head_is_named_with_the_right_ones(small):
 def test_the_language_head_is_the_teachers(small):
     encoder = make_encoder("radseg", checkpoint=str(small), device="cpu")
     assert (encoder.language, encoder.language_channels, encoder.channels) == ("siglip2", 24, 64)
-    assert make_encoder("radseg", checkpoint=str(small), device="cpu", language="clip").language_channels == 16
+    assert (
+        make_encoder(
+            "radseg", checkpoint=str(small), device="cpu", language="clip"
+        ).language_channels
+        == 16
+    )
 
 
 def test_version_4_names_its_heads_otherwise(tmp_path):
-    path = radio_files.write_small(tmp_path / "a.pth.tar", outputs={"siglip2-g": 24, "dino_v3": 12, "sam3": 8}, layer_scale=False)
+    path = radio_files.write_small(
+        tmp_path / "a.pth.tar",
+        outputs={"siglip2-g": 24, "dino_v3": 12, "sam3": 8},
+        layer_scale=False,
+    )
     encoder = make_encoder("radseg", checkpoint=str(path), device="cpu")
     assert (encoder.language, encoder.heads) == ("siglip2-g", ("siglip2-g", "dino_v3", "sam3"))
 
 
 def test_a_language_teacher_of_another_name_is_found_by_its_type(tmp_path):
     teachers = [{"name": "dino_v2", "type": "dino_v2"}, {"name": "words", "type": "open_clip"}]
-    path = radio_files.write_small(tmp_path / "a.pth.tar", outputs={"dino_v2": 12, "words": 24}, teachers=teachers)
+    path = radio_files.write_small(
+        tmp_path / "a.pth.tar", outputs={"dino_v2": 12, "words": 24}, teachers=teachers
+    )
     assert make_encoder("radseg", checkpoint=str(path), device="cpu").language == "words"
     path = radio_files.write_small(tmp_path / "b.pth.tar", outputs={"dino_v2": 12, "sam": 24})
     with pytest.raises(CheckpointError, match="none of its heads is a language head: dino_v2, sam"):
@@ -233,7 +328,9 @@ def test_teachers_that_occur_twice_share_a_token(small, tmp_path):
     def twice(content):
         content["args"].teachers = [*content["args"].teachers, content["args"].teachers[0]]
 
-    config = build_radio(read_checkpoint(radio_files.rewrite(small, tmp_path / "a.pth.tar", twice))).config
+    config = build_radio(
+        read_checkpoint(radio_files.rewrite(small, tmp_path / "a.pth.tar", twice))
+    ).config
     assert (config.num_cls_tokens, config.summary_idxs) == (4, [0, 1, 2])
 
 
@@ -248,7 +345,9 @@ def test_heads_that_upsample_are_refused(small, tmp_path):
 
 def test_a_file_without_heads_says_which_file_has_them(small, tmp_path):
     folder = radio_files.as_folder(small, tmp_path / "hf", with_heads=False, version="c-radio_v3-h")
-    with pytest.raises(CheckpointError, match="c-radio_v3-h_half.pth.tar.*huggingface.co/nvidia/C-RADIOv3-H"):
+    with pytest.raises(
+        CheckpointError, match="c-radio_v3-h_half.pth.tar.*huggingface.co/nvidia/C-RADIOv3-H"
+    ):
         language(folder)
 
 
@@ -277,14 +376,23 @@ def test_identity_follows_the_weights_and_the_head(small, tmp_path):
 
 def test_paths_versions_and_ids(small, tmp_path, monkeypatch):
     assert find_radio(str(small)) == small
-    for missing in ("nowhere.pth.tar", "weights/radio.pth.tar", str(tmp_path / "no/such/folder"), "c-radio_v9-b"):
+    for missing in (
+        "nowhere.pth.tar",
+        "weights/radio.pth.tar",
+        str(tmp_path / "no/such/folder"),
+        "c-radio_v9-b",
+    ):
         with pytest.raises(CheckpointError, match=re.escape(missing) + ".*no such file"):
             find_radio(missing, offline=True)
     with pytest.raises(CheckpointError, match="radio_v2.5-b, radio_v2.5-l, radio_v2.5-h"):
         find_radio("nvidia/RADIO")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("offline, and yet the network was used"))
-    with pytest.raises(CheckpointError, match="c-radio_v3-b_half.pth.tar of nvidia/C-RADIOv3-B is not in.*offline"):
+    monkeypatch.setattr(
+        socket.socket, "connect", lambda *_: pytest.fail("offline, and yet the network was used")
+    )
+    with pytest.raises(
+        CheckpointError, match="c-radio_v3-b_half.pth.tar of nvidia/C-RADIOv3-B is not in.*offline"
+    ):
         find_radio("c-radio_v3-b", offline=True)
     repo = tmp_path / "models--nvidia--C-RADIOv3-B"
     (repo / "refs").mkdir(parents=True)
@@ -292,6 +400,10 @@ def test_paths_versions_and_ids(small, tmp_path, monkeypatch):
     file = repo / "snapshots" / ("0" * 40) / "c-radio_v3-b_half.pth.tar"
     file.parent.mkdir(parents=True)
     file.write_bytes(small.read_bytes())
-    for name in ("c-radio_v3-b", "nvidia/C-RADIOv3-B", "nvidia/C-RADIOv3-B/c-radio_v3-b_half.pth.tar"):
+    for name in (
+        "c-radio_v3-b",
+        "nvidia/C-RADIOv3-B",
+        "nvidia/C-RADIOv3-B/c-radio_v3-b_half.pth.tar",
+    ):
         assert find_radio(name, offline=True) == file
     np.testing.assert_array_equal(language("c-radio_v3-b"), language(small))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RADSeg against the authors' numbers, against a line-by-line formulation, and in the corners where it could fail."""
+"""RADSeg against the authors' numbers, against a line-by-line formulation, and in the corners where
+it could fail.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def checkpoint(request, tmp_path_factory) -> Path:
         return shared("golden/tiny_radio_hf")
     if request.param == "torch-hub":
         return hub
-    return radio_files.rewrite(hub, tmp_path_factory.mktemp("radio") / "tiny.pth.tar", LAYOUTS[request.param])
+    return radio_files.rewrite(
+        hub, tmp_path_factory.mktemp("radio") / "tiny.pth.tar", LAYOUTS[request.param]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,9 @@ def small(tmp_path_factory) -> Path:
 
 
 def encoder_of(path: Path, **options):
-    return make_encoder("radseg", **({"checkpoint": str(path), "device": "cpu", "crop": 96, "stride": 48} | options))
+    return make_encoder(
+        "radseg", **({"checkpoint": str(path), "device": "cpu", "crop": 96, "stride": 48} | options)
+    )
 
 
 def image_of(golden: dict[str, np.ndarray], name: str = "image") -> np.ndarray:
@@ -97,7 +103,10 @@ def test_reference_features(checkpoint, golden, options, name):
     ],
 )
 def test_reference_without_parts(golden, options, name):
-    assert_near(encoder_of(shared("golden/tiny_radio.pth.tar"), **options).encode(image_of(golden)).data, golden[name][0])
+    assert_near(
+        encoder_of(shared("golden/tiny_radio.pth.tar"), **options).encode(image_of(golden)).data,
+        golden[name][0],
+    )
 
 
 def test_reference_of_an_odd_size_and_of_the_summary(golden):
@@ -120,16 +129,26 @@ def test_reference_probabilities(checkpoint, golden):
     same_labels(label_map(large, 0.35), golden["prob_pred_2x"][0, 0], large, 0.35)
 
 
-def same_labels(ours: torch.Tensor, theirs: np.ndarray, maps: torch.Tensor, threshold: float = 0.0) -> None:
-    """Equal, but where the two best classes, or the best one and the threshold, are nearer than rounding."""
+def same_labels(
+    ours: torch.Tensor, theirs: np.ndarray, maps: torch.Tensor, threshold: float = 0.0
+) -> None:
+    """Equal, but where the two best classes, or the best one and the threshold, are nearer than
+    rounding.
+    """
     best, second = maps.topk(2, 0).values
     unsure = ((best - second) < 1e-4) | ((best - threshold).abs() < 1e-4)
     assert not (ours.numpy() != theirs)[~unsure.numpy()].any()
 
 
-@pytest.mark.parametrize(("size", "crop", "stride", "patch_grid"), [
-    ((96, 128), 0, 0, (6, 8)), ((120, 100), 64, 32, (8, 8)), ((64, 64), 64, 64, (4, 4)), ((50, 170), 48, 16, (4, 11)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "crop", "stride", "patch_grid"),
+    [
+        ((96, 128), 0, 0, (6, 8)),
+        ((120, 100), 64, 32, (8, 8)),
+        ((64, 64), 64, 64, (4, 4)),
+        ((50, 170), 48, 16, (4, 11)),
+    ],
+)
 def test_against_the_formulation_line_by_line(tmp_path, size, crop, stride, patch_grid):
     from encoder import PlainEncoder  # bench/encoder.py
 
@@ -137,14 +156,22 @@ def test_against_the_formulation_line_by_line(tmp_path, size, crop, stride, patc
     rgb = np.random.default_rng(1).random((*size, 3), np.float32)
     ours = encoder_of(path, crop=crop, stride=stride).encode(rgb).data
     assert ours.shape == (96, *patch_grid)
-    torch.testing.assert_close(ours, PlainEncoder(path, crop, stride).encode(rgb), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        ours, PlainEncoder(path, crop, stride).encode(rgb), atol=TOLERANCE, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
     ("size", "stride", "new", "count"),
-    [((640, 1136), 112, (784, 1232), 45), ((640, 864), 112, (672, 896), 24), ((640, 960), 112, (672, 1008), 28),
-     ((336, 336), 112, (336, 336), 1), ((100, 100), 112, (336, 336), 1), ((448, 672), 224, (448, 672), 6)],
-)  # fmt: skip
+    [
+        ((640, 1136), 112, (784, 1232), 45),
+        ((640, 864), 112, (672, 896), 24),
+        ((640, 960), 112, (672, 1008), 28),
+        ((336, 336), 112, (336, 336), 1),
+        ((100, 100), 112, (336, 336), 1),
+        ((448, 672), 224, (448, 672), 6),
+    ],
+)
 def test_window_sizes_of_the_paper(size, stride, new, count):
     assert resized(size, 336, stride) == new
     assert len(corners(new, 336, stride)) == count
@@ -163,7 +190,12 @@ def test_stitching_windows_of_a_map_gives_the_map(h, w, crop, stride):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([0, 32, 48]), st.sampled_from([16, 32]))
+@given(
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.sampled_from([0, 32, 48]),
+    st.sampled_from([16, 32]),
+)
 def test_resized_images_can_be_cut(h, w, crop, stride):
     new = resized((h, w), crop, stride)
     assert all(side % 16 == 0 and side >= max(crop, 16) for side in new)
@@ -199,12 +231,21 @@ def test_aggregation_against_the_definition():
     torch.testing.assert_close(aggregate(features, 10.0), expected.T.view_as(features))
 
 
-@pytest.mark.parametrize("features", [
-    torch.ones(7, 4, 5), torch.zeros(7, 4, 5), 1e-20 * torch.ones(7, 4, 5), torch.full((3, 9, 9), 0.1), torch.randn(5, 1, 1),
-    torch.cat([torch.zeros(6, 2, 3), torch.ones(6, 2, 3)], 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "features",
+    [
+        torch.ones(7, 4, 5),
+        torch.zeros(7, 4, 5),
+        1e-20 * torch.ones(7, 4, 5),
+        torch.full((3, 9, 9), 0.1),
+        torch.randn(5, 1, 1),
+        torch.cat([torch.zeros(6, 2, 3), torch.ones(6, 2, 3)], 1),
+    ],
+)
 def test_patches_that_are_all_alike_stay_as_they_are(features):
-    """The own correlation minus the mean rounds to either side of 0 here: a row without an entry would be NaN."""
+    """The own correlation minus the mean rounds to either side of 0 here: a row without an entry
+    would be NaN.
+    """
     torch.testing.assert_close(aggregate(features, 10.0), features)
 
 
@@ -232,20 +273,31 @@ def test_the_matrix_of_all_correlations_never_exists(monkeypatch):
     monkeypatch.setitem(correlation.BLOCK_ELEMENTS, "cpu", 1000)
     with LargestTensor() as seen:
         aggregate(torch.randn(4, 12, 20), 10.0)
-    assert seen.elements <= 1000  # 240 patches: a block, or the features; all correlations would be 57 600
+    assert (
+        seen.elements <= 1000
+    )  # 240 patches: a block, or the features; all correlations would be 57 600
 
 
 def test_bytes_and_floats_are_the_same_image(small):
     rgb = np.random.default_rng(0).integers(0, 256, (70, 100, 3), np.uint8)
     encoder = encoder_of(small)
-    torch.testing.assert_close(encoder.encode(rgb).data, encoder.encode((rgb / 255).astype(np.float32)).data)
+    torch.testing.assert_close(
+        encoder.encode(rgb).data, encoder.encode((rgb / 255).astype(np.float32)).data
+    )
     flipped = np.ascontiguousarray(rgb[:, ::-1])
     torch.testing.assert_close(encoder.encode(flipped).data, encoder.encode(rgb[:, ::-1]).data)
 
 
-@pytest.mark.parametrize("rgb", [
-    np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), np.full((9, 9, 3), 2.0), np.full((9, 9, 3), np.nan), np.zeros((4, 4, 4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rgb",
+    [
+        np.zeros((4, 4)),
+        np.zeros((0, 4, 3), np.uint8),
+        np.full((9, 9, 3), 2.0),
+        np.full((9, 9, 3), np.nan),
+        np.zeros((4, 4, 4)),
+    ],
+)
 def test_what_is_no_image_is_refused(small, rgb):
     with pytest.raises(InputError):
         encoder_of(small).encode(rgb)
@@ -272,7 +324,14 @@ def test_projection_in_parts(small, monkeypatch):
 
 def test_temperatures_and_recursions_matter(small):
     rgb = np.random.default_rng(0).random((96, 96, 3), np.float32)
-    variants = [{}, {"tau_scra": 3.0}, {"tau_scga": 3.0}, {"recursions": 2}, {"scra": False}, {"scga": "off"}]
+    variants = [
+        {},
+        {"tau_scra": 3.0},
+        {"tau_scga": 3.0},
+        {"recursions": 2},
+        {"scra": False},
+        {"scga": "off"},
+    ]
     results = [encoder_of(small, **options).encode(rgb).data for options in variants]
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(results) for b in results[:i])
 
@@ -290,22 +349,41 @@ def test_presets_and_switches():
     def window(**options):
         return from_dict(RadsegConfig, options, "radseg.").window()
 
-    assert (window(), window(preset="balanced"), window(preset="fast")) == ((336, 112), (336, 224), (0, 0))
-    assert (window(preset="fast", crop=96, stride=48), window(crop=96), window(crop=0)) == ((96, 48), (96, 96), (0, 0))
+    assert (window(), window(preset="balanced"), window(preset="fast")) == (
+        (336, 112),
+        (336, 224),
+        (0, 0),
+    )
+    assert (window(preset="fast", crop=96, stride=48), window(crop=96), window(crop=0)) == (
+        (96, 48),
+        (96, 96),
+        (0, 0),
+    )
     assert from_dict(RadsegConfig, {"scga": False, "scra": "off"}).scga == "off"
-    paths = from_dict(RadsegConfig, {"checkpoint": Path("a.pth.tar"), "text_embeddings": [Path("b.npz"), "c.npz"]})
+    paths = from_dict(
+        RadsegConfig, {"checkpoint": Path("a.pth.tar"), "text_embeddings": [Path("b.npz"), "c.npz"]}
+    )
     assert (paths.checkpoint, paths.text_embeddings) == ("a.pth.tar", ["b.npz", "c.npz"])
     assert from_dict(RadsegConfig, {"scga": True, "scra": "on"}).scra is True
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"crop": 100}, "radseg.crop"), ({"crop": 96, "stride": 112}, "radseg.stride"), ({"stride": 100}, "radseg.stride"),
-     ({"scga": "alwys"}, "did you mean 'always'"), ({"scra": "maybe"}, "radseg.scra"),
-     ({"preset": "papr"}, "did you mean 'paper'"), ({"tau_scra": -1.0}, "radseg.tau_scra"), ({"recursions": 0}, "recursions"),
-     ({"dtype": "float8"}, "radseg.dtype"), ({"chekpoint": "x"}, "did you mean radseg.checkpoint"), ({"scra": 3}, "radseg.scra"),
-     ({"text_embeddings": [3]}, "radseg.text_embeddings")],
-)  # fmt: skip
+    [
+        ({"crop": 100}, "radseg.crop"),
+        ({"crop": 96, "stride": 112}, "radseg.stride"),
+        ({"stride": 100}, "radseg.stride"),
+        ({"scga": "alwys"}, "did you mean 'always'"),
+        ({"scra": "maybe"}, "radseg.scra"),
+        ({"preset": "papr"}, "did you mean 'paper'"),
+        ({"tau_scra": -1.0}, "radseg.tau_scra"),
+        ({"recursions": 0}, "recursions"),
+        ({"dtype": "float8"}, "radseg.dtype"),
+        ({"chekpoint": "x"}, "did you mean radseg.checkpoint"),
+        ({"scra": 3}, "radseg.scra"),
+        ({"text_embeddings": [3]}, "radseg.text_embeddings"),
+    ],
+)
 def test_options_that_cannot_be_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         from_dict(RadsegConfig, options, "radseg.")

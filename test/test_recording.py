@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and bags as Frames: recordings with known contents are written, read back, and damaged."""
+"""Folders and bags as Frames: recordings of known contents are written, read, and damaged."""
 
 from __future__ import annotations
 
@@ -69,19 +69,27 @@ def test_impossible_folders_are_refused(tmp_path):
 def test_the_real_recording_opens():
     recording = FolderRecording(shared("data/hololens_office"))
     frame = recording.frame(200)
-    assert len(recording) == 373 and frame.rgb.shape == (360, 540, 3) and frame.depth.shape == (360, 540)
+    assert (
+        len(recording) == 373
+        and frame.rgb.shape == (360, 540, 3)
+        and frame.depth.shape == (360, 540)
+    )
     assert 0.5 < np.median(frame.depth[frame.depth > 0]) < 10
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
 def test_a_bag_is_read_and_its_poses_interpolated(tmp_path, plugin):
     recording = open_recording(write_bag(tmp_path / "bag", plugin))
-    assert recording.topics == Topics("/robot/color/image", "/robot/depth/image", "/robot/depth/camera_info", "/robot/pose")
+    assert recording.topics == Topics(
+        "/robot/color/image", "/robot/depth/image", "/robot/depth/camera_info", "/robot/pose"
+    )
     for _ in range(2):  # a recording can be read again
         frames = list(recording)
         assert len(frames) == len(recording) == 5, str(recording.drops)
         for n, frame in enumerate(frames):
-            assert frame.stamp_ns == 1_000_000_000 + n * 100_000_000 + 5_000_000, "the stamp of the depth image"
+            assert frame.stamp_ns == 1_000_000_000 + n * 100_000_000 + 5_000_000, (
+                "the stamp of the depth image"
+            )
             np.testing.assert_allclose(frame.T_world_camera[0, 3], n * 0.1 + 0.005, atol=1e-9)
             np.testing.assert_array_equal(frame.rgb, rgb_of(2 * n))
             np.testing.assert_allclose(frame.depth, 1.0 + 2 * n / 1000, rtol=1e-6)
@@ -93,7 +101,9 @@ def test_a_bag_of_compressed_images_and_a_single_file(tmp_path):
     rgb, millimetres = rgb_of(9), np.arange(192, dtype=np.uint16).reshape(SIZE) + 500
     with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:
         bag.compressed("/rgb/compressed", 0, rgb, "rgb8; png compressed bgr8")
-        bag.compressed("/depth/compressedDepth", 0, millimetres, "16UC1; compressedDepth png", header=bytes(12))
+        bag.compressed(
+            "/depth/compressedDepth", 0, millimetres, "16UC1; compressedDepth png", header=bytes(12)
+        )
         bag.info("/camera_info", 0)
         bag.pose("/pose", 0, 1.0)
     for path in (tmp_path / "bag", tmp_path / "bag" / "bag.mcap"):  # the folder, and the file alone
@@ -106,7 +116,9 @@ def test_raw_messages_come_in_the_order_of_recording(tmp_path):
     recording = BagRecording(write_bag(tmp_path / "bag"))
     raw = list(recording.raw_messages())
     assert [m.time_ns for m in raw] == sorted(m.time_ns for m in raw) and len(raw) == 11 + 3 * 5
-    assert {m.kind: m.type for m in raw} == recording.types and recording.types["pose"] == "geometry_msgs/msg/PoseStamped"
+    assert {m.kind: m.type for m in raw} == recording.types and recording.types[
+        "pose"
+    ] == "geometry_msgs/msg/PoseStamped"
 
 
 def test_unusable_messages_of_a_bag_are_counted(tmp_path):
@@ -119,7 +131,9 @@ def test_unusable_messages_of_a_bag_are_counted(tmp_path):
         bag.info("/camera_info", 350_000_000)
     recording = open_recording(tmp_path / "bag")
     assert [frame.stamp_ns for frame in recording] == [0, 100_000_000, 300_000_000]
-    assert any("rotation" in r or "rigid" in r for r in recording.drops) and any("empty" in r for r in recording.drops)
+    assert any("rotation" in r or "rigid" in r for r in recording.drops) and any(
+        "empty" in r for r in recording.drops
+    )
     assert recording.drops.total == 2
 
 
@@ -129,11 +143,15 @@ def test_ambiguous_and_missing_topics_are_named(tmp_path):
             bag.image(f"{side}/image", 0, rgb_of(0), "rgb8")
         bag.image("/depth", 0, np.ones(SIZE, np.float32), "32FC1")
         bag.info("/camera_info", 0)
-    with pytest.raises(RecordingError, match="several color topics, say which one: /left/image, /right/image"):
+    with pytest.raises(
+        RecordingError, match="several color topics, say which one: /left/image, /right/image"
+    ):
         open_recording(tmp_path / "bag")
     with pytest.raises(RecordingError, match="no pose topic"):
         open_recording(tmp_path / "bag", topics={"color": "/left/image"})
-    with pytest.raises(RecordingError, match="no color topic /middle; candidates: /left/image, /right/image"):
+    with pytest.raises(
+        RecordingError, match="no color topic /middle; candidates: /left/image, /right/image"
+    ):
         open_recording(tmp_path / "bag", topics={"color": "/middle"})
 
 

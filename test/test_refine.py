@@ -21,7 +21,14 @@ from radseg_ros.datatypes import CheckpointError, Frame
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
 from radseg_ros.mapper import Mapper
 from radseg_ros.segmentation.probabilities import label_map
-from radseg_ros.segmentation.refine import Refinement, find_regions, mask_prompts, prompts_of, refine, sam_input_size
+from radseg_ros.segmentation.refine import (
+    Refinement,
+    find_regions,
+    mask_prompts,
+    prompts_of,
+    refine,
+    sam_input_size,
+)
 from radseg_ros.segmentation.sam_decoder import SamDecoder, load_sam
 
 SIZE = (96, 128)
@@ -41,7 +48,9 @@ def sam(sam_folder: Path) -> SamDecoder:
 @pytest.fixture(scope="module")
 def embedding(sam: SamDecoder) -> torch.Tensor:
     with torch.inference_mode():
-        return sam.embed_image(torch.randn(sam.features, 48, 64, generator=torch.Generator().manual_seed(0)))
+        return sam.embed_image(
+            torch.randn(sam.features, 48, 64, generator=torch.Generator().manual_seed(0))
+        )
 
 
 def config(**options: object) -> RadsegConfig:
@@ -56,14 +65,20 @@ def stripes(classes: int = 4, size: tuple[int, int] = SIZE) -> torch.Tensor:
     return (logits + noise).softmax(0)
 
 
-def run(coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RadsegConfig) -> Refinement:
+def run(
+    coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RadsegConfig
+) -> Refinement:
     with torch.inference_mode():
         regions = find_regions(coarse, options.refine_threshold, options.refine_min_area)
         return refine(coarse, regions, embedding, sam, options)
 
 
-def line_by_line(coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RadsegConfig) -> Refinement:
-    """The method as the specification words it, with transformers' own decoder and the authors' order of steps."""
+def line_by_line(
+    coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RadsegConfig
+) -> Refinement:
+    """The method as the specification words it, with transformers' own decoder and the authors'
+    order of steps.
+    """
     regions = find_regions(coarse, options.refine_threshold, options.refine_min_area)
     boxes, points = prompts_of(regions, sam)
     side, height, width = sam.grid, *sam_input_size(coarse.shape[1:], sam)
@@ -72,11 +87,23 @@ def line_by_line(coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder,
     failed = torch.zeros(coarse.shape[1:], dtype=torch.bool)
     for i, c in enumerate(regions.classes.tolist()):
         dense = sam.embed_masks(mask_prompts(coarse, torch.tensor([c]), sam, options))[0]
-        sparse, _ = sam.prompts(points[None, i : i + 1, None], torch.ones(1, 1, 1), boxes[None, i : i + 1], None)
-        low, iou = sam.decoder(as_grid(embedding), as_grid(sam.grid_position), sparse, as_grid(dense), multimask_output=False)
+        sparse, _ = sam.prompts(
+            points[None, i : i + 1, None], torch.ones(1, 1, 1), boxes[None, i : i + 1], None
+        )
+        low, iou = sam.decoder(
+            as_grid(embedding),
+            as_grid(sam.grid_position),
+            sparse,
+            as_grid(dense),
+            multimask_output=False,
+        )
         if iou.item() > options.refine_iou:
-            large = F.interpolate(low[0], (1024, 1024), mode="bilinear", align_corners=False)[..., :height, :width]
-            logits = F.interpolate(large, coarse.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+            large = F.interpolate(low[0], (1024, 1024), mode="bilinear", align_corners=False)[
+                ..., :height, :width
+            ]
+            logits = F.interpolate(large, coarse.shape[1:], mode="bilinear", align_corners=False)[
+                0, 0
+            ]
             refined[c] = torch.maximum(refined[c], logits.sigmoid() * coarse[c])
             masks[c] |= logits > 0
         else:
@@ -107,11 +134,21 @@ def assert_same(ours: Refinement, other: Refinement) -> None:
 
 
 def test_golden_numbers_of_the_authors() -> None:
-    golden, images = np.load(shared("golden/radseg_plus.npz")), np.load(shared("golden/radseg_encoder.npz"))
+    golden, images = (
+        np.load(shared("golden/radseg_plus.npz")),
+        np.load(shared("golden/radseg_encoder.npz")),
+    )
     options = RadsegConfig(
-        checkpoint=str(shared("golden/tiny_radio.pth.tar")), crop=96, stride=48, device="cpu", offline=True,
-        refine="sam", refine_sam=str(shared("golden/tiny_sam_hf")), refine_min_area=60, refine_iou=0.6,
-    )  # fmt: skip
+        checkpoint=str(shared("golden/tiny_radio.pth.tar")),
+        crop=96,
+        stride=48,
+        device="cpu",
+        offline=True,
+        refine="sam",
+        refine_sam=str(shared("golden/tiny_sam_hf")),
+        refine_min_area=60,
+        refine_iou=0.6,
+    )
     encoder = RadsegEncoder(options)
     refiner = encoder.refiner
     assert refiner is not None
@@ -132,7 +169,9 @@ def test_golden_numbers_of_the_authors() -> None:
     assert np.abs([each.iou for each in decoded] - golden["iou"]).max() <= 1e-4
 
     probabilities = encoder.probabilities(rgb, images["text_embeds"])
-    maps = RadsegEncoder(dataclasses.replace(options, refine="off")).probabilities(rgb, images["text_embeds"])
+    maps = RadsegEncoder(dataclasses.replace(options, refine="off")).probabilities(
+        rgb, images["text_embeds"]
+    )
     refined = encoder.refine(rgb, maps)
     assert refined is not None
     assert torch.equal(refined.probabilities, probabilities)
@@ -144,7 +183,9 @@ def test_golden_numbers_of_the_authors() -> None:
 
 
 @pytest.mark.parametrize("size", [SIZE, (128, 96), (97, 61)])
-def test_equals_the_method_line_by_line(size: tuple[int, int], sam: SamDecoder, embedding: torch.Tensor) -> None:
+def test_equals_the_method_line_by_line(
+    size: tuple[int, int], sam: SamDecoder, embedding: torch.Tensor
+) -> None:
     coarse = stripes(size=size)
     options = config(refine_iou=middle_iou(coarse, embedding, sam))
     ours = run(coarse, embedding, sam, options)
@@ -162,10 +203,14 @@ def test_batches_do_not_change_the_result(sam: SamDecoder, embedding: torch.Tens
 def test_no_kept_region_leaves_everything_coarse(sam: SamDecoder, embedding: torch.Tensor) -> None:
     coarse = stripes()
     refined = run(coarse, embedding, sam, config(refine_iou=NONE))
-    assert torch.equal(refined.probabilities, coarse) and torch.equal(refined.best, label_map(coarse))
+    assert torch.equal(refined.probabilities, coarse) and torch.equal(
+        refined.best, label_map(coarse)
+    )
 
 
-def test_every_region_kept_leaves_no_coarse_probability_inside_a_mask(sam: SamDecoder, embedding: torch.Tensor) -> None:
+def test_every_region_kept_leaves_no_coarse_probability_inside_a_mask(
+    sam: SamDecoder, embedding: torch.Tensor
+) -> None:
     coarse = stripes()
     refined = run(coarse, embedding, sam, config())
     assert_same(refined, line_by_line(coarse, embedding, sam, config()))
@@ -191,7 +236,9 @@ def test_an_all_background_image_is_left_alone(sam: SamDecoder, embedding: torch
     for coarse in (torch.full((30, *SIZE), 1 / 30), torch.zeros(3, *SIZE)):
         assert len(find_regions(coarse, 0.1, 20)) == 0
         refined = run(coarse, embedding, sam, config())
-        assert torch.equal(refined.probabilities, coarse) and torch.equal(refined.labels(), label_map(coarse))
+        assert torch.equal(refined.probabilities, coarse) and torch.equal(
+            refined.labels(), label_map(coarse)
+        )
 
 
 def test_regions_are_eight_connected_and_have_their_box_and_peak() -> None:
@@ -215,7 +262,14 @@ def test_points_are_the_first_of_equal_maxima() -> None:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory, sam_folder: Path) -> RadsegEncoder:
     checkpoint = radio_files.write_small(tmp_path_factory.mktemp("radio") / "radio.pth.tar")
-    options = config(checkpoint=str(checkpoint), crop=96, stride=48, device="cpu", offline=True, refine_sam=str(sam_folder))
+    options = config(
+        checkpoint=str(checkpoint),
+        crop=96,
+        stride=48,
+        device="cpu",
+        offline=True,
+        refine_sam=str(sam_folder),
+    )
     return RadsegEncoder(options)
 
 
@@ -230,18 +284,26 @@ def test_an_image_smaller_than_the_crop(encoder: RadsegEncoder) -> None:
     assert (probabilities >= 0).all() and (probabilities <= 1).all()
 
 
-def test_a_map_of_probabilities_holds_refined_masks(encoder: RadsegEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_of_probabilities_holds_refined_masks(
+    encoder: RadsegEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     vectors = texts(encoder)
     monkeypatch.setattr(encoder, "embed_labels", lambda labels: vectors)
-    mapper = Mapper(Config(map=MapConfig(space="probability", labels=["a", "b", "c"]), short_side=0), encoder)
+    mapper = Mapper(
+        Config(map=MapConfig(space="probability", labels=["a", "b", "c"]), short_side=0), encoder
+    )
     maps = mapper.features(rgb).data
-    same = (maps - encoder.probabilities(rgb, vectors)).abs().amax(0) < 1e-4  # the mapper normalises texts: rounding differs
+    same = (maps - encoder.probabilities(rgb, vectors)).abs().amax(
+        0
+    ) < 1e-4  # the mapper normalises texts: rounding differs
     assert same.float().mean() > 0.999
     K = np.array([[100.0, 0, 64], [0, 100, 48], [0, 0, 1]])
     mapper.integrate(Frame(0, rgb, np.ones((96, 128), np.float32), K, np.eye(4)))
     assert len(mapper.map) > 100 and mapper.map.snapshot().features.shape[1] == 3
-    assert mapper.identity().encoder.endswith("-sam")  # such a map does not go on with coarse probabilities
+    assert mapper.identity().encoder.endswith(
+        "-sam"
+    )  # such a map does not go on with coarse probabilities
 
 
 def test_segment_shows_coarse_and_refined(
@@ -250,8 +312,17 @@ def test_segment_shows_coarse_and_refined(
     vectors = texts(encoder)
     monkeypatch.setattr(encoder, "embed_labels", lambda labels: vectors)
     monkeypatch.setattr(segment_cli, "encoder_from", lambda options: encoder)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)).save(tmp_path / "image.png")
-    arguments = [str(tmp_path / "image.png"), "--labels", "a,b,c", "--out", str(tmp_path / "out"), "--refine"]
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)).save(
+        tmp_path / "image.png"
+    )
+    arguments = [
+        str(tmp_path / "image.png"),
+        "--labels",
+        "a,b,c",
+        "--out",
+        str(tmp_path / "out"),
+        "--refine",
+    ]
     arguments += ["--short-side", "0"]
     assert segment_cli.main(arguments) == 0
     assert Image.open(tmp_path / "out" / "image_overlay.png").width >= 256
@@ -259,10 +330,14 @@ def test_segment_shows_coarse_and_refined(
     maps = segment_cli_maps(encoder, rgb, vectors)
     expected = encoder.refine(rgb, maps)
     assert expected is not None
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "image_labels.png")), expected.labels())
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "out" / "image_labels.png")), expected.labels()
+    )
 
 
-def segment_cli_maps(encoder: RadsegEncoder, rgb: np.ndarray, vectors: torch.Tensor) -> torch.Tensor:
+def segment_cli_maps(
+    encoder: RadsegEncoder, rgb: np.ndarray, vectors: torch.Tensor
+) -> torch.Tensor:
     """The coarse maps of the same encoder."""
     refiner, encoder.refiner = encoder.refiner, None
     try:
@@ -272,16 +347,24 @@ def segment_cli_maps(encoder: RadsegEncoder, rgb: np.ndarray, vectors: torch.Ten
 
 
 def test_a_v4_checkpoint_is_refused_with_the_reason(tmp_path: Path, sam_folder: Path) -> None:
-    checkpoint = radio_files.write_small(tmp_path / "v4.pth.tar", outputs={"siglip2-g": 24, "dino_v3": 12, "sam3": 8})
+    checkpoint = radio_files.write_small(
+        tmp_path / "v4.pth.tar", outputs={"siglip2-g": 24, "dino_v3": 12, "sam3": 8}
+    )
     with pytest.raises(CheckpointError, match="SAM 3.*take c-radio_v3-b"):
-        RadsegEncoder(config(checkpoint=str(checkpoint), device="cpu", offline=True, refine_sam=str(sam_folder)))
+        RadsegEncoder(
+            config(
+                checkpoint=str(checkpoint), device="cpu", offline=True, refine_sam=str(sam_folder)
+            )
+        )
 
 
 def test_sam_that_does_not_fit_or_is_none_is_refused(tmp_path: Path) -> None:
     checkpoint = radio_files.write_small(tmp_path / "radio.pth.tar")
     other = random_sam.write(tmp_path / "sam", width=16, features=12, heads=2, mlp=24)
     with pytest.raises(CheckpointError, match="12 channels, the SAM head of RADIO has 8"):
-        RadsegEncoder(config(checkpoint=str(checkpoint), device="cpu", offline=True, refine_sam=str(other)))
+        RadsegEncoder(
+            config(checkpoint=str(checkpoint), device="cpu", offline=True, refine_sam=str(other))
+        )
     (other / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="not a SAM model"):
         load_sam(str(other))

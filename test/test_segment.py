@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation of pictures of two colours, whose answer is known, from the functions up to the commands."""
+"""Segmentation of pictures of two colours, whose answer is known, from the functions up to the
+commands.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,13 @@ from radseg_ros.segmentation.probabilities import (
     read_rgb,
 )
 
-COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "crimson": (1, 0, 0), "lime": (0, 1, 0)}
+COLOURS = {
+    "red": (1, 0, 0),
+    "green": (0, 1, 0),
+    "blue": (0, 0, 1),
+    "crimson": (1, 0, 0),
+    "lime": (0, 1, 0),
+}
 
 
 class Colours:
@@ -41,7 +49,11 @@ class Colours:
     def encode(self, rgb):
         self.seen.append(rgb.shape[:2])
         rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb
-        return FeatureMap(torch.nn.functional.avg_pool2d(torch.from_numpy(np.asarray(rgb, np.float32)).permute(2, 0, 1), 4))
+        return FeatureMap(
+            torch.nn.functional.avg_pool2d(
+                torch.from_numpy(np.asarray(rgb, np.float32)).permute(2, 0, 1), 4
+            )
+        )
 
     def project(self, vectors):
         return vectors
@@ -63,7 +75,9 @@ def two_colours(height=32, width=48) -> np.ndarray:
 @pytest.fixture
 def colours(monkeypatch) -> Colours:
     encoder = Colours()
-    monkeypatch.setattr("radseg_ros.encoders.protocol.ENCODERS", {"radseg": lambda options: encoder})
+    monkeypatch.setattr(
+        "radseg_ros.encoders.protocol.ENCODERS", {"radseg": lambda options: encoder}
+    )
     return encoder
 
 
@@ -73,11 +87,18 @@ def test_probabilities_of_two_colours():
     assert maps.shape == (3, 32, 48)
     assert maps[0, :, :28].min() > 0.99 and maps[1, :, 36:].min() > 0.99
     assert (maps[2] == 0).all()  # nowhere as probable as 0.5
-    kept = probabilities(encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"]), denoise_threshold=0.0)
+    kept = probabilities(
+        encoder,
+        two_colours(),
+        encoder.embed_labels(["red", "green", "blue"]),
+        denoise_threshold=0.0,
+    )
     torch.testing.assert_close(kept.sum(0), torch.ones(32, 48))
     labels = label_map(maps)
     assert (labels[:, :28] == 1).all() and (labels[:, 36:] == 2).all()
-    patches = probability_map(encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"])).data
+    patches = probability_map(
+        encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"])
+    ).data
     assert patches.shape == (3, 8, 12) and (patches[2] == 0).all()
 
 
@@ -132,15 +153,27 @@ def test_images_are_upright_rgb(tmp_path):
 
 def test_radseg_segment(tmp_path, colours, capsys):
     Image.fromarray(two_colours(120, 180)).save(tmp_path / "picture.png")
-    arguments = [str(tmp_path / "picture.png"), "--labels", "red, green,blue", "--out", str(tmp_path / "out")]
+    arguments = [
+        str(tmp_path / "picture.png"),
+        "--labels",
+        "red, green,blue",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert segment_cli.main([*arguments, "--short-side", "32", "--save-probabilities"]) == 0
     labels = np.array(Image.open(tmp_path / "out" / "picture_labels.png"))
-    assert labels.shape == (120, 180) and (labels[:, :110] == 1).all() and (labels[:, 130:] == 2).all()
+    assert (
+        labels.shape == (120, 180) and (labels[:, :110] == 1).all() and (labels[:, 130:] == 2).all()
+    )
     overlay = np.array(Image.open(tmp_path / "out" / "picture_overlay.png"))
     assert overlay.shape[0] == 120 and overlay.shape[1] > 180  # the legend stands beside the image
     assert (overlay[:, 180:] != 255).any() and not (overlay[60, 50] == overlay[60, 150]).all()
     with np.load(tmp_path / "out" / "picture_probabilities.npz") as content:
-        assert content["probabilities"].shape == (3, 120, 180) and content["labels"].tolist() == ["red", "green", "blue"]
+        assert content["probabilities"].shape == (3, 120, 180) and content["labels"].tolist() == [
+            "red",
+            "green",
+            "blue",
+        ]
     assert colours.seen == [(32, 48)]
 
 
@@ -150,11 +183,27 @@ def test_radseg_segment_with_classes_and_images_of_one_name(tmp_path, colours, c
         (tmp_path / folder).mkdir()
         Image.fromarray(two_colours()).save(tmp_path / folder / "x.png")
     images = [str(tmp_path / folder / "x.png") for folder in ("a", "b")]
-    assert segment_cli.main([*images, "--classes", str(tmp_path / "c.txt"), "--out", str(tmp_path / "out")]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").glob("*labels*")) == ["a_x_labels.png", "b_x_labels.png"]
-    assert segment_cli.main([images[0], images[0], "--labels", "red", "--out", str(tmp_path / "out")]) == 1
+    assert (
+        segment_cli.main(
+            [*images, "--classes", str(tmp_path / "c.txt"), "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    assert sorted(p.name for p in (tmp_path / "out").glob("*labels*")) == [
+        "a_x_labels.png",
+        "b_x_labels.png",
+    ]
+    assert (
+        segment_cli.main([images[0], images[0], "--labels", "red", "--out", str(tmp_path / "out")])
+        == 1
+    )
     assert "two images would be written as a_x" in capsys.readouterr().err
-    assert segment_cli.main([str(tmp_path / "none.png"), "--labels", "red", "--out", str(tmp_path / "out")]) == 1
+    assert (
+        segment_cli.main(
+            [str(tmp_path / "none.png"), "--labels", "red", "--out", str(tmp_path / "out")]
+        )
+        == 1
+    )
     assert "none.png" in capsys.readouterr().err
 
 
@@ -174,7 +223,9 @@ def test_confusion_and_scores_by_hand():
     got = eval2d.scores(matrix)
     np.testing.assert_allclose(got.iou, [1 / 2, 1 / 3, 1, np.nan])
     assert got.miou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
-    assert got.accuracy == pytest.approx(3 / 5) and got.mean_accuracy == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert got.accuracy == pytest.approx(3 / 5) and got.mean_accuracy == pytest.approx(
+        (1 / 2 + 1 / 2 + 1) / 3
+    )
     with pytest.raises(InputError, match="no labelled pixel"):
         eval2d.scores(eval2d.confusion(prediction, 0 * truth, 4))
 
@@ -190,10 +241,18 @@ def test_label_values(tmp_path):
         eval2d.truth_image(tmp_path / "rgb.png", 3, 1)
 
 
-def small_set(root: Path, image_ending: str, label_ending: str, first_label: int, split: str = "") -> None:
-    """Three pictures of two colours; the truth of the last one calls everything green, and has a void corner."""
+def small_set(
+    root: Path, image_ending: str, label_ending: str, first_label: int, split: str = ""
+) -> None:
+    """Three pictures of two colours.
+
+    The truth of the last one calls everything green, and has a void corner.
+    """
     for i in range(3):
-        image, label = root / "images" / split / f"p{i}{image_ending}", root / "labels" / split / f"p{i}{label_ending}"
+        image, label = (
+            root / "images" / split / f"p{i}{image_ending}",
+            root / "labels" / split / f"p{i}{label_ending}",
+        )
         image.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(two_colours(48, 96)).save(image)
@@ -206,15 +265,29 @@ def small_set(root: Path, image_ending: str, label_ending: str, first_label: int
 
 @pytest.mark.parametrize(
     ("settings", "image_ending", "label_ending", "first_label", "split"),
-    [("voc-mid", ".png", ".png", 1, ""), ("cityscapes-low", "_leftImg8bit.png", "_gtFine_labelTrainIds.png", 0, "val/town"),
-     ("stuff-low", ".png", "_labelTrainIds.png", 0, "val")],
-)  # fmt: skip
-def test_miou_over_folders(tmp_path, colours, capsys, settings, image_ending, label_ending, first_label, split):
+    [
+        ("voc-mid", ".png", ".png", 1, ""),
+        ("cityscapes-low", "_leftImg8bit.png", "_gtFine_labelTrainIds.png", 0, "val/town"),
+        ("stuff-low", ".png", "_labelTrainIds.png", 0, "val"),
+    ],
+)
+def test_miou_over_folders(
+    tmp_path, colours, capsys, settings, image_ending, label_ending, first_label, split
+):
     small_set(tmp_path, image_ending, label_ending, first_label, split)
     if settings.startswith("cityscapes"):  # its other exports lie beside
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "labels" / split / "p0_gtFine_color.png")
-    folders = [str(tmp_path / "images"), str(tmp_path / "labels"), "--classes", str(tmp_path / "classes.txt")]
-    assert eval2d.main([*folders, "--settings", settings, "--json", str(tmp_path / "out.json")]) == 0
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(
+            tmp_path / "labels" / split / "p0_gtFine_color.png"
+        )
+    folders = [
+        str(tmp_path / "images"),
+        str(tmp_path / "labels"),
+        "--classes",
+        str(tmp_path / "classes.txt"),
+    ]
+    assert (
+        eval2d.main([*folders, "--settings", settings, "--json", str(tmp_path / "out.json")]) == 0
+    )
     result = json.loads((tmp_path / "out.json").read_text())
     pixels = 48 * 96 - 64
     red, green, wrong = 2 * (48 * 64 - 64), 2 * 48 * 32 + 48 * 32, 48 * 64 - 64
@@ -229,16 +302,37 @@ def test_miou_over_folders(tmp_path, colours, capsys, settings, image_ending, la
 
 def test_background_gets_what_is_not_sure(tmp_path, colours):
     small_set(tmp_path, ".png", ".png", 0)
-    (tmp_path / "classes.txt").write_text("blue\ngreen\n")  # blue stands for background: red looks like neither
-    folders = [str(tmp_path / "images"), str(tmp_path / "labels"), "--classes", str(tmp_path / "classes.txt")]
-    options = ["--first-label", "0", "--short-side", "0", "--limit", "2", "--json", str(tmp_path / "out.json")]
+    (tmp_path / "classes.txt").write_text(
+        "blue\ngreen\n"
+    )  # blue stands for background: red looks like neither
+    folders = [
+        str(tmp_path / "images"),
+        str(tmp_path / "labels"),
+        "--classes",
+        str(tmp_path / "classes.txt"),
+    ]
+    options = [
+        "--first-label",
+        "0",
+        "--short-side",
+        "0",
+        "--limit",
+        "2",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
     assert eval2d.main([*folders, *options, "--background", "--threshold", "0.7"]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["miou"] > 0.9
 
 
 def test_folders_that_do_not_match(tmp_path, colours, capsys):
     small_set(tmp_path, ".png", ".png", 1)
-    folders = [str(tmp_path / "images"), str(tmp_path / "labels"), "--classes", str(tmp_path / "classes.txt")]
+    folders = [
+        str(tmp_path / "images"),
+        str(tmp_path / "labels"),
+        "--classes",
+        str(tmp_path / "classes.txt"),
+    ]
     (tmp_path / "images" / "p1.png").unlink()
     assert eval2d.main(folders) == 1
     assert "no image for 1 of 3 label images, e.g. p1.png" in capsys.readouterr().err
@@ -249,7 +343,9 @@ def test_folders_that_do_not_match(tmp_path, colours, capsys):
 def test_settings_of_table_a1():
     some = [SETTINGS[name] for name in ("voc-mid", "ade-mid", "cityscapes-high")]
     assert some == [(336, 336, 112), (576, 336, 224), (1344, 336, 336)]
-    assert len(SETTINGS) == 15 and all(short % 16 == crop % 16 == stride % 16 == 0 for short, crop, stride in SETTINGS.values())
+    assert len(SETTINGS) == 15 and all(
+        short % 16 == crop % 16 == stride % 16 == 0 for short, crop, stride in SETTINGS.values()
+    )
 
 
 @pytest.mark.slow
@@ -259,7 +355,15 @@ def test_radseg_segment_with_lite(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("sentence_transformers")
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
-    arguments = [str(tmp_path / "cat.png"), "--encoder", "lite", "--labels", "cat,espresso", "--out", str(tmp_path)]
+    arguments = [
+        str(tmp_path / "cat.png"),
+        "--encoder",
+        "lite",
+        "--labels",
+        "cat,espresso",
+        "--out",
+        str(tmp_path),
+    ]
     assert segment_cli.main([*arguments, "--short-side", "0"]) == 0
     labels = np.array(Image.open(tmp_path / "cat_labels.png"))
     assert labels.shape == data.chelsea().shape[:2] and (labels[100:200, 150:300] == 1).mean() > 0.8

@@ -54,7 +54,9 @@ def test_the_pose_is_interpolated_at_the_depth_stamp():
 
 
 def test_interpolation_takes_the_shortest_arc():
-    np.testing.assert_allclose(interpolate_pose(pose(0, 170), pose(0, -170), 0.5), pose(0, 180), atol=1e-12)
+    np.testing.assert_allclose(
+        interpolate_pose(pose(0, 170), pose(0, -170), 0.5), pose(0, 180), atol=1e-12
+    )
 
 
 def test_the_camera_offset_is_applied_on_the_right():
@@ -63,7 +65,9 @@ def test_the_camera_offset_is_applied_on_the_right():
     sync.add_pose(0, pose(2.0, 90))
     (match,) = feed(sync, [("color", 0), ("depth", 0)])
     np.testing.assert_allclose(match.T_world_camera, pose(2.0, 90) @ offset)
-    assert match.T_world_camera[1, 3] == pytest.approx(0.5), "half a metre ahead of a body that looks along y"
+    assert match.T_world_camera[1, 3] == pytest.approx(0.5), (
+        "half a metre ahead of a body that looks along y"
+    )
 
 
 def test_nothing_is_extrapolated():
@@ -90,7 +94,10 @@ def test_poses_too_far_apart_are_not_joined():
 
 def test_the_nearest_partner_wins_not_the_first():
     sync = FrameSync(SyncConfig(max_skew=0.02))
-    matches = feed(sync, [("pose", 0), ("pose", 100), ("color", 10), ("depth", 25), ("color", 30)]) + sync.flush()
+    matches = (
+        feed(sync, [("pose", 0), ("pose", 100), ("color", 10), ("depth", 25), ("color", 30)])
+        + sync.flush()
+    )
     assert [(m.color, m.depth) for m in matches] == [(30, 25)]
     assert sync.drops["colour image without a depth image within 0.02 s"] == 1
 
@@ -131,15 +138,32 @@ def test_time_running_backwards_starts_anew():
 def test_one_topic_that_is_still_in_the_old_time_does_not_hurt_the_new_one():
     sync = FrameSync()
     feed(sync, [(kind, 100 * i) for i in range(50) for kind in ("color", "depth", "pose")])
-    matches = feed(sync, [("color", 0), ("depth", 0), ("pose", 5000), ("pose", 0), ("color", 100), ("depth", 100), ("pose", 100)])
+    matches = feed(
+        sync,
+        [
+            ("color", 0),
+            ("depth", 0),
+            ("pose", 5000),
+            ("pose", 0),
+            ("color", 100),
+            ("depth", 100),
+            ("pose", 100),
+        ],
+    )
     assert [m.stamp_ns for m in matches] == [0, 100 * MS]
 
 
 def test_late_and_repeated_images_are_counted():
     sync = FrameSync()
     feed(sync, [("pose", 0), ("pose", 400), ("color", 200), ("depth", 200)])
-    assert not feed(sync, [("color", 100)]) and sync.drops["colour image that came after later ones had been used"] == 1
-    assert not feed(sync, [("color", 300), ("color", 300)]) and sync.drops["colour image with the stamp of another one"] == 1
+    assert (
+        not feed(sync, [("color", 100)])
+        and sync.drops["colour image that came after later ones had been used"] == 1
+    )
+    assert (
+        not feed(sync, [("color", 300), ("color", 300)])
+        and sync.drops["colour image with the stamp of another one"] == 1
+    )
 
 
 def test_old_poses_are_forgotten():
@@ -149,7 +173,9 @@ def test_old_poses_are_forgotten():
 
 
 def reference(color: list, depth: list, poses: list, config: SyncConfig) -> list:
-    """Greedy in time: the earliest pair of mutually nearest images within the skew, bracketed by poses."""
+    """Greedy in time: the earliest pair of mutually nearest images within the skew, bracketed by
+    poses.
+    """
     color, depth, result = sorted(color), sorted(depth), []
     while color and depth:
         c, d = color[0], depth[0]
@@ -162,7 +188,11 @@ def reference(color: list, depth: list, poses: list, config: SyncConfig) -> list
         color, depth = color[1:], depth[1:]
         before = [p for p in poses if p <= d]
         after = [p for p in poses if p >= d]
-        if before and after and (before[-1] == d or after[0] - before[-1] <= config.max_pose_gap * 1000):
+        if (
+            before
+            and after
+            and (before[-1] == d or after[0] - before[-1] <= config.max_pose_gap * 1000)
+        ):
             result.append((c, d))
     return result
 

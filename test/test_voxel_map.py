@@ -36,7 +36,13 @@ def golden():
 def golden_frames(golden):
     for i in range(len(golden["depth"])):
         yield (
-            Frame(i, golden["rgb"][i].transpose(1, 2, 0), golden["depth"][i], golden["K"], golden["pose"][i]),
+            Frame(
+                i,
+                golden["rgb"][i].transpose(1, 2, 0),
+                golden["depth"][i],
+                golden["K"],
+                golden["pose"][i],
+            ),
             FeatureMap(torch.tensor(golden["feat"][i])),
         )
 
@@ -53,10 +59,14 @@ def test_golden_map(golden, order):
     np.testing.assert_array_equal(snapshot.hits[rows], golden["voxel_hits"])
     np.testing.assert_allclose(snapshot.features[rows], golden["voxel_feat"], atol=1e-5)
     np.testing.assert_allclose(snapshot.rgb[rows], golden["voxel_rgb"], atol=1e-6)
-    np.testing.assert_allclose(snapshot.xyz, snapshot.index.numpy() * float(golden["voxel_size"]), atol=1e-6)
+    np.testing.assert_allclose(
+        snapshot.xyz, snapshot.index.numpy() * float(golden["voxel_size"]), atol=1e-6
+    )
 
 
-finite_or_not = st.floats(0.25, 4.0, width=32) | st.sampled_from([0.0, -1.0, np.nan, np.inf, -np.inf, 1e-30, 1e6, 3e38])
+finite_or_not = st.floats(0.25, 4.0, width=32) | st.sampled_from(
+    [0.0, -1.0, np.nan, np.inf, -np.inf, 1e-30, 1e6, 3e38]
+)
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
 
@@ -67,10 +77,18 @@ def observations(draw):
     rng = np.random.default_rng(seed)
     depth = draw(arrays.arrays(np.float32, hw, elements=finite_or_not))
     T = pose(rng, shift=draw(st.sampled_from([0.0, 1.0, 1000.0, 1e5, 1e7])))
-    camera = np.array([[rng.uniform(1, 9), rng.normal(), rng.normal()], [0, rng.uniform(1, 9), rng.normal()], [0, 0, 1]])
+    camera = np.array(
+        [
+            [rng.uniform(1, 9), rng.normal(), rng.normal()],
+            [0, rng.uniform(1, 9), rng.normal()],
+            [0, 0, 1],
+        ]
+    )
     rgb = rng.integers(0, 256, (*hw, 3), dtype=np.uint8)
     rgb = rgb if draw(st.booleans()) else (rgb / 255).astype(np.float32)
-    return frame(depth, T, rgb, camera=camera), FeatureMap(torch.tensor(rng.normal(size=(3, *feature_hw)), dtype=torch.float32))
+    return frame(depth, T, rgb, camera=camera), FeatureMap(
+        torch.tensor(rng.normal(size=(3, *feature_hw)), dtype=torch.float32)
+    )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -85,7 +103,9 @@ def test_any_frames_make_the_map_of_the_reference(frames, voxel_size):
         dropped, points = dropped + stats.dropped["out_of_range"], points + stats.points
     limit = 2**20 - 1
     reached = {index: row for index, row in reference.sums.items() if max(map(abs, index)) < limit}
-    assert dropped == round(sum(row[0] for row in reference.sums.values()) - sum(row[0] for row in reached.values()))
+    assert dropped == round(
+        sum(row[0] for row in reference.sums.values()) - sum(row[0] for row in reached.values())
+    )
     assert points == round(sum(row[0] for row in reached.values()))
     reference.sums = reached
     assert_equal(world.snapshot(), reference)
@@ -97,7 +117,9 @@ def test_frame_order_does_not_matter():
     assert_same(a.snapshot(), b.snapshot())
     by_key = [world.table["key"].argsort() for world in (a, b)]
     for name in ("first_seen_ns", "last_seen_ns", "hits"):
-        assert torch.equal(*(world.table[name][order] for world, order in zip((a, b), by_key, strict=True)))
+        assert torch.equal(
+            *(world.table[name][order] for world, order in zip((a, b), by_key, strict=True))
+        )
     assert a.last_stamp_ns == b.last_stamp_ns == 4
 
 
@@ -128,7 +150,9 @@ def test_merging_into_an_empty_map_and_an_empty_map():
     assert_same(world.snapshot(), empty.snapshot())
 
 
-@pytest.mark.parametrize("other", [VoxelMap(0.1, 5), VoxelMap(0.2, 4), VoxelMap(0.2, 5, space="language")])
+@pytest.mark.parametrize(
+    "other", [VoxelMap(0.1, 5), VoxelMap(0.2, 4), VoxelMap(0.2, 5, space="language")]
+)
 def test_maps_that_mean_other_things_are_not_merged(other):
     with pytest.raises(InputError):
         mapped([observed(0)]).merge(other)
@@ -149,7 +173,9 @@ def test_float16_is_off_by_no_more_than_its_bound():
         exact.integrate(*one)
         half.integrate(*one)
     a, b = exact.snapshot(), half.snapshot()
-    assert torch.equal(a.index, b.index) and torch.equal(a.hits, b.hits) and torch.equal(a.rgb, b.rgb)
+    assert (
+        torch.equal(a.index, b.index) and torch.equal(a.hits, b.hits) and torch.equal(a.rgb, b.rgb)
+    )
     largest = 6.0  # no mean of these normal deviates is larger
     assert exact.table.means(torch.arange(len(exact))).abs().max() < largest
     error = (a.features - b.features).abs().max()
@@ -174,7 +200,11 @@ def test_one_more_point_counts_even_after_many():
 def test_statistics():
     world = VoxelMap(0.2, 5)
     first, again = (world.integrate(*observed(0, stamp_ns=stamp)) for stamp in (7, 9))
-    assert first.voxels == first.new_voxels == len(world) and again.new_voxels == 0 and again.voxels == first.voxels
+    assert (
+        first.voxels == first.new_voxels == len(world)
+        and again.new_voxels == 0
+        and again.voxels == first.voxels
+    )
     assert first.points == again.points and first.points + sum(first.dropped.values()) == 12 * 16
     assert (world.table["first_seen_ns"] == 7).all() and (world.table["last_seen_ns"] == 9).all()
 
@@ -199,10 +229,15 @@ def test_an_empty_map_answers():
 def test_snapshots_are_copies():
     world = mapped([observed(0)])
     snapshot = world.snapshot()
-    kept = [np.asarray(getattr(snapshot, name)).copy() for name in ("index", "rgb", "features", "hits", "last_seen_ns")]
+    kept = [
+        np.asarray(getattr(snapshot, name)).copy()
+        for name in ("index", "rgb", "features", "hits", "last_seen_ns")
+    ]
     world.integrate(*observed(0, stamp_ns=3))
     world.clear_outside((0, 0, 0), 0.5)
-    for name, values in zip(("index", "rgb", "features", "hits", "last_seen_ns"), kept, strict=True):
+    for name, values in zip(
+        ("index", "rgb", "features", "hits", "last_seen_ns"), kept, strict=True
+    ):
         np.testing.assert_array_equal(np.asarray(getattr(snapshot, name)), values)
 
 
@@ -227,15 +262,22 @@ def test_features_that_do_not_fit_are_refused_and_leave_the_map_alone():
 
 def test_large_features_are_no_error_only_because_their_sum_overflows():
     world = VoxelMap(0.2, 2)
-    world.integrate(frame(2.0, camera=np.diag([100.0, 100, 1])), FeatureMap(torch.full((2, 30, 30), 1e36)))
+    world.integrate(
+        frame(2.0, camera=np.diag([100.0, 100, 1])), FeatureMap(torch.full((2, 30, 30), 1e36))
+    )
     assert (world.snapshot().features > 0).all()
 
 
 def test_half_precision_and_gradients_of_the_encoder_do_not_matter():
     one, features = observed(0)
     exact = mapped([(one, features)])
-    assert_same(mapped([(one, FeatureMap(features.data.clone().requires_grad_()))]).snapshot(), exact.snapshot())
-    assert_same(mapped([(one, FeatureMap(features.data.half()))]).snapshot(), exact.snapshot(), 2e-3)
+    assert_same(
+        mapped([(one, FeatureMap(features.data.clone().requires_grad_()))]).snapshot(),
+        exact.snapshot(),
+    )
+    assert_same(
+        mapped([(one, FeatureMap(features.data.half()))]).snapshot(), exact.snapshot(), 2e-3
+    )
     with torch.inference_mode():
         world = mapped([(one, features)])
         world.cosines(lambda v: v, torch.eye(5))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map is bounded: removing, forgetting, evicting, carving; the index stays right; the cache is never stale."""
+"""The map is bounded: removing, forgetting, evicting, carving; the index stays right.
+
+The cache is never stale.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +40,25 @@ def explored(frames: int = 6, **options) -> VoxelMap:
 
 
 def without(snapshot, gone) -> dict:
-    return {index: row for (index, row), lost in zip(rows(snapshot).items(), gone.tolist(), strict=True) if not lost}
+    return {
+        index: row
+        for (index, row), lost in zip(rows(snapshot).items(), gone.tolist(), strict=True)
+        if not lost
+    }
 
 
 def test_clearing_a_box_removes_what_is_in_it_and_nothing_else():
     world = explored()
     before = world.snapshot()
-    inside = ((before.xyz >= torch.tensor([5.0, -9, -9])) & (before.xyz <= torch.tensor([25.0, 9, 9]))).all(1)
+    inside = (
+        (before.xyz >= torch.tensor([5.0, -9, -9])) & (before.xyz <= torch.tensor([25.0, 9, 9]))
+    ).all(1)
     assert world.clear_box((5, -9, -9), (25, 9, 9)) == int(inside.sum()) > 0
     check(world)
     after, expected = rows(world.snapshot()), without(before, inside)
-    assert after.keys() == expected.keys() and all((after[index] == expected[index]).all() for index in expected)
+    assert after.keys() == expected.keys() and all(
+        (after[index] == expected[index]).all() for index in expected
+    )
 
 
 def test_clearing_outside_a_radius():
@@ -89,7 +100,9 @@ def test_a_full_map_gives_up_its_least_useful_voxels(evict):
     full = rows(free.snapshot())
     assert all((kept[index] == full[index]).all() for index in kept)  # what stays is whole
     lost = [index[0] * 0.2 for index in full.keys() - kept.keys()]
-    assert max(lost) < min(index[0] for index in kept) * 0.2 + 6  # both rules give up the beginning of the line
+    assert (
+        max(lost) < min(index[0] for index in kept) * 0.2 + 6
+    )  # both rules give up the beginning of the line
 
 
 def test_recently_seen_voxels_outlive_near_ones():
@@ -121,12 +134,16 @@ def test_the_reported_bytes_are_those_of_the_tensors():
     world = explored()
     world.cosines(lambda v: v, torch.eye(5))
     table = world.table
-    tensors = [*table.vectors.blocks, *table.language.blocks, *(column._storage for column in table._columns.values())]
+    tensors = [
+        *table.vectors.blocks,
+        *table.language.blocks,
+        *(column._storage for column in table._columns.values()),
+    ]
     tensors += [table.index._bricks, table.index._rows, table.index._table._storage]
     assert world.nbytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
-# ---- carving ---------------------------------------------------------------------------------------------------------
+# ---- carving -------------------------------------------------------------------------------------
 
 
 def test_a_thing_that_left_is_carved_after_as_many_frames_as_asked():
@@ -141,7 +158,12 @@ def test_a_thing_that_left_is_carved_after_as_many_frames_as_asked():
 
 
 def test_nothing_is_carved_by_default_nor_within_the_margin_nor_without_depth():
-    for options, depth in (({}, 4.0), ({"carve_after": 1}, 1.1), ({"carve_after": 1}, np.nan), ({"carve_after": 1}, np.inf)):
+    for options, depth in (
+        ({}, 4.0),
+        ({"carve_after": 1}, 1.1),
+        ({"carve_after": 1}, np.nan),
+        ({"carve_after": 1}, np.inf),
+    ):
         world = VoxelMap(0.2, 5, **options)
         world.integrate(frame(1.0), ONE)
         known = rows(world.snapshot()).keys()
@@ -172,34 +194,57 @@ def test_no_sphere_that_reaches_into_the_image_is_missed(seed):
     assert spheres_in_view(centres, 0.3, one)[visible & near].all()
 
 
-# ---- index -----------------------------------------------------------------------------------------------------------
+# ---- index ---------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(*[st.integers(-COORDINATE_LIMIT + 1, COORDINATE_LIMIT - 1)] * 3), min_size=1, max_size=30, unique=True))
+@given(
+    st.lists(
+        st.tuples(*[st.integers(-COORDINATE_LIMIT + 1, COORDINATE_LIMIT - 1)] * 3),
+        min_size=1,
+        max_size=30,
+        unique=True,
+    )
+)
 @settings(max_examples=50, deadline=None)
 def test_keys_are_reversible_and_ordered(coordinates):
     index = torch.tensor(sorted(coordinates))
     key = pack(index.T.double())
-    assert torch.equal(unpack(key), index) and bool(valid_keys(key).all()) and bool((key.diff() > 0).all())
+    assert (
+        torch.equal(unpack(key), index)
+        and bool(valid_keys(key).all())
+        and bool((key.diff() > 0).all())
+    )
 
 
-@given(st.lists(st.tuples(st.sampled_from(["assign", "remove", "trim"]), st.integers(0, 2**31)), max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["assign", "remove", "trim"]), st.integers(0, 2**31)), max_size=12
+    )
+)
 @settings(max_examples=40, deadline=None)
 def test_the_index_is_a_dictionary(steps):
     index, reference = VoxelIndex(), {}
     for what, seed in steps:
         rng = np.random.default_rng(seed)
-        keys = pack(torch.tensor(rng.integers(-20, 20, (40, 3)).T * rng.choice([1, 9000])).double()).unique()
+        keys = pack(
+            torch.tensor(rng.integers(-20, 20, (40, 3)).T * rng.choice([1, 9000])).double()
+        ).unique()
         if what == "trim":
             index.trim()
             continue
-        slots = torch.tensor(rng.integers(0, 1000, len(keys))) if what == "assign" else torch.full_like(keys, -1)
+        slots = (
+            torch.tensor(rng.integers(0, 1000, len(keys)))
+            if what == "assign"
+            else torch.full_like(keys, -1)
+        )
         index.assign(keys, slots)
         reference.update(zip(keys.tolist(), slots.tolist(), strict=True))
         probe = torch.cat([keys, keys + 1, torch.tensor(list(reference))])
         assert index.find(probe).tolist() == [reference.get(key, -1) for key in probe.tolist()]
     index.trim()
-    assert index.find(torch.tensor(list(reference), dtype=torch.int64)).tolist() == list(reference.values())
+    assert index.find(torch.tensor(list(reference), dtype=torch.int64)).tolist() == list(
+        reference.values()
+    )
 
 
 def test_a_moving_window_does_not_leak_bricks():
@@ -215,7 +260,7 @@ def test_a_moving_window_does_not_leak_bricks():
     check(world)
 
 
-# ---- language vectors ------------------------------------------------------------------------------------------------
+# ---- language vectors ----------------------------------------------------------------------------
 
 
 class Projection:
@@ -237,7 +282,11 @@ def expected_vectors(world: VoxelMap, head: Projection) -> torch.Tensor:
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float16", 2e-3)])
 @pytest.mark.parametrize("cache", [True, False])
 def test_language_vectors_are_never_stale(dtype, tolerance, cache):
-    world, head, rng = VoxelMap(0.2, 5, dtype=dtype, cache_projections=cache), Projection(), np.random.default_rng(0)
+    world, head, rng = (
+        VoxelMap(0.2, 5, dtype=dtype, cache_projections=cache),
+        Projection(),
+        np.random.default_rng(0),
+    )
     text = torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
     for step in range(8):
         world.integrate(*random_frame(rng, stamp_ns=step))
@@ -245,8 +294,12 @@ def test_language_vectors_are_never_stale(dtype, tolerance, cache):
             world.clear_box((-1, -1, -1), (0.5, 1, 1))
         if step % 2:
             expected = expected_vectors(world, head)
-            torch.testing.assert_close(world.language_vectors(head), expected, atol=tolerance, rtol=0)
-            torch.testing.assert_close(world.cosines(head, text), expected @ text.T, atol=tolerance, rtol=0)
+            torch.testing.assert_close(
+                world.language_vectors(head), expected, atol=tolerance, rtol=0
+            )
+            torch.testing.assert_close(
+                world.cosines(head, text), expected @ text.T, atol=tolerance, rtol=0
+            )
     assert (world.table.language is not None) == cache
 
 
@@ -260,7 +313,9 @@ def test_only_changed_voxels_are_projected_again():
     world.cosines(head, torch.eye(3))
     assert head.rows == stats.voxels < known
     world.cosines(Projection(1), torch.eye(3))
-    torch.testing.assert_close(world.language_vectors(head), expected_vectors(world, head), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        world.language_vectors(head), expected_vectors(world, head), atol=1e-5, rtol=0
+    )
 
 
 def test_language_space_needs_no_projection_and_probabilities_have_none():

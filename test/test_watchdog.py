@@ -22,8 +22,16 @@ def test_every_silent_input_is_explained():
     line = why_no_frames(
         [
             InputState("color", "/color/image", "sensor_msgs/msg/Image", [], 0),
-            InputState("depth", "/depth/image", "sensor_msgs/msg/Image", ["sensor_msgs/msg/Image"], 0),
-            InputState("info", "/depth/camera_info", "sensor_msgs/msg/CameraInfo", ["sensor_msgs/msg/CameraInfo"], 50),
+            InputState(
+                "depth", "/depth/image", "sensor_msgs/msg/Image", ["sensor_msgs/msg/Image"], 0
+            ),
+            InputState(
+                "info",
+                "/depth/camera_info",
+                "sensor_msgs/msg/CameraInfo",
+                ["sensor_msgs/msg/CameraInfo"],
+                50,
+            ),
             InputState("pose", "/pose", ODOMETRY, [POSE], 0),
         ],
         [("colour image without a depth image within 0.02 s", 7)],
@@ -44,12 +52,23 @@ def test_the_watchdog_looks_at_what_is_new():
     dog = Watchdog(5.0)
     first, second = (dog.look(0, False, {"color": 0}, {}, states)[1] for _ in range(2))
     assert first == second != "", "before the first frame it is said again and again"
-    assert dog.look(3, False, {"color": 9}, {"a": 2, "b": 4}, states) == ("3 frames (+3), 6 inputs dropped, most: b", "")
-    assert dog.look(3, True, {"color": 9}, {"a": 2, "b": 4}, states) == ("3 frames (+0), 0 inputs dropped", "")
+    assert dog.look(3, False, {"color": 9}, {"a": 2, "b": 4}, states) == (
+        "3 frames (+3), 6 inputs dropped, most: b",
+        "",
+    )
+    assert dog.look(3, True, {"color": 9}, {"a": 2, "b": 4}, states) == (
+        "3 frames (+0), 0 inputs dropped",
+        "",
+    )
     progress, complaint = dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)
     assert not progress and complaint == "no frame for 5 s: dropped 1 x a"
-    assert "/color: published, but nothing arrives" in dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)[1]
-    assert dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states) == ("", ""), "the recording has ended: said once"
+    assert (
+        "/color: published, but nothing arrives"
+        in dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)[1]
+    )
+    assert dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states) == ("", ""), (
+        "the recording has ended: said once"
+    )
 
 
 def test_drops_are_logged_once_and_counted_always(caplog):
@@ -67,12 +86,17 @@ def test_a_sender_of_nonsense_does_not_fill_the_memory():
     drops = DropCounts()
     for i in range(10 * drops_module.MAX_REASONS):
         drops.add(f"image is {i} bytes")
-    assert len(drops.items()) == drops_module.MAX_REASONS + 1 and drops.total == 10 * drops_module.MAX_REASONS
+    assert (
+        len(drops.items()) == drops_module.MAX_REASONS + 1
+        and drops.total == 10 * drops_module.MAX_REASONS
+    )
 
 
 def test_drops_from_many_threads_are_all_counted():
     drops = DropCounts()
-    threads = [threading.Thread(target=lambda: [drops.add("x") for _ in range(2000)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [drops.add("x") for _ in range(2000)]) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -80,7 +104,10 @@ def test_drops_from_many_threads_are_all_counted():
     assert drops["x"] == 8000
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "a/..", "x/", "a\0b", "link/x", "out"])
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "a/..", "x/", "a\0b", "link/x", "out"],
+)
 def test_a_path_cannot_leave_its_folder(tmp_path, name):
     maps, outside = tmp_path / "maps", tmp_path / "outside"
     maps.mkdir(), outside.mkdir()
@@ -104,7 +131,9 @@ def test_the_image_profile_is_used_unless_the_user_chose_one(monkeypatch):
     for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
-    assert profile_environment() == {"FASTRTPS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml"))}
+    assert profile_environment() == {
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml"))
+    }
     monkeypatch.setenv("ROS_DISTRO", "kilted")
     assert list(profile_environment()) == ["FASTDDS_DEFAULT_PROFILES_FILE"]
     monkeypatch.setenv(profile_variable(), "mine.xml")

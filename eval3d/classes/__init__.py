@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class lists, shipped as data: what the classes of a data set are called and which ids its files use for them."""
+"""Class lists, shipped as data: what the classes of a data set are called and which ids its files
+use for them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ HOVSG_IGNORED_WORDS = ("wall", "floor", "ceiling", "door", "window", "background
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes in order: label i + 1 is ``names[i]``, which the files of the data set call ``ids[i]``."""
+    """Classes in order: label i + 1 is ``names[i]``, which the files of the data set call
+    ``ids[i]``.
+    """
 
     name: str
     names: tuple[str, ...]
@@ -31,8 +35,14 @@ class ClassList:
     ignored: frozenset[str] = frozenset()  # names that the paper's protocol leaves out
 
     def __post_init__(self) -> None:
-        if not self.names or len(self.names) != len(self.ids) or len(set(self.ids)) != len(self.ids):
-            raise InputError(f"class list {self.name}: needs at least one class, and one distinct id for each")
+        if (
+            not self.names
+            or len(self.names) != len(self.ids)
+            or len(set(self.ids)) != len(self.ids)
+        ):
+            raise InputError(
+                f"class list {self.name}: needs at least one class, and one distinct id for each"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,7 +56,10 @@ class ClassList:
         return table
 
     def labels_of(self, ids: np.ndarray) -> np.ndarray:
-        """Ids of the data set -> labels 1..C; ids that are not in the list, negative ones too, -> 0 (ignore)."""
+        """Ids of the data set -> labels 1..C.
+
+        Ids that are not in the list, negative ones too, -> 0 (ignore).
+        """
         ids = np.asarray(ids)
         if ids.dtype.kind == "f":
             ids = np.where(np.isfinite(ids), ids, -1).astype(np.int64)
@@ -68,35 +81,47 @@ class ClassList:
     def structural(self) -> tuple[int, ...]:
         """The labels that the hovsg protocol ignores."""
         return tuple(
-            label for label, name in enumerate(self.names, start=1) if any(word in name.lower() for word in HOVSG_IGNORED_WORDS)
+            label
+            for label, name in enumerate(self.names, start=1)
+            if any(word in name.lower() for word in HOVSG_IGNORED_WORDS)
         )
 
 
 def read_table(path: Path) -> list[list[str]]:
     """The rows of a tab-separated file without its comment lines."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip() and not line.startswith("#")]
+    return [
+        [cell.strip() for cell in line.split("\t")]
+        for line in lines
+        if line.strip() and not line.startswith("#")
+    ]
 
 
 def load_classes(source: str | Path) -> ClassList:
-    """A shipped list by name, or a file: ``.tsv`` (id, name), ``.json`` (small_house's meta.json, Replica's
-    info_semantic.json, or a list of names), ``.txt`` (one name a line, ids from 1).
+    """A shipped list by name, or a file: ``.tsv`` (id, name), ``.json`` (small_house's meta.json,
+    Replica's info_semantic.json, or a list of names), ``.txt`` (one name a line, ids from 1).
 
     Raises:
         InputError: no such list, or a file that holds none.
     """
     path = HERE / f"{source}.tsv" if str(source) in SHIPPED else Path(source)
     if not path.is_file():
-        raise InputError(f"no class list {source!s}: neither a file nor one of {', '.join(SHIPPED)}")
+        raise InputError(
+            f"no class list {source!s}: neither a file nor one of {', '.join(SHIPPED)}"
+        )
     name = str(source) if str(source) in SHIPPED else path.stem
     try:
         if path.suffix == ".tsv":
             rows = read_table(path)
             ignored = frozenset(row[1] for row in rows if row[2:3] == ["-"])
-            return ClassList(name, tuple(row[1] for row in rows), tuple(int(row[0]) for row in rows), ignored)
+            return ClassList(
+                name, tuple(row[1] for row in rows), tuple(int(row[0]) for row in rows), ignored
+            )
         if path.suffix == ".json":
             return _from_json(name, json.loads(path.read_text(encoding="utf-8")))
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
         return ClassList(name, tuple(names), tuple(range(1, len(names) + 1)))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         if isinstance(error, InputError):

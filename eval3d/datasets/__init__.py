@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets that can be scored: how to open a scene, which classes, which ground truth, which scenes the paper takes.
+"""The data sets that can be scored: how to open a scene, which classes, which ground truth, which
+scenes the paper takes.
 
-A scene is anything with ``name``, ``len()``, iteration over LabelledFrame, ``dropped`` / ``notes`` / ``examples`` and
-``listing()`` / ``digest()``: see :class:`eval3d.datasets.scene.Scene`.
+A scene is anything with ``name``, ``len()``, iteration over LabelledFrame, ``dropped`` / ``notes``
+/ ``examples`` and ``listing()`` / ``digest()``: see :class:`eval3d.datasets.scene.Scene`.
 """
 
 from __future__ import annotations
@@ -48,15 +49,23 @@ class Dataset:
     name: str
     open_scene: Callable[[Path, str, ClassList], Any]
     classes: str  # shipped class list; empty = the recording brings its own (meta.json)
-    ground_truth: tuple[str, ...]  # where to look, {root} and {scene} are filled in; "lifted" = from the label images
+    ground_truth: tuple[
+        str, ...
+    ]  # where to look, {root} and {scene} are filled in; "lifted" = from the label images
     points_hold: str  # what labelled points hold: ids of the class list, or 0-based class indices
     paper_scenes: tuple[str, ...] = ()
     frame_skip: int = 10  # frames left out after each one used
 
 
-_SCANNET_SCENES = ("scene0011_00 scene0011_01 scene0050_00 scene0050_01 scene0050_02 scene0231_00 scene0231_01 scene0231_02 "
-                   "scene0378_00 scene0378_01 scene0378_02 scene0518_00").split()  # fmt: skip
-_SCANNETPP_SCENES = "00777c41d4 bcd2436daf a5114ca13d 2b1dc6d6a5 d551dac194 f9f95681fd ea42cd27e6 20ff72df6e bf6e439e38".split()
+_SCANNET_SCENES = (
+    "scene0011_00 scene0011_01 scene0050_00 scene0050_01 scene0050_02 scene0231_00 "
+    "scene0231_01 scene0231_02 "
+    "scene0378_00 scene0378_01 scene0378_02 scene0518_00"
+).split()
+_SCANNETPP_SCENES = (
+    "00777c41d4 bcd2436daf a5114ca13d 2b1dc6d6a5 d551dac194 "
+    "f9f95681fd ea42cd27e6 20ff72df6e bf6e439e38"
+).split()
 _SUFFIXES = ("npz", "pt", "pth", "ply")
 
 DATASETS = {
@@ -68,7 +77,9 @@ DATASETS = {
         "ids",
         ("office0", "office1", "office2", "office3", "office4", "room0", "room1", "room2"),
     ),
-    "scannet": Dataset("scannet", scannet.open_scene, "nyu40", ("lifted",), "ids", tuple(_SCANNET_SCENES)),
+    "scannet": Dataset(
+        "scannet", scannet.open_scene, "nyu40", ("lifted",), "ids", tuple(_SCANNET_SCENES)
+    ),
     "scannetpp": Dataset(
         "scannetpp",
         scannetpp.open_scene,
@@ -82,8 +93,11 @@ DATASETS = {
 }
 
 
-def open_scene(dataset: str, root: Path, name: str, classes: ClassList, frame_skip: int = -1, limit: int = 0) -> SceneSource:
-    """A scene, reading every ``frame_skip + 1``-th frame (as the official programs do), ``limit`` of them at most.
+def open_scene(
+    dataset: str, root: Path, name: str, classes: ClassList, frame_skip: int = -1, limit: int = 0
+) -> SceneSource:
+    """A scene, reading every ``frame_skip + 1``-th frame (as the official programs do), ``limit``
+    of them at most.
 
     Raises:
         ConfigError: unknown data set.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rosbag2 through the very code that the node uses: same decoding, same pairing in time, same reasons to drop."""
+"""A rosbag2 through the very code that the node uses: same decoding, same pairing in time, same
+reasons to drop.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class BagScene:
         self._hash = hashlib.sha256()
 
     def configure(self, topics: Any, sync: SyncConfig, node: NodeConfig) -> None:
-        """Options as of the node; ``topics`` has color, depth, info and pose, empty ones are found by type and name."""
+        """Options as of the node; ``topics`` has color, depth, info and pose, empty ones are found
+        by type and name.
+        """
         names = {kind: getattr(topics, kind) for kind in KINDS}
         self._options = {"topics": Topics(**names), "sync": sync, "node": node}
 
@@ -50,7 +54,9 @@ class BagScene:
     @property
     def received(self) -> dict[str, int]:
         """Messages read, by kind."""
-        return {kind: int(count) for kind, count in sorted(self.recording.assembler.received.items())}
+        return {
+            kind: int(count) for kind, count in sorted(self.recording.assembler.received.items())
+        }
 
     def __len__(self) -> int:
         count = -(-len(self.recording) // self.step)
@@ -71,7 +77,11 @@ class BagScene:
 
     def listing(self) -> list[str]:
         """Name and size of the files of the bag."""
-        files = sorted(p for p in self.path.rglob("*") if p.is_file()) if self.path.is_dir() else [self.path]
+        files = (
+            sorted(p for p in self.path.rglob("*") if p.is_file())
+            if self.path.is_dir()
+            else [self.path]
+        )
         return [f"{file.name} {file.stat().st_size}" for file in files]
 
     def digest(self) -> str:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anyone's recording as a folder: color/ depth/ pose/ intrinsics.txt, and label/ where there are labels."""
+"""Anyone's recording as a folder: color/ depth/ pose/ intrinsics.txt, and label/ where there are
+labels.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,17 @@ from .scene import Scene, View, numbered, read_matrix
 def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
     """``<root>/<name>``, or ``root`` itself when that is the recording.
 
-    Depth is in millimetres, registered to colour; poses are camera-to-world, one text file each; frame numbers may have gaps.
+    Depth is in millimetres, registered to colour; poses are camera-to-world, one text file each;
+    frame numbers may have gaps.
 
     Raises:
         RecordingError: the folder is not there, has no intrinsics or no frames.
     """
     folder = next((p for p in (root / name, root) if (p / "depth").is_dir()), None)
     if folder is None:
-        raise RecordingError(f"no recording in {root / name}: need color/ depth/ pose/ intrinsics.txt [label/]")
+        raise RecordingError(
+            f"no recording in {root / name}: need color/ depth/ pose/ intrinsics.txt [label/]"
+        )
     K = read_matrix(folder / "intrinsics.txt", (3, 3), name)
     colour, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
     label = numbered(folder / "label", "*.png")

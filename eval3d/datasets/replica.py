@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replica in its two exports: NICE-SLAM (``<scene>/results``) and Semantic-NeRF (``<scene>/Sequence_1``)."""
+"""Replica in its two exports: NICE-SLAM (``<scene>/results``) and Semantic-NeRF
+(``<scene>/Sequence_1``).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
     """The scene in whichever export lies under ``root``.
 
     Raises:
-        RecordingError: neither is there, or a file that the whole scene needs is missing or damaged.
+        RecordingError: neither is there, or a file that the whole scene needs is missing or
+            damaged.
     """
     for folder in (root / spelling for spelling in spellings(name)):
         if (folder / "results").is_dir():
@@ -39,13 +42,16 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
             if (sequence / "traj_w_c.txt").is_file():
                 return _semantic_nerf(sequence, name, classes)
     raise RecordingError(
-        f"no Replica scene {name} under {root}: need {name}/results/frame000000.jpg with {name}/traj.txt (NICE-SLAM export) "
+        f"no Replica scene {name} under {root}: need {name}/results/frame000000.jpg with "
+        f"{name}/traj.txt (NICE-SLAM export) "
         f"or {spellings(name)[1]}/Sequence_1/traj_w_c.txt (Semantic-NeRF export)"
     )
 
 
 def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
-    camera_file = next((p for p in (root / "cam_params.json", folder / "cam_params.json") if p.is_file()), None)
+    camera_file = next(
+        (p for p in (root / "cam_params.json", folder / "cam_params.json") if p.is_file()), None
+    )
     if camera_file is None:
         raise RecordingError(f"{name}: no cam_params.json in {root}")
     try:
@@ -63,7 +69,9 @@ def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
             name=f"{i:06d}",
             rgb=colour.get(i, results / f"frame{i:06d}.jpg"),
             depth=depth.get(i, results / f"depth{i:06d}.png"),
-            pose=poses[i] if i < len(poses) else np.full((4, 4), np.nan),  # an image without a pose is dropped, and counted
+            pose=poses[i]
+            if i < len(poses)
+            else np.full((4, 4), np.nan),  # an image without a pose is dropped, and counted
         )
         for i in range(count)
     ]
@@ -74,14 +82,18 @@ def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
 def _semantic_nerf(folder: Path, name: str, classes: ClassList) -> Scene:
     poses = read_trajectory(folder / "traj_w_c.txt")
     images = {kind: numbered(folder / kind) for kind in ("rgb", "depth", "semantic_class")}
-    images["semantic_class"] = {i: p for i, p in images["semantic_class"].items() if p.stem.startswith("semantic_class")}
+    images["semantic_class"] = {
+        i: p for i, p in images["semantic_class"].items() if p.stem.startswith("semantic_class")
+    }
     views = [
         View(
             name=str(i),
             rgb=images["rgb"].get(i, folder / f"rgb/rgb_{i}.png"),
             depth=images["depth"].get(i, folder / f"depth/depth_{i}.png"),
             pose=pose,
-            label=images["semantic_class"].get(i, folder / f"semantic_class/semantic_class_{i}.png"),
+            label=images["semantic_class"].get(
+                i, folder / f"semantic_class/semantic_class_{i}.png"
+            ),
         )
         for i, pose in enumerate(poses)
     ]
@@ -89,12 +101,21 @@ def _semantic_nerf(folder: Path, name: str, classes: ClassList) -> Scene:
 
 
 def _check_classes(root: Path, name: str, classes: ClassList) -> None:
-    """Say so when the copy of the data set names its classes differently from the list that is scored."""
+    """Say so when the copy of the data set names its classes differently from the list that is
+    scored.
+    """
     for spelling in spellings(name):
         path = root / "semantic_info" / spelling / "info_semantic.json"
         if classes.name == "replica101" and path.is_file():
-            own = {int(row["id"]): row["name"] for row in json.loads(path.read_text(encoding="utf-8"))["classes"]}
-            different = [i for i, n in zip(classes.ids, classes.names, strict=True) if own.get(i, n) != n]
+            own = {
+                int(row["id"]): row["name"]
+                for row in json.loads(path.read_text(encoding="utf-8"))["classes"]
+            }
+            different = [
+                i for i, n in zip(classes.ids, classes.names, strict=True) if own.get(i, n) != n
+            ]
             if different:
-                raise RecordingError(f"{path} names the classes {different[:5]} differently from the list replica101")
+                raise RecordingError(
+                    f"{path} names the classes {different[:5]} differently from the list replica101"
+                )
             return

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ScanNet as its SensReader exports it. Colour is resized to the depth image, the depth intrinsics are used."""
+"""ScanNet as its SensReader exports it.
+
+Colour is resized to the depth image, the depth intrinsics are used.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
     """
     folder = next((p for p in (root / name, root / "scans" / name) if (p / "depth").is_dir()), None)
     if folder is None:
-        raise RecordingError(f"no ScanNet scene {name} under {root}: need {name}/{{color,depth,pose,intrinsic}} of SensReader")
+        raise RecordingError(
+            f"no ScanNet scene {name} under {root}: need {name}/{{color,depth,pose,intrinsic}} of "
+            "SensReader"
+        )
     K = read_matrix(folder / "intrinsic" / "intrinsic_depth.txt", (3, 3), name)
     colour, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
     has_labels = (folder / "label-filt").is_dir()
@@ -39,11 +45,20 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
         )
         for i in sorted({*colour, *depth, *pose})
     ]
-    return Scene(name, views, K, 0.001, colour_to_depth=True, relabel=relabeller(root, classes) if has_labels else None)
+    return Scene(
+        name,
+        views,
+        K,
+        0.001,
+        colour_to_depth=True,
+        relabel=relabeller(root, classes) if has_labels else None,
+    )
 
 
 def relabeller(root: Path, classes: ClassList) -> Callable[[np.ndarray], np.ndarray]:
-    """From raw ids of label-filt to labels: by NYU40 for nyu40 and scannet20, directly for scannet200."""
+    """From raw ids of label-filt to labels: by NYU40 for nyu40 and scannet20, directly for
+    scannet200.
+    """
     if classes.name not in ("nyu40", "scannet20"):
         return classes.labels_of
     own = root / MAP_FILE

@@ -14,10 +14,17 @@ from ..classes import ClassList
 from .scene import Scene, View
 
 # Renderers of the depth images disagree about the folder's name.
-DEPTH_FOLDERS = ("undistorted_render_depth", "render_depth_undistorted", "undistorted_depths", "render_depth", "depth")
+DEPTH_FOLDERS = (
+    "undistorted_render_depth",
+    "render_depth_undistorted",
+    "undistorted_depths",
+    "render_depth",
+    "depth",
+)
 IMAGE_FOLDERS = ("undistorted_images", "resized_undistorted_images")
 
-# nerfstudio's world has x and y swapped and z upside down against colmap's, in which the mesh lies; its cameras look along -z.
+# nerfstudio's world has x and y swapped and z upside down against colmap's, in which the mesh lies;
+# its cameras look along -z.
 COLMAP_FROM_NERFSTUDIO = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
 OPENGL_FROM_OPENCV = np.diag([1.0, -1, -1, 1])
 
@@ -29,7 +36,9 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
         RecordingError: the scene, its images, its depth or its camera files are missing.
     """
     del classes  # there are no 2D labels
-    dslr = next((p for p in (root / "data" / name / "dslr", root / name / "dslr") if p.is_dir()), None)
+    dslr = next(
+        (p for p in (root / "data" / name / "dslr", root / name / "dslr") if p.is_dir()), None
+    )
     if dslr is None:
         raise RecordingError(f"no ScanNet++ scene {name} under {root}: need data/{name}/dslr")
     images, depths = (_first(dslr, kinds, name) for kinds in (IMAGE_FOLDERS, DEPTH_FOLDERS))
@@ -55,10 +64,14 @@ def _first(dslr: Path, names: tuple[str, ...], scene: str) -> Path:
 def _nerfstudio(path: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[int, int]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        K = np.array([[data["fl_x"], 0, data["cx"]], [0, data["fl_y"], data["cy"]], [0, 0, 1]], np.float64)
+        K = np.array(
+            [[data["fl_x"], 0, data["cx"]], [0, data["fl_y"], data["cy"]], [0, 0, 1]], np.float64
+        )
         frames = [*data["frames"], *data.get("test_frames", ())]
         poses = {
-            frame["file_path"]: COLMAP_FROM_NERFSTUDIO @ np.array(frame["transform_matrix"], np.float64) @ OPENGL_FROM_OPENCV
+            frame["file_path"]: COLMAP_FROM_NERFSTUDIO
+            @ np.array(frame["transform_matrix"], np.float64)
+            @ OPENGL_FROM_OPENCV
             for frame in frames
         }
         return poses, K, (int(data["h"]), int(data["w"]))
@@ -81,8 +94,10 @@ def _colmap(folder: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray,
         model, width, height, *numbers = cameras[0][1:]
         if len(cameras) != 1 or model not in ("PINHOLE", "SIMPLE_PINHOLE"):
             raise RecordingError(
-                f"{name}: {folder}/cameras.txt holds {len(cameras)} cameras, the first {model}; they must be one PINHOLE "
-                "camera (the undistortion of the ScanNet++ toolbox writes nerfstudio/transforms_undistorted.json)"
+                f"{name}: {folder}/cameras.txt holds {len(cameras)} cameras, the first {model}; "
+                "they must be one PINHOLE "
+                "camera (the undistortion of the ScanNet++ toolbox writes "
+                "nerfstudio/transforms_undistorted.json)"
             )
         values = [float(v) for v in numbers]
         fx, fy, cx, cy = values if model == "PINHOLE" else (values[0], *values)

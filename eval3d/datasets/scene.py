@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene on disk: a list of views, read one by one, with every view that cannot be used counted and explained."""
+"""A scene on disk: a list of views, read one by one, with every view that cannot be used counted
+and explained.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,17 @@ class LabelledFrame:
 
     name: str
     frame: Frame
-    label: np.ndarray | None = None  # (h, w) int64, labels 1..C, 0 = ignore; shape of the depth image
+    label: np.ndarray | None = (
+        None  # (h, w) int64, labels 1..C, 0 = ignore; shape of the depth image
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Where one frame lies on disk. ``pose`` is camera-to-world (4, 4), or the text file that holds it."""
+    """Where one frame lies on disk.
+
+    ``pose`` is camera-to-world (4, 4), or the text file that holds it.
+    """
 
     name: str
     rgb: Path
@@ -53,8 +60,8 @@ class View:
 class Scene:
     """The views of one scene; iterating reads them.
 
-    After an iteration ``dropped`` says how many views were not used and why, ``examples`` names the first of each kind,
-    and ``digest()`` is the SHA-256 of everything that was read.
+    After an iteration ``dropped`` says how many views were not used and why, ``examples`` names the
+    first of each kind, and ``digest()`` is the SHA-256 of everything that was read.
     """
 
     name: str
@@ -62,7 +69,9 @@ class Scene:
     K: np.ndarray  # (3, 3) pixels of images of ``size``
     depth_scale: float  # m per unit
     size: tuple[int, int] | None = None  # (h, w) of the depth images; None = as the first one
-    colour_to_depth: bool = False  # resize colour to the depth image (ScanNet) instead of refusing other sizes
+    colour_to_depth: bool = (
+        False  # resize colour to the depth image (ScanNet) instead of refusing other sizes
+    )
     relabel: Callable[[np.ndarray], np.ndarray] | None = None  # ids in the files -> labels 1..C
     step: int = 1  # use every step-th view
     limit: int = 0  # use at most so many views; 0 = all
@@ -92,9 +101,18 @@ class Scene:
                 self._count(self.dropped, fault, view)
 
     def listing(self) -> list[str]:
-        """Name and size of every file of the selected views: changes when the data set does, costs no reading."""
-        paths = [path for _, v in self.selected() for path in (v.rgb, v.depth, v.pose, v.label) if isinstance(path, Path)]
-        return [f"{path.name} {path.stat().st_size if path.is_file() else 'missing'}" for path in paths]
+        """Name and size of every file of the selected views: changes when the data set does, costs
+        no reading.
+        """
+        paths = [
+            path
+            for _, v in self.selected()
+            for path in (v.rgb, v.depth, v.pose, v.label)
+            if isinstance(path, Path)
+        ]
+        return [
+            f"{path.name} {path.stat().st_size if path.is_file() else 'missing'}" for path in paths
+        ]
 
     def digest(self) -> str:
         """SHA-256 over the files and poses read by the last iteration."""
@@ -102,7 +120,13 @@ class Scene:
 
     def _count(self, table: dict[str, int], fault: Unusable, view: View) -> None:
         if fault.reason not in table:
-            log.warning("%s, frame %s: %s (%s)", self.name, view.name, fault, "skipped" if table is self.dropped else "kept")
+            log.warning(
+                "%s, frame %s: %s (%s)",
+                self.name,
+                view.name,
+                fault,
+                "skipped" if table is self.dropped else "kept",
+            )
             self.examples[fault.reason] = f"{view.name}: {fault.detail}"
         table[fault.reason] = table.get(fault.reason, 0) + 1
 
@@ -121,7 +145,12 @@ class Scene:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return np.asarray(image.convert(mode) if mode else image)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises on half-written files
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+        ) as error:  # what Pillow raises on half-written files
             raise Unusable(f"{what} damaged", f"{path.name}: {error}") from None
 
     def _pose(self, view: View) -> np.ndarray:
@@ -132,7 +161,9 @@ class Scene:
             except ValueError as error:
                 raise Unusable("pose damaged", f"{view.pose.name}: {error}") from None
             if pose.size != 16:
-                raise Unusable("pose damaged", f"{view.pose.name} holds {pose.size} numbers, not 16")
+                raise Unusable(
+                    "pose damaged", f"{view.pose.name} holds {pose.size} numbers, not 16"
+                )
             pose = pose.reshape(4, 4)
         else:
             pose = np.asarray(view.pose, np.float64)
@@ -148,10 +179,16 @@ class Scene:
         pose = self._pose(view)
         depth = self._image(view.depth, "depth")
         if depth.ndim != 2 or depth.dtype.kind not in "ui":
-            raise Unusable("depth of wrong type", f"{view.depth.name}: {depth.shape} {depth.dtype}, need one 16-bit channel")
+            raise Unusable(
+                "depth of wrong type",
+                f"{view.depth.name}: {depth.shape} {depth.dtype}, need one 16-bit channel",
+            )
         size = self.size = self.size or (depth.shape[0], depth.shape[1])
         if depth.shape != size:
-            raise Unusable("depth of wrong size", f"{depth.shape[1]}x{depth.shape[0]}, need {size[1]}x{size[0]}")
+            raise Unusable(
+                "depth of wrong size",
+                f"{depth.shape[1]}x{depth.shape[0]}, need {size[1]}x{size[0]}",
+            )
         rgb = self._colour(view, size)
         metres = depth.astype(np.float32) * np.float32(self.depth_scale)
         try:
@@ -166,7 +203,9 @@ class Scene:
         if rgb.shape[:2] == size:
             return rgb
         if not (self.colour_to_depth and _same_aspect(rgb.shape, size)):
-            raise Unusable("colour of wrong size", f"{rgb.shape[1]}x{rgb.shape[0]}, need {width}x{height}")
+            raise Unusable(
+                "colour of wrong size", f"{rgb.shape[1]}x{rgb.shape[0]}, need {width}x{height}"
+            )
         from PIL import Image
 
         return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
@@ -192,7 +231,10 @@ def nearest_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W) -> (h, w), each pixel from the one that holds its centre ("nearest-exact")."""
     if image.shape == tuple(size):
         return image
-    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(size, image.shape, strict=True))
+    rows, columns = (
+        ((np.arange(n) + 0.5) * old / n).astype(np.int64)
+        for n, old in zip(size, image.shape, strict=True)
+    )
     return image[rows[:, None], columns]
 
 
@@ -214,7 +256,9 @@ def read_matrix(path: Path, shape: tuple[int, int], what: str) -> np.ndarray:
 
 
 def read_trajectory(path: Path) -> np.ndarray:
-    """One row-major 4x4 camera-to-world per line (or per four lines) -> (N, 4, 4); may hold values that are not finite.
+    """One row-major 4x4 camera-to-world per line (or per four lines) -> (N, 4, 4).
+
+    May hold values that are not finite.
 
     Raises:
         RecordingError: the file is missing or not a whole number of matrices.
@@ -224,12 +268,17 @@ def read_trajectory(path: Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise RecordingError(f"trajectory: cannot read {path}: {error}") from None
     if values.size == 0 or values.size % 16:
-        raise RecordingError(f"trajectory: {path} holds {values.size} numbers, not a whole number of 4x4 matrices")
+        raise RecordingError(
+            f"trajectory: {path} holds {values.size} numbers, not a whole number of 4x4 matrices"
+        )
     return values.reshape(-1, 4, 4)
 
 
 def numbered(folder: Path, pattern: str = "*") -> dict[int, Path]:
-    """The files of a folder by the number at the end of their stem, in numeric order; {} for a folder that is not there."""
+    """The files of a folder by the number at the end of their stem, in numeric order.
+
+    {} for a folder that is not there.
+    """
     found = {}
     for path in folder.glob(pattern) if folder.is_dir() else ():
         digits = path.stem[len(path.stem.rstrip("0123456789")) :]

@@ -12,14 +12,23 @@ from typing import Any
 from .tables import TITLES, cell, class_rows, run_rows, scene_rows, timings_of, varied_options
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.7em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc } h3 { margin-top: 1.6em }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto;
+  padding: 0 1em; }
+h1 { font-size: 1.7em }
+h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
+h3 { margin-top: 1.6em }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
+th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #e4e4e4;
+  white-space: nowrap }
 th { border-bottom: 2px solid #888 } th:first-child, td:first-child, td.text { text-align: left }
-tr:hover { background: #f4f7fb } .scroll { overflow-x: auto } img { max-width: 100%; margin: .5em 0 }
+tr:hover { background: #f4f7fb }
+.scroll { overflow-x: auto }
+img { max-width: 100%; margin: .5em 0 }
 .bar { background: linear-gradient(to right, #a9c7e8 var(--p), transparent var(--p)) }
-.note { color: #666 } .warn { color: #a33 } details { margin: .6em 0 } pre { background: #f6f6f6; padding: 1em; overflow-x: auto }
+.note { color: #666 }
+.warn { color: #a33 }
+details { margin: .6em 0 }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto }
 """
 HASHES = ("_sha256", "_hash")
 PICTURES = {
@@ -47,13 +56,18 @@ def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
                 style = f' class="bar" style="--p:{100 * value:.1f}%"'
             cells += f"<td{style}>{escape(cell(value, column))}</td>"
         body += f"<tr>{cells}</tr>\n"
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _frames(scene: dict[str, Any]) -> str:
     frames = scene["frames"]
-    text = f"<p>{frames['used']} of {frames['listed']} frames used; ground truth: {escape(scene['ground_truth'])}.</p>"
-    faults = [*frames["dropped"].items(), *((f"{reason} (frame kept)", n) for reason, n in frames["notes"].items())]
+    truth = escape(scene["ground_truth"])
+    text = f"<p>{frames['used']} of {frames['listed']} frames used; ground truth: {truth}.</p>"
+    faults = [
+        *frames["dropped"].items(),
+        *((f"{reason} (frame kept)", n) for reason, n in frames["notes"].items()),
+    ]
     if faults:
         items = ""
         for reason, count in faults:
@@ -74,7 +88,11 @@ def _scene(scene: dict[str, Any]) -> str:
         path = pictures / f"{name}.png"
         if path.is_file():
             image = _image(path, f"{scene['scene']}: {title}")
-            parts.append(image if name == "labels" else f"<details><summary>{title}</summary>{image}</details>")
+            parts.append(
+                image
+                if name == "labels"
+                else f"<details><summary>{title}</summary>{image}</details>"
+            )
     return "\n".join(parts)
 
 
@@ -89,17 +107,26 @@ def _times(run: dict[str, Any]) -> str:
 
 
 def _run(run: dict[str, Any]) -> str:
-    source = {key: value for key, value in run["scenes"][0]["provenance"].items() if not key.endswith(HASHES)}
-    hashes = {s["scene"]: {k: v for k, v in s["provenance"].items() if k.endswith(HASHES)} for s in run["scenes"]}
+    source = {
+        key: value
+        for key, value in run["scenes"][0]["provenance"].items()
+        if not key.endswith(HASHES)
+    }
+    hashes = {
+        s["scene"]: {k: v for k, v in s["provenance"].items() if k.endswith(HASHES)}
+        for s in run["scenes"]
+    }
     text = escape(json.dumps({**source, "hashes": hashes}, indent=1, sort_keys=True))
     return "\n".join(
         [
             f"<h2>{escape(run['name'])}</h2>",
             _table(*scene_rows(run)),
-            f"<details><summary>Classes (means over scenes)</summary>{_table(*class_rows(run))}</details>",
+            "<details><summary>Classes (means over "
+            f"scenes)</summary>{_table(*class_rows(run))}</details>",
             *(_scene(scene) for scene in run["scenes"]),
             _times(run),
-            f"<details><summary>Configuration, versions, hashes</summary><pre>{text}</pre></details>",
+            "<details><summary>Configuration, versions, "
+            f"hashes</summary><pre>{text}</pre></details>",
         ]
     )
 
@@ -113,7 +140,8 @@ def page(runs: list[dict[str, Any]], plots: list[Path]) -> str:
         "k": f"k = {options['k']}",
     }
     common = ", ".join(text for name, text in facts.items() if name not in varied)
-    intro = "Scores in percent; the ceiling is the ground truth scored against itself through the map's geometry. "
+    intro = "Scores in percent; the ceiling is the ground truth scored against itself "
+    intro += "through the map's geometry. "
     intro += f"All runs: {common}." if common else ""
     body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", _table(*run_rows(runs))]
     body += [_image(path, path.stem) for path in plots]

@@ -13,15 +13,24 @@ NONE = (0.75, 0.75, 0.75)  # no prediction, ignored
 def _lab(rgb: np.ndarray) -> np.ndarray:
     """(N, 3) sRGB in [0, 1] -> (N, 3) CIELAB (D65), where distance is roughly what the eye sees."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+    to_xyz = np.array(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
     xyz = linear @ to_xyz.T / (0.95047, 1.0, 1.08883)
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+    return np.stack(
+        [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
+    )
 
 
 @lru_cache(maxsize=8)
 def distinct_colours(count: int) -> np.ndarray:
-    """(count, 3) in [0, 1]: each the candidate farthest (CIELAB) from white, black, grey and all colours before it.
+    """(count, 3) in [0, 1]: each the candidate farthest (CIELAB) from white, black, grey and all
+    colours before it.
 
     Colour i does not depend on ``count``.
     """
@@ -29,7 +38,9 @@ def distinct_colours(count: int) -> np.ndarray:
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _lab(candidates)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    usable = (lab[:, 0] > 30) & (lab[:, 0] < 86) & (chroma > 20) & (chroma < 78)  # neither near grey nor glaring
+    usable = (
+        (lab[:, 0] > 30) & (lab[:, 0] < 86) & (chroma > 20) & (chroma < 78)
+    )  # neither near grey nor glaring
     candidates, lab = candidates[usable], lab[usable]
     taken = _lab(np.array([[1.0, 1, 1], [0, 0, 0], NONE]))
     distance = np.sqrt(((lab[:, None] - taken[None]) ** 2).sum(-1)).min(axis=1)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of one scene: colours, truth and prediction side by side with their legend; errors; bars; confusion."""
+"""Pictures of one scene: colours, truth and prediction side by side with their legend; errors.
+
+Bars; confusion.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ def view_from_above(
     a, e = np.radians(azimuth), np.radians(elevation)
     right = np.cos(a) * x + np.sin(a) * y
     away = -np.sin(a) * x + np.cos(a) * y
-    return np.stack([right, np.sin(e) * away + np.cos(e) * z], axis=1), np.sin(e) * z - np.cos(e) * away
+    return np.stack([right, np.sin(e) * away + np.cos(e) * z], axis=1), np.sin(e) * z - np.cos(
+        e
+    ) * away
 
 
 def without_lid(xyz: np.ndarray, up: str = "z", keep: float = 0.72) -> np.ndarray:
@@ -47,8 +52,12 @@ def without_lid(xyz: np.ndarray, up: str = "z", keep: float = 0.72) -> np.ndarra
     return z <= low + keep * (high - low)
 
 
-def draw_voxels(xyz: np.ndarray, rgb: np.ndarray, voxel_size: float, up: str = "z", width: int = 900) -> np.ndarray:
-    """(N, 3) voxels with (N, 3) colours in [0, 1] -> (h, width, 3) uint8: squares, the nearest in front, shaded by height."""
+def draw_voxels(
+    xyz: np.ndarray, rgb: np.ndarray, voxel_size: float, up: str = "z", width: int = 900
+) -> np.ndarray:
+    """(N, 3) voxels with (N, 3) colours in [0, 1] -> (h, width, 3) uint8: squares, the nearest in
+    front, shaded by height.
+    """
     if len(xyz) == 0:
         return np.full((width // 2, width, 3), 255, np.uint8)
     shown = without_lid(xyz, up)
@@ -61,16 +70,22 @@ def draw_voxels(xyz: np.ndarray, rgb: np.ndarray, voxel_size: float, up: str = "
     row = height - 1 - row
     half = max(int(np.ceil(voxel_size * scale * 0.6)), 1)
     shade = 0.82 + 0.18 * (near - near.min()) / max(float(np.ptp(near)), 1e-9)
-    order = np.argsort(near, kind="stable")[:, None]  # painter's algorithm: of equal pixels the last write, the nearest, stays
+    order = np.argsort(near, kind="stable")[
+        :, None
+    ]  # painter's algorithm: of equal pixels the last write, the nearest, stays
     dy, dx = (offset.ravel() for offset in np.mgrid[-half : half + 1, -half : half + 1])
     painted = np.full((height, width), -1)
     painted[(row[order] + dy).clip(0, height - 1), (column[order] + dx).clip(0, width - 1)] = order
-    colours = np.concatenate([rgb * shade[:, None], np.ones((1, 3))])  # the last one, -1, is the background
+    colours = np.concatenate(
+        [rgb * shade[:, None], np.ones((1, 3))]
+    )  # the last one, -1, is the background
     return np.round(colours[painted] * 255).clip(0, 255).astype(np.uint8)
 
 
 def class_colours(labels: np.ndarray, order: list[int]) -> np.ndarray:
-    """(N,) labels -> (N, 3): the classes of ``order`` get the most distinct colours, none and the rest grey."""
+    """(N,) labels -> (N, 3): the classes of ``order`` get the most distinct colours, none and the
+    rest grey.
+    """
     table = np.full((int(max(labels.max(initial=0), max(order, default=0))) + 1, 3), NONE)
     table[order] = distinct_colours(len(order))
     return table[labels]
@@ -122,11 +137,16 @@ def _show(axis: Any, image: np.ndarray, title: str) -> None:
 
 
 def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
-    """Colours, truth and prediction side by side, the classes below (like Fig. A.5 of the paper)."""
+    """Colours, truth and prediction side by side, the classes below (like Fig.
+
+    A.5 of the paper).
+    """
     from matplotlib.patches import Patch
 
     truth, predicted = data["gt_label"].astype(int), data["predicted"].astype(int)
-    count = np.bincount(truth, minlength=len(data["names"]) + 1) + np.bincount(predicted, minlength=len(data["names"]) + 1)
+    count = np.bincount(truth, minlength=len(data["names"]) + 1) + np.bincount(
+        predicted, minlength=len(data["names"]) + 1
+    )
     order = [int(i) for i in np.argsort(-count, kind="stable") if i > 0 and count[i]][:MOST_CLASSES]
     xyz, size = _xyz(data), float(data["voxel_size"])
     known = truth != 0
@@ -141,7 +161,10 @@ def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
     for axis, (image, title) in zip(figure.subplots(1, 3), images, strict=True):
         _show(axis, image, title)
     rest = " and rarer classes" if np.count_nonzero(count[1:]) > len(order) else ""
-    patches = [Patch(color=c, label=data["names"][i - 1]) for i, c in zip(order, distinct_colours(len(order)), strict=True)]
+    patches = [
+        Patch(color=c, label=data["names"][i - 1])
+        for i, c in zip(order, distinct_colours(len(order)), strict=True)
+    ]
     figure.legend(
         handles=[*patches, Patch(color=NONE, label=f"no prediction{rest}")],
         loc="outside lower center",
@@ -158,11 +181,20 @@ def draw_errors(data: dict[str, Any], up: str = "z") -> Any:
 
     truth, predicted = data["gt_label"], data["predicted"]
     known = truth != 0
-    colours = np.where((truth == predicted)[:, None], RIGHT, np.where((predicted == 0)[:, None], MISSED, WRONG))
+    colours = np.where(
+        (truth == predicted)[:, None], RIGHT, np.where((predicted == 0)[:, None], MISSED, WRONG)
+    )
     image = draw_voxels(_xyz(data)[known], colours[known], float(data["voxel_size"]), up)
     figure = _figure(9, 9 * image.shape[0] / image.shape[1] + 0.9)
-    right, missed = (float(np.mean(v[known])) if known.any() else 0.0 for v in (truth == predicted, predicted == 0))
-    parts = {RIGHT: f"right {right:.1%}", WRONG: f"wrong {1 - right - missed:.1%}", MISSED: f"no prediction {missed:.1%}"}
+    right, missed = (
+        float(np.mean(v[known])) if known.any() else 0.0
+        for v in (truth == predicted, predicted == 0)
+    )
+    parts = {
+        RIGHT: f"right {right:.1%}",
+        WRONG: f"wrong {1 - right - missed:.1%}",
+        MISSED: f"no prediction {missed:.1%}",
+    }
     _show(figure.subplots(), image, "errors")
     handles = [Patch(color=colour, label=text) for colour, text in parts.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
@@ -173,7 +205,9 @@ def _frequent(data: dict[str, Any]) -> list[int]:
     """The labels of the ground truth, most frequent first, at most MOST_CLASSES."""
     support = data["confusion"].sum(axis=1)
     support[1:][~np.isfinite(data["iou"])] = 0
-    return [int(i) for i in np.argsort(-support, kind="stable") if i > 0 and support[i]][:MOST_CLASSES]
+    return [int(i) for i in np.argsort(-support, kind="stable") if i > 0 and support[i]][
+        :MOST_CLASSES
+    ]
 
 
 def draw_bars(data: dict[str, Any], up: str = "z") -> Any:
@@ -186,10 +220,17 @@ def draw_bars(data: dict[str, Any], up: str = "z") -> Any:
     figure = _figure(9, 1.2 + 0.27 * max(len(labels), 3))
     axis = figure.subplots()
     axis.barh(range(len(labels)), iou, color="#3b6ea8")
-    axis.set_yticks(range(len(labels)), [f"{data['names'][i - 1]} ({share[i - 1]:.1%})" for i in labels])
+    axis.set_yticks(
+        range(len(labels)), [f"{data['names'][i - 1]} ({share[i - 1]:.1%})" for i in labels]
+    )
     for row, value in enumerate(iou):
         axis.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=9)
-    axis.set(xlim=(0, 1.08), ylim=(len(labels) - 0.4, -0.6), xlabel="IoU", title="IoU per class (share of the scored voxels)")
+    axis.set(
+        xlim=(0, 1.08),
+        ylim=(len(labels) - 0.4, -0.6),
+        xlabel="IoU",
+        title="IoU per class (share of the scored voxels)",
+    )
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -199,7 +240,10 @@ def draw_confusion(data: dict[str, Any], up: str = "z") -> Any:
     del up
     labels = _frequent(data)
     columns = [*labels, 0]
-    matrix = data["confusion"][np.ix_(labels, columns)] / np.maximum(data["confusion"].sum(axis=1)[labels], 1)[:, None]
+    matrix = (
+        data["confusion"][np.ix_(labels, columns)]
+        / np.maximum(data["confusion"].sum(axis=1)[labels], 1)[:, None]
+    )
     names = [data["names"][i - 1] for i in labels]
     side = 3 + 0.27 * max(len(labels), 3)
     figure = _figure(side + 1, side)

@@ -11,18 +11,29 @@ import numpy as np
 from .pictures import _figure
 from .tables import MEANS, TITLES, varied_options
 
-COLOURS = {"miou": "#3b6ea8", "fmiou": "#7fb069", "macc": "#d9822b", "acc": "#8f5fa8", "ceiling": "#888888"}
+COLOURS = {
+    "miou": "#3b6ea8",
+    "fmiou": "#7fb069",
+    "macc": "#d9822b",
+    "acc": "#8f5fa8",
+    "ceiling": "#888888",
+}
 
 
 def draw_plots(runs: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """One bar chart of all runs, and a curve for each option with numbers in which they differ -> the files written."""
+    """One bar chart of all runs, and a curve for each option with numbers in which they differ ->
+    the files written.
+    """
     if len(runs) < 2:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save(_bars(runs), folder / "runs.png")]
     for name in varied_options(runs):
         values = [run["options"].get(name) for run in runs]
-        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) and len(set(values)) > 1:
+        if (
+            all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+            and len(set(values)) > 1
+        ):
             paths.append(_save(_curve(runs, name), folder / f"{name}.png"))
     return paths
 
@@ -37,9 +48,23 @@ def _bars(runs: list[dict[str, Any]]) -> Any:
     axis = figure.subplots()
     for i, name in enumerate(MEANS):
         values = [100 * run["mean"].get(name, 0.0) for run in runs]
-        axis.barh(np.arange(len(runs)) + 0.19 * (i - 1.5), values, 0.18, color=COLOURS[name], label=TITLES[name])
+        axis.barh(
+            np.arange(len(runs)) + 0.19 * (i - 1.5),
+            values,
+            0.18,
+            color=COLOURS[name],
+            label=TITLES[name],
+        )
     ceiling = [100 * run["mean"].get("ceiling", 0.0) for run in runs]
-    axis.scatter(ceiling, np.arange(len(runs)) - 0.285, marker="|", s=160, color="black", label="ceiling of mIoU", zorder=3)
+    axis.scatter(
+        ceiling,
+        np.arange(len(runs)) - 0.285,
+        marker="|",
+        s=160,
+        color="black",
+        label="ceiling of mIoU",
+        zorder=3,
+    )
     axis.set_yticks(range(len(runs)), [run["name"] for run in runs])
     axis.invert_yaxis()
     axis.set(xlim=(0, 103), xlabel="percent, mean over scenes")
@@ -54,10 +79,20 @@ def _curve(runs: list[dict[str, Any]], name: str) -> Any:
     axis = figure.subplots()
     values = sorted({run["options"][name] for run in runs})
     for key in (*MEANS, "ceiling"):
-        points = [[100 * r["mean"][key] for r in runs if r["options"][name] == v and key in r["mean"]] for v in values]
+        points = [
+            [100 * r["mean"][key] for r in runs if r["options"][name] == v and key in r["mean"]]
+            for v in values
+        ]
         style = "--" if key == "ceiling" else "-"
         means = [np.mean(p) if p else np.nan for p in points]
-        axis.plot(values, means, style, marker="" if key == "ceiling" else "o", color=COLOURS[key], label=TITLES[key])
+        axis.plot(
+            values,
+            means,
+            style,
+            marker="" if key == "ceiling" else "o",
+            color=COLOURS[key],
+            label=TITLES[key],
+        )
     axis.set(xlabel=name, ylabel="percent, mean over scenes", ylim=(0, 103))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files. Those with numbers are the same byte for byte when a command is repeated; times have a file of their own.
+"""Result files. Those with numbers are the same byte for byte when a command is repeated.
 
-``<out>/<scene>/metrics.json``, ``classes.csv``, ``confusion.csv``, ``labels.npz``, ``timings.json``, ``pictures/``.
+Times have a file of their own.
+
+``<out>/<scene>/metrics.json``, ``classes.csv``, ``confusion.csv``, ``labels.npz``,
+``timings.json``, ``pictures/``.
 """
 
 from __future__ import annotations
@@ -58,14 +61,21 @@ def write_scene(
     gt: GroundTruth,
     classes: ClassList,
 ) -> None:
-    """Write everything about one scene; ``metrics.json`` comes last and says that the scene is complete."""
+    """Write everything about one scene.
+
+    ``metrics.json`` comes last and says that the scene is complete.
+    """
     source = metrics["provenance"]
     columns = ["label", "name", "iou", "ceiling_iou", "recall", "precision", "tp", "fp", "fn"]
     write_atomically(folder / "classes.csv", table(metrics["classes"], columns, source))
     names = ["(none)", *classes.names]
     used = np.flatnonzero(found.confusion.sum(axis=0) + found.confusion.sum(axis=1))
-    rows = [{"truth": names[i], **{names[j]: int(found.confusion[i, j]) for j in used}} for i in used]
-    write_atomically(folder / "confusion.csv", table(rows, ["truth", *(names[j] for j in used)], source))
+    rows = [
+        {"truth": names[i], **{names[j]: int(found.confusion[i, j]) for j in used}} for i in used
+    ]
+    write_atomically(
+        folder / "confusion.csv", table(rows, ["truth", *(names[j] for j in used)], source)
+    )
     data = io.BytesIO()
     np.savez_compressed(
         data,

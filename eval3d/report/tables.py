@@ -12,11 +12,21 @@ import numpy as np
 from .results import TIMINGS, find_scenes, read_metrics, table, to_json, write_atomically
 
 MEANS = ("miou", "fmiou", "macc", "acc")
-TITLES = {"miou": "mIoU", "fmiou": "f-mIoU", "macc": "mAcc", "acc": "acc", "ceiling": "ceiling mIoU", "coverage": "coverage"}
+TITLES = {
+    "miou": "mIoU",
+    "fmiou": "f-mIoU",
+    "macc": "mAcc",
+    "acc": "acc",
+    "ceiling": "ceiling mIoU",
+    "coverage": "coverage",
+}
 
 
 def flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options -> {"map.voxel_size": 0.05, ...}; the mapper's lose their group, as on the command line."""
+    """Nested options -> {"map.voxel_size": 0.05, ...}.
+
+    The mapper's lose their group, as on the command line.
+    """
     flat: dict[str, Any] = {}
     for key, value in options.items():
         if isinstance(value, dict):
@@ -42,8 +52,13 @@ def load_runs(folders: list[Path]) -> list[dict[str, Any]]:
             options = flatten(metrics["provenance"]["config"])
             if options.get("map.space") == "probability":
                 options.pop("map.labels")  # follows from the class list, which may differ by scene
-            key = json.dumps([str(path.parent), metrics["provenance"]["encoder"], options], sort_keys=True)
-            run = runs.setdefault(key, {"name": path.parent.name, "folder": path.parent, "options": options, "scenes": []})
+            key = json.dumps(
+                [str(path.parent), metrics["provenance"]["encoder"], options], sort_keys=True
+            )
+            run = runs.setdefault(
+                key,
+                {"name": path.parent.name, "folder": path.parent, "options": options, "scenes": []},
+            )
             run["scenes"].append(metrics)
     names = [run["name"] for run in runs.values()]
     for run in runs.values():
@@ -61,7 +76,9 @@ def mean_over_scenes(scenes: list[dict[str, Any]]) -> dict[str, float]:
         "ceiling": [scene["ceiling"]["miou"] for scene in scenes],
     }
     return {
-        name: float(np.mean([v for v in values if v is not None])) for name, values in columns.items() if set(values) - {None}
+        name: float(np.mean([v for v in values if v is not None]))
+        for name, values in columns.items()
+        if set(values) - {None}
     }
 
 
@@ -69,7 +86,11 @@ def varied_options(runs: list[dict[str, Any]]) -> list[str]:
     """The options in which the runs differ."""
     names = sorted({name for run in runs for name in run["options"]})
     ignored = {"root", "map.labels"}
-    return [n for n in names if n not in ignored and len({json.dumps(run["options"].get(n)) for run in runs}) > 1]
+    return [
+        n
+        for n in names
+        if n not in ignored and len({json.dumps(run["options"].get(n)) for run in runs}) > 1
+    ]
 
 
 def run_rows(runs: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -77,7 +98,12 @@ def run_rows(runs: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]
     varied = varied_options(runs)
     columns = ["run", *varied, "scenes", *MEANS, "ceiling", "coverage"]
     rows = [
-        {"run": run["name"], **{n: run["options"].get(n) for n in varied}, "scenes": len(run["scenes"]), **run["mean"]}
+        {
+            "run": run["name"],
+            **{n: run["options"].get(n) for n in varied},
+            "scenes": len(run["scenes"]),
+            **run["mean"],
+        }
         for run in runs
     ]
     return columns, rows
@@ -85,10 +111,23 @@ def run_rows(runs: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]
 
 def scene_rows(run: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns and rows of the table of the scenes of one run, the mean last."""
-    columns = ["scene", *MEANS, "ceiling", "coverage", "frames", "dropped", "gt_voxels", "map_voxels", "map_MB"]
+    columns = [
+        "scene",
+        *MEANS,
+        "ceiling",
+        "coverage",
+        "frames",
+        "dropped",
+        "gt_voxels",
+        "map_voxels",
+        "map_MB",
+    ]
     rows: list[dict[str, Any]] = [
         {
-            **{name: scene[name] for name in ("scene", *MEANS, "coverage", "gt_voxels", "map_voxels")},
+            **{
+                name: scene[name]
+                for name in ("scene", *MEANS, "coverage", "gt_voxels", "map_voxels")
+            },
             "ceiling": scene["ceiling"]["miou"],
             "frames": scene["frames"]["used"],
             "dropped": sum(scene["frames"]["dropped"].values()),
@@ -100,7 +139,7 @@ def scene_rows(run: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def class_rows(run: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Mean IoU and recall per class over the scenes that have it, and its counts over all of them."""
+    """Mean IoU and recall per class over the scenes that have it; counts over all of them."""
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for scene in run["scenes"]:
         for row in scene["classes"]:
@@ -110,7 +149,10 @@ def class_rows(run: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
             "label": label,
             "name": name,
             "scenes": len(rows),
-            **{key: float(np.mean([row[key] for row in rows])) for key in ("iou", "ceiling_iou", "recall")},
+            **{
+                key: float(np.mean([row[key] for row in rows]))
+                for key in ("iou", "ceiling_iou", "recall")
+            },
             **{key: sum(row[key] for row in rows) for key in ("tp", "fp", "fn")},
         }
         for (label, name), rows in sorted(found.items())
@@ -129,7 +171,10 @@ def cell(value: Any, column: str = "") -> str:
 
 def markdown(columns: list[str], rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
-    lines = ["| " + " | ".join(TITLES.get(c, c) for c in columns) + " |", "|" + " --- |" * len(columns)]
+    lines = [
+        "| " + " | ".join(TITLES.get(c, c) for c in columns) + " |",
+        "|" + " --- |" * len(columns),
+    ]
     lines += ["| " + " | ".join(cell(row.get(c), c) for c in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -145,7 +190,8 @@ def timings_of(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_report(folders: list[Path], out: Path, pictures: bool = True) -> list[dict[str, Any]]:
-    """Write summary.json, summary.csv, summary.md, classes.csv (of each run), plots and report.html into ``out``.
+    """Write summary.json, summary.csv, summary.md, classes.csv (of each run), plots and report.html
+    into ``out``.
 
     Raises:
         InputError: a folder holds no results.
@@ -163,7 +209,9 @@ def write_report(folders: list[Path], out: Path, pictures: bool = True) -> list[
         text += f"\n## {run['name']}\n\n" + markdown(*scene_rows(run))
         class_columns, class_table = class_rows(run)
         name = "classes.csv" if len(runs) == 1 else f"classes-{run['name']}.csv"
-        write_atomically(out / name, table(class_table, class_columns, run["scenes"][0]["provenance"]))
+        write_atomically(
+            out / name, table(class_table, class_columns, run["scenes"][0]["provenance"])
+        )
     write_atomically(out / "summary.md", text)
     plots = draw_plots(runs, out / "plots") if pictures else []
     write_atomically(out / "report.html", page(runs, plots))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From voxel vectors to scores: the numbers of the "radseg" and "hovsg" protocols.
 
-Everything here is a pure function of numpy arrays (torch tensors are taken too) and independent of the order of the voxels:
-cosines are computed in float64 and rounded to float32, and the neighbour search sees the map in a canonical order, so neither
-the row order nor the number of threads can move a label. Labels are 1..num_classes; 0 is "ignore" in a ground truth and
-"no prediction" in a prediction.
+Everything here is a pure function of numpy arrays (torch tensors are taken too) and independent of
+the order of the voxels: cosines are computed in float64 and rounded to float32, and the neighbour
+search sees the map in a canonical order, so neither the row order nor the number of threads can
+move a label. Labels are 1..num_classes; 0 is "ignore" in a ground truth and "no prediction" in a
+prediction.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ log = logging.getLogger(__name__)
 
 LOGIT_SCALE = 100.0
 PROTOCOLS = ("radseg", "hovsg")
-_QUERIES = 1 << 16  # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
+_QUERIES = (
+    1 << 16
+)  # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
 _ROWS = 8192  # rows per block of the similarity product: 75 MB at 1152 channels in float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Result of :func:`score`. Arrays have one entry per class 1..num_classes; NaN marks what is not defined."""
+    """Result of :func:`score`. Arrays have one entry per class 1..num_classes.
+
+    NaN marks what is not defined.
+    """
 
     tp: np.ndarray  # (C,) int64
     fp: np.ndarray  # (C,) int64
@@ -48,7 +54,9 @@ def as_numpy(values: Any) -> np.ndarray:
     """An array from a numpy array, a sequence or a torch tensor on any device."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() and values.element_size() == 2 else values
+        values = (
+            values.float() if values.is_floating_point() and values.element_size() == 2 else values
+        )
         return values.numpy()
     return np.asarray(values)
 
@@ -56,25 +64,33 @@ def as_numpy(values: Any) -> np.ndarray:
 def _matrix(values: Any, name: str, columns: int | None = None) -> np.ndarray:
     array = as_numpy(values)
     if array.ndim != 2 or (columns is not None and array.shape[1] != columns):
-        raise InputError(f"{name} must be (N, {'D' if columns is None else columns}), got shape {array.shape}")
+        raise InputError(
+            f"{name} must be (N, {'D' if columns is None else columns}), got shape {array.shape}"
+        )
     return array
 
 
 def _label_vector(values: Any, name: str) -> np.ndarray:
     array = as_numpy(values)
     if array.ndim != 1 or (array.dtype.kind not in "iub" and not (array == np.round(array)).all()):
-        raise InputError(f"{name} must be a vector of whole numbers, got shape {array.shape} {array.dtype}")
+        raise InputError(
+            f"{name} must be a vector of whole numbers, got shape {array.shape} {array.dtype}"
+        )
     return array.astype(np.int64)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.astype(np.float64)
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norm, out=np.zeros_like(vectors), where=np.isfinite(norm) & (norm > 0))
+    return np.divide(
+        vectors, norm, out=np.zeros_like(vectors), where=np.isfinite(norm) & (norm > 0)
+    )
 
 
 def probabilities(vectors: Any, text: Any, scale: float = LOGIT_SCALE) -> np.ndarray:
-    """Softmax over the labels of ``scale`` * cosine: (N, D), (Q, D) -> (N, Q) float32. Zero vectors give rows of zeros.
+    """Softmax over the labels of ``scale`` * cosine: (N, D), (Q, D) -> (N, Q) float32.
+
+    Zero vectors give rows of zeros.
 
     Raises:
         InputError: the widths differ.
@@ -89,30 +105,40 @@ def probabilities(vectors: Any, text: Any, scale: float = LOGIT_SCALE) -> np.nda
         unit = _unit(vectors[start : start + _ROWS])
         defined = unit.any(axis=1)
         undefined += int((~defined).sum())
-        cosine = (unit[defined] @ directions).astype(np.float32)  # rounding hides the order of summation
+        cosine = (unit[defined] @ directions).astype(
+            np.float32
+        )  # rounding hides the order of summation
         logits = np.float32(scale) * cosine
         exp = np.exp(logits - logits.max(axis=1, keepdims=True))
         out[start : start + _ROWS][defined] = exp / exp.sum(axis=1, keepdims=True)
     if undefined:
-        log.info("%d of %d vectors are zero or not finite: they predict nothing", undefined, len(vectors))
+        log.info(
+            "%d of %d vectors are zero or not finite: they predict nothing", undefined, len(vectors)
+        )
     return out
 
 
 def labels_from_probabilities(
-    prob: Any, denoise_threshold: float = 0.5, prediction_threshold: float = 0.1, denoise_chunk: int | None = None
+    prob: Any,
+    denoise_threshold: float = 0.5,
+    prediction_threshold: float = 0.1,
+    denoise_chunk: int | None = None,
 ) -> np.ndarray:
     """The best label of each row of (N, Q) class probabilities -> (N,) int64 in 0..Q.
 
-    Classes that nowhere reach ``denoise_threshold`` are removed ("prompt denoising"); a best value below
-    ``prediction_threshold``, or of zero, predicts nothing (0). Ties go to the smallest label. ``denoise_chunk`` judges the
-    classes per run of that many rows, as the published program does with 10 000, instead of over the whole map.
+    Classes that nowhere reach ``denoise_threshold`` are removed ("prompt denoising"); a best value
+    below ``prediction_threshold``, or of zero, predicts nothing (0). Ties go to the smallest label.
+    ``denoise_chunk`` judges the classes per run of that many rows, as the published program does
+    with 10 000, instead of over the whole map.
 
     Raises:
         InputError: ``prob`` is not (N, Q) or ``denoise_chunk`` is not positive.
     """
     prob = _matrix(prob, "prob")
     if denoise_chunk is not None and denoise_chunk < 1:
-        raise InputError(f"denoise_chunk must be at least 1, or None for the whole map, got {denoise_chunk}")
+        raise InputError(
+            f"denoise_chunk must be at least 1, or None for the whole map, got {denoise_chunk}"
+        )
     labels = np.zeros(len(prob), np.int64)
     if 0 in prob.shape:
         return labels
@@ -124,7 +150,9 @@ def labels_from_probabilities(
             part = part[:, kept]
             best = part.argmax(axis=1)
             value = part[np.arange(len(part)), best]
-            labels[start : start + step] = np.where((value >= prediction_threshold) & (value > 0), kept[best] + 1, 0)
+            labels[start : start + step] = np.where(
+                (value >= prediction_threshold) & (value > 0), kept[best] + 1, 0
+            )
     return labels
 
 
@@ -136,11 +164,16 @@ def predict_labels(
     denoise_chunk: int | None = None,
     scale: float = LOGIT_SCALE,
 ) -> np.ndarray:
-    """Labels 1..Q of voxel vectors, 0 = no prediction: (N, D), (Q, D) -> (N,) int64. Nothing needs to be normalised.
+    """Labels 1..Q of voxel vectors, 0 = no prediction: (N, D), (Q, D) -> (N,) int64.
 
-    See :func:`probabilities` and :func:`labels_from_probabilities`. A zero (or not finite) vector predicts 0.
+    Nothing needs to be normalised.
+
+    See :func:`probabilities` and :func:`labels_from_probabilities`. A zero (or not finite) vector
+    predicts 0.
     """
-    return labels_from_probabilities(probabilities(vectors, text, scale), denoise_threshold, prediction_threshold, denoise_chunk)
+    return labels_from_probabilities(
+        probabilities(vectors, text, scale), denoise_threshold, prediction_threshold, denoise_chunk
+    )
 
 
 def most_frequent(labels: np.ndarray) -> np.ndarray:
@@ -156,7 +189,9 @@ def voxel_index(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
 
 
 def vote(index: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One label per voxel by majority, the smallest on a tie: (N, 3) int, (N,) -> (M, 3) sorted, (M,)."""
+    """One label per voxel by majority, the smallest on a tie: (N, 3) int, (N,) -> (M, 3) sorted,
+    (M,).
+    """
     if len(index) == 0:
         return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
     rows, count = np.unique(np.column_stack([index, labels]), axis=0, return_counts=True)
@@ -167,7 +202,9 @@ def vote(index: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return rows[first, :3], rows[first, 3]
 
 
-def _same_voxel_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndarray, voxel_size: float) -> np.ndarray:
+def _same_voxel_labels(
+    gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndarray, voxel_size: float
+) -> np.ndarray:
     index, labels = vote(voxel_index(map_xyz, voxel_size), map_labels)
     wanted = voxel_index(gt_xyz, voxel_size)
     _, inverse = np.unique(np.concatenate([index, wanted]), axis=0, return_inverse=True)
@@ -177,12 +214,15 @@ def _same_voxel_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.n
     return table[inverse[len(index) :]]
 
 
-def knn_labels(gt_xyz: Any, map_xyz: Any, map_labels: Any, k: int = 5, voxel_size: float = 0.05) -> np.ndarray:
-    """The most frequent label among the ``k`` nearest map voxels of each ground-truth voxel: -> (M,) int64.
+def knn_labels(
+    gt_xyz: Any, map_xyz: Any, map_labels: Any, k: int = 5, voxel_size: float = 0.05
+) -> np.ndarray:
+    """The most frequent label among the ``k`` nearest map voxels of each ground-truth voxel: ->
+    (M,) int64.
 
-    Label 0 counts like any other, the smallest label wins a tie, no distance is too far. A map with fewer than ``k`` voxels
-    uses them all, an empty one predicts 0 everywhere. ``k`` = 0 takes the label of the same voxel (edge ``voxel_size``, m)
-    and 0 where the map has none.
+    Label 0 counts like any other, the smallest label wins a tie, no distance is too far. A map with
+    fewer than ``k`` voxels uses them all, an empty one predicts 0 everywhere. ``k`` = 0 takes the
+    label of the same voxel (edge ``voxel_size``, m) and 0 where the map has none.
 
     Args:
         gt_xyz: (M, 3) metres.
@@ -195,7 +235,10 @@ def knn_labels(gt_xyz: Any, map_xyz: Any, map_labels: Any, k: int = 5, voxel_siz
     gt_xyz, map_xyz = _matrix(gt_xyz, "gt_xyz", 3), _matrix(map_xyz, "map_xyz", 3)
     map_labels = _label_vector(map_labels, "map_labels")
     if len(map_xyz) != len(map_labels) or k < 0:
-        raise InputError(f"{len(map_xyz)} positions, {len(map_labels)} labels, k {k}: need as many labels, and k >= 0")
+        raise InputError(
+            f"{len(map_xyz)} positions, {len(map_labels)} labels, k {k}: need as many labels, and "
+            "k >= 0"
+        )
     if not (np.isfinite(gt_xyz).all() and np.isfinite(map_xyz).all()):
         raise InputError("a voxel position is not finite")
     if len(map_xyz) == 0 or len(gt_xyz) == 0:
@@ -205,13 +248,18 @@ def knn_labels(gt_xyz: Any, map_xyz: Any, map_labels: Any, k: int = 5, voxel_siz
     return _nearest_labels(gt_xyz, map_xyz, map_labels, min(k, len(map_xyz)))
 
 
-def _nearest_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndarray, k: int) -> np.ndarray:
+def _nearest_labels(
+    gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndarray, k: int
+) -> np.ndarray:
     from scipy.spatial import cKDTree
 
-    # Which of several equally far neighbours a tree returns depends on the order of its points: give it one order only.
+    # Which of several equally far neighbours a tree returns depends on the order of its points:
+    # give it one order only.
     order = np.lexsort((map_labels, map_xyz[:, 2], map_xyz[:, 1], map_xyz[:, 0]))
     map_labels = map_labels[order]
-    tree = cKDTree(map_xyz[order], balanced_tree=False)  # voxels are spread evenly: quicker to build and to search
+    tree = cKDTree(
+        map_xyz[order], balanced_tree=False
+    )  # voxels are spread evenly: quicker to build and to search
     out = np.empty(len(gt_xyz), np.int64)
     walk = _walk(gt_xyz)
     for start in range(0, len(walk), _QUERIES):
@@ -222,36 +270,46 @@ def _nearest_labels(gt_xyz: np.ndarray, map_xyz: np.ndarray, map_labels: np.ndar
 
 
 def _walk(xyz: np.ndarray) -> np.ndarray:
-    """An order that visits neighbours one after the other: the tree's nodes stay in the cache, twice as fast."""
+    """An order that visits neighbours one after the other: the tree's nodes stay in the cache,
+    twice as fast.
+    """
     low = xyz.min(axis=0)
     span = max(float((xyz.max(axis=0) - low).max()), 1e-9)
     x, y, z = ((xyz - low) * (39.99 / span)).astype(np.uint16).T
-    return np.argsort((x * np.uint16(40) + y) * np.uint16(40) + z, kind="stable")  # 16 bits: numpy sorts these by radix
+    return np.argsort(
+        (x * np.uint16(40) + y) * np.uint16(40) + z, kind="stable"
+    )  # 16 bits: numpy sorts these by radix
 
 
 def confusion(gt: Any, predicted: Any, num_classes: int) -> np.ndarray:
     """(C + 1, C + 1) int64: row = ground truth, column = prediction, 0 = ignore / none.
 
     Raises:
-        InputError: lengths differ, or a label lies beyond ``num_classes``. Negative labels count as 0.
+        InputError: lengths differ, or a label lies beyond ``num_classes``. Negative labels count as
+            0.
     """
     gt, predicted = _label_vector(gt, "gt"), _label_vector(predicted, "predicted")
     if gt.shape != predicted.shape:
         raise InputError(f"{len(gt)} ground-truth labels, {len(predicted)} predictions")
     for name, labels in (("gt", gt), ("predicted", predicted)):
         if len(labels) and labels.max() > num_classes:
-            raise InputError(f"{name} holds the label {labels.max()}, there are {num_classes} classes")
+            raise InputError(
+                f"{name} holds the label {labels.max()}, there are {num_classes} classes"
+            )
     side = num_classes + 1
     pairs = gt.clip(min=0) * side + predicted.clip(min=0)
     return np.bincount(pairs, minlength=side * side).reshape(side, side)
 
 
-def score(gt: Any, predicted: Any, num_classes: int, protocol: str = "radseg", ignore: Any = ()) -> Scores:
+def score(
+    gt: Any, predicted: Any, num_classes: int, protocol: str = "radseg", ignore: Any = ()
+) -> Scores:
     """Score predicted against true labels (classes 1..num_classes, 0 = ignore / no prediction).
 
-    ``radseg``: voxels whose true label is 0 or in ``ignore`` do not count at all. ``hovsg``: they are nobody's true
-    positive, but a prediction that lands on them is a false positive of its class. Under both, the means run over the
-    classes of the ground truth that are not ignored, and "no prediction" is a miss. No scored voxel at all gives NaN means.
+    ``radseg``: voxels whose true label is 0 or in ``ignore`` do not count at all. ``hovsg``: they
+    are nobody's true positive, but a prediction that lands on them is a false positive of its
+    class. Under both, the means run over the classes of the ground truth that are not ignored, and
+    "no prediction" is a miss. No scored voxel at all gives NaN means.
 
     Args:
         gt: (M,) whole numbers; below 0 counts as 0.
@@ -289,7 +347,10 @@ def score_confusion(matrix: np.ndarray, protocol: str = "radseg", ignore: Any = 
 
 
 def coverage(gt_xyz: Any, map_xyz: Any, map_labels: Any, radius: float) -> float:
-    """Share of the ground-truth voxels with a prediction (label not 0) within ``radius`` metres; NaN without ground truth."""
+    """Share of the ground-truth voxels with a prediction (label not 0) within ``radius`` metres.
+
+    NaN without ground truth.
+    """
     gt_xyz, map_xyz = _matrix(gt_xyz, "gt_xyz", 3), _matrix(map_xyz, "map_xyz", 3)
     map_xyz = map_xyz[_label_vector(map_labels, "map_labels") != 0]
     if len(gt_xyz) == 0:
@@ -298,5 +359,7 @@ def coverage(gt_xyz: Any, map_xyz: Any, map_labels: Any, radius: float) -> float
         return 0.0
     from scipy.spatial import cKDTree
 
-    distance, _ = cKDTree(map_xyz).query(gt_xyz, distance_upper_bound=radius * (1 + 1e-6), workers=-1)
+    distance, _ = cKDTree(map_xyz).query(
+        gt_xyz, distance_upper_bound=radius * (1 + 1e-6), workers=-1
+    )
     return float(np.isfinite(distance).mean())

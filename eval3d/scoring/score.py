@@ -62,7 +62,9 @@ def ignored_labels(config: EvalConfig, classes: ClassList) -> tuple[int, ...]:
 
 
 def queried_labels(config: EvalConfig, classes: ClassList) -> tuple[int, ...]:
-    """The labels that may be predicted: under radseg the ignored classes are no candidates, under hovsg they are."""
+    """The labels that may be predicted: under radseg the ignored classes are no candidates, under
+    hovsg they are.
+    """
     ignored = set(ignored_labels(config, classes)) if config.protocol == "radseg" else set()
     return tuple(label for label in range(1, len(classes) + 1) if label not in ignored)
 
@@ -72,7 +74,9 @@ def queried_names(config: EvalConfig, classes: ClassList) -> list[str]:
     return [classes.names[label - 1] for label in queried_labels(config, classes)]
 
 
-def label_map(voxel_map: VoxelMap, encoder: Encoder, space: str, config: EvalConfig, classes: ClassList) -> LabelledMap:
+def label_map(
+    voxel_map: VoxelMap, encoder: Encoder, space: str, config: EvalConfig, classes: ClassList
+) -> LabelledMap:
     """Predict the class of every voxel.
 
     Raises:
@@ -86,21 +90,32 @@ def label_map(voxel_map: VoxelMap, encoder: Encoder, space: str, config: EvalCon
     if space == "probability":
         stored = as_numpy(voxel_map.snapshot().features)
         if stored.shape[1] != len(names):
-            raise InputError(f"the map stores probabilities of {stored.shape[1]} classes, {len(names)} are asked for")
+            raise InputError(
+                f"the map stores probabilities of {stored.shape[1]} classes, {len(names)} are "
+                "asked for"
+            )
         best = labels_from_probabilities(stored, *rules)
     else:
         project = encoder.project if space == "backbone" else lambda vectors: vectors
         vectors = as_numpy(voxel_map.language_vectors(project))
-        best = predict_labels(vectors, as_numpy(encoder.embed_labels(names)), *rules, scale=encoder.logit_scale)
+        best = predict_labels(
+            vectors, as_numpy(encoder.embed_labels(names)), *rules, scale=encoder.logit_scale
+        )
     xyz, label = as_numpy(geometry.xyz), queried[best]
     digest = hashlib.sha256(np.ascontiguousarray(xyz).tobytes() + label.tobytes()).hexdigest()
     return LabelledMap(xyz, label, as_numpy(geometry.rgb), int(voxel_map.nbytes), digest)
 
 
-def score_scene(labelled: LabelledMap, gt: GroundTruth, config: EvalConfig, classes: ClassList) -> SceneScores:
+def score_scene(
+    labelled: LabelledMap, gt: GroundTruth, config: EvalConfig, classes: ClassList
+) -> SceneScores:
     """Bring the map's labels to the ground truth and count."""
     ignored = ignored_labels(config, classes)
-    truth = np.where(np.isin(gt.label, ignored), 0, gt.label) if config.protocol == "radseg" else gt.label
+    truth = (
+        np.where(np.isin(gt.label, ignored), 0, gt.label)
+        if config.protocol == "radseg"
+        else gt.label
+    )
     xyz = gt.xyz
 
     def judge(map_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,8 +134,10 @@ def score_scene(labelled: LabelledMap, gt: GroundTruth, config: EvalConfig, clas
     )
 
 
-def metrics_dict(found: SceneScores, labelled: LabelledMap, gt: GroundTruth, classes: ClassList) -> dict[str, Any]:
-    """The numbers of a scene as plain data: counts, means, one row per class of the ground truth."""
+def metrics_dict(
+    found: SceneScores, labelled: LabelledMap, gt: GroundTruth, classes: ClassList
+) -> dict[str, Any]:
+    """Numbers of a scene as plain data: counts, means, one row per class of the ground truth."""
     scores = found.scores
     support = scores.tp + scores.fn
     rows = [
@@ -130,7 +147,9 @@ def metrics_dict(found: SceneScores, labelled: LabelledMap, gt: GroundTruth, cla
             "iou": float(scores.iou[i]),
             "ceiling_iou": float(found.ceiling.iou[i]),
             "recall": float(scores.tp[i] / support[i]),
-            "precision": float(scores.tp[i] / (scores.tp[i] + scores.fp[i])) if scores.tp[i] + scores.fp[i] else None,
+            "precision": float(scores.tp[i] / (scores.tp[i] + scores.fp[i]))
+            if scores.tp[i] + scores.fp[i]
+            else None,
             **{key: int(getattr(scores, key)[i]) for key in ("tp", "fp", "fn")},
         }
         for i in np.flatnonzero(np.isfinite(scores.iou))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The true label of each voxel: from labelled points, or lifted from label images through the same mapping as the map."""
+"""The true label of each voxel: from labelled points, or lifted from label images through the same
+mapping as the map.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class GroundTruth:
         return len(self.label)
 
 
-def _majority(index: np.ndarray, label: np.ndarray, count: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
+def _majority(
+    index: np.ndarray, label: np.ndarray, count: np.ndarray, rule: str
+) -> tuple[np.ndarray, np.ndarray]:
     """One label per voxel from (voxel, label, count) rows; the smallest label wins a tie.
 
     ``non_ignored`` asks only the labels other than 0; a voxel that has no other keeps 0.
@@ -54,12 +58,14 @@ def _majority(index: np.ndarray, label: np.ndarray, count: np.ndarray, rule: str
     return index[first], label[first]
 
 
-def from_points(path: Path, classes: ClassList, voxel_size: float, holds: str = "ids", rule: str = "majority") -> GroundTruth:
+def from_points(
+    path: Path, classes: ClassList, voxel_size: float, holds: str = "ids", rule: str = "majority"
+) -> GroundTruth:
     """Voxelise labelled points (.ply, .npz, .pt, .pth).
 
     Args:
-        holds: whether the file holds ``ids`` of the class list or 0-based class indices (``index``). Negative and unknown
-            ones become 0 (ignore).
+        holds: whether the file holds ``ids`` of the class list or 0-based class indices
+            (``index``). Negative and unknown ones become 0 (ignore).
         rule: ``majority`` of the points, or of those that are not ignored (``non_ignored``).
 
     Raises:
@@ -72,7 +78,10 @@ def from_points(path: Path, classes: ClassList, voxel_size: float, holds: str = 
     else:
         labels = classes.labels_of(ids)
     if not labels.any():
-        raise InputError(f"ground truth {path}: none of its {len(ids)} points has a class of the list {classes.name}")
+        raise InputError(
+            f"ground truth {path}: none of its {len(ids)} points has a class of the list "
+            f"{classes.name}"
+        )
     index = voxel_index(xyz, voxel_size)
     if rule == "non_ignored":
         rows, count = np.unique(np.column_stack([index, labels]), axis=0, return_counts=True)
@@ -84,7 +93,9 @@ def from_points(path: Path, classes: ClassList, voxel_size: float, holds: str = 
 
 
 def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
-    """(h * w,) packed voxel of every pixel, -1 where there is no return: those of :func:`radseg_ros.voxels.lift.lift`."""
+    """(h * w,) packed voxel of every pixel, -1 where there is no return: those of
+    :func:`radseg_ros.voxels.lift.lift`.
+    """
     import torch
 
     from radseg_ros.geometry import world_points
@@ -93,7 +104,9 @@ def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
     depth = torch.from_numpy(frame.depth)
     usable = (depth > 0) & (depth < torch.inf)
     u, v = torch.arange(width), torch.arange(height)
-    points = world_points(torch.where(usable, depth, 0.0), u, v, frame.K, frame.T_world_camera, voxel_size)
+    points = world_points(
+        torch.where(usable, depth, 0.0), u, v, frame.K, frame.T_world_camera, voxel_size
+    )
     index = np.stack([axis.round().flatten().numpy() for axis in points])
     usable = usable.flatten().numpy() & (np.abs(index) < _OFFSET - 1).all(axis=0)
     x, y, z = np.where(usable, index, 0).astype(np.int64) + _OFFSET
@@ -102,15 +115,22 @@ def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
 
 def _unpack(key: np.ndarray) -> np.ndarray:
     """(N,) packed voxels -> (N, 3) int64 voxel index."""
-    return np.stack([key >> 42, key >> 21 & (2 * _OFFSET - 1), key & (2 * _OFFSET - 1)], axis=1) - _OFFSET
+    return (
+        np.stack([key >> 42, key >> 21 & (2 * _OFFSET - 1), key & (2 * _OFFSET - 1)], axis=1)
+        - _OFFSET
+    )
 
 
 def _starts_of_runs(key: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Where a (voxel, label) begins that differs from the one before."""
-    return np.flatnonzero(np.concatenate([[True], (key[1:] != key[:-1]) | (label[1:] != label[:-1])])[: len(key)])
+    return np.flatnonzero(
+        np.concatenate([[True], (key[1:] != key[:-1]) | (label[1:] != label[:-1])])[: len(key)]
+    )
 
 
-def _count_votes(key: np.ndarray, label: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _count_votes(
+    key: np.ndarray, label: np.ndarray, count: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add up the counts of equal (voxel, label)."""
     order = np.lexsort((label, key))
     key, label, count = key[order], label[order], count[order]
@@ -119,22 +139,32 @@ def _count_votes(key: np.ndarray, label: np.ndarray, count: np.ndarray) -> tuple
 
 
 class LabelLifter:
-    """Collects the votes of label images: every usable depth pixel votes for the label that it sees in its voxel.
+    """Collects the votes of label images: every usable depth pixel votes for the label that it sees
+    in its voxel.
 
-    The voxels are those of :func:`radseg_ros.voxels.lift.lift`, so the ground truth lies exactly where the map does.
+    The voxels are those of :func:`radseg_ros.voxels.lift.lift`, so the ground truth lies exactly
+    where the map does.
     """
 
     def __init__(self, voxel_size: float) -> None:
         self.voxel_size = voxel_size
-        self._votes = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))  # packed voxel, label, count
+        self._votes = (
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+        )  # packed voxel, label, count
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, frame: Frame, label: np.ndarray) -> None:
         """Take the votes of one frame; ``label`` (h, w) has the shape of its depth image."""
         if label.shape != frame.depth.shape:
-            raise InputError(f"label image {label.shape} does not fit the depth image {frame.depth.shape}")
+            raise InputError(
+                f"label image {label.shape} does not fit the depth image {frame.depth.shape}"
+            )
         key, votes = _pixel_voxels(frame, self.voxel_size), label.ravel()
-        starts = _starts_of_runs(key, votes)  # neighbouring pixels mostly agree: a tenth is left to sort
+        starts = _starts_of_runs(
+            key, votes
+        )  # neighbouring pixels mostly agree: a tenth is left to sort
         count = np.diff(starts, append=len(key))
         starts, count = starts[key[starts] >= 0], count[key[starts] >= 0]
         self._waiting.append(_count_votes(key[starts], votes[starts], count))
@@ -150,7 +180,8 @@ class LabelLifter:
         """The label of every voxel seen so far.
 
         Args:
-            rule: ``majority``, or ``non_ignored``: the most frequent label other than 0, as the published program has it.
+            rule: ``majority``, or ``non_ignored``: the most frequent label other than 0, as the
+                published program has it.
 
         Raises:
             InputError: no label image was usable.
@@ -159,6 +190,13 @@ class LabelLifter:
         key, label, count = self._votes
         index, label = _majority(_unpack(key), label, count, one_of("gt.rule", rule, RULES[1:]))
         if not label.any():
-            raise InputError("no voxel has a label: the recording has no usable label images; give labelled points with --gt")
-        digest = hashlib.sha256(np.ascontiguousarray(np.column_stack([index, label])).tobytes()).hexdigest()
-        return GroundTruth(index, label, self.voxel_size, f"lifted from label images ({rule})", digest)
+            raise InputError(
+                "no voxel has a label: the recording has no usable label images; give labelled "
+                "points with --gt"
+            )
+        digest = hashlib.sha256(
+            np.ascontiguousarray(np.column_stack([index, label])).tobytes()
+        ).hexdigest()
+        return GroundTruth(
+            index, label, self.voxel_size, f"lifted from label images ({rule})", digest
+        )

@@ -14,19 +14,46 @@ from radseg_ros.datatypes import InputError
 from ..scoring.metrics import as_numpy
 
 XYZ_KEYS = ("xyz", "points", "coords", "vtx_coords", "gt_xyz", "pc_xyz", "vertices")
-LABEL_KEYS = ("labels", "label", "vtx_labels", "gt_labels", "gt", "semantic", "class", "label_id", "scalar_label")
+LABEL_KEYS = (
+    "labels",
+    "label",
+    "vtx_labels",
+    "gt_labels",
+    "gt",
+    "semantic",
+    "class",
+    "label_id",
+    "scalar_label",
+)
 
 PLY_TYPES = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
-    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
-}  # fmt: skip
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
+}
 
 
 def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) float64 positions in metres and (N,) int64 ids as the file has them. Points that are not finite are left out.
+    """(N, 3) float64 positions in metres and (N,) int64 ids as the file has them.
+
+    Points that are not finite are left out.
 
     Raises:
-        InputError: no such file, an unknown kind, or no positions or labels in it; the message lists what it holds.
+        InputError: no such file, an unknown kind, or no positions or labels in it; the message
+            lists what it holds.
     """
     if not path.is_file():
         raise InputError(f"ground truth {path} does not exist")
@@ -40,9 +67,13 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if {"x", "y", "z"} <= fields.keys():
         fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
     xyz, labels = (_first(fields, keys, path) for keys in (XYZ_KEYS, LABEL_KEYS))
-    labels = labels[:, 0] if labels.ndim == 2 else labels  # ScanNet++ lists up to three labels a vertex, the best first
+    labels = (
+        labels[:, 0] if labels.ndim == 2 else labels
+    )  # ScanNet++ lists up to three labels a vertex, the best first
     if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
-        raise InputError(f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels")
+        raise InputError(
+            f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"
+        )
     finite = np.isfinite(xyz).all(axis=1)
     labels = np.where(np.isfinite(labels), labels, -1) if labels.dtype.kind == "f" else labels
     return xyz[finite].astype(np.float64), labels[finite].astype(np.int64)
@@ -52,7 +83,9 @@ def _first(fields: Mapping[str, np.ndarray], keys: tuple[str, ...], path: Path) 
     for key in keys:
         if key in fields:
             return as_numpy(fields[key])
-    raise InputError(f"ground truth {path} holds {', '.join(fields) or 'nothing'}; need one of {', '.join(keys)}")
+    raise InputError(
+        f"ground truth {path} holds {', '.join(fields) or 'nothing'}; need one of {', '.join(keys)}"
+    )
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -65,15 +98,28 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
     kinds = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")
     reconstruct, scalar = np.array([0]).__reduce__()[0], np.float64(0).__reduce__()[0]
-    arrays = [np.dtype, np.ndarray, reconstruct, scalar, *sorted({type(np.dtype(kind)) for kind in kinds}, key=repr)]
-    aliases = [(reconstruct, "numpy.core.multiarray._reconstruct"), (scalar, "numpy.core.multiarray.scalar")]  # of numpy 1
+    arrays = [
+        np.dtype,
+        np.ndarray,
+        reconstruct,
+        scalar,
+        *sorted({type(np.dtype(kind)) for kind in kinds}, key=repr),
+    ]
+    aliases = [
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+        (scalar, "numpy.core.multiarray.scalar"),
+    ]  # of numpy 1
     try:
         with torch.serialization.safe_globals([*arrays, *aliases]):
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the loader refuses with errors of several libraries
-        raise InputError(f"{path} holds more than arrays, so it is not loaded: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"{path} holds more than arrays, so it is not loaded: {str(error).splitlines()[0]}"
+        ) from None
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels")
+        raise InputError(
+            f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels"
+        )
     return {str(key): value for key, value in data.items()}
 
 
@@ -89,7 +135,11 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
         if not name or elements[0][0] != "vertex" or any(t == "list" for t, _ in properties):
             raise InputError(f"{path}: its first element must be vertices with plain properties")
         if kind == "ascii":
-            rows = np.loadtxt(file, ndmin=2, max_rows=count, dtype=np.float64) if count else np.zeros((0, len(properties)))
+            rows = (
+                np.loadtxt(file, ndmin=2, max_rows=count, dtype=np.float64)
+                if count
+                else np.zeros((0, len(properties)))
+            )
             if rows.shape != (count, len(properties)):
                 raise InputError(f"{path} is truncated")
             return {field: rows[:, i] for i, (_, field) in enumerate(properties)}
@@ -97,9 +147,14 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
         dtype = np.dtype([(field, order + PLY_TYPES[t]) for t, field in properties])
         data = file.read(count * dtype.itemsize)
         if len(data) != count * dtype.itemsize:
-            raise InputError(f"{path} is truncated: {len(data)} bytes of vertices, need {count * dtype.itemsize}")
+            raise InputError(
+                f"{path} is truncated: {len(data)} bytes of vertices, need {count * dtype.itemsize}"
+            )
         vertices = np.frombuffer(data, dtype)
-        return {field: vertices[field].astype(dtype[field].newbyteorder("=")) for field in dtype.names or ()}
+        return {
+            field: vertices[field].astype(dtype[field].newbyteorder("="))
+            for field in dtype.names or ()
+        }
 
 
 def _ply_header(file: Any, path: Path) -> tuple[str, list[tuple[str, int, list[tuple[str, str]]]]]:

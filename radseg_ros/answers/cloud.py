@@ -9,24 +9,39 @@ import numpy as np
 
 from ..datatypes import Cloud, MapSnapshot
 
-GOLDEN_RATIO = 0.618033988749895  # successive hues as far apart as possible, whatever the number of labels
-UNKNOWN_DIM = 0.35  # voxels without a label keep their own colour, darkened, so that labels stand out
+GOLDEN_RATIO = (
+    0.618033988749895  # successive hues as far apart as possible, whatever the number of labels
+)
+UNKNOWN_DIM = (
+    0.35  # voxels without a label keep their own colour, darkened, so that labels stand out
+)
 
 
 def palette(count: int) -> np.ndarray:
     """``count`` distinct colours, (count, 3) uint8; colour i does not depend on ``count``."""
     hue = [(0.02 + i * GOLDEN_RATIO) % 1 for i in range(count)]
-    colours = [colorsys.hsv_to_rgb(h, (0.85, 0.6)[i // 7 % 2], (0.95, 0.75)[i // 14 % 2]) for i, h in enumerate(hue)]
+    colours = [
+        colorsys.hsv_to_rgb(h, (0.85, 0.6)[i // 7 % 2], (0.95, 0.75)[i // 14 % 2])
+        for i, h in enumerate(hue)
+    ]
     return np.round(255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
 
 
 def rgb_cloud(geometry: MapSnapshot, min_hits: int = 1) -> Cloud:
     """The map in its true colours; label -1, score 0."""
     count = len(geometry)
-    return _cloud(geometry, np.full(count, -1, np.int32), np.zeros(count, np.float32), _true_colours(geometry), min_hits)
+    return _cloud(
+        geometry,
+        np.full(count, -1, np.int32),
+        np.zeros(count, np.float32),
+        _true_colours(geometry),
+        min_hits,
+    )
 
 
-def semantic_cloud(geometry: MapSnapshot, scores: np.ndarray, threshold: float, min_hits: int = 1) -> Cloud:
+def semantic_cloud(
+    geometry: MapSnapshot, scores: np.ndarray, threshold: float, min_hits: int = 1
+) -> Cloud:
     """Every voxel in the colour of its best label, if that one reaches ``threshold``.
 
     Args:
@@ -49,8 +64,16 @@ def _true_colours(geometry: MapSnapshot) -> np.ndarray:
     return np.round(255 * geometry.rgb.cpu().numpy()).clip(0, 255).astype(np.uint8)
 
 
-def _cloud(geometry: MapSnapshot, label: np.ndarray, score: np.ndarray, rgb: np.ndarray, min_hits: int) -> Cloud:
+def _cloud(
+    geometry: MapSnapshot, label: np.ndarray, score: np.ndarray, rgb: np.ndarray, min_hits: int
+) -> Cloud:
     hits = geometry.hits.cpu().numpy()
     keep = hits >= min_hits
     xyz = geometry.xyz.cpu().numpy()
-    return Cloud(xyz=xyz[keep], rgb=rgb[keep], label=label[keep], score=score[keep], hits=hits[keep].astype(np.float32))
+    return Cloud(
+        xyz=xyz[keep],
+        rgb=rgb[keep],
+        label=label[keep],
+        score=score[keep],
+        hits=hits[keep].astype(np.float32),
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From similarities to places: how well a voxel answers a text, and which voxels form one object."""
+"""From similarities to places: how well a voxel answers a text, which voxels form one object."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def cosine(vectors: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 def relevancy(similarity: torch.Tensor, background: torch.Tensor, scale: float) -> torch.Tensor:
     """How much each voxel prefers a text to the background text that fits it best.
 
-    Pairwise softmax against every background text, the worst of them counts (LERF, section 3.3): the score of a text
-    does not depend on which other texts are asked for, and 0.5 means "as good as the background".
+    Pairwise softmax against every background text, the worst of them counts (LERF, section 3.3):
+    the score of a text does not depend on which other texts are asked for, and 0.5 means "as good
+    as the background".
 
     Args:
         similarity: (M, Q) cosines with the texts.
@@ -46,7 +47,9 @@ def connected_groups(xyz: np.ndarray, max_gap: float) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def find_objects(geometry: MapSnapshot, scores: np.ndarray, config: QueryConfig) -> tuple[FoundObject, ...]:
+def find_objects(
+    geometry: MapSnapshot, scores: np.ndarray, config: QueryConfig
+) -> tuple[FoundObject, ...]:
     """The connected groups of voxels that score at least ``config.threshold``, best first.
 
     Args:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that the commands which run an encoder share. Nothing heavy is imported before the encoder is made."""
+"""Options that the commands which run an encoder share.
+
+Nothing heavy is imported before the encoder is made.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,22 @@ SETTINGS = {
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     """Options that :func:`encoder_from` reads."""
     group = parser.add_argument_group("encoder")
-    group.add_argument("--encoder", default="radseg", help="radseg (default), or lite, which needs no weights and knows little")
-    group.add_argument("--checkpoint", help=f"RADIO weights: file, folder, version or hub id ({RadsegConfig().checkpoint})")
+    group.add_argument(
+        "--encoder",
+        default="radseg",
+        help="radseg (default), or lite, which needs no weights and knows little",
+    )
+    group.add_argument(
+        "--checkpoint",
+        help=f"RADIO weights: file, folder, version or hub id ({RadsegConfig().checkpoint})",
+    )
     group.add_argument("--preset", help="paper, balanced or fast")
-    group.add_argument("--text-embeddings", action="append", metavar="FILE", help="written by radseg-text; may be repeated")
+    group.add_argument(
+        "--text-embeddings",
+        action="append",
+        metavar="FILE",
+        help="written by radseg-text; may be repeated",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:N, mps or auto")
     group.add_argument("--offline", action="store_true", help="never touch the network")
     anything = "any other option of the encoder, e.g. scga=off; may be repeated"
@@ -47,9 +62,14 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
 
 def add_settings_option(parser: argparse.ArgumentParser) -> None:
     """The options that say at which size images are seen."""
-    names = "short side, crop and stride of Table A.1: {voc,stuff,context,ade,cityscapes}-{low,mid,high}"
+    names = "{voc,stuff,context,ade,cityscapes}-{low,mid,high}: short side, crop and stride "
+    names += "of Table A.1"
     parser.add_argument("--settings", choices=SETTINGS, metavar="NAME", help=names)
-    parser.add_argument("--short-side", type=int, help="px that images are brought to; 0 = as they are (640, or as --settings)")
+    parser.add_argument(
+        "--short-side",
+        type=int,
+        help="px that images are brought to; 0 = as they are (640, or as --settings)",
+    )
 
 
 def short_side_of(options: argparse.Namespace) -> int:
@@ -78,7 +98,9 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
         values["refine"] = "sam"
     if getattr(options, "settings", None) and options.encoder == "radseg":
         _, values["crop"], values["stride"] = SETTINGS[options.settings]
-    return make_encoder(options.encoder, **values, **dict(_assignment(text) for text in options.set))
+    return make_encoder(
+        options.encoder, **values, **dict(_assignment(text) for text in options.set)
+    )
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""radseg-eval2d: mIoU over a folder of images and a folder of label PNGs (docs/method.md 2.5, Table A.1).
+"""radseg-eval2d: mIoU over a folder of images and a folder of label PNGs (docs/method.md 2.5, Table
+A.1).
 
-VOC, Context, Stuff, ADE and Cityscapes come as such folders. A label image has the name of its image, up to the usual endings
-(_leftImg8bit, _gtFine_labelTrainIds, _labelTrainIds); sub-folders are searched. The class file has one class a line, synonyms
-separated by commas, in the order of the label values.
+VOC, Context, Stuff, ADE and Cityscapes come as such folders. A label image has the name of its
+image, up to the usual endings (_leftImg8bit, _gtFine_labelTrainIds, _labelTrainIds); sub-folders
+are searched. The class file has one class a line, synonyms separated by commas, in the order of the
+label values.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
 
 ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_labelTrainIds")
 IMAGES = {".jpg", ".jpeg", ".png"}
-FIRST_LABEL = {"voc": 1, "context": 1, "ade": 1, "stuff": 0, "cityscapes": 0}  # value of the first class; lower ones are ignored
+FIRST_LABEL = {
+    "voc": 1,
+    "context": 1,
+    "ade": 1,
+    "stuff": 0,
+    "cityscapes": 0,
+}  # value of the first class; lower ones are ignored
 VOID = 255  # never counted
 
 
@@ -38,7 +46,10 @@ class Scores:
 
 
 def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """(C + 1, C + 1) counts of pixels, rows = truth; both images hold 0 = none, 1..C. Pixels without truth are not counted."""
+    """(C + 1, C + 1) counts of pixels, rows = truth; both images hold 0 = none, 1..C.
+
+    Pixels without truth are not counted.
+    """
     import numpy as np
 
     valid = truth > 0
@@ -47,7 +58,9 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
 
 
 def scores(matrix: np.ndarray) -> Scores:
-    """Scores of a confusion matrix of :func:`confusion`; a pixel that is predicted as none counts as missed.
+    """Scores of a confusion matrix of :func:`confusion`.
+
+    A pixel that is predicted as none counts as missed.
 
     Raises:
         InputError: no pixel was labelled.
@@ -60,7 +73,9 @@ def scores(matrix: np.ndarray) -> Scores:
     truth, predicted = matrix.sum(1)[1:], matrix.sum(0)[1:]
     with np.errstate(invalid="ignore"):
         iou, recall = hits / (truth + predicted - hits), hits / truth
-    return Scores(iou, float(np.nanmean(iou)), float(hits.sum() / matrix.sum()), float(np.nanmean(recall)))
+    return Scores(
+        iou, float(np.nanmean(iou)), float(hits.sum() / matrix.sum()), float(np.nanmean(recall))
+    )
 
 
 def truth_image(path: Path, classes: int, first_label: int) -> np.ndarray:
@@ -78,11 +93,17 @@ def truth_image(path: Path, classes: int, first_label: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read as a label image ({error})") from error
     if values.ndim != 2:
-        raise InputError(f"{path}: a label image has one channel of class numbers, this one has shape {values.shape}")
+        raise InputError(
+            f"{path}: a label image has one channel of class numbers, this one has shape "
+            f"{values.shape}"
+        )
     labels = np.where(values == VOID, 0, values - first_label + 1).clip(min=0)
     if labels.max() > classes:
         value = labels.max() + first_label - 1
-        raise InputError(f"{path}: holds the value {value}, but there are {classes} classes, the first is {first_label}")
+        raise InputError(
+            f"{path}: holds the value {value}, but there are {classes} classes, the first is "
+            f"{first_label}"
+        )
     return labels
 
 
@@ -98,7 +119,10 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
         raise InputError(f"{labels if by_name else images}: no such folder, or no images in it")
     missing = [path.name for path in truths if _name(path) not in by_name]
     if missing:
-        raise InputError(f"{images}: no image for {len(missing)} of {len(truths)} label images, e.g. {missing[0]}")
+        raise InputError(
+            f"{images}: no image for {len(missing)} of {len(truths)} label images, e.g. "
+            f"{missing[0]}"
+        )
     return [(by_name[_name(path)], path) for path in truths]
 
 
@@ -134,7 +158,11 @@ def evaluate(options: argparse.Namespace) -> dict:
         rgb = read_rgb(image)
         maps = segmenter(rgb, truth.shape)
         refined = segmenter.refine(rgb, maps)
-        prediction = label_map(maps, options.threshold) if refined is None else refined.labels(options.threshold)
+        prediction = (
+            label_map(maps, options.threshold)
+            if refined is None
+            else refined.labels(options.threshold)
+        )
         if options.background:  # the first class is what remains where nothing else is sure enough
             prediction[prediction == 0] = 1
         matrix += confusion(prediction.cpu().numpy(), truth, len(classes))
@@ -147,7 +175,10 @@ def evaluate(options: argparse.Namespace) -> dict:
         "miou": result.miou,
         "accuracy": result.accuracy,
         "mean_accuracy": result.mean_accuracy,
-        "iou": {names[0]: None if np.isnan(v) else float(v) for names, v in zip(classes, result.iou, strict=True)},
+        "iou": {
+            names[0]: None if np.isnan(v) else float(v)
+            for names, v in zip(classes, result.iou, strict=True)
+        },
     }
 
 
@@ -164,8 +195,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for name, iou in result["iou"].items():
         print(f"{'   -' if iou is None else f'{100 * iou:6.2f}'}  {name}")
-    summary = {"mIoU": result["miou"], "accuracy": result["accuracy"], "mean accuracy": result["mean_accuracy"]}
-    print("  ".join(f"{name} {100 * value:.2f}" for name, value in summary.items()), f" ({result['images']} images)")
+    summary = {
+        "mIoU": result["miou"],
+        "accuracy": result["accuracy"],
+        "mean accuracy": result["mean_accuracy"],
+    }
+    print(
+        "  ".join(f"{name} {100 * value:.2f}" for name, value in summary.items()),
+        f" ({result['images']} images)",
+    )
     return 0
 
 
@@ -175,10 +213,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", type=Path, help="folder of images")
     parser.add_argument("labels", type=Path, help="folder of label PNGs")
     parser.add_argument("--classes", type=Path, required=True, help="class file")
-    parser.add_argument("--first-label", type=int, help="value of the first class; lower ones and 255 are ignored (1)")
-    parser.add_argument("--background", action="store_true", help="the first class gets what --threshold rejects")
-    parser.add_argument("--threshold", type=float, default=0.0, help="less probable pixels are predicted as none (0)")
-    parser.add_argument("--denoise", type=float, default=0.5, help="drop classes that are nowhere as probable as this (0.5)")
+    parser.add_argument(
+        "--first-label",
+        type=int,
+        help="value of the first class; lower ones and 255 are ignored (1)",
+    )
+    parser.add_argument(
+        "--background", action="store_true", help="the first class gets what --threshold rejects"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="less probable pixels are predicted as none (0)",
+    )
+    parser.add_argument(
+        "--denoise",
+        type=float,
+        default=0.5,
+        help="drop classes that are nowhere as probable as this (0.5)",
+    )
     parser.add_argument("--limit", type=int, help="only so many images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to a file")
     add_settings_option(parser)

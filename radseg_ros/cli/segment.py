@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""radseg-segment: open-vocabulary segmentation of images: an overlay with its legend, a label map, probabilities on request."""
+"""radseg-segment: open-vocabulary segmentation of images: an overlay with its legend, a label map,
+probabilities on request.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,18 @@ def segment_all(options: argparse.Namespace) -> None:
 
     from ..segmentation.probabilities import Segmenter, label_map, read_classes, read_rgb
 
-    classes = read_classes(options.classes) if options.classes else [[t.strip()] for t in options.labels.split(",") if t.strip()]
+    classes = (
+        read_classes(options.classes)
+        if options.classes
+        else [[t.strip()] for t in options.labels.split(",") if t.strip()]
+    )
     if not classes:
         raise InputError("--labels names nothing")
     titles = [names[0] for names in classes]
     stems = unique_stems(options.images)
-    segmenter = Segmenter(encoder_from(options), classes, short_side_of(options), options.denoise, options.prompts)
+    segmenter = Segmenter(
+        encoder_from(options), classes, short_side_of(options), options.denoise, options.prompts
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     for path, stem in zip(tqdm(options.images, disable=None, unit="image"), stems, strict=True):
         rgb = read_rgb(path)
@@ -54,7 +62,9 @@ def segment_all(options: argparse.Namespace) -> None:
         if (refined := segmenter.refine(rgb, maps)) is not None:
             maps, labels = refined.probabilities, refined.labels(options.threshold).cpu().numpy()
             picture = side_by_side({"coarse": picture, "refined": overlay(rgb, labels, titles)})
-        Image.fromarray(labels.astype(np.uint8 if len(classes) < 256 else np.uint16)).save(options.out / f"{stem}_labels.png")
+        Image.fromarray(labels.astype(np.uint8 if len(classes) < 256 else np.uint16)).save(
+            options.out / f"{stem}_labels.png"
+        )
         picture.save(options.out / f"{stem}_overlay.png")
         if options.save_probabilities:
             file = options.out / f"{stem}_probabilities.npz"
@@ -62,16 +72,23 @@ def segment_all(options: argparse.Namespace) -> None:
 
 
 def unique_stems(paths: list[Path]) -> list[str]:
-    """File names without their endings; where two images share one, the folder's name goes in front.
+    """File names without their endings.
+
+    Where two images share one, the folder's name goes in front.
 
     Raises:
         InputError: two images would still be written under one name.
     """
     count = Counter(path.stem for path in paths)
-    stems = [path.stem if count[path.stem] == 1 else f"{path.resolve().parent.name}_{path.stem}" for path in paths]
+    stems = [
+        path.stem if count[path.stem] == 1 else f"{path.resolve().parent.name}_{path.stem}"
+        for path in paths
+    ]
     if len(set(stems)) < len(stems):
         twice = next(stem for stem, n in Counter(stems).items() if n > 1)
-        raise InputError(f"two images would be written as {twice}; segment them one folder at a time")
+        raise InputError(
+            f"two images would be written as {twice}; segment them one folder at a time"
+        )
     return stems
 
 
@@ -99,7 +116,10 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, titles: list[str]) -> Image.Ima
     line, margin = round(1.5 * size), size // 2
     rows = max(1, (rgb.shape[0] - margin) // line)
     columns = [shown[i : i + rows] for i in range(0, len(shown), rows)]
-    widths = [max(round(font.getlength(titles[i])) for i in column) + line + 2 * margin for column in columns]
+    widths = [
+        max(round(font.getlength(titles[i])) for i in column) + line + 2 * margin
+        for column in columns
+    ]
     canvas = Image.new("RGB", (rgb.shape[1] + sum(widths), rgb.shape[0]), "white")
     canvas.paste(Image.fromarray(painted.round().astype(np.uint8)))
     draw = ImageDraw.Draw(canvas)
@@ -107,8 +127,12 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, titles: list[str]) -> Image.Ima
     for column, width in zip(columns, widths, strict=True):
         for row, i in enumerate(column):
             top = margin + row * line
-            draw.rectangle((left, top, left + size, top + size), fill=tuple(int(c) for c in colours[i]))
-            draw.text((left + line, top + size / 2), titles[i], fill="black", font=font, anchor="lm")
+            draw.rectangle(
+                (left, top, left + size, top + size), fill=tuple(int(c) for c in colours[i])
+            )
+            draw.text(
+                (left + line, top + size / 2), titles[i], fill="black", font=font, anchor="lm"
+            )
         left += width
     return canvas
 
@@ -120,11 +144,19 @@ def side_by_side(pictures: dict[str, Image.Image]) -> Image.Image:
     height = max(picture.height for picture in pictures.values())
     size = max(12, height // 30)
     top = 2 * size
-    canvas = Image.new("RGB", (sum(picture.width for picture in pictures.values()), top + height), "white")
+    canvas = Image.new(
+        "RGB", (sum(picture.width for picture in pictures.values()), top + height), "white"
+    )
     draw, left = ImageDraw.Draw(canvas), 0
     for caption, picture in pictures.items():
         canvas.paste(picture, (left, top))
-        draw.text((left + size // 2, top / 2), caption, fill="black", font=ImageFont.load_default(size), anchor="lm")
+        draw.text(
+            (left + size // 2, top / 2),
+            caption,
+            fill="black",
+            font=ImageFont.load_default(size),
+            anchor="lm",
+        )
         left += picture.width
     return canvas
 
@@ -134,13 +166,43 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--labels", help="what to look for, separated by commas")
-    wanted.add_argument("--classes", type=Path, metavar="FILE", help="the same, one class a line, synonyms separated by commas")
-    parser.add_argument("--prompts", action="store_true", help="the labels are free text, not names for the 80 templates")
-    parser.add_argument("--out", type=Path, default=Path("segmentation"), help="folder of the results (segmentation)")
-    parser.add_argument("--threshold", type=float, default=0.0, help="pixels whose best label is less probable stay 0 = none (0)")
-    parser.add_argument("--denoise", type=float, default=0.5, help="drop labels that are nowhere as probable as this (0.5)")
-    parser.add_argument("--refine", action="store_true", help="refine the masks with SAM's decoder (RADSeg+); shows both")
-    parser.add_argument("--save-probabilities", action="store_true", help="write the probability maps too, as .npz")
+    wanted.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="the same, one class a line, synonyms separated by commas",
+    )
+    parser.add_argument(
+        "--prompts",
+        action="store_true",
+        help="the labels are free text, not names for the 80 templates",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("segmentation"),
+        help="folder of the results (segmentation)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="pixels whose best label is less probable stay 0 = none (0)",
+    )
+    parser.add_argument(
+        "--denoise",
+        type=float,
+        default=0.5,
+        help="drop labels that are nowhere as probable as this (0.5)",
+    )
+    parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="refine the masks with SAM's decoder (RADSeg+); shows both",
+    )
+    parser.add_argument(
+        "--save-probabilities", action="store_true", help="write the probability maps too, as .npz"
+    )
     add_settings_option(parser)
     add_encoder_options(parser)
     return parser

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""radseg-text: embed labels where the text tower is, so that a robot can load the file and do without the tower."""
+"""radseg-text: embed labels where the text tower is, so that a robot can load the file and do
+without the tower.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
-    """Embed what ``options`` name and write the file; returns the number of texts and the name of the text tower."""
+    """Embed what ``options`` name and write the file.
+
+    Returns the number of texts and the name of the text tower.
+    """
     from tqdm import tqdm
 
     from ..language.embedder import BACKGROUND, TextEmbedder
@@ -47,7 +52,9 @@ def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
     else:
         tower, dimensions = tower_of_checkpoint(options)
     embedder = TextEmbedder(tower, dimensions)
-    for label in tqdm(labels, desc="labels", disable=None):  # one by one for the sake of the bar; they stay in memory
+    for label in tqdm(
+        labels, desc="labels", disable=None
+    ):  # one by one for the sake of the bar; they stay in memory
         embedder.labels([label])
     embedder.save(options.out, labels, options.prompt or ())
     return len(labels) + len(options.prompt or ()), tower.name
@@ -69,20 +76,49 @@ def tower_of_checkpoint(options: argparse.Namespace) -> tuple:
     dimensions = head_size(checkpoint.summary_heads[head])
     name = tower_of(head, dimensions, str(checkpoint.teacher(head).get("model") or ""))
     if not name:
-        raise LanguageError(f"{checkpoint.path}: nothing tells which text tower head {head} needs; name it with --tower")
+        raise LanguageError(
+            f"{checkpoint.path}: nothing tells which text tower head {head} needs; name it with "
+            "--tower"
+        )
     return TextTower(name, options.device, options.offline), dimensions
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="radseg-text", description=__doc__)
     parser.add_argument("labels", nargs="*", help="names of things; each is put into 80 templates")
-    parser.add_argument("--file", action="append", help="more labels, one a line, synonyms separated by commas; may be repeated")
-    parser.add_argument("--prompt", action="append", help="a free text that is embedded as it is; may be repeated")
-    parser.add_argument("--out", type=Path, default=Path("text_embeddings.npz"), help="the file to write (text_embeddings.npz)")
-    parser.add_argument("--checkpoint", default=RadsegConfig().checkpoint, help="RADIO weights, name the tower (%(default)s)")
-    parser.add_argument("--language", default="", help="language head (the language teacher that the checkpoint names)")
-    parser.add_argument("--tower", help="the text tower itself: a folder or hub id; the checkpoint is then not needed")
-    parser.add_argument("--no-background", action="store_true", help="without the texts that every query is compared with")
+    parser.add_argument(
+        "--file",
+        action="append",
+        help="more labels, one a line, synonyms separated by commas; may be repeated",
+    )
+    parser.add_argument(
+        "--prompt", action="append", help="a free text that is embedded as it is; may be repeated"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("text_embeddings.npz"),
+        help="the file to write (text_embeddings.npz)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default=RadsegConfig().checkpoint,
+        help="RADIO weights, name the tower (%(default)s)",
+    )
+    parser.add_argument(
+        "--language",
+        default="",
+        help="language head (the language teacher that the checkpoint names)",
+    )
+    parser.add_argument(
+        "--tower",
+        help="the text tower itself: a folder or hub id; the checkpoint is then not needed",
+    )
+    parser.add_argument(
+        "--no-background",
+        action="store_true",
+        help="without the texts that every query is compared with",
+    )
     parser.add_argument("--device", default="cpu", help="where the text tower runs (cpu)")
     parser.add_argument("--offline", action="store_true", help="never touch the network")
     return parser

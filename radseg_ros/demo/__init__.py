@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration: a generated room, the programs as processes, and pictures of what they found."""
+"""The demo: a generated room, the programs as processes, and pictures of what they found."""

@@ -20,7 +20,8 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
     """Write the pictures of a map.
 
     Args:
-        view: "points" (structured array of the true colours), "heats" (text -> structured array with scores), "poses".
+        view: "points" (structured array of the true colours), "heats" (text -> structured array
+            with scores), "poses".
         rows: as :func:`radseg_ros.demo.run.compare` gives them.
 
     Returns:
@@ -35,18 +36,27 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
     scores = {text: aligned(xyz[kept], heat, voxel_size) for text, heat in view["heats"].items()}
     views = {azimuth: pictures.View(scene, azimuth, ELEVATION) for azimuth in AZIMUTHS}
     above = pictures.View(scene, -90, 90)
-    front = max(AZIMUTHS, key=lambda azimuth: sum(_visible(views[azimuth], score) for score in scores.values()))
+    front = max(
+        AZIMUTHS,
+        key=lambda azimuth: sum(_visible(views[azimuth], score) for score in scores.values()),
+    )
     images = {"map_above": above.paint(scene.rgb), "map_angle": views[front].paint(scene.rgb)}
     tiles = []
     for row in rows:
         text, score = row["label"], scores[row["label"]]
-        best = max((front, *AZIMUTHS), key=lambda azimuth: _visible(views[azimuth], score)) if row["found"] else front
+        best = (
+            max((front, *AZIMUTHS), key=lambda azimuth: _visible(views[azimuth], score))
+            if row["found"]
+            else front
+        )
         colours = pictures.heat(scene.rgb, score, THRESHOLD)
         for place, eye in (("above", above), ("angle", views[best])):
             image = eye.paint(colours)
             if row["found"]:
                 pictures.pin(image, eye.pixel(row["found"]), RING)
-            images[f"query_{_file_name(text)}_{place}"] = pictures.caption(image, f"“{text}”", _verdict(row))
+            images[f"query_{_file_name(text)}_{place}"] = pictures.caption(
+                image, f"“{text}”", _verdict(row)
+            )
             if place == "angle":
                 tiles.append(pictures.caption(image, f"“{text}”", _verdict(row), size=52))
     images["overview"] = pictures.sheet(images["map_angle"], tiles[:6], columns=2)
@@ -56,9 +66,15 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
 
 
 def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.ndarray]) -> None:
-    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY, which every viewer opens."""
+    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY, which every viewer
+    opens.
+    """
     names = [f"score_{_file_name(text)}" for text in heats]
-    kinds = [(n, "<f4") for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")] + [(n, "<f4") for n in names]
+    kinds = (
+        [(n, "<f4") for n in "xyz"]
+        + [(n, "u1") for n in ("red", "green", "blue")]
+        + [(n, "<f4") for n in names]
+    )
     table = np.empty(len(xyz), kinds)
     table["x"], table["y"], table["z"] = xyz.T
     table["red"], table["green"], table["blue"] = rgb.T
@@ -66,7 +82,14 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
         table[name] = aligned(xyz, heat, spacing(xyz))
     words = {"<f4": "float", "u1": "uchar"}
     properties = [f"property {words[kind]} {name}" for name, kind in kinds]
-    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *properties, "end_header", ""]
+    head = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(xyz)}",
+        *properties,
+        "end_header",
+        "",
+    ]
     path.write_bytes("\n".join(head).encode() + table.tobytes())
 
 
@@ -77,7 +100,9 @@ def _file_name(text: str) -> str:
 def _verdict(row: dict[str, Any]) -> str:
     if not row["found"]:
         return "not found"
-    return f"score {row['score']:.2f}" + (f", {100 * row['error_m']:.0f} cm off" if row["error_m"] is not None else "")
+    return f"score {row['score']:.2f}" + (
+        f", {100 * row['error_m']:.0f} cm off" if row["error_m"] is not None else ""
+    )
 
 
 def _visible(view: pictures.View, score: np.ndarray) -> float:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates the recording "gallery": a furnished room with photographs, and a robot with an RGB-D camera that drives in it.
+"""Generates the recording "gallery": a furnished room with photographs, and a robot with an RGB-D
+camera that drives in it.
 
-The photographs are those that the wheels of scikit-image and scikit-learn carry. The recording has the layout of
-:class:`radseg_ros.frames.folder.FolderRecording`, and ``truth.json`` says where the things are.
+The photographs are those that the wheels of scikit-image and scikit-learn carry. The recording has
+the layout of :class:`radseg_ros.frames.folder.FolderRecording`, and ``truth.json`` says where the
+things are.
 """
 
 from __future__ import annotations
@@ -24,12 +26,19 @@ FRAMES = 72
 CAMERA_HEIGHT = 1.25  # m
 VERSION = 5  # of the scene; a recording of another version is made again
 
-WOOD, DARK_WOOD, WHITE, SOFT = (0.62, 0.44, 0.28), (0.36, 0.24, 0.16), (0.93, 0.92, 0.9), (0.33, 0.42, 0.5)
+WOOD, DARK_WOOD, WHITE, SOFT = (
+    (0.62, 0.44, 0.28),
+    (0.36, 0.24, 0.16),
+    (0.93, 0.92, 0.9),
+    (0.33, 0.42, 0.5),
+)
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A photograph in the room: on a canvas, or on the side of a box when ``thickness`` is that of a box."""
+    """A photograph in the room: on a canvas, or on the side of a box when ``thickness`` is that of
+    a box.
+    """
 
     file: str  # package/path
     query: str  # what it is asked for as; empty = it is not asked for
@@ -39,7 +48,8 @@ class Exhibit:
     thickness: float = 0.04  # m
 
 
-# Chosen because an ImageNet classifier knows them, and not altered. It does not know the dahlia, which is there for the eye.
+# Chosen because an ImageNet classifier knows them, and not altered. It does not know the dahlia,
+# which is there for the eye.
 EXHIBITS = (
     Exhibit("skimage/data/chelsea.png", "cat", "+y", (-1.75, 2.98, 1.42), 1.7),
     Exhibit("skimage/data/motorcycle_left.png", "moped", "+y", (1.75, 2.98, 1.48), 1.7),
@@ -61,7 +71,9 @@ def photograph(file: str) -> np.ndarray:
     package, path = file.split("/", 1)
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"{file}: package {package} is not installed; pip install 'radseg_ros[demo]'")
+        raise FileNotFoundError(
+            f"{file}: package {package} is not installed; pip install 'radseg_ros[demo]'"
+        )
     return np.asarray(Image.open(Path(spec.origin).parent / path).convert("RGB"))
 
 
@@ -70,7 +82,11 @@ def canvas(exhibit: Exhibit) -> Box:
     picture = photograph(exhibit.file)
     height = exhibit.width * picture.shape[0] / picture.shape[1]
     inward = {"+": "-", "-": "+"}[exhibit.side[0]] + exhibit.side[1]
-    flat = (exhibit.thickness, exhibit.width) if exhibit.side[1] == "x" else (exhibit.width, exhibit.thickness)
+    flat = (
+        (exhibit.thickness, exhibit.width)
+        if exhibit.side[1] == "x"
+        else (exhibit.width, exhibit.thickness)
+    )
     return Box(exhibit.centre, (*flat, height), (0.72, 0.58, 0.4), {inward: picture})
 
 
@@ -82,19 +98,38 @@ def furniture() -> list[Solid]:
         Box((0, 0, 0.012), (2.6, 2.0, 0.012), (0.55, 0.22, 0.2)),
         Box((0, 0, 0.0135), (2.3, 1.7, 0.012), (0.72, 0.6, 0.45)),
     ]
-    for x, y, w, d in ((0, 2.985, 7, 0.03), (0, -2.985, 7, 0.03), (3.485, 0, 0.03, 6), (-3.485, 0, 0.03, 6)):
+    for x, y, w, d in (
+        (0, 2.985, 7, 0.03),
+        (0, -2.985, 7, 0.03),
+        (3.485, 0, 0.03, 6),
+        (-3.485, 0, 0.03, 6),
+    ):
         solids.append(Box((x, y, 0.06), (w, d, 0.12), (0.75, 0.74, 0.72)))  # skirting
     solids += sofa((-1.75, 2.45)) + sideboard((1.75, 2.72)) + bench((1.7, -2.6)) + table((0.0, 0.0))
-    solids += plant((-3.1, 2.6)) + plant((3.1, -2.6)) + lamp((3.1, 2.6)) + lamp((-3.1, -2.6)) + crates((-3.15, -1.2))
+    solids += (
+        plant((-3.1, 2.6))
+        + plant((3.1, -2.6))
+        + lamp((3.1, 2.6))
+        + lamp((-3.1, -2.6))
+        + crates((-3.15, -1.2))
+    )
     return solids
 
 
 def sofa(at: tuple[float, float]) -> list[Solid]:
     """Two seats, its back to +y."""
     x, y = at
-    parts: list[Solid] = [Box((x, y, 0.2), (1.9, 0.85, 0.28), SOFT), Box((x, y + 0.34, 0.5), (1.9, 0.18, 0.5), SOFT)]
-    parts += [Box((x + side * 0.88, y, 0.38), (0.16, 0.85, 0.5), (0.29, 0.37, 0.45)) for side in (-1, 1)]
-    parts += [Box((x + side * 0.4, y - 0.06, 0.41), (0.76, 0.66, 0.15), (0.4, 0.5, 0.58)) for side in (-1, 1)]
+    parts: list[Solid] = [
+        Box((x, y, 0.2), (1.9, 0.85, 0.28), SOFT),
+        Box((x, y + 0.34, 0.5), (1.9, 0.18, 0.5), SOFT),
+    ]
+    parts += [
+        Box((x + side * 0.88, y, 0.38), (0.16, 0.85, 0.5), (0.29, 0.37, 0.45)) for side in (-1, 1)
+    ]
+    parts += [
+        Box((x + side * 0.4, y - 0.06, 0.41), (0.76, 0.66, 0.15), (0.4, 0.5, 0.58))
+        for side in (-1, 1)
+    ]
     return [*parts, Box((x - 0.55, y + 0.16, 0.6), (0.42, 0.14, 0.3), (0.85, 0.62, 0.25))]
 
 
@@ -106,7 +141,10 @@ def sideboard(at: tuple[float, float]) -> list[Solid]:
         parts.append(Box((x + i * 0.55, y - 0.23, 0.36), (0.5, 0.02, 0.5), (0.7, 0.51, 0.34)))
         parts.append(Box((x + i * 0.55, y - 0.25, 0.5), (0.14, 0.02, 0.02), (0.2, 0.2, 0.2)))
     shades = ((0.7, 0.2, 0.2), (0.2, 0.4, 0.6), (0.85, 0.7, 0.3), (0.25, 0.5, 0.35))
-    parts += [Box((x - 0.7 + 0.07 * i, y, 0.74), (0.05, 0.17, 0.16 + 0.02 * (i % 3)), shades[i % 4]) for i in range(6)]
+    parts += [
+        Box((x - 0.7 + 0.07 * i, y, 0.74), (0.05, 0.17, 0.16 + 0.02 * (i % 3)), shades[i % 4])
+        for i in range(6)
+    ]
     return parts
 
 
@@ -120,8 +158,16 @@ def bench(at: tuple[float, float]) -> list[Solid]:
 def table(at: tuple[float, float]) -> list[Solid]:
     """A low table with a bowl."""
     x, y = at
-    legs = [Box((x + a * 0.4, y + b * 0.25, 0.19), (0.06, 0.06, 0.36), DARK_WOOD) for a in (-1, 1) for b in (-1, 1)]
-    return [Box((x, y, 0.39), (0.95, 0.6, 0.05), WOOD), *legs, Cylinder((x + 0.1, y, 0.46), 0.09, 0.09, (0.2, 0.5, 0.55), 0.16)]
+    legs = [
+        Box((x + a * 0.4, y + b * 0.25, 0.19), (0.06, 0.06, 0.36), DARK_WOOD)
+        for a in (-1, 1)
+        for b in (-1, 1)
+    ]
+    return [
+        Box((x, y, 0.39), (0.95, 0.6, 0.05), WOOD),
+        *legs,
+        Cylinder((x + 0.1, y, 0.46), 0.09, 0.09, (0.2, 0.5, 0.55), 0.16),
+    ]
 
 
 def plant(at: tuple[float, float]) -> list[Solid]:
@@ -141,7 +187,10 @@ def plant(at: tuple[float, float]) -> list[Solid]:
 def lamp(at: tuple[float, float]) -> list[Solid]:
     """A standing lamp."""
     x, y = at
-    pole = [Cylinder((x, y, 0.02), 0.15, 0.04, (0.2, 0.2, 0.2)), Cylinder((x, y, 0.75), 0.02, 1.5, (0.25, 0.25, 0.25))]
+    pole = [
+        Cylinder((x, y, 0.02), 0.15, 0.04, (0.2, 0.2, 0.2)),
+        Cylinder((x, y, 0.75), 0.02, 1.5, (0.25, 0.25, 0.25)),
+    ]
     return [*pole, Cylinder((x, y, 1.6), 0.22, 0.32, (1.0, 0.9, 0.66), 0.15)]
 
 
@@ -149,18 +198,27 @@ def crates(at: tuple[float, float]) -> list[Solid]:
     """Three crates, one on another."""
     x, y = at
     places = ((x - 0.35, y, 0.2), (x + 0.12, y + 0.02, 0.2), (x - 0.15, y, 0.6))
-    return [Box(place, (0.42, 0.4, 0.4), (0.72 - 0.06 * i, 0.56 - 0.05 * i, 0.36)) for i, place in enumerate(places)]
+    return [
+        Box(place, (0.42, 0.4, 0.4), (0.72 - 0.06 * i, 0.56 - 0.05 * i, 0.36))
+        for i, place in enumerate(places)
+    ]
 
 
 def trajectory(frames: int = FRAMES) -> list[np.ndarray]:
-    """Two rounds, (4, 4) each: near the centre with the camera turned outwards, then along the walls, turned inwards."""
+    """Two rounds, (4, 4) each: near the centre with the camera turned outwards, then along the
+    walls, turned inwards.
+    """
     outwards = round(frames * 0.6)
     poses = []
     for i in range(frames):
         second = i >= outwards
         angle = 2 * np.pi * ((i - outwards) / (frames - outwards) if second else i / outwards)
         reach = (2.3, 1.8) if second else (0.9, 0.5)
-        position = (reach[0] * np.cos(angle), reach[1] * np.sin(angle), CAMERA_HEIGHT + 0.03 * np.sin(5 * angle))
+        position = (
+            reach[0] * np.cos(angle),
+            reach[1] * np.sin(angle),
+            CAMERA_HEIGHT + 0.03 * np.sin(5 * angle),
+        )
         heading = angle + (np.pi if second else 0.12 * np.sin(3 * angle))
         poses.append(look(position, heading, tilt=-0.3 if second else -0.15))
     return poses
@@ -168,7 +226,9 @@ def trajectory(frames: int = FRAMES) -> list[np.ndarray]:
 
 def look(position: tuple[float, float, float], heading: float, tilt: float) -> np.ndarray:
     """(4, 4) camera -> world, optical axes; heading and tilt in radians, z up."""
-    forward = np.array([np.cos(heading) * np.cos(tilt), np.sin(heading) * np.cos(tilt), np.sin(tilt)])
+    forward = np.array(
+        [np.cos(heading) * np.cos(tilt), np.sin(heading) * np.cos(tilt), np.sin(tilt)]
+    )
     right = np.array([np.sin(heading), -np.cos(heading), 0.0])
     T = np.eye(4)
     T[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
@@ -177,15 +237,20 @@ def look(position: tuple[float, float, float], heading: float, tilt: float) -> n
 
 
 def sense(depth: np.ndarray, facing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a structured-light camera makes of a true depth image, (H, W) float m -> uint16 mm, 0 = no return.
+    """What a structured-light camera makes of a true depth image, (H, W) float m -> uint16 mm, 0 =
+    no return.
 
-    Noise that grows with the square of the distance (Nguyen et al. 2012), and no return beyond 4.2 m, at grazing angles, in
-    the shadow beside an edge, and here and there.
+    Noise that grows with the square of the distance (Nguyen et al. 2012), and no return beyond 4.2
+    m, at grazing angles, in the shadow beside an edge, and here and there.
     """
-    noisy = depth + rng.normal(0, 1, depth.shape) * (0.0012 + 0.0019 * np.square(np.maximum(depth - 0.4, 0)))
+    noisy = depth + rng.normal(0, 1, depth.shape) * (
+        0.0012 + 0.0019 * np.square(np.maximum(depth - 0.4, 0))
+    )
     jump = np.abs(np.diff(depth, axis=1, prepend=depth[:, :1])) > 0.05 * depth
     shadow = jump | np.roll(jump, 1, 1) | np.roll(jump, 2, 1)
-    lost = shadow | (facing < rng.uniform(0.05, 0.2, depth.shape)) | (rng.random(depth.shape) < 0.004)
+    lost = (
+        shadow | (facing < rng.uniform(0.05, 0.2, depth.shape)) | (rng.random(depth.shape) < 0.004)
+    )
     lost |= (depth < 0.4) | (depth > 4.2)
     return np.where(lost, 0, np.round(1000 * noisy)).astype(np.uint16)
 
@@ -200,11 +265,14 @@ def drift(T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return T @ off
 
 
-def generate(folder: Path, frames: int = FRAMES, progress: Callable[[Sequence[Any]], Any] = iter) -> dict[str, Any]:
+def generate(
+    folder: Path, frames: int = FRAMES, progress: Callable[[Sequence[Any]], Any] = iter
+) -> dict[str, Any]:
     """Write the recording and return its truth.
 
     Args:
-        folder: is created; ``truth.json`` is written last, so its presence says that the recording is complete.
+        folder: is created; ``truth.json`` is written last, so its presence says that the recording
+            is complete.
         frames: at least one round through the room is driven with so many images.
         progress: wraps the frames, e.g. ``tqdm``.
     """
@@ -219,8 +287,12 @@ def generate(folder: Path, frames: int = FRAMES, progress: Callable[[Sequence[An
     for i, T in enumerate(progress(trajectory(frames))):
         rgb, depth, facing = render(solids, K, T, SIZE)
         grain = rng.normal(0, 2.5, rgb.shape)
-        Image.fromarray((rgb + grain).clip(0, 255).astype(np.uint8)).save(folder / "color" / f"{i:06d}.jpg", quality=92)
-        Image.fromarray(sense(depth, facing, rng)).save(folder / "depth" / f"{i:06d}.png", compress_level=1)
+        Image.fromarray((rgb + grain).clip(0, 255).astype(np.uint8)).save(
+            folder / "color" / f"{i:06d}.jpg", quality=92
+        )
+        Image.fromarray(sense(depth, facing, rng)).save(
+            folder / "depth" / f"{i:06d}.png", compress_level=1
+        )
         np.savetxt(folder / "pose" / f"{i:06d}.txt", drift(T, rng))
     truth = describe(frames)
     (folder / "truth.json").write_text(json.dumps(truth, indent=2) + "\n")
@@ -230,7 +302,13 @@ def generate(folder: Path, frames: int = FRAMES, progress: Callable[[Sequence[An
 def describe(frames: int) -> dict[str, Any]:
     """What ``truth.json`` says: the centres of the exhibits by query, and what is not there."""
     objects = {exhibit.query: list(exhibit.centre) for exhibit in EXHIBITS if exhibit.query}
-    return {"version": VERSION, "frames": frames, "up": [0, 0, 1], "objects": objects, "absent": [ABSENT]}
+    return {
+        "version": VERSION,
+        "frames": frames,
+        "up": [0, 0, 1],
+        "objects": objects,
+        "absent": [ABSENT],
+    }
 
 
 def is_complete(folder: Path, frames: int = FRAMES) -> bool:

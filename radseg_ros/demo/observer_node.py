@@ -20,12 +20,17 @@ from radseg_interfaces.srv import QueryText
 from ..ros import messages
 from ..ros.transport import use_image_profile
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 POSES = QoSProfile(depth=500, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Observer:
-    """Listens to the poses and to the latched cloud of true colours; calls services. Use it as a context."""
+    """Listens to the poses and to the latched cloud of true colours; calls services.
+
+    Use it as a context.
+    """
 
     def __init__(self, pose_type: str = "odometry", node: str = "radseg_mapping") -> None:
         use_image_profile()
@@ -33,7 +38,9 @@ class Observer:
         self.node = rclpy.create_node("radseg_demo")
         self.poses: dict[int, np.ndarray] = {}  # stamp in ns -> (4, 4), as received
         self.cloud: PointCloud2 | None = None  # the newest
-        self.node.create_subscription(Odometry if pose_type == "odometry" else PoseStamped, "pose", self._pose, POSES)
+        self.node.create_subscription(
+            Odometry if pose_type == "odometry" else PoseStamped, "pose", self._pose, POSES
+        )
         self.node.create_subscription(PointCloud2, f"/{node}/rgb_cloud", self._cloud, LATCHED)
         self._query: Any = self.node.create_client(QueryText, f"/{node}/query")
         self._executor = SingleThreadedExecutor()
@@ -74,7 +81,10 @@ class Observer:
         return sum(stamp <= newest for stamp in list(self.poses))
 
     def points(self) -> np.ndarray:
-        """The newest cloud as a structured array with x y z rgb label score hits; rgb is 0x00RRGGBB."""
+        """The newest cloud as a structured array with x y z rgb label score hits.
+
+        Rgb is 0x00RRGGBB.
+        """
         return np.zeros(0, messages.POINT) if self.cloud is None else _points(self.cloud)
 
     def scores(self, label: str, timeout: float) -> np.ndarray:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a voxel map without a display: cubes, drawn by numpy.
 
-The map is seen in parallel projection. A wall is drawn only from the side that the camera saw, so that one looks into rooms
-as into a doll's house; what is above the head of the robot (the ceiling) is left out.
+The map is seen in parallel projection. A wall is drawn only from the side that the camera saw, so
+that one looks into rooms as into a doll's house; what is above the head of the robot (the ceiling)
+is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ..answers.objects import connected_groups
 PAPER = np.array([250, 249, 246], np.float32)
 INK = (40, 42, 46)
 OVERSAMPLING = 2
-FACE_SHADE = np.array([0.86, 0.74, 1.0])  # of the faces across the map's two horizontal axes and its vertical axis
+FACE_SHADE = np.array(
+    [0.86, 0.74, 1.0]
+)  # of the faces across the map's two horizontal axes and its vertical axis
 BRIGHTNESS = 1.08  # sensors under-expose white walls
 NEIGHBOURS = 48  # voxels that a surface normal is made of
 MIN_HITS = 3  # points in a voxel that is drawn; fewer is mostly noise of far depth
@@ -40,7 +43,10 @@ class Scene:
 
 
 def upright(rotations: np.ndarray) -> np.ndarray:
-    """World -> z up, (3, 3), for cameras (N, 3, 3) that are held upright on average; exact when up is a world axis."""
+    """World -> z up, (3, 3), for cameras (N, 3, 3) that are held upright on average.
+
+    Exact when up is a world axis.
+    """
     up = -rotations[:, :, 1].mean(0)
     up /= np.linalg.norm(up)
     axis = np.abs(up).argmax()
@@ -55,7 +61,9 @@ def upright(rotations: np.ndarray) -> np.ndarray:
 def make_scene(
     xyz: np.ndarray, rgb: np.ndarray, hits: np.ndarray, poses: np.ndarray, voxel_size: float
 ) -> tuple[Scene, np.ndarray]:
-    """Voxels and camera poses (N, 4, 4) in the world -> what is drawn of them, and which rows of ``xyz`` those are."""
+    """Voxels and camera poses (N, 4, 4) in the world -> what is drawn of them, and which rows of
+    ``xyz`` those are.
+    """
     from scipy.spatial import cKDTree
 
     rotation = upright(poses[:, :3, :3])
@@ -74,32 +82,50 @@ def make_scene(
 
 
 class View:
-    """Which voxel is seen at each pixel from one direction; colours come later, so several pictures share the work.
+    """Which voxel is seen at each pixel from one direction.
+
+    Colours come later, so several pictures share the work.
 
     Args:
-        azimuth, elevation: degrees, where the eye is: 0, 0 = on the x axis; elevation 90 = straight above.
+        azimuth, elevation: degrees, where the eye is: 0, 0 = on the x axis; elevation 90 = straight
+            above.
         width: px of the picture.
     """
 
-    def __init__(self, scene: Scene, azimuth: float, elevation: float, width: int = 1200, max_height: int = 1000) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        azimuth: float,
+        elevation: float,
+        width: int = 1200,
+        max_height: int = 1000,
+    ) -> None:
         a, e = np.radians([azimuth, elevation])
         self.right = np.array([-np.sin(a), np.cos(a), 0.0])
-        self.eye = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])  # towards the eye
+        self.eye = np.array(
+            [np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)]
+        )  # towards the eye
         self.up = np.cross(self.eye, self.right)
         self.scene = scene
         shown = np.flatnonzero(scene.normals @ self.eye > -0.1)
         shown = shown[_in_company(scene.xyz[shown], scene.voxel_size)]
         plane = scene.xyz[shown] @ np.stack([self.right, self.up], 1)
         low, high = plane.min(0) - 2 * scene.voxel_size, plane.max(0) + 2 * scene.voxel_size
-        scale = OVERSAMPLING * min(width / (high[0] - low[0]), max_height / (high[1] - low[1]))  # px per m
+        scale = OVERSAMPLING * min(
+            width / (high[0] - low[0]), max_height / (high[1] - low[1])
+        )  # px per m
         self.scale, self.origin = scale, np.array([low[0], high[1]])
-        self.size = tuple(int(np.ceil(n * scale / OVERSAMPLING)) * OVERSAMPLING for n in (high - low)[::-1])
+        self.size = tuple(
+            int(np.ceil(n * scale / OVERSAMPLING)) * OVERSAMPLING for n in (high - low)[::-1]
+        )
         self._raster(shown, plane)
 
     def _raster(self, shown: np.ndarray, plane: np.ndarray) -> None:
-        """Cubes into the z-buffer, one pixel of the cube's outline at a time for all cubes at once."""
+        """Cubes into the z-buffer: one pixel of the outline at a time, for all cubes at once."""
         depth = -(self.scene.xyz[shown] @ self.eye)
-        order = np.argsort(-depth, kind="stable")  # far to near: of two writes to one pixel the later, nearer one stays
+        order = np.argsort(
+            -depth, kind="stable"
+        )  # far to near: of two writes to one pixel the later, nearer one stays
         shown, depth = shown[order], depth[order]
         centre = np.rint((plane[order] - self.origin) * (self.scale, -self.scale)).astype(np.int64)
         height, width = self.size
@@ -117,23 +143,37 @@ class View:
             pixel, winners = pixel[better], winners[better]
             nearest[pixel], owner[pixel], face[pixel] = depth[winners] + dz, shown[winners], side
         self.owner = owner.reshape(self.size)
-        self.shade = FACE_SHADE[face].reshape(self.size) * self._occlusion(nearest.reshape(self.size))
+        self.shade = FACE_SHADE[face].reshape(self.size) * self._occlusion(
+            nearest.reshape(self.size)
+        )
 
     def _stencil(self) -> list[tuple[int, int, float, int]]:
-        """Pixels of one cube: offset in px (right, down), depth of its surface against the centre in m, axis of the face."""
+        """Pixels of one cube: offset in px (right, down), depth of its surface against the centre
+        in m, axis of the face.
+        """
         half = self.scene.voxel_size / 2 * 1.02  # no gaps between neighbours
         reach = int(np.ceil(half * np.sqrt(3) * self.scale))
         dy, dx = (grid.ravel() for grid in np.mgrid[-reach : reach + 1, -reach : reach + 1])
         start = (dx[:, None] * self.right - dy[:, None] * self.up) / self.scale
         with np.errstate(divide="ignore", invalid="ignore"):
-            enter = np.where(np.abs(self.eye) < 1e-9, -np.inf, (-half * np.sign(-self.eye) - start) / -self.eye)
-            leave = np.where(np.abs(self.eye) < 1e-9, np.inf, (half * np.sign(-self.eye) - start) / -self.eye)
+            enter = np.where(
+                np.abs(self.eye) < 1e-9, -np.inf, (-half * np.sign(-self.eye) - start) / -self.eye
+            )
+            leave = np.where(
+                np.abs(self.eye) < 1e-9, np.inf, (half * np.sign(-self.eye) - start) / -self.eye
+            )
         outside = ((np.abs(start) > half) & (np.abs(self.eye) < 1e-9)).any(1)
         hit = (enter.max(1) <= leave.min(1)) & ~outside
-        return [(int(dx[i]), int(dy[i]), float(enter[i].max()), int(enter[i].argmax())) for i in np.flatnonzero(hit)]
+        return [
+            (int(dx[i]), int(dy[i]), float(enter[i].max()), int(enter[i].argmax()))
+            for i in np.flatnonzero(hit)
+        ]
 
     def _occlusion(self, depth: np.ndarray) -> np.ndarray:
-        """Darker where the surroundings are nearer to the eye (depth darkening, Luft et al. 2006); (H, W) factor."""
+        """Darker where the surroundings are nearer to the eye (depth darkening, Luft et al.
+
+        2006); (H, W) factor.
+        """
         from scipy.ndimage import gaussian_filter
 
         known = np.isfinite(depth)
@@ -143,7 +183,9 @@ class View:
             sigma = radius * self.scale
             weight = gaussian_filter(known.astype(np.float32), sigma)
             blurred = gaussian_filter(filled.astype(np.float32), sigma) / np.maximum(weight, 1e-6)
-            factor -= strength * np.clip(depth - blurred, 0, 0.22, where=known, out=np.zeros(self.size))
+            factor -= strength * np.clip(
+                depth - blurred, 0, 0.22, where=known, out=np.zeros(self.size)
+            )
         return np.clip(factor, 0.35, 1)
 
     def paint(self, colours: np.ndarray) -> Any:
@@ -166,7 +208,9 @@ class View:
 
 
 def heat(rgb: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
-    """(M, 3) uint8 and (M,) 0..1 -> (M, 3) colours: pale grey, and glowing where the score passes the threshold."""
+    """(M, 3) uint8 and (M,) 0..1 -> (M, 3) colours: pale grey, and glowing where the score passes
+    the threshold.
+    """
     grey = rgb.astype(np.float32) @ np.array([0.3, 0.59, 0.11], np.float32)
     base = np.repeat((112 + 0.5 * grey)[:, None], 3, 1)
     stops = np.array([0.0, 0.35, 0.7, 1.0])
@@ -178,7 +222,9 @@ def heat(rgb: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _in_company(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
-    """(N,) bool: not a left-over of a wall that is seen from behind, such as the row of voxels along its top."""
+    """(N,) bool: not a left-over of a wall that is seen from behind, such as the row of voxels
+    along its top.
+    """
     from scipy.spatial import cKDTree
 
     return cKDTree(xyz).query(xyz, 10)[0][:, -1] < 2.5 * voxel_size
@@ -219,7 +265,7 @@ def caption(image: Any, title: str, text: str = "", size: int = 30) -> Any:
 
 
 def sheet(main: Any, tiles: Sequence[Any], width: int = 1600, columns: int = 2) -> Any:
-    """One picture: ``main`` on the left and the tiles beside it, in a grid that is as high as it."""
+    """One picture: ``main`` on the left and the tiles beside it, in a grid of its height."""
     from PIL import Image
 
     rows = -(-len(tiles) // columns)

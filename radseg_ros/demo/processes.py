@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of this package as child processes: their output is kept, their end is noticed, they never outlive the demo."""
+"""Programs of this package as child processes: their output is kept, their end is noticed, they
+never outlive the demo.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,17 @@ class Program:
     def __init__(self, name: str, log: Path, module: str, *arguments: str) -> None:
         self.name, self.log = name, log
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
         with log.open("wb") as out:
             command = [sys.executable, "-m", module, *arguments]
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment
+            )
 
     @property
     def running(self) -> bool:
@@ -36,7 +45,10 @@ class Program:
     def check(self) -> None:
         """Raise DemoError if it has ended with an error."""
         if self.process.poll() not in (None, 0):
-            raise DemoError(f"{self.name} ended with code {self.process.returncode}; its last lines:\n{self.tail()}")
+            raise DemoError(
+                f"{self.name} ended with code {self.process.returncode}; its last "
+                f"lines:\n{self.tail()}"
+            )
 
     def wait(self, timeout: float) -> str:
         """Its output, once it has ended well.
@@ -47,7 +59,9 @@ class Program:
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise DemoError(f"{self.name} did not end within {timeout:g} s; its last lines:\n{self.tail()}") from None
+            raise DemoError(
+                f"{self.name} did not end within {timeout:g} s; its last lines:\n{self.tail()}"
+            ) from None
         self.check()
         return self.text()
 
@@ -57,7 +71,10 @@ class Program:
 
     def tail(self) -> str:
         """The last lines it has printed."""
-        return "\n".join(f"    {line}" for line in self.text().splitlines()[-LAST_LINES:]) or "    (nothing)"
+        return (
+            "\n".join(f"    {line}" for line in self.text().splitlines()[-LAST_LINES:])
+            or "    (nothing)"
+        )
 
     def stop(self) -> None:
         """Ask it to end, then make it."""

@@ -15,12 +15,17 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """An axis-aligned box. Metres, world frame, z up. Seen from outside; from inside too, so that a room is a box."""
+    """An axis-aligned box. Metres, world frame, z up. Seen from outside.
+
+    From inside too, so that a room is a box.
+    """
 
     centre: tuple[float, float, float]
     size: tuple[float, float, float]
     colour: Colour = (0.8, 0.8, 0.8)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # face (+x, -x, +y, -y, +z) -> (h, w, 3) uint8
+    pictures: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # face (+x, -x, +y, -y, +z) -> (h, w, 3) uint8
     planks: bool = False  # wooden planks on the faces that look up
 
     def hit(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -29,7 +34,10 @@ class Box:
             a = (np.subtract(self.centre, np.divide(self.size, 2)) - origin) / rays
             b = (np.add(self.centre, np.divide(self.size, 2)) - origin) / rays
         near, far = np.minimum(a, b).T, np.maximum(a, b).T
-        near, far = np.maximum(np.maximum(near[0], near[1]), near[2]), np.minimum(np.minimum(far[0], far[1]), far[2])
+        near, far = (
+            np.maximum(np.maximum(near[0], near[1]), near[2]),
+            np.minimum(np.minimum(far[0], far[1]), far[2]),
+        )
         return np.where(far < np.maximum(near, 0), np.inf, np.where(near > 1e-6, near, far))
 
     def surface(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,13 +125,16 @@ def render(
         size: (H, W) px.
 
     Returns:
-        (H, W, 3) uint8 colour; (H, W) float32 depth along the optical axis in m, 0 = nothing hit; (H, W) cosine between
+        (H, W, 3) uint8 colour; (H, W) float32 depth along the optical axis in m, 0 = nothing hit;
+            (H, W) cosine between
         ray and surface.
     """
     height, width = size
     v, u = np.mgrid[0:height, 0:width]
     camera_rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(size)], -1)
-    rays = camera_rays @ T_world_camera[:3, :3].T  # their length along the optical axis is 1, so distance = depth
+    rays = (
+        camera_rays @ T_world_camera[:3, :3].T
+    )  # their length along the optical axis is 1, so distance = depth
     origin = T_world_camera[:3, 3]
     depth, owner = np.full(size, np.inf), np.full(size, -1)
     for i, solid in enumerate(solids):
@@ -164,7 +175,9 @@ def _window(
 
 
 def _face_uv(face: str, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position on a face as seen from outside (from above for +z): (N,) to the right and (N,) downwards, 0..1."""
+    """Position on a face as seen from outside (from above for +z): (N,) to the right and (N,)
+    downwards, 0..1.
+    """
     x, y, z = local.T
     right = {"+x": y, "-x": -y, "+y": -x, "-y": x, "+z": x}[face]
     down = -y if face == "+z" else -z
@@ -178,7 +191,9 @@ def _sample(picture: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     h, w = picture.shape[:2]
     where = np.stack([v * h - 0.5, u * w - 0.5])
     channels = np.moveaxis(picture.astype(np.float32) / 255, -1, 0)
-    return np.stack([map_coordinates(channel, where, order=1, mode="nearest") for channel in channels], 1)
+    return np.stack(
+        [map_coordinates(channel, where, order=1, mode="nearest") for channel in channels], 1
+    )
 
 
 def _planks(points: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Encoder(Protocol):
     """Dense image features that can be compared with text.
 
-    A voxel stores vectors of ``encode``; ``project`` brings them into the space of the text vectors when a query comes.
+    A voxel stores vectors of ``encode``; ``project`` brings them into the space of the text vectors
+    when a query comes.
     """
 
     name: str  # identity of weights and head: maps made with different names cannot be mixed
@@ -31,7 +32,9 @@ class Encoder(Protocol):
     device: torch.device
 
     def encode(self, rgb: np.ndarray) -> FeatureMap:
-        """(H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size -> FeatureMap (C, h, w) on ``device``."""
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size -> FeatureMap (C, h, w) on
+        ``device``.
+        """
         ...
 
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -67,7 +70,8 @@ ENCODERS = {"radseg": _radseg, "lite": _lite}
 
 
 def make_encoder(name: str, **options: Any) -> Encoder:
-    """Make the encoder ``name`` with the options of its config class (``RadsegConfig``, ``LiteConfig``).
+    """Make the encoder ``name`` with the options of its config class (``RadsegConfig``,
+    ``LiteConfig``).
 
     Raises:
         ConfigError: unknown encoder or option; the message names the known ones.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages in, complete observations out: the node and the bag reader share this, so both drop and keep the same frames."""
+"""Messages in, complete observations out: the node and the bag reader share this, so both drop and
+keep the same frames.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ KINDS = ("color", "depth", "info", "pose")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """The messages of one frame, still encoded, so that a frame that is never used costs no decoding."""
+    """The messages of one frame, still encoded, so that a frame that is never used costs no
+    decoding.
+    """
 
     match: Match
     info: Any  # sensor_msgs/CameraInfo
@@ -36,7 +40,14 @@ class Observation:
             InputError: a message cannot be used; the text says why.
         """
         match = self.match
-        return decode.make_frame(match.stamp_ns, match.color, match.depth, self.info, match.T_world_camera, self.depth_scale)
+        return decode.make_frame(
+            match.stamp_ns,
+            match.color,
+            match.depth,
+            self.info,
+            match.T_world_camera,
+            self.depth_scale,
+        )
 
 
 class Assembler:
@@ -51,7 +62,9 @@ class Assembler:
         self.drops = DropCounts()
         self.received: Counter[str] = Counter()
         self.map_frame = self.config.map_frame
-        offset = np.reshape(self.config.camera_offset, (4, 4)) if self.config.camera_offset else None
+        offset = (
+            np.reshape(self.config.camera_offset, (4, 4)) if self.config.camera_offset else None
+        )
         self.sync = FrameSync(sync, offset, self.drops)
         self._info: Any = None
         self._without_info: deque[Match] = deque()
@@ -86,7 +99,10 @@ class Assembler:
             self.drops.add(str(error))
             return []
         if self._info is None and any(getattr(message, "d", ())):
-            logger.warning("camera info has lens distortion: images are used as if they were rectified, feed rectified ones")
+            logger.warning(
+                "camera info has lens distortion: images are used as if they were rectified, feed "
+                "rectified ones"
+            )
         self._info = message
         waiting = list(self._without_info)
         self._without_info.clear()
@@ -97,13 +113,19 @@ class Assembler:
         if not self.map_frame:
             self.map_frame = frame_id
         if frame_id and frame_id != self.map_frame:
-            self.drops.add(f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter node.map_frame)")
+            self.drops.add(
+                f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter "
+                "node.map_frame)"
+            )
             return []
         try:
             return self.sync.add_pose(stamp_ns, decode.pose_matrix(decode.pose_message(message)))
         except InputError as error:
             logger.debug("pose at %d ns: %s", stamp_ns, error)
-            self.drops.add("pose that is not a rigid transform (its quaternion must have norm 1, its numbers must be finite)")
+            self.drops.add(
+                "pose that is not a rigid transform (its quaternion must have norm 1, its numbers "
+                "must be finite)"
+            )
             return []
 
     def _observations(self, matches: list[Match]) -> list[Observation]:

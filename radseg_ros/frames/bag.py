@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rosbag2 (sqlite3 or mcap) as Frames and as raw messages, read with `rosbags`. Imports no ROS."""
+"""A rosbag2 (sqlite3 or mcap) as Frames and as raw messages, read with `rosbags`.
+
+Imports no ROS.
+"""
 
 from __future__ import annotations
 
@@ -51,19 +54,28 @@ class BagRecording:
         sync, node: how messages are paired, as in the node.
 
     Raises:
-        RecordingError: not a bag, or a topic is missing or ambiguous; the message lists the candidates.
+        RecordingError: not a bag, or a topic is missing or ambiguous; the message lists the
+            candidates.
     """
 
     def __init__(
-        self, path: str | Path, topics: Topics | None = None, sync: SyncConfig | None = None, node: NodeConfig | None = None
+        self,
+        path: str | Path,
+        topics: Topics | None = None,
+        sync: SyncConfig | None = None,
+        node: NodeConfig | None = None,
     ) -> None:
         self.path = Path(path)
         self._sync, self._node = sync, node
         self.assembler = Assembler(sync, node)
         with self._open() as reader:
             self.topics = _find_topics(reader, topics or Topics())
-            self.types = {kind: reader.topics[topic].msgtype or "" for kind, topic in self._by_kind().items()}
-            self._length = min(reader.topics[topic].msgcount for topic in (self.topics.color, self.topics.depth))
+            self.types = {
+                kind: reader.topics[topic].msgtype or "" for kind, topic in self._by_kind().items()
+            }
+            self._length = min(
+                reader.topics[topic].msgcount for topic in (self.topics.color, self.topics.depth)
+            )
             self.is_ros1 = not reader.is2
 
     @property
@@ -123,18 +135,28 @@ class BagRecording:
 
 def _find_topics(reader: Any, wanted: Topics) -> Topics:
     """Fill in the topics that ``wanted`` leaves open."""
-    images = {name: _is_depth(reader, name) for name, info in reader.topics.items() if info.msgtype in TYPES["color"]}
+    images = {
+        name: _is_depth(reader, name)
+        for name, info in reader.topics.items()
+        if info.msgtype in TYPES["color"]
+    }
     candidates = {
         "color": [name for name, depth in images.items() if not depth],
         "depth": [name for name, depth in images.items() if depth],
-        **{kind: [n for n, info in reader.topics.items() if info.msgtype in TYPES[kind]] for kind in ("info", "pose")},
+        **{
+            kind: [n for n, info in reader.topics.items() if info.msgtype in TYPES[kind]]
+            for kind in ("info", "pose")
+        },
     }
     found: dict[str, str] = {}
     for kind in ("color", "depth", "info", "pose"):
         name = getattr(wanted, kind)
         if name:
             if name not in reader.topics or reader.topics[name].msgtype not in TYPES[kind]:
-                raise RecordingError(f"the bag has no {kind} topic {name}; candidates: {', '.join(candidates[kind]) or 'none'}")
+                raise RecordingError(
+                    f"the bag has no {kind} topic {name}; candidates: "
+                    f"{', '.join(candidates[kind]) or 'none'}"
+                )
             found[kind] = name
         else:
             found[kind] = _choose(kind, candidates[kind], found)
@@ -144,7 +166,11 @@ def _find_topics(reader: Any, wanted: Topics) -> Topics:
 def _choose(kind: str, names: list[str], found: dict[str, str]) -> str:
     """The one that is meant: the only one, or the only one with a telling name."""
     if kind == "info" and len(names) > 1:  # the one that stands beside the depth image
-        names = [name for name in names if name.rsplit("/", 1)[0] in (found["depth"].rsplit("/", i)[0] for i in (1, 2))] or names
+        names = [
+            name
+            for name in names
+            if name.rsplit("/", 1)[0] in (found["depth"].rsplit("/", i)[0] for i in (1, 2))
+        ] or names
     if kind == "color" and len(names) > 1:
         names = [name for name in names if re.search(r"colou?r|rgb", name)] or names
     if kind == "depth" and len(names) > 1:
@@ -154,7 +180,9 @@ def _choose(kind: str, names: list[str], found: dict[str, str]) -> str:
     types = " or ".join(TYPES[kind])
     if not names:
         raise RecordingError(f"the bag has no {kind} topic ({types})")
-    raise RecordingError(f"the bag has several {kind} topics, say which one: {', '.join(sorted(names))}")
+    raise RecordingError(
+        f"the bag has several {kind} topics, say which one: {', '.join(sorted(names))}"
+    )
 
 
 def _is_depth(reader: Any, topic: str) -> bool:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of messages -> arrays. Duck-typed: messages of rclpy, of rosbags and plain namespaces all work; imports no ROS.
+"""Fields of messages -> arrays.
+
+Duck-typed: messages of rclpy, of rosbags and plain namespaces all work; imports no ROS.
 
 Every function raises InputError with a sentence that says what is wrong with the message.
 """
@@ -26,9 +28,17 @@ ENCODINGS = {
     "mono16": (np.uint16, 1),
     "32FC1": (np.float32, 1),
 }
-CHANNELS = {"rgb8": [0, 1, 2], "rgba8": [0, 1, 2], "bgr8": [2, 1, 0], "bgra8": [2, 1, 0], "8UC3": [2, 1, 0], "mono8": [0, 0, 0]}
+CHANNELS = {
+    "rgb8": [0, 1, 2],
+    "rgba8": [0, 1, 2],
+    "bgr8": [2, 1, 0],
+    "bgra8": [2, 1, 0],
+    "8UC3": [2, 1, 0],
+    "mono8": [0, 0, 0],
+}
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
-ASPECT_TOLERANCE = 0.02  # cameras round their image sizes; a colour and a depth image differ by more when views differ
+# cameras round their image sizes; a colour and a depth image differ by more when views differ
+ASPECT_TOLERANCE = 0.02
 QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
 
 
@@ -38,13 +48,17 @@ def stamp_to_ns(stamp: Any) -> int:
 
 
 def image_to_array(message: Any) -> np.ndarray:
-    """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order, native byte order.
+    """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order, native
+    byte order.
 
-    Reads height, width, encoding, step, is_bigendian and data (bytes, array.array or ndarray); rows may be padded.
-    The result may be a view of the message.
+    Reads height, width, encoding, step, is_bigendian and data (bytes, array.array or ndarray); rows
+    may be padded. The result may be a view of the message.
     """
     if message.encoding not in ENCODINGS:
-        raise InputError(f"image encoding {message.encoding!r} is not supported; supported: {', '.join(ENCODINGS)}")
+        raise InputError(
+            f"image encoding {message.encoding!r} is not supported; supported: "
+            f"{', '.join(ENCODINGS)}"
+        )
     kind, channels = ENCODINGS[message.encoding]
     height, width, step = int(message.height), int(message.width), int(message.step)
     dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
@@ -52,11 +66,17 @@ def image_to_array(message: Any) -> np.ndarray:
     if height == 0 or width == 0:
         raise InputError(f"image is empty ({width}x{height})")
     if step < row:
-        raise InputError(f"image step {step} is shorter than a row of {width} {message.encoding} pixels ({row} bytes)")
+        raise InputError(
+            f"image step {step} is shorter than a row of {width} {message.encoding} pixels ({row} "
+            "bytes)"
+        )
     data = np.frombuffer(message.data, np.uint8)
     needed = (height - 1) * step + row  # some drivers leave out the padding of the last row
     if data.size < needed:
-        raise InputError(f"image data is truncated: {data.size} bytes, {width}x{height} {message.encoding} needs {needed}")
+        raise InputError(
+            f"image data is truncated: {data.size} bytes, {width}x{height} {message.encoding} "
+            f"needs {needed}"
+        )
     rows = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
     pixels = np.ascontiguousarray(rows).view(dtype).astype(kind, copy=False)
     return pixels.reshape((height, width, channels) if channels > 1 else (height, width))
@@ -67,13 +87,17 @@ def color_image(message: Any) -> np.ndarray:
     if hasattr(message, "format"):
         return np.asarray(_open(message.data).convert("RGB"))
     if message.encoding in ENCODINGS and message.encoding not in CHANNELS:
-        raise InputError(f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}")
+        raise InputError(
+            f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}"
+        )
     pixels = image_to_array(message)
     return np.ascontiguousarray(np.atleast_3d(pixels)[..., CHANNELS[message.encoding]])
 
 
 def depth_image(message: Any, depth_scale: float = 0.001) -> np.ndarray:
-    """sensor_msgs/Image or CompressedImage (compressedDepth) -> (H, W) float32 metres; 0 and non-finite = no return.
+    """sensor_msgs/Image or CompressedImage (compressedDepth) -> (H, W) float32 metres.
+
+    0 and non-finite = no return.
 
     Args:
         depth_scale: m per unit of 16-bit images; float images are metres (REP 118).
@@ -81,17 +105,31 @@ def depth_image(message: Any, depth_scale: float = 0.001) -> np.ndarray:
     if hasattr(message, "format"):
         return _compressed_depth(message, depth_scale)
     if message.encoding in ENCODINGS and message.encoding not in DEPTH_ENCODINGS:
-        raise InputError(f"depth image has encoding {message.encoding!r}; supported: {', '.join(DEPTH_ENCODINGS)}")
+        raise InputError(
+            f"depth image has encoding {message.encoding!r}; supported: "
+            f"{', '.join(DEPTH_ENCODINGS)}"
+        )
     return _metres(image_to_array(message), depth_scale)
 
 
 def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
-    """sensor_msgs/CameraInfo -> K (3, 3) float64 of the rectified image, and that image's size (h, w).
+    """sensor_msgs/CameraInfo -> K (3, 3) float64 of the rectified image, and that image's size (h,
+    w).
 
-    ``p`` describes rectified images and is used when it is set, else ``k``; binning and region of interest are applied.
+    ``p`` describes rectified images and is used when it is set, else ``k``; binning and region of
+    interest are applied.
     """
-    k, p = (np.asarray(getattr(message, name, getattr(message, name.upper(), ())), np.float64) for name in ("k", "p"))
-    matrix = p.reshape(3, 4)[:, :3] if p.size == 12 and p[0] > 0 else k.reshape(3, 3) if k.size == 9 else np.zeros((3, 3))
+    k, p = (
+        np.asarray(getattr(message, name, getattr(message, name.upper(), ())), np.float64)
+        for name in ("k", "p")
+    )
+    matrix = (
+        p.reshape(3, 4)[:, :3]
+        if p.size == 12 and p[0] > 0
+        else k.reshape(3, 3)
+        if k.size == 9
+        else np.zeros((3, 3))
+    )
     K = matrix.copy()
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
         raise InputError("camera info has no focal length: the camera is not calibrated")
@@ -128,16 +166,26 @@ def pose_message(message: Any) -> Any:
     return message.pose.pose if hasattr(message.pose, "pose") else message.pose
 
 
-def make_frame(stamp_ns: int, color: Any, depth: Any, info: Any, T_world_camera: np.ndarray, depth_scale: float = 0.001) -> Frame:
+def make_frame(
+    stamp_ns: int,
+    color: Any,
+    depth: Any,
+    info: Any,
+    T_world_camera: np.ndarray,
+    depth_scale: float = 0.001,
+) -> Frame:
     """Messages of one moment -> Frame.
 
-    Colour and depth may differ in size but not in view; camera info of another resolution of the same view is scaled.
+    Colour and depth may differ in size but not in view; camera info of another resolution of the
+    same view is scaled.
     """
     rgb, metres = color_image(color), depth_image(depth, depth_scale)
     K, size = camera_matrix(info)
     _same_view("colour image", rgb.shape[:2], metres.shape)
     if size != metres.shape and 0 not in size:  # some drivers leave the size out
-        from ..geometry import scale_intrinsics  # brings torch, which takes seconds to import and which the player does not need
+        from ..geometry import (
+            scale_intrinsics,
+        )  # brings torch, which takes seconds to import and which the player does not need
 
         _same_view("camera info", size, metres.shape)
         K = scale_intrinsics(K, size, metres.shape)
@@ -147,7 +195,8 @@ def make_frame(stamp_ns: int, color: Any, depth: Any, info: Any, T_world_camera:
 def _same_view(name: str, size: tuple[int, int], depth: tuple[int, int]) -> None:
     if abs(size[1] / size[0] * depth[0] / depth[1] - 1) > ASPECT_TOLERANCE:
         raise InputError(
-            f"{name} ({size[1]}x{size[0]}) and depth image ({depth[1]}x{depth[0]}) do not show the same view; "
+            f"{name} ({size[1]}x{size[0]}) and depth image ({depth[1]}x{depth[0]}) do not show "
+            "the same view; "
             "use depth that is registered to colour"
         )
 
@@ -170,7 +219,9 @@ def _open(data: Any) -> Any:
 
 
 def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
-    """compressed_depth_image_transport: 12 bytes (int32 format, float32 a, b), then a PNG of 16 bit."""
+    """compressed_depth_image_transport: 12 bytes (int32 format, float32 a, b), then a PNG of 16
+    bit.
+    """
     data = bytes(message.data)
     if "compressedDepth" not in message.format:
         return _metres(_png16(data), depth_scale)
@@ -179,7 +230,9 @@ def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
     pixels = _png16(data[12:])
     if not message.format.startswith("32FC1"):
         return _metres(pixels, depth_scale)
-    a, b = np.frombuffer(data, "<f4", 2, offset=4)  # inverse depth: value = a / depth + b; 0 = no return
+    a, b = np.frombuffer(
+        data, "<f4", 2, offset=4
+    )  # inverse depth: value = a / depth + b; 0 = no return
     with np.errstate(divide="ignore"):
         return np.where(pixels > 0, a / (pixels.astype(np.float32) - b), 0).astype(np.float32)
 

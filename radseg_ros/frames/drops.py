@@ -14,7 +14,10 @@ OTHER = "other reasons"
 
 
 class DropCounts:
-    """Reason -> count, from any thread. Each reason is logged the first time; afterwards it is only counted."""
+    """Reason -> count, from any thread. Each reason is logged the first time.
+
+    Afterwards it is only counted.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from .bag import BagRecording
 
 COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
-LAYOUT = "color/NAME.jpg|png, depth/NAME.png (16 bit), pose/NAME.txt (4x4 camera to world), intrinsics.txt (3x3)"
+LAYOUT = (
+    "color/NAME.jpg|png, depth/NAME.png (16 bit), pose/NAME.txt (4x4 camera to world), "
+    "intrinsics.txt (3x3)"
+)
 
 
 class Recording(Protocol):
-    """Posed RGB-D frames in the order of their stamps. What cannot be used is left out and counted in ``drops``."""
+    """Posed RGB-D frames in the order of their stamps.
+
+    What cannot be used is left out and counted in ``drops``.
+    """
 
     path: Path
     drops: DropCounts
@@ -44,7 +50,8 @@ def open_recording(
 
     Args:
         rate: frames per second of a folder, which has no stamps.
-        topics: which topic of a bag is color, depth, info and pose; what is left out or empty is found by type.
+        topics: which topic of a bag is color, depth, info and pose; what is left out or empty is
+            found by type.
         sync, node: how a bag is paired, as in the node; of ``node`` a folder uses depth_scale.
 
     Raises:
@@ -82,9 +89,13 @@ class FolderRecording:
             if not (self.path / part).is_dir():
                 raise RecordingError(f"{self.path} has no folder {part}/; expected {LAYOUT}")
         self.K = self._read_intrinsics()
-        files = sorted(p for p in (self.path / "color").iterdir() if p.suffix.lower() in COLOR_SUFFIXES)
+        files = sorted(
+            p for p in (self.path / "color").iterdir() if p.suffix.lower() in COLOR_SUFFIXES
+        )
         if not files:
-            raise RecordingError(f"{self.path / 'color'} holds no images ({', '.join(COLOR_SUFFIXES)})")
+            raise RecordingError(
+                f"{self.path / 'color'} holds no images ({', '.join(COLOR_SUFFIXES)})"
+            )
         self._colors = {file.stem: file for file in files}
         self.names = list(self._colors)
 
@@ -105,18 +116,30 @@ class FolderRecording:
             InputError: one of its files is missing or damaged; the message names it.
         """
         name = self.names[i]
-        color, depth, pose = self._colors[name], self.path / "depth" / f"{name}.png", self.path / "pose" / f"{name}.txt"
+        color, depth, pose = (
+            self._colors[name],
+            self.path / "depth" / f"{name}.png",
+            self.path / "pose" / f"{name}.txt",
+        )
         rgb = np.asarray(_read_image(color).convert("RGB"))
         units = np.asarray(_read_image(depth))
         if units.ndim != 2 or units.dtype == np.uint8:
-            raise InputError(f"{depth}: a depth image has one channel of 16 bit, got {units.shape} {units.dtype}")
+            raise InputError(
+                f"{depth}: a depth image has one channel of 16 bit, got {units.shape} {units.dtype}"
+            )
         try:
             T_world_camera = np.loadtxt(pose, ndmin=2)
         except (OSError, ValueError) as error:
             raise InputError(f"{pose}: {error}") from error
         try:
             stamp_ns = round(i / self.rate * 1e9)
-            return Frame(stamp_ns, rgb, units.astype(np.float32) * np.float32(self.depth_scale), self.K, T_world_camera)
+            return Frame(
+                stamp_ns,
+                rgb,
+                units.astype(np.float32) * np.float32(self.depth_scale),
+                self.K,
+                T_world_camera,
+            )
         except InputError as error:
             raise InputError(f"frame {name}: {error}") from error
 
@@ -126,7 +149,12 @@ class FolderRecording:
             K = np.loadtxt(file, ndmin=2)
         except (OSError, ValueError) as error:
             raise RecordingError(f"{file}: {error}") from error
-        if K.shape not in ((3, 3), (4, 4)) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+        if (
+            K.shape not in ((3, 3), (4, 4))
+            or not np.isfinite(K).all()
+            or K[0, 0] <= 0
+            or K[1, 1] <= 0
+        ):
             raise RecordingError(f"{file}: expected a 3x3 camera matrix, got {K.tolist()}")
         return K[:3, :3]
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colour + depth + interpolated pose, paired by their stamps. No ROS, no clock: the same in the node and offline.
+"""Colour + depth + interpolated pose, paired by their stamps.
 
-The result does not depend on the order in which the topics arrive, except where an input is lost or a queue overflows.
+No ROS, no clock: the same in the node and offline.
+
+The result does not depend on the order in which the topics arrive, except where an input is lost or
+a queue overflows.
 """
 
 from __future__ import annotations
@@ -39,9 +42,10 @@ class Match:
 class FrameSync:
     """Collects stamped inputs and returns complete matches, in the order of their stamps.
 
-    A colour and a depth image match when they are nearest to each other and at most ``max_skew`` apart. The pose is
-    interpolated between the poses around the image; there is no extrapolation and never an identity. Whatever cannot be
-    used is counted in ``drops`` under a reason that a user can act on.
+    A colour and a depth image match when they are nearest to each other and at most ``max_skew``
+    apart. The pose is interpolated between the poses around the image; there is no extrapolation
+    and never an identity. Whatever cannot be used is counted in ``drops`` under a reason that a
+    user can act on.
 
     Args:
         T_body_camera: (4, 4) camera -> body, when the poses are those of a body.
@@ -51,10 +55,15 @@ class FrameSync:
     """
 
     def __init__(
-        self, config: SyncConfig | None = None, T_body_camera: np.ndarray | None = None, drops: DropCounts | None = None
+        self,
+        config: SyncConfig | None = None,
+        T_body_camera: np.ndarray | None = None,
+        drops: DropCounts | None = None,
     ) -> None:
         self.config = config or SyncConfig()
-        self.T_body_camera = None if T_body_camera is None else check_pose(T_body_camera, "T_body_camera")
+        self.T_body_camera = (
+            None if T_body_camera is None else check_pose(T_body_camera, "T_body_camera")
+        )
         self.drops = DropCounts() if drops is None else drops
         self.jumps = 0  # times that a stamp went backwards by more than any delay explains
         self._images: dict[str, list[_Stamped]] = {"colour": [], "depth": []}
@@ -103,12 +112,17 @@ class FrameSync:
     @property
     def waiting(self) -> dict[str, int]:
         """How many inputs of each kind wait."""
-        return {**{kind: len(images) for kind, images in self._images.items()}, "pair": len(self._pairs)}
+        return {
+            **{kind: len(images) for kind, images in self._images.items()},
+            "pair": len(self._pairs),
+        }
 
     # Time
 
     def _see(self, kind: str, stamp_ns: int) -> None:
-        """Note the newest stamp. A jump backwards (a bag that starts again) makes everything later worthless."""
+        """Note the newest stamp. A jump backwards (a bag that starts again) makes everything later
+        worthless.
+        """
         newest = self._newest.get(kind, stamp_ns)
         if stamp_ns < newest - _ns(self.config.max_pose_gap + self.config.pose_wait):
             self.jumps += 1
@@ -116,11 +130,16 @@ class FrameSync:
         self._newest[kind] = max(self._newest.get(kind, stamp_ns), stamp_ns)
 
     def _purge(self, after_ns: int | None) -> None:
-        """Drop inputs later than ``after_ns`` (None: all). Earlier ones stay: another topic may have jumped before."""
+        """Drop inputs later than ``after_ns`` (None: all).
+
+        Earlier ones stay: another topic may have jumped before.
+        """
         for queue in (*self._images.values(), self._pairs, self._poses):
             kept = [] if after_ns is None else [item for item in queue if item.stamp_ns <= after_ns]
             if queue is not self._poses:
-                self.drops.add("image that waited while time went backwards", len(queue) - len(kept))
+                self.drops.add(
+                    "image that waited while time went backwards", len(queue) - len(kept)
+                )
             queue[:] = kept
         limit = -1 if after_ns is None else after_ns
         self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= limit}
@@ -132,7 +151,9 @@ class FrameSync:
     def _add_image(self, kind: str, stamp_ns: int, image: Any) -> list[Match]:
         self._see(kind, stamp_ns)
         queue = self._images[kind]
-        if self._last_match_ns is not None and stamp_ns <= self._last_match_ns - _ns(self.config.max_skew):
+        if self._last_match_ns is not None and stamp_ns <= self._last_match_ns - _ns(
+            self.config.max_skew
+        ):
             self.drops.add(f"{kind} image that came after later ones had been used")
             return []
         if _holds(queue, stamp_ns):
@@ -146,16 +167,21 @@ class FrameSync:
         return self._complete()
 
     def _match_images(self, final: bool = False) -> None:
-        """Turn the oldest colour and depth images into pairs as far as nothing that may still come can change them."""
+        """Turn the oldest colour and depth images into pairs as far as nothing that may still come
+        can change them.
+        """
         skew = _ns(self.config.max_skew)
         queues = self._images
         while queues["colour"] and queues["depth"]:
             early, late = sorted(queues, key=lambda kind: queues[kind][0].stamp_ns)
             gap = queues[late][0].stamp_ns - queues[early][0].stamp_ns
             if gap > 0:
-                # A nearer partner of the late image can only be the early one's successor: wait until that is known.
+                # A nearer partner of the late image can only be the early one's successor: wait
+                # until that is known.
                 successor = queues[early][1].stamp_ns if len(queues[early]) > 1 else None
-                if gap > skew or (successor is not None and abs(queues[late][0].stamp_ns - successor) < gap):
+                if gap > skew or (
+                    successor is not None and abs(queues[late][0].stamp_ns - successor) < gap
+                ):
                     del queues[early][0]
                     self.drops.add(self._unpaired(early))
                     continue
@@ -180,7 +206,11 @@ class FrameSync:
                 del self._pairs[0]
                 continue
             if T_world_body is not None:
-                T = T_world_body if self.T_body_camera is None else T_world_body @ self.T_body_camera
+                T = (
+                    T_world_body
+                    if self.T_body_camera is None
+                    else T_world_body @ self.T_body_camera
+                )
                 colour, depth = pair.data
                 matches.append(Match(pair.stamp_ns, colour, depth, T))
                 self._last_match_ns = pair.stamp_ns
@@ -208,18 +238,24 @@ class FrameSync:
         before = self._poses[i - 1]
         gap = after.stamp_ns - before.stamp_ns
         if gap > _ns(self.config.max_pose_gap):
-            raise InputError(f"image pair between poses more than {self.config.max_pose_gap:g} s apart")
+            raise InputError(
+                f"image pair between poses more than {self.config.max_pose_gap:g} s apart"
+            )
         return interpolate_pose(before.data, after.data, (stamp_ns - before.stamp_ns) / gap)
 
     def _forget_poses(self) -> None:
         limit = self._poses[-1].stamp_ns - _ns(self.config.pose_history)
-        if self._poses[0].stamp_ns < limit - _ns(1.0):  # in portions, so that a pose costs no copy of the list
+        if self._poses[0].stamp_ns < limit - _ns(
+            1.0
+        ):  # in portions, so that a pose costs no copy of the list
             del self._poses[: bisect_left(self._poses, limit, key=STAMP)]
 
     # Counting
 
     def _drop_pairs(self, count: int) -> None:
-        self.drops.add(f"image pair without a pose at or behind it within {self.config.pose_wait:g} s", count)
+        self.drops.add(
+            f"image pair without a pose at or behind it within {self.config.pose_wait:g} s", count
+        )
         del self._pairs[:count]
 
     def _unpaired(self, kind: str) -> str:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From words to vectors (docs/method.md 2.4): canonical text, 80 templates, and as few calls of the text tower as can be.
+"""From words to vectors (docs/method.md 2.4): canonical text, 80 templates, and as few calls of the
+text tower as can be.
 
-A vector is looked for in memory, in the given files, in the cache on disk, and only then made by the text tower.
+A vector is looked for in memory, in the given files, in the cache on disk, and only then made by
+the text tower.
 """
 
 from __future__ import annotations
@@ -18,12 +20,20 @@ from .cache import LABEL, PROMPT, Key, TextCache, load_embeddings, save_embeddin
 from .templates import TEMPLATES
 from .tower import TextTower
 
-BACKGROUND = ("object", "things", "stuff", "texture")  # what everything is; a query must beat it (LERF, section 3.3)
+BACKGROUND = (
+    "object",
+    "things",
+    "stuff",
+    "texture",
+)  # what everything is; a query must beat it (LERF, section 3.3)
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def canonicalise(text: str) -> str:
-    """Underscores become spaces, punctuation goes, lower case, single spaces; without this SigLIP 2 loses about 12 %."""
+    """Underscores become spaces, punctuation goes, lower case, single spaces.
+
+    Without this SigLIP 2 loses about 12 %.
+    """
     return " ".join(text.replace("_", " ").translate(WITHOUT_PUNCTUATION).lower().split())
 
 
@@ -41,7 +51,11 @@ class TextEmbedder:
     """
 
     def __init__(
-        self, tower: TextTower | None, dimensions: int, files: Iterable[str | Path] = (), cache: TextCache | None = None
+        self,
+        tower: TextTower | None,
+        dimensions: int,
+        files: Iterable[str | Path] = (),
+        cache: TextCache | None = None,
     ) -> None:
         self.tower = tower
         self.dimensions = dimensions
@@ -51,7 +65,8 @@ class TextEmbedder:
             self._known.update(load_embeddings(file, tower.name if tower else "", dimensions))
 
     def labels(self, labels: Sequence[str]) -> torch.Tensor:
-        """Names of things -> (Q, D) float32: the mean of unit vectors over all templates, as it is, not of unit length.
+        """Names of things -> (Q, D) float32: the mean of unit vectors over all templates, as it is,
+        not of unit length.
 
         Raises:
             LanguageError: a label cannot be embedded; the message says what is missing.
@@ -67,7 +82,8 @@ class TextEmbedder:
         return self._vectors(PROMPT, prompts)
 
     def save(self, path: str | Path, labels: Sequence[str], prompts: Sequence[str] = ()) -> None:
-        """Write the vectors of ``labels`` and ``prompts`` to a file that needs no text tower to be read.
+        """Write the vectors of ``labels`` and ``prompts`` to a file that needs no text tower to be
+        read.
 
         Raises:
             LanguageError: as for :meth:`labels`.
@@ -86,28 +102,41 @@ class TextEmbedder:
         keys = [(kind, canonicalise(text)) for text in texts]
         for text, key in zip(texts, keys, strict=True):
             if not key[1]:
-                raise LanguageError(f"{text!r} holds no letter and no digit, so it cannot be embedded")
+                raise LanguageError(
+                    f"{text!r} holds no letter and no digit, so it cannot be embedded"
+                )
             if key not in self._known:
                 self._known[key] = self._from_cache_or_tower(key)
-        return torch.from_numpy(np.stack([self._known[key] for key in keys])) if keys else torch.zeros(0, self.dimensions)
+        return (
+            torch.from_numpy(np.stack([self._known[key] for key in keys]))
+            if keys
+            else torch.zeros(0, self.dimensions)
+        )
 
     def _from_cache_or_tower(self, key: Key) -> np.ndarray:
         kind, text = key
         if self.tower is None:
-            raise LanguageError(f"unknown {kind} {text!r}: no text embeddings hold it, and no text tower is known")
+            raise LanguageError(
+                f"unknown {kind} {text!r}: no text embeddings hold it, and no text tower is known"
+            )
         cached = self.cache.read(self.tower.name, self.tower.local_hash, key, self.dimensions)
         if cached is not None:
             return cached
         try:
-            vectors = self.tower.embed([canonicalise(t.format(c=text)) for t in TEMPLATES] if kind == LABEL else [text])
+            vectors = self.tower.embed(
+                [canonicalise(t.format(c=text)) for t in TEMPLATES] if kind == LABEL else [text]
+            )
         except LanguageError as error:
             raise LanguageError(
-                f"unknown {kind} {text!r}: neither the given text embeddings nor the cache hold it, and there is no text tower "
-                f"to make it: {error}. Write text embeddings with radseg-text on a machine that has the tower"
+                f"unknown {kind} {text!r}: neither the given text embeddings nor the cache hold "
+                "it, and there is no text tower "
+                f"to make it: {error}. Write text embeddings with radseg-text on a machine that "
+                "has the tower"
             ) from error
         if vectors.shape[1] != self.dimensions:
             raise LanguageError(
-                f"the text tower {self.tower.name} gives {vectors.shape[1]} numbers, the language head {self.dimensions}"
+                f"the text tower {self.tower.name} gives {vectors.shape[1]} numbers, the language "
+                f"head {self.dimensions}"
             )
         vector = vectors.mean(0).numpy()
         self.cache.write(self.tower.name, self.tower.local_hash, key, vector)

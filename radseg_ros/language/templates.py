@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 80 ImageNet templates (Radford et al., 2021) that a label is put into; ``{c}`` is the label."""
+"""The 80 ImageNet templates (Radford et al., 2021) that a label is put into.
+
+``{c}`` is the label.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ class TextTower:
         offline: use only what is on this machine.
     """
 
-    def __init__(self, name: str, device: torch.device | str = "cpu", offline: bool = False) -> None:
+    def __init__(
+        self, name: str, device: torch.device | str = "cpu", offline: bool = False
+    ) -> None:
         self.name = name
         self.device = torch.device(device)
         self.offline = offline
@@ -89,7 +91,9 @@ class TextTower:
 
     @property
     def local_hash(self) -> str:
-        """Identity of the weights on this machine: the commit of a hub snapshot, else a hash of the files; empty = none here."""
+        """Identity of the weights on this machine: the commit of a hub snapshot, else a hash of the
+        files; empty = none here.
+        """
         try:
             return folder_hash(self.folder(offline=True))
         except LanguageError:
@@ -116,7 +120,8 @@ class TextTower:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             encoded = tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
             ids = torch.tensor([text.ids for text in encoded], device=self.device)
-            # SigLIP reads the last token, padding or not: padding is part of the text, and there is no attention mask
+            # SigLIP reads the last token, padding or not: padding is part of the text, and there is
+            # no attention mask
             parts.append(F.normalize(getattr(model(input_ids=ids), output).float(), dim=-1).cpu())
         return torch.cat(parts)
 
@@ -125,14 +130,21 @@ class TextTower:
         folder = self.folder(self.offline)
         log.info("loading text tower %s", self.name)
         try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+                "model_type", ""
+            )
             if kind not in MODELS:
-                raise LanguageError(f"text tower {self.name}: {kind} models are not supported; known: {', '.join(MODELS)}")
+                raise LanguageError(
+                    f"text tower {self.name}: {kind} models are not supported; known: "
+                    f"{', '.join(MODELS)}"
+                )
             name, output, tokens = MODELS[kind]
             return load_model(folder, name).to(self.device), load_tokenizer(folder, tokens), output
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise LanguageError(f"text tower {self.name}: {folder} cannot be loaded: {reason}") from error
+            raise LanguageError(
+                f"text tower {self.name}: {folder} cannot be loaded: {reason}"
+            ) from error
 
 
 def load_model(folder: Path, name: str) -> Any:
@@ -152,7 +164,11 @@ def load_model(folder: Path, name: str) -> Any:
     report.setLevel(logging.ERROR)  # that the image half is not used is no news
     try:
         model, info = getattr(transformers, name).from_pretrained(
-            folder, config=text_config, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=text_config,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     finally:
         report.setLevel(level)
@@ -162,9 +178,11 @@ def load_model(folder: Path, name: str) -> Any:
 
 
 def load_tokenizer(folder: Path, tokens: int) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json``, with texts cut or padded on the right to ``tokens``, as all towers were trained.
+    """The tokenizer of ``tokenizer.json``, with texts cut or padded on the right to ``tokens``, as
+    all towers were trained.
 
-    It is read directly: the tokenizer classes of transformers pad on the left, or forget the end token, depending on the version.
+    It is read directly: the tokenizer classes of transformers pad on the left, or forget the end
+    token, depending on the version.
     """
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
@@ -175,7 +193,9 @@ def load_tokenizer(folder: Path, tokens: int) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     settings = _read_json(folder / "tokenizer_config.json")
     special = {name: _content(settings.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
-    if "add_eos_token" in settings:  # Gemma's, of SigLIP 2: the settings count, not what the file was saved with
+    if (
+        "add_eos_token" in settings
+    ):  # Gemma's, of SigLIP 2: the settings count, not what the file was saved with
         added = [special[name] for name in ("bos", "eos") if settings.get(f"add_{name}_token")]
         first = f"{special['bos']} " if settings.get("add_bos_token") else ""
         last = f" {special['eos']}" if settings["add_eos_token"] else ""
@@ -183,7 +203,9 @@ def load_tokenizer(folder: Path, tokens: int) -> Tokenizer:
         tokenizer.post_processor = TemplateProcessing(single=f"{first}$A{last}", special_tokens=ids)
     pad = special["pad"] or "<pad>"
     tokenizer.enable_truncation(tokens)
-    tokenizer.enable_padding(direction="right", pad_id=tokenizer.token_to_id(pad) or 0, pad_token=pad, length=tokens)
+    tokenizer.enable_padding(
+        direction="right", pad_id=tokenizer.token_to_id(pad) or 0, pad_token=pad, length=tokens
+    )
     return tokenizer
 
 
@@ -200,4 +222,6 @@ def folder_hash(folder: Path) -> str:
     """Identity of the weights in ``folder``."""
     if folder.parent.name == "snapshots":  # of the hub cache; its name is the commit
         return folder.name[:12]
-    return file_hash(sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("tokenizer*")]))
+    return file_hash(
+        sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("tokenizer*")])
+    )

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node `radseg_mapping`: topics in, clouds and answers out. Everything that can be tested without ROS is elsewhere."""
+"""The node `radseg_mapping`: topics in, clouds and answers out.
+
+Everything that can be tested without ROS is elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,25 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from ..config import to_dict
-from ..datatypes import CheckpointError, Cloud, ConfigError, InputError, LanguageError, RadsegRosError
+from ..datatypes import (
+    CheckpointError,
+    Cloud,
+    ConfigError,
+    InputError,
+    LanguageError,
+    RadsegRosError,
+)
 from ..encoders.protocol import make_encoder
 from ..frames.assemble import Assembler, Observation
 from ..watchdog import InputState, Watchdog
@@ -46,16 +62,23 @@ logger = logging.getLogger(__name__)
 
 NODE_NAME = "radseg_mapping"
 WATCH_PERIOD = 5.0  # s
-THREADS = 6  # inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
+# inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
+THREADS = 6
 POSE_QUEUE = 200  # poses are small and may come at 200 Hz
-SETTLE_TIME = 0.1  # s; rclpy's executor frees what a running callback still needs: let short ones end first
+SETTLE_TIME = (
+    0.1  # s; rclpy's executor frees what a running callback still needs: let short ones end first
+)
 JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
 CLOUDS = ("semantic_cloud", "rgb_cloud")
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
 class MapperNode(Node):
-    """Maps what it sees and answers queries. The encoder is loaded in the background; inputs are subscribed once it is there.
+    """Maps what it sees and answers queries. The encoder is loaded in the background.
+
+    Inputs are subscribed once it is there.
 
     Raises:
         ConfigError: a parameter is unknown or has an impossible value.
@@ -77,8 +100,12 @@ class MapperNode(Node):
         self._published: dict[str, object] = {}
         self._types = self._input_types()
         self.inputs: dict[str, Any] = {}  # kind -> subscription
-        self.worker: LatestWorker[Observation] = LatestWorker(self._integrate, self.config.node.backlog, "mapping")
-        self._clouds = {name: self.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS}
+        self.worker: LatestWorker[Observation] = LatestWorker(
+            self._integrate, self.config.node.backlog, "mapping"
+        )
+        self._clouds = {
+            name: self.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS
+        }
         self.services_offered = MapServices(self)
         self._every(self.config.node.publish_period, self._publish_clouds)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
@@ -91,15 +118,29 @@ class MapperNode(Node):
 
     def drops(self) -> list[tuple[str, int]]:
         """(reason, count) of everything that was received and not used."""
-        busy = [("frame replaced by a newer one while the encoder was busy (node.backlog)", self.worker.dropped)]
+        busy = [
+            (
+                "frame replaced by a newer one while the encoder was busy (node.backlog)",
+                self.worker.dropped,
+            )
+        ]
         failed = [("frame lost to an internal error, see the log", self.worker.failed)]
-        return [(reason, count) for reason, count in [*self.assembler.drops.items(), *busy, *failed] if count]
+        return [
+            (reason, count)
+            for reason, count in [*self.assembler.drops.items(), *busy, *failed]
+            if count
+        ]
 
     # Start
 
     def _every(self, period: float, callback: Callable[[], None]) -> None:
         """Steady time: with use_sim_time and no /clock the watchdog must still speak."""
-        self.create_timer(period, callback, MutuallyExclusiveCallbackGroup(), Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(
+            period,
+            callback,
+            MutuallyExclusiveCallbackGroup(),
+            Clock(clock_type=ClockType.STEADY_TIME),
+        )
 
     def _load(self) -> None:
         name = self.config.encoder
@@ -107,7 +148,9 @@ class MapperNode(Node):
         try:
             options = to_dict(getattr(self.config, name)) if hasattr(self.config, name) else {}
             encoder = make_encoder(name, **options)
-            from ..mapper import Mapper  # torch takes seconds to import; a misspelt parameter is reported before that
+            from ..mapper import (
+                Mapper,
+            )  # torch takes seconds to import; a misspelt parameter is reported before that
 
             self.mapper = Mapper(self.config, encoder)
             self._subscribe()
@@ -132,7 +175,8 @@ class MapperNode(Node):
     def _subscribe(self) -> None:
         group = MutuallyExclusiveCallbackGroup()  # the assembler is for one thread
         for kind, (type_, topic) in self._types.items():
-            # Best effort, volatile: matches every publisher. Whoever needs reliable delivery overrides it by qos_overrides.
+            # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
+            # overrides it by qos_overrides.
             qos = QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=max(self.config.sync.queue, POSE_QUEUE if kind == "pose" else 1),
@@ -152,10 +196,14 @@ class MapperNode(Node):
     def _events(self, topic: str) -> SubscriptionEventCallbacks:
         def incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
-            self.get_logger().warning(f"a publisher of {topic} offers incompatible QoS ({policy}); none of its messages arrive")
+            self.get_logger().warning(
+                f"a publisher of {topic} offers incompatible QoS ({policy}); none of its messages "
+                "arrive"
+            )
 
         def lost(event: Any) -> None:
-            reason = f"message of {topic} lost on the way (large images need the shared-memory profile config/fastdds.xml)"
+            cure = "large images need the shared-memory profile config/fastdds.xml"
+            reason = f"message of {topic} lost on the way ({cure})"
             self.assembler.drops.add(reason, event.total_count_change)
 
         return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
@@ -169,7 +217,8 @@ class MapperNode(Node):
             if self.assembler.sync.jumps != self._jumps:
                 self._jumps = self.assembler.sync.jumps
                 self.get_logger().warning(
-                    f"time ran backwards on {self.inputs[kind].topic_name} (a recording that starts again?): "
+                    f"time ran backwards on {self.inputs[kind].topic_name} (a recording that "
+                    "starts again?): "
                     "waiting inputs were dropped, the map is kept",
                     throttle_duration_sec=WATCH_PERIOD,
                 )
@@ -195,7 +244,10 @@ class MapperNode(Node):
         return messages.header(self.stamp_ns, self.assembler.map_frame)
 
     def _publish_clouds(self) -> None:
-        """Publish what changed and is listened to; a late subscriber is served at the next turn or by the latch."""
+        """Publish what changed and is listened to.
+
+        A late subscriber is served at the next turn or by the latch.
+        """
         mapper = self.mapper
         if mapper is None:
             return
@@ -203,7 +255,11 @@ class MapperNode(Node):
         labels = tuple(self.config.node.labels) or self.query_labels
         self._publish("rgb_cloud", self.version, lambda: mapper.rgb_cloud(min_hits))
         if labels:
-            self._publish("semantic_cloud", (self.version, labels), lambda: mapper.semantic_cloud(labels, min_hits))
+            self._publish(
+                "semantic_cloud",
+                (self.version, labels),
+                lambda: mapper.semantic_cloud(labels, min_hits),
+            )
 
     def _publish(self, name: str, key: object, make: Callable[[], Cloud]) -> None:
         publisher = self._clouds[name]
@@ -221,7 +277,9 @@ class MapperNode(Node):
         """Every few seconds one line: progress, or why there is none."""
         received = {kind: self.assembler.received[kind] for kind in self.inputs}
         busy = self.worker.pending > 0
-        progress, complaint = self._watchdog.look(self.integrated, busy, received, dict(self.drops()), self._state)
+        progress, complaint = self._watchdog.look(
+            self.integrated, busy, received, dict(self.drops()), self._state
+        )
         if progress and self.mapper is not None:
             self.get_logger().info(f"{progress}; {len(self.mapper.map)} voxels")
         if complaint:
@@ -231,7 +289,13 @@ class MapperNode(Node):
         topic = self.inputs[kind].topic_name
         publishers = [info.topic_type for info in self.get_publishers_info_by_topic(topic)]
         type_ = self._types[kind][0]
-        return InputState(kind, topic, f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}", publishers, received)
+        return InputState(
+            kind,
+            topic,
+            f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}",
+            publishers,
+            received,
+        )
 
 
 def _descriptor(parameter: params.Parameter) -> ParameterDescriptor:
@@ -249,7 +313,9 @@ def _explain(error: Exception) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point; returns 0 after a normal end and 1, with one line on stderr, when the node cannot do its work."""
+    """Entry point; returns 0 after a normal end and 1, with one line on stderr, when the node
+    cannot do its work.
+    """
     use_image_profile()
     rclpy.init(args=None if args is None else list(args))
     node = executor = error = None
@@ -268,7 +334,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except RadsegRosError as problem:
         error = problem
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while the last frame is being finished
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # ros2 launch sends a second one while the last frame is being finished
         if executor is not None and node is not None:
             executor.remove_node(node)
             time.sleep(SETTLE_TIME)

@@ -18,10 +18,26 @@ from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer
 
 from .. import datatypes
 
-# x y z rgb as every viewer expects them: rgb is 0x00RRGGBB in the bits of a float32 (PCL's convention).
-POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<i4"), ("score", "<f4"), ("hits", "<f4")])
+# x y z rgb as every viewer expects them: rgb is 0x00RRGGBB in the bits of a float32 (PCL's
+# convention).
+POINT = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("rgb", "<u4"),
+        ("label", "<i4"),
+        ("score", "<f4"),
+        ("hits", "<f4"),
+    ]
+)
 FIELDS = [
-    PointField(name=name, offset=4 * i, datatype=PointField.INT32 if name == "label" else PointField.FLOAT32, count=1)
+    PointField(
+        name=name,
+        offset=4 * i,
+        datatype=PointField.INT32 if name == "label" else PointField.FLOAT32,
+        count=1,
+    )
     for i, name in enumerate(("x", "y", "z", "rgb", "label", "score", "hits"))
 ]
 MILLIMETRES_MAX = 65535
@@ -39,7 +55,10 @@ def header(stamp_ns: int, frame_id: str) -> Header:
 
 
 def cloud_message(cloud: datatypes.Cloud, head: Header) -> PointCloud2:
-    """x y z rgb label score hits, one structured array; an empty cloud keeps its fields and its point_step."""
+    """x y z rgb label score hits, one structured array.
+
+    An empty cloud keeps its fields and its point_step.
+    """
     points = np.empty(len(cloud), POINT)
     points["x"], points["y"], points["z"] = cloud.xyz.T
     red, green, blue = cloud.rgb.astype(np.uint32).T
@@ -70,7 +89,9 @@ def answer_message(answer: datatypes.Answer) -> LabelAnswer:
         )
         for thing in answer.objects
     ]
-    return LabelAnswer(label=answer.label, found=answer.found, best_score=float(answer.best_score), objects=objects)
+    return LabelAnswer(
+        label=answer.label, found=answer.found, best_score=float(answer.best_score), objects=objects
+    )
 
 
 def drop_messages(drops: Iterable[tuple[str, int]]) -> list[DropCount]:
@@ -86,10 +107,16 @@ def color_message(rgb: np.ndarray, head: Header) -> Image:
 
 
 def depth_message(depth: np.ndarray, head: Header) -> Image:
-    """(H, W) metres -> 16UC1 millimetres if that loses nothing, else 32FC1 metres; 0 or NaN = no return."""
+    """(H, W) metres -> 16UC1 millimetres if that loses nothing, else 32FC1 metres.
+
+    0 or NaN = no return.
+    """
     metres = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
     millimetres = np.round(1000.0 * metres)
-    if millimetres.max(initial=0) <= MILLIMETRES_MAX and np.abs(millimetres - 1000.0 * metres).max(initial=0) < 1e-2:
+    if (
+        millimetres.max(initial=0) <= MILLIMETRES_MAX
+        and np.abs(millimetres - 1000.0 * metres).max(initial=0) < 1e-2
+    ):
         return _image(millimetres.astype("<u2"), "16UC1", head)
     return _image(depth.astype("<f4"), "32FC1", head)
 
@@ -123,7 +150,15 @@ def pose_message(T: np.ndarray, head: Header, child_frame: str = "") -> PoseStam
 def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
     height, width = pixels.shape[:2]
     step = pixels[0].nbytes
-    return Image(header=head, height=height, width=width, encoding=encoding, is_bigendian=0, step=step, data=_bytes(pixels))
+    return Image(
+        header=head,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=step,
+        data=_bytes(pixels),
+    )
 
 
 def _bytes(values: np.ndarray) -> array.array:

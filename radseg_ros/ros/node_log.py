@@ -8,7 +8,9 @@ from typing import Any
 
 
 class NodeLogHandler(logging.Handler):
-    """Sends what the ROS-free core logs to the node's logger, so that it reaches the console and /rosout."""
+    """Sends what the ROS-free core logs to the node's logger, so that it reaches the console and
+    /rosout.
+    """
 
     def __init__(self, node: Any) -> None:
         super().__init__()

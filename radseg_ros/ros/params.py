@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROS parameters and their file, derived from :class:`Config`. Duck-typed: imports no ROS.
 
-``python -m radseg_ros.ros.params > config/mapping.yaml`` writes every parameter with its default and meaning.
+``python -m radseg_ros.ros.params > config/mapping.yaml`` writes every parameter with its default
+and meaning.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ ROS_GROUPS = ("qos_overrides.",)
 
 HEADER = """\
 # SPDX-License-Identifier: Apache-2.0
-# Every parameter of radseg_mapping with its default. Made by `python -m radseg_ros.ros.params`; do not edit the original:
-# copy it, keep the lines that you change, and start with `params_file:=/path/to/yours.yaml`.
+# Every parameter of radseg_mapping with its default. Made by `python -m radseg_ros.ros.params`; do
+# not edit the original: copy it, keep the lines that you change, and start with
+# `params_file:=/path/to/yours.yaml`.
 """
 
 
@@ -45,14 +47,17 @@ def parameters(cls: Any = Config, prefix: str = "") -> Iterator[Parameter]:
         if dataclasses.is_dataclass(kind):
             yield from parameters(kind, f"{prefix}{field.name}.")
         else:
-            yield Parameter(prefix + field.name, kind, getattr(defaults, field.name), field.metadata["doc"])
+            yield Parameter(
+                prefix + field.name, kind, getattr(defaults, field.name), field.metadata["doc"]
+            )
 
 
 def config_from_overrides(overrides: Mapping[str, Any]) -> Config:
     """Flat parameter values, as ROS delivers them -> Config.
 
     Raises:
-        ConfigError: a parameter that does not exist (with the nearest known one), or a value that cannot be.
+        ConfigError: a parameter that does not exist (with the nearest known one), or a value that
+            cannot be.
     """
     values: dict[str, Any] = {}
     for name, value in overrides.items():
@@ -66,14 +71,19 @@ def config_from_overrides(overrides: Mapping[str, Any]) -> Config:
                 raise ConfigError(f"option {name}: {part} is an option, not a group of options")
         # ROS has no empty list: it delivers "not set" for [] in a file or on the command line.
         if value is not None:
-            group[leaf] = list(value) if isinstance(value, (tuple, list)) or hasattr(value, "typecode") else value
+            group[leaf] = (
+                list(value)
+                if isinstance(value, (tuple, list)) or hasattr(value, "typecode")
+                else value
+            )
         elif name not in {p.name for p in parameters() if typing.get_origin(p.kind) is list}:
             raise ConfigError(f"option {name} has no value")
     return from_dict(Config, values)
 
 
 def declare(node: Any, describe: Callable[[Parameter], Any]) -> Config:
-    """Check the parameters that ``node`` was started with, declare all of them, and return them as a Config.
+    """Check the parameters that ``node`` was started with, declare all of them, and return them as
+    a Config.
 
     Args:
         node: an rclpy node that has not declared its parameters itself.
@@ -82,8 +92,11 @@ def declare(node: Any, describe: Callable[[Parameter], Any]) -> Config:
     Raises:
         ConfigError: see :func:`config_from_overrides`.
     """
-    # rclpy silently ignores overrides of undeclared names, so a misspelt one shows only in its table of overrides.
-    config = config_from_overrides({name: parameter.value for name, parameter in node._parameter_overrides.items()})
+    # rclpy silently ignores overrides of undeclared names, so a misspelt one shows only in its
+    # table of overrides.
+    config = config_from_overrides(
+        {name: parameter.value for name, parameter in node._parameter_overrides.items()}
+    )
     for parameter in parameters():
         value = config
         for part in parameter.name.split("."):
@@ -102,8 +115,15 @@ def to_yaml(node_name: str = "/**") -> str:
             lines += ["", f"    {groups[-1]}:"]
             open_groups = groups
         indent = " " * (4 + 2 * len(groups))
-        lines += textwrap.wrap(parameter.doc, 126 - len(indent), initial_indent=indent + "# ", subsequent_indent=indent + "# ")
-        lines.append(f"{indent}{leaf}: {json.dumps(parameter.default)}")  # JSON scalars and lists are YAML
+        lines += textwrap.wrap(
+            parameter.doc,
+            100 - len(indent),
+            initial_indent=indent + "# ",
+            subsequent_indent=indent + "# ",
+        )
+        lines.append(
+            f"{indent}{leaf}: {json.dumps(parameter.default)}"
+        )  # JSON scalars and lists are YAML
     return HEADER + "\n".join(lines) + "\n"
 
 

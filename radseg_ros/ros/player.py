@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`radseg-play PATH`: publishes a recording (a folder or a rosbag2) as a robot would: images, camera info and poses.
+"""`radseg-play PATH`: publishes a recording (a folder or a rosbag2) as a robot would: images,
+camera info and poses.
 
-Topics: color/image, depth/image, depth/camera_info and pose (compressed images of a bag: color/image/compressed and
-depth/image/compressedDepth). Remap them with --ros-args -r color/image:=/my/topic.
+Topics: color/image, depth/image, depth/camera_info and pose (compressed images of a bag:
+color/image/compressed and depth/image/compressedDepth). Remap them with --ros-args -r
+color/image:=/my/topic.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from .transport import use_image_profile
 if TYPE_CHECKING:
     from ..frames.bag import BagRecording
 
-TOPICS = {"info": "depth/camera_info", "pose": "pose", "depth": "depth/image", "color": "color/image"}
+TOPICS = {
+    "info": "depth/camera_info",
+    "pose": "pose",
+    "depth": "depth/image",
+    "color": "color/image",
+}
 COMPRESSED = {"depth": "/compressedDepth", "color": "/compressed"}
 DISCOVERY_SLACK = 0.5  # s; the publisher learns of a match a little before the subscriber
 QUEUE = 100
@@ -29,22 +36,62 @@ QUEUE = 100
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="radseg-play", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("path", help="folder with color/ depth/ pose/ intrinsics.txt, or a rosbag2 (sqlite3 or mcap)")
-    p.add_argument("--rate", type=float, default=10.0, help="frames per second of a folder (default: %(default)s)")
-    p.add_argument("--speed", type=float, default=1.0, help="times as fast as recorded (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        prog="radseg-play",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "path",
+        help="folder with color/ depth/ pose/ intrinsics.txt, or a rosbag2 (sqlite3 or mcap)",
+    )
+    p.add_argument(
+        "--rate",
+        type=float,
+        default=10.0,
+        help="frames per second of a folder (default: %(default)s)",
+    )
+    p.add_argument(
+        "--speed", type=float, default=1.0, help="times as fast as recorded (default: %(default)s)"
+    )
     p.add_argument("--start", type=int, default=0, help="first frame of a folder, counted from 0")
     p.add_argument("--count", type=int, default=0, help="number of frames of a folder; 0 = all")
-    p.add_argument("--loop", action="store_true", help="start again at the end; stamps of a bag jump back then")
-    p.add_argument("--pose", choices=("odometry", "pose"), default="odometry", help="message type of a folder's poses")
-    p.add_argument("--frame", default="map", help="frame of a folder's poses (default: %(default)s)")
-    p.add_argument("--camera-frame", default="camera_optical_frame", help="frame of a folder's images (default: %(default)s)")
-    for kind in TOPICS:
-        p.add_argument(f"--bag-{kind}", default="", metavar="TOPIC", help=f"the bag's topic for {kind} (default: found by type)")
     p.add_argument(
-        "--wait-for-subscribers", action=argparse.BooleanOptionalAction, default=True, help="start when every topic has one"
+        "--loop", action="store_true", help="start again at the end; stamps of a bag jump back then"
     )
-    p.add_argument("--wait-timeout", type=float, default=60.0, help="s to wait for subscribers (default: %(default)s)")
+    p.add_argument(
+        "--pose",
+        choices=("odometry", "pose"),
+        default="odometry",
+        help="message type of a folder's poses",
+    )
+    p.add_argument(
+        "--frame", default="map", help="frame of a folder's poses (default: %(default)s)"
+    )
+    p.add_argument(
+        "--camera-frame",
+        default="camera_optical_frame",
+        help="frame of a folder's images (default: %(default)s)",
+    )
+    for kind in TOPICS:
+        p.add_argument(
+            f"--bag-{kind}",
+            default="",
+            metavar="TOPIC",
+            help=f"the bag's topic for {kind} (default: found by type)",
+        )
+    p.add_argument(
+        "--wait-for-subscribers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start when every topic has one",
+    )
+    p.add_argument(
+        "--wait-timeout",
+        type=float,
+        default=60.0,
+        help="s to wait for subscribers (default: %(default)s)",
+    )
     return p
 
 
@@ -58,8 +105,14 @@ class Player:
         self.node = rclpy.create_node("radseg_play")
         self.published: Counter[str] = Counter()
         qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
-        topics = {kind: topic + (COMPRESSED[kind] if kind in compressed else "") for kind, topic in TOPICS.items()}
-        self.publishers = {kind: self.node.create_publisher(types[kind], topic, qos) for kind, topic in topics.items()}
+        topics = {
+            kind: topic + (COMPRESSED[kind] if kind in compressed else "")
+            for kind, topic in TOPICS.items()
+        }
+        self.publishers = {
+            kind: self.node.create_publisher(types[kind], topic, qos)
+            for kind, topic in topics.items()
+        }
 
     def wait_for_subscribers(self, timeout: float) -> None:
         """Return when every topic is listened to.
@@ -70,15 +123,23 @@ class Player:
         import rclpy
 
         end = time.monotonic() + timeout
-        while rclpy.ok() and (missing := [p.topic_name for p in self.publishers.values() if not p.get_subscription_count()]):
+        while rclpy.ok() and (
+            missing := [
+                p.topic_name for p in self.publishers.values() if not p.get_subscription_count()
+            ]
+        ):
             if time.monotonic() > end:
                 topics = ", ".join(missing)
-                raise RecordingError(f"no subscriber of {topics} after {timeout:g} s (see --no-wait-for-subscribers)")
+                raise RecordingError(
+                    f"no subscriber of {topics} after {timeout:g} s (see --no-wait-for-subscribers)"
+                )
             time.sleep(0.05)
         time.sleep(DISCOVERY_SLACK)
 
     def play(self, timeline: Iterator[tuple[int, str, Any]], speed: float) -> None:
-        """Publish (time in ns, kind, message) so that time passes ``speed`` times as fast as it did."""
+        """Publish (time in ns, kind, message) so that time passes ``speed`` times as fast as it
+        did.
+        """
         import rclpy
 
         start, first_ns = time.monotonic(), None
@@ -98,8 +159,13 @@ class Player:
         self.node.destroy_node()
 
 
-def folder_timeline(recording: FolderRecording, options: argparse.Namespace, start_ns: int) -> Iterator[tuple[int, str, Any]]:
-    """A folder as messages; frame i is stamped ``start_ns + i / rate``. Unreadable frames are left out and counted."""
+def folder_timeline(
+    recording: FolderRecording, options: argparse.Namespace, start_ns: int
+) -> Iterator[tuple[int, str, Any]]:
+    """A folder as messages; frame i is stamped ``start_ns + i / rate``.
+
+    Unreadable frames are left out and counted.
+    """
     from ..datatypes import InputError
     from . import messages
 
@@ -111,7 +177,10 @@ def folder_timeline(recording: FolderRecording, options: argparse.Namespace, sta
             recording.drops.add(str(error))
             continue
         time_ns = start_ns + round((i - options.start) / recording.rate * 1e9)
-        camera, world = messages.header(time_ns, options.camera_frame), messages.header(time_ns, options.frame)
+        camera, world = (
+            messages.header(time_ns, options.camera_frame),
+            messages.header(time_ns, options.frame),
+        )
         child = options.camera_frame if options.pose == "odometry" else ""
         yield time_ns, "info", messages.info_message(frame.K, frame.depth.shape, camera)
         yield time_ns, "pose", messages.pose_message(frame.T_world_camera, world, child)
@@ -125,7 +194,9 @@ def bag_timeline(recording: BagRecording) -> Iterator[tuple[int, str, bytes]]:
         yield message.time_ns, message.kind, message.data
 
 
-def _open(options: argparse.Namespace) -> tuple[FolderRecording | BagRecording, dict[str, Any], set[str]]:
+def _open(
+    options: argparse.Namespace,
+) -> tuple[FolderRecording | BagRecording, dict[str, Any], set[str]]:
     """The recording, the message class per kind, the kinds that are compressed."""
     from geometry_msgs.msg import PoseStamped
     from nav_msgs.msg import Odometry
@@ -139,10 +210,20 @@ def _open(options: argparse.Namespace) -> tuple[FolderRecording | BagRecording, 
         pose = Odometry if options.pose == "odometry" else PoseStamped
         return recording, {"info": CameraInfo, "pose": pose, "depth": Image, "color": Image}, set()
     if recording.is_ros1:
-        raise RecordingError(f"{options.path} is a ROS 1 bag; convert it first: rosbags-convert --src {options.path} --dst NEW")
-    classes = {class_.__name__: class_ for class_ in (CameraInfo, CompressedImage, Image, Odometry, PoseStamped)}
+        raise RecordingError(
+            f"{options.path} is a ROS 1 bag; convert it first: rosbags-convert --src "
+            f"{options.path} --dst NEW"
+        )
+    classes = {
+        class_.__name__: class_
+        for class_ in (CameraInfo, CompressedImage, Image, Odometry, PoseStamped)
+    }
     types = {kind: classes[name.rsplit("/", 1)[1]] for kind, name in recording.types.items()}
-    return recording, types, {kind for kind in COMPRESSED if recording.types[kind].endswith("CompressedImage")}
+    return (
+        recording,
+        types,
+        {kind for kind in COMPRESSED if recording.types[kind].endswith("CompressedImage")},
+    )
 
 
 def run(options: argparse.Namespace) -> None:

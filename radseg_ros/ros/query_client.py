@@ -19,12 +19,32 @@ class NoAnswer(Exception):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="radseg-query", description=__doc__)
-    p.add_argument("labels", nargs="+", metavar="LABEL", help="names of things, e.g. sofa 'coffee cup'")
-    p.add_argument("--prompts", action="store_true", help="use the texts as they are instead of as names of things")
-    p.add_argument("--threshold", type=float, default=0.0, help="0..1 (default: the node's query.threshold)")
-    p.add_argument("--max-objects", type=int, default=0, help="objects per text (default: the node's query.max_objects)")
-    p.add_argument("--node", default="/radseg_mapping", help="name of the node (default: %(default)s)")
-    p.add_argument("--timeout", type=float, default=10.0, help="s to wait for node and answer (default: %(default)s)")
+    p.add_argument(
+        "labels", nargs="+", metavar="LABEL", help="names of things, e.g. sofa 'coffee cup'"
+    )
+    p.add_argument(
+        "--prompts",
+        action="store_true",
+        help="use the texts as they are instead of as names of things",
+    )
+    p.add_argument(
+        "--threshold", type=float, default=0.0, help="0..1 (default: the node's query.threshold)"
+    )
+    p.add_argument(
+        "--max-objects",
+        type=int,
+        default=0,
+        help="objects per text (default: the node's query.max_objects)",
+    )
+    p.add_argument(
+        "--node", default="/radseg_mapping", help="name of the node (default: %(default)s)"
+    )
+    p.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        help="s to wait for node and answer (default: %(default)s)",
+    )
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
 
@@ -47,7 +67,8 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
         client: Any = node.create_client(QueryText, service)
         if not client.wait_for_service(options.timeout):
             raise NoAnswer(
-                f"no service {client.srv_name} after {options.timeout:g} s; is the node running, and on the same ROS_DOMAIN_ID?"
+                f"no service {client.srv_name} after {options.timeout:g} s; is the node running, "
+                "and on the same ROS_DOMAIN_ID?"
             )
         request = QueryText.Request(labels=options.labels, prompts=options.prompts)
         request.threshold, request.max_objects = options.threshold, options.max_objects
@@ -104,17 +125,25 @@ def table(result: dict[str, Any]) -> str:
     rows = [head]
     for answer in result["answers"]:
         if not answer["found"]:
-            rows.append((answer["label"], f"{answer['best_score']:.2f}", "not found", "", "", "", ""))
+            rows.append(
+                (answer["label"], f"{answer['best_score']:.2f}", "not found", "", "", "", "")
+            )
         for thing in answer["objects"]:
             size = " x ".join(f"{value:.2f}" for value in thing["size"])
             position = (f"{value:.2f}" for value in thing["centre"])
-            rows.append((answer["label"], f"{thing['score']:.2f}", *position, size, str(thing["voxels"])))
+            rows.append(
+                (answer["label"], f"{thing['score']:.2f}", *position, size, str(thing["voxels"]))
+            )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     aligned = (str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust)
-    lines = ["  ".join(align(cell, w) for align, cell, w in zip(aligned, row, widths, strict=True)) for row in rows]
+    lines = [
+        "  ".join(align(cell, w) for align, cell, w in zip(aligned, row, widths, strict=True))
+        for row in rows
+    ]
     frames = result["frames"]
     lines.append(
-        f"map: {result['voxels']} voxels from {frames['integrated']} frames in frame '{result['frame_id']}', "
+        f"map: {result['voxels']} voxels from {frames['integrated']} frames in frame "
+        f"'{result['frame_id']}', "
         f"{frames['waiting']} frames waiting, {sum(result['drops'].values())} inputs dropped"
     )
     return "\n".join(line.rstrip() for line in lines)

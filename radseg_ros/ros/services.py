@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services of the node: ~/query, ~/save_map, ~/load_map, ~/reset. A failure is an answer, never the end of the node."""
+"""The services of the node: ~/query, ~/save_map, ~/load_map, ~/reset.
+
+A failure is an answer, never the end of the node.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 class MapServices:
-    """Offers the services on ``node``. Queries run beside each other and beside the encoder; changes of the map one by one."""
+    """Offers the services on ``node``. Queries run beside each other and beside the encoder.
+
+    Changes of the map one by one.
+    """
 
     def __init__(self, node: MapperNode) -> None:
         self.node = node
@@ -38,9 +44,13 @@ class MapServices:
             (LoadMap, "load_map", self._load, changes),
             (Trigger, "reset", self._reset, changes),
         ):
-            node.create_service(type_, f"~/{name}", self._guarded(name, answer), callback_group=group)
+            node.create_service(
+                type_, f"~/{name}", self._guarded(name, answer), callback_group=group
+            )
 
-    def _guarded(self, name: str, answer: Callable[[Mapper, Any, Any], None]) -> Callable[[Any, Any], Any]:
+    def _guarded(
+        self, name: str, answer: Callable[[Mapper, Any, Any], None]
+    ) -> Callable[[Any, Any], Any]:
         """Success unless ``answer`` raises; then its reason."""
 
         def callback(request: Any, response: Any) -> Any:
@@ -52,28 +62,42 @@ class MapServices:
             except RadsegRosError as error:
                 response.success, response.message = False, str(error)
             except ModuleNotFoundError as error:
-                response.success, response.message = False, f"this needs the Python package {error.name}, which is not installed"
+                response.success, response.message = (
+                    False,
+                    f"this needs the Python package {error.name}, which is not installed",
+                )
             except Exception as error:
                 logger.exception("~/%s failed", name)
-                response.success, response.message = False, f"internal error: {type(error).__name__}: {error}"
+                response.success, response.message = (
+                    False,
+                    f"internal error: {type(error).__name__}: {error}",
+                )
             return response
 
         return callback
 
-    def _query(self, mapper: Mapper, request: QueryText.Request, response: QueryText.Response) -> None:
+    def _query(
+        self, mapper: Mapper, request: QueryText.Request, response: QueryText.Response
+    ) -> None:
         response.status = self._status(mapper)
         response.header = self.node.header()
         labels = [label.strip() for label in request.labels]
         if not labels or not all(labels):
             raise InputError("a query needs at least one label, and none of them empty")
         threshold = float(request.threshold) or None
-        answers = mapper.answer(labels, request.prompts, threshold, int(request.max_objects) or None)
+        answers = mapper.answer(
+            labels, request.prompts, threshold, int(request.max_objects) or None
+        )
         response.answers = [messages.answer_message(answer) for answer in answers]
         found = [answer.label for answer in answers if answer.found]
-        response.message = f"found {len(found)} of {len(labels)}" + (f": {', '.join(found)}" if found else "")
+        response.message = f"found {len(found)} of {len(labels)}" + (
+            f": {', '.join(found)}" if found else ""
+        )
         if request.return_cloud:
             limit = mapper.config.query.threshold if threshold is None else threshold
-            points = cloud.semantic_cloud(*mapper.scores(labels, request.prompts), limit, self.node.config.node.cloud_min_hits)
+            points = cloud.semantic_cloud(
+                *mapper.scores(labels, request.prompts), limit, self.node.config.node.cloud_min_hits
+            )
             response.cloud = messages.cloud_message(points, response.header)
         if not request.prompts:
             self.node.query_labels = tuple(labels)
@@ -83,7 +107,9 @@ class MapServices:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in FORMATS:
             min_hits, labels = self.node.config.node.cloud_min_hits, list(request.labels)
-            points = mapper.semantic_cloud(labels, min_hits) if labels else mapper.rgb_cloud(min_hits)
+            points = (
+                mapper.semantic_cloud(labels, min_hits) if labels else mapper.rgb_cloud(min_hits)
+            )
             write_cloud(path, points)
             response.voxels = len(points)
         else:
@@ -109,8 +135,12 @@ class MapServices:
 
     def _reset(self, mapper: Mapper, request: Trigger.Request, response: Trigger.Response) -> None:
         voxels = len(mapper.map)
-        with self.node.worker.paused():  # a frame that was seen before the reset must not come back after it
-            self.node.assembler.drops.add("frame that waited when the map was reset", self.node.worker.clear())
+        with (
+            self.node.worker.paused()
+        ):  # a frame that was seen before the reset must not come back after it
+            self.node.assembler.drops.add(
+                "frame that waited when the map was reset", self.node.worker.clear()
+            )
             mapper.reset()
             self.node.stamp_ns = 0
             self.node.version += 1

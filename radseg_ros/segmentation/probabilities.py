@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2D open-vocabulary segmentation with any encoder (docs/method.md 2.5): probability maps and label maps."""
+"""2D open-vocabulary segmentation with any encoder (docs/method.md 2.5): probability maps and label
+maps.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,12 @@ def probabilities(
         rgb: (H, W, 3) RGB, uint8 or float32 in [0, 1].
         vectors: (Q, D) text vectors, as ``embed_labels`` or ``embed_prompts`` give them.
         size: (H, W) of the result; None = the size of the image.
-        denoise_threshold: texts whose probability stays below this everywhere are set to 0 (prompt denoising); 0 = off.
+        denoise_threshold: texts whose probability stays below this everywhere are set to 0 (prompt
+            denoising); 0 = off.
 
     Returns:
-        (Q, H, W) float32 on the encoder's device; sums to 1 over the texts, less what denoising removed.
+        (Q, H, W) float32 on the encoder's device; sums to 1 over the texts, less what denoising
+            removed.
 
     Raises:
         InputError: ``vectors`` has the wrong shape, or rgb is not an image.
@@ -75,25 +79,40 @@ class Segmenter:
         self.vectors = encoder.embed_prompts(names) if prompts else encoder.embed_labels(names)
 
     def __call__(self, rgb: np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """(H, W, 3) uint8 or float RGB -> (classes, *size) probabilities; size None = that of the image."""
+        """(H, W, 3) uint8 or float RGB -> (classes, *size) probabilities.
+
+        Size None = that of the image.
+        """
         seen = resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side))
-        maps = probabilities(self.encoder, seen, self.vectors, size or rgb.shape[:2], denoise_threshold=0.0)
+        maps = probabilities(
+            self.encoder, seen, self.vectors, size or rgb.shape[:2], denoise_threshold=0.0
+        )
         return denoise(merge_synonyms(maps, self.classes), self.denoise_threshold)
 
     def refine(self, rgb: np.ndarray, maps: torch.Tensor) -> Refinement | None:
-        """Refined masks of an image and its probability maps; None if the encoder does not refine."""
+        """Refined masks of an image and its probability maps.
+
+        None if the encoder does not refine.
+        """
         refine = getattr(self.encoder, "refine", None)
-        return refine(resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side)), maps) if refine else None
+        return (
+            refine(resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side)), maps)
+            if refine
+            else None
+        )
 
 
 def denoise(maps: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Prompt denoising, in place: maps of (Q, H, W) that stay below ``threshold`` everywhere become 0, without renormalising."""
+    """Prompt denoising, in place: maps of (Q, H, W) that stay below ``threshold`` everywhere become
+    0, without renormalising.
+    """
     maps[maps.amax((1, 2)) < threshold] = 0.0
     return maps
 
 
 def merge_synonyms(maps: torch.Tensor, classes: Sequence[Sequence[str]]) -> torch.Tensor:
-    """One map per name, in the order of ``classes`` -> one map per class: its best name, pixel by pixel.
+    """One map per name, in the order of ``classes`` -> one map per class: its best name, pixel by
+    pixel.
 
     Args:
         maps: (Q, H, W), Q = number of all names.
@@ -106,25 +125,38 @@ def merge_synonyms(maps: torch.Tensor, classes: Sequence[Sequence[str]]) -> torc
 
 @torch.no_grad()
 def probability_map(
-    encoder: Encoder, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray, denoise_threshold: float = 0.5
+    encoder: Encoder,
+    rgb: np.ndarray,
+    vectors: torch.Tensor | np.ndarray,
+    denoise_threshold: float = 0.5,
 ) -> FeatureMap:
     """The same probabilities per patch, (Q, h, w): what a map in probability space stores.
 
-    Enlarged to the size of the image it equals :func:`probabilities`, without ever holding Q images.
+    Enlarged to the size of the image it equals :func:`probabilities`, without ever holding Q
+    images.
     """
     rgb = check_rgb(rgb)
     patches = _patch_probabilities(encoder, rgb, vectors)
-    for text in patches:  # enlarging never raises a maximum: only texts that pass here have to be looked at in full
-        if text.amax() < denoise_threshold or _enlarge(text[None], rgb.shape[:2]).amax() < denoise_threshold:
+    for text in (
+        patches
+    ):  # enlarging never raises a maximum: only texts that pass here have to be looked at in full
+        if (
+            text.amax() < denoise_threshold
+            or _enlarge(text[None], rgb.shape[:2]).amax() < denoise_threshold
+        ):
             text.zero_()
     return FeatureMap(patches)
 
 
-def _patch_probabilities(encoder: Encoder, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
+def _patch_probabilities(
+    encoder: Encoder, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray
+) -> torch.Tensor:
     """(Q, h, w) softmax over the texts of the scaled cosine."""
     vectors = torch.as_tensor(vectors, dtype=torch.float32, device=encoder.device)
     if vectors.ndim != 2 or vectors.shape[1] != encoder.language_channels or not len(vectors):
-        raise InputError(f"vectors must be (Q, {encoder.language_channels}), got {tuple(vectors.shape)}")
+        raise InputError(
+            f"vectors must be (Q, {encoder.language_channels}), got {tuple(vectors.shape)}"
+        )
     features = encoder.encode(rgb).data
     aligned = F.normalize(encoder.project(features.flatten(1).T).float(), dim=-1)
     logits = encoder.logit_scale * aligned @ F.normalize(vectors, dim=-1).T
@@ -136,7 +168,9 @@ def _enlarge(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def label_map(maps: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """(Q, H, W) probabilities -> (H, W) int64: 1..Q, and 0 = ignore where nothing is left or the best is below ``threshold``."""
+    """(Q, H, W) probabilities -> (H, W) int64: 1..Q, and 0 = ignore where nothing is left or the
+    best is below ``threshold``.
+    """
     confidence, best = maps.max(0)
     return torch.where((confidence >= threshold) & (confidence > 0), best + 1, 0)
 
@@ -169,5 +203,9 @@ def read_rgb(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for some damaged files
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+    ) as error:  # Pillow raises SyntaxError for some damaged files
         raise InputError(f"{path}: cannot be read as an image ({error})") from error

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RADSeg+ (docs/method.md 2.6): masks that follow the objects, by prompting SAM with the regions of a coarse segmentation.
+"""RADSeg+ (docs/method.md 2.6): masks that follow the objects, by prompting SAM with the regions of
+a coarse segmentation.
 
-coarse probabilities -> regions -> prompts -> SAM's decoder on RADIO's features -> refined probabilities
+coarse probabilities -> regions -> prompts -> SAM's decoder on RADIO's features -> refined
+probabilities
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Refinement:
     best: torch.Tensor  # (H, W) int64; 1..Q, 0 = every probability is 0
 
     def labels(self, threshold: float = 0.0) -> torch.Tensor:
-        """(H, W) int64: 1..Q, and 0 = ignore where nothing is left or nothing reaches ``threshold``."""
+        """(H, W) int64: 1..Q, and 0 = ignore where nothing is left or nothing reaches
+        ``threshold``.
+        """
         return torch.where(self.probabilities.amax(0) >= threshold, self.best, 0)
 
 
@@ -56,7 +60,8 @@ class Refiner:
     """Refines the probability maps of one RADSeg encoder.
 
     Raises:
-        CheckpointError: the RADIO checkpoint has no SAM head, or the SAM weights cannot be had or do not fit it.
+        CheckpointError: the RADIO checkpoint has no SAM head, or the SAM weights cannot be had or
+            do not fit it.
     """
 
     def __init__(self, encoder: RadsegEncoder, config: RadsegConfig) -> None:
@@ -65,22 +70,35 @@ class Refiner:
         self.sam = load_sam(config.refine_sam, config.offline, encoder.device)
         have = self.head(torch.zeros(1, encoder.channels, device=encoder.device)).shape[1]
         if have != self.sam.features:
-            raise CheckpointError(f"{config.refine_sam} takes {self.sam.features} channels, the SAM head of RADIO has {have}")
+            raise CheckpointError(
+                f"{config.refine_sam} takes {self.sam.features} channels, the SAM head of RADIO "
+                f"has {have}"
+            )
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, coarse: torch.Tensor) -> Refinement:
-        """(3, h, w) image in [0, 1] and its (Q, H, W) coarse probabilities -> refined ones of that size; see :func:`refine`."""
+        """(3, h, w) image in [0, 1] and its (Q, H, W) coarse probabilities -> refined ones of that
+        size; see :func:`refine`.
+        """
         regions = find_regions(coarse, self.config.refine_threshold, self.config.refine_min_area)
         if not len(regions):
             return Refinement(coarse, label_map(coarse))
-        return refine(coarse, regions, self.embed(image, sam_input_size(coarse.shape[1:], self.sam)), self.sam, self.config)
+        return refine(
+            coarse,
+            regions,
+            self.embed(image, sam_input_size(coarse.shape[1:], self.sam)),
+            self.sam,
+            self.config,
+        )
 
     @torch.inference_mode()
     def embed(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(3, h, w) in [0, 1] -> SAM's image embedding (T, C): one more pass of RADIO, at ``size``."""
+        """(3, h, w) in [0, 1] -> SAM's image embedding (T, C): one more pass of RADIO."""
         large = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         features = self.encoder.single_pass_features(large, scra=True)
-        return self.sam.embed_image(self.head(features.flatten(1).T).T.unflatten(1, features.shape[1:]))
+        return self.sam.embed_image(
+            self.head(features.flatten(1).T).T.unflatten(1, features.shape[1:])
+        )
 
 
 def sam_head(encoder: RadsegEncoder) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -91,14 +109,18 @@ def sam_head(encoder: RadsegEncoder) -> Callable[[torch.Tensor], torch.Tensor]:
     """
     if HEAD not in encoder.heads and "sam3" in encoder.heads:
         raise CheckpointError(
-            "refine: this checkpoint learned from SAM 3 (head sam3), as all of C-RADIOv4 do, and SAM's mask decoder does not "
-            "understand its features; take c-radio_v3-b, c-radio_v3-h or radio_v2.5-*, or set refine: off"
+            "refine: this checkpoint learned from SAM 3 (head sam3), as all of C-RADIOv4 do, and "
+            "SAM's mask decoder does not "
+            "understand its features; take c-radio_v3-b, c-radio_v3-h or radio_v2.5-*, or set "
+            "refine: off"
         )
     return encoder.feature_head(HEAD)
 
 
 def sam_input_size(size: Sequence[int], sam: SamDecoder) -> tuple[int, int]:
-    """(H, W) of the image that RADIO sees for SAM: long side ``image_size``, the other one rounded down to whole patches."""
+    """(H, W) of the image that RADIO sees for SAM: long side ``image_size``, the other one rounded
+    down to whole patches.
+    """
     patch = sam.image_size // sam.grid
     long = max(size)
     height, width = (max(1, int(side * sam.grid / long)) * patch for side in size)
@@ -114,8 +136,12 @@ def find_regions(coarse: torch.Tensor, threshold: float, min_area: int) -> Regio
         min_area: smallest region, in pixels of half the resolution.
     """
     half = tuple(max(1, side // 2) for side in coarse.shape[1:])
-    labels = F.interpolate(coarse[None], half, mode="nearest")[0].max(0).indices.cpu().numpy()  # argmax is slower
-    probabilities = F.interpolate(coarse[None], half, mode="bilinear", align_corners=False)[0].cpu().numpy()
+    labels = (
+        F.interpolate(coarse[None], half, mode="nearest")[0].max(0).indices.cpu().numpy()
+    )  # argmax is slower
+    probabilities = (
+        F.interpolate(coarse[None], half, mode="bilinear", align_corners=False)[0].cpu().numpy()
+    )
     labels[probabilities.max(0) < threshold] = -1
     ids = np.zeros(half, np.int32)
     classes, boxes, points = [], [], []
@@ -142,8 +168,8 @@ def find_regions(coarse: torch.Tensor, threshold: float, min_area: int) -> Regio
 def prompts_of(regions: Regions, sam: SamDecoder) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes (N, 4) and points (N, 2) in pixels of the SAM image.
 
-    As SAM scales them: the long side to ``image_size``, the other one rounded to pixels, which is up to a patch more than RADIO
-    sees (:func:`sam_input_size`).
+    As SAM scales them: the long side to ``image_size``, the other one rounded to pixels, which is
+    up to a patch more than RADIO sees (:func:`sam_input_size`).
     """
     h, w = regions.ids.shape
     long = max(h, w)
@@ -153,8 +179,12 @@ def prompts_of(regions: Regions, sam: SamDecoder) -> tuple[torch.Tensor, torch.T
     return boxes, points
 
 
-def mask_prompts(coarse: torch.Tensor, classes: torch.Tensor, sam: SamDecoder, config: RadsegConfig) -> torch.Tensor:
-    """(U, side, side) mask prompts, one for each of ``classes``: faint probabilities, long side ``side``, zero-padded."""
+def mask_prompts(
+    coarse: torch.Tensor, classes: torch.Tensor, sam: SamDecoder, config: RadsegConfig
+) -> torch.Tensor:
+    """(U, side, side) mask prompts, one for each of ``classes``: faint probabilities, long side
+    ``side``, zero-padded.
+    """
     size = coarse.shape[1:]
     half = tuple(max(1, side // 2) for side in size)
     side = sam.mask_side
@@ -166,12 +196,17 @@ def mask_prompts(coarse: torch.Tensor, classes: torch.Tensor, sam: SamDecoder, c
 
 
 def refine(
-    coarse: torch.Tensor, regions: Regions, embedding: torch.Tensor, sam: SamDecoder, config: RadsegConfig
+    coarse: torch.Tensor,
+    regions: Regions,
+    embedding: torch.Tensor,
+    sam: SamDecoder,
+    config: RadsegConfig,
 ) -> Refinement:
     """Replace the coarse regions by SAM's masks.
 
-    The label of a pixel is the best class among its masks, or the coarse one where no mask is. Regions whose mask is refused
-    ("failed") lend their pixels the coarse probabilities, which do not change the labels: the authors' order, kept.
+    The label of a pixel is the best class among its masks, or the coarse one where no mask is.
+    Regions whose mask is refused ("failed") lend their pixels the coarse probabilities, which do
+    not change the labels: the authors' order, kept.
 
     Args:
         coarse: (Q, H, W) probabilities.
@@ -181,41 +216,63 @@ def refine(
         config: thresholds and batch size.
 
     Returns:
-        Probabilities and labels. Where there is neither mask nor failed region the coarse probabilities stay, as the coarse label
+        Probabilities and labels. Where there is neither mask nor failed region the coarse
+            probabilities stay, as the coarse label
         does (the authors' are 0 there).
     """
     kept, masks = _best_logits(coarse, regions, embedding, sam, config)
     if not masks:
         return Refinement(coarse, label_map(coarse))
     refined = torch.zeros_like(coarse)
-    for c, logits in masks.items():  # max(sigmoid) = sigmoid(max), and the union of masks is where the maximum is positive
+    for (
+        c,
+        logits,
+    ) in (
+        masks.items()
+    ):  # max(sigmoid) = sigmoid(max), and the union of masks is where the maximum is positive
         refined[c] = torch.where(logits > 0, logits.sigmoid() * coarse[c], 0.0)
     masked = refined.amax(0) > 0
     best = label_map(torch.where(masked, refined, coarse))
     failed = torch.from_numpy(np.isin(regions.ids, 1 + np.flatnonzero(~kept))).to(coarse.device)
     failed = F.interpolate(failed[None, None].float(), coarse.shape[1:], mode="nearest")[0, 0] > 0
-    return Refinement(torch.maximum(refined, torch.where(failed | ~masked, coarse, 0.0), out=refined), best)
+    return Refinement(
+        torch.maximum(refined, torch.where(failed | ~masked, coarse, 0.0), out=refined), best
+    )
 
 
 def _best_logits(
-    coarse: torch.Tensor, regions: Regions, embedding: torch.Tensor, sam: SamDecoder, config: RadsegConfig
+    coarse: torch.Tensor,
+    regions: Regions,
+    embedding: torch.Tensor,
+    sam: SamDecoder,
+    config: RadsegConfig,
 ) -> tuple[np.ndarray, dict[int, torch.Tensor]]:
-    """Which regions are kept (N,), and for each class that keeps any the highest mask logit at each pixel, (H, W)."""
+    """Which regions are kept (N,), and for each class that keeps any the highest mask logit at each
+    pixel, (H, W).
+    """
     size = (int(coarse.shape[1]), int(coarse.shape[2]))
     input_size = sam_input_size(size, sam)
     tokens = sam.embed_prompts(*prompts_of(regions, sam))
     kept = np.zeros(len(regions), bool)
     best: dict[int, torch.Tensor] = {}
-    prompted: dict[int, PromptedImage] = {}  # of the classes of one batch; regions come class by class
+    prompted: dict[
+        int, PromptedImage
+    ] = {}  # of the classes of one batch; regions come class by class
     for start in range(0, len(regions), config.refine_batch):
         classes = regions.classes[start : start + config.refine_batch].tolist()
         prompted = {c: prompted[c] for c in prompted if c in classes}
         for c in set(classes) - set(prompted):
-            prompted[c] = sam.prompt_image(embedding, mask_prompts(coarse, torch.tensor([c]), sam, config)[0])
-        decoded = sam.decode(tokens[start : start + config.refine_batch], [prompted[c] for c in classes])
+            prompted[c] = sam.prompt_image(
+                embedding, mask_prompts(coarse, torch.tensor([c]), sam, config)[0]
+            )
+        decoded = sam.decode(
+            tokens[start : start + config.refine_batch], [prompted[c] for c in classes]
+        )
         for i, (c, each) in enumerate(zip(classes, decoded, strict=True), start):
             kept[i] = each.iou > config.refine_iou
-            if kept[i]:  # a mask at a time: it stays in the cache, and only one is held at full size
+            if kept[
+                i
+            ]:  # a mask at a time: it stays in the cache, and only one is held at full size
                 logits = sam.mask(each, input_size, size)
                 best[c] = torch.maximum(best[c], logits) if c in best else logits
     return kept, best

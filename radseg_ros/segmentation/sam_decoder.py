@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAM without its image encoder: neck, prompts and mask decoder, many prompts of one image at a time.
+"""SAM without its image encoder: neck, prompts and mask decoder, many prompts of one image at a
+time.
 
-Weights and layers are those of ``transformers.SamModel``; its vision transformer is never built. The decoder runs the same
-network in an order that costs less: a few tokens look at 4096 image vectors, so key, value and query projections of the image
-side are moved over to the token side, what the first layer makes of the image is made once for all prompts with the same mask
-prompt, and masks are made only for prompts that are kept, only where the image is, in a layout that needs no transpositions.
-Tokens go through in batches, the image one prompt at a time: a few MB stay in the cache. The results equal those of
-``SamMaskDecoder`` up to rounding.
+Weights and layers are those of ``transformers.SamModel``; its vision transformer is never built.
+The decoder runs the same network in an order that costs less: a few tokens look at 4096 image
+vectors, so key, value and query projections of the image side are moved over to the token side,
+what the first layer makes of the image is made once for all prompts with the same mask prompt, and
+masks are made only for prompts that are kept, only where the image is, in a layout that needs no
+transpositions. Tokens go through in batches, the image one prompt at a time: a few MB stay in the
+cache. The results equal those of ``SamMaskDecoder`` up to rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ from torch.nn import functional as F
 from ..datatypes import CheckpointError
 from ..hub import download_folder
 
-PARTS = {"neck": "vision_encoder.neck.", "prompt_encoder": "prompt_encoder.", "mask_decoder": "mask_decoder."}
+PARTS = {
+    "neck": "vision_encoder.neck.",
+    "prompt_encoder": "prompt_encoder.",
+    "mask_decoder": "mask_decoder.",
+}
 POSITION = "shared_image_embedding.positional_embedding"  # (2, C / 2), also that of the prompts
 
 
@@ -49,14 +55,30 @@ class Decoded:
 class SamDecoder:
     """The parts of SAM behind its image encoder, float32."""
 
-    def __init__(self, neck: Any, prompt_encoder: Any, mask_decoder: Any, position: torch.Tensor, image_size: int) -> None:
-        self.neck, self.prompts, self.decoder, self.position = neck, prompt_encoder, mask_decoder, position
+    def __init__(
+        self,
+        neck: Any,
+        prompt_encoder: Any,
+        mask_decoder: Any,
+        position: torch.Tensor,
+        image_size: int,
+    ) -> None:
+        self.neck, self.prompts, self.decoder, self.position = (
+            neck,
+            prompt_encoder,
+            mask_decoder,
+            position,
+        )
         self.image_size = image_size  # px, side of the square that SAM sees
         self.grid = int(prompt_encoder.image_embedding_size[0])  # side of the image embedding
         self.mask_side = 4 * self.grid  # side of mask prompts and of mask logits
-        self.features = int(neck.conv1.in_channels)  # channels of the image features that the neck takes
+        self.features = int(
+            neck.conv1.in_channels
+        )  # channels of the image features that the neck takes
         self.grid_position = self._encode(self._grid_centres())  # (T, C)
-        self.splits = [_as_matrix(conv) for conv in (mask_decoder.upscale_conv1, mask_decoder.upscale_conv2)]
+        self.splits = [
+            _as_matrix(conv) for conv in (mask_decoder.upscale_conv1, mask_decoder.upscale_conv2)
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +86,10 @@ class SamDecoder:
         return self.position.device
 
     def embed_image(self, features: torch.Tensor) -> torch.Tensor:
-        """(D, h, w) features of the image encoder, h, w <= ``grid`` -> (T, C), T = grid * grid; zero-padded right and below."""
+        """(D, h, w) features of the image encoder, h, w <= ``grid`` -> (T, C), T = grid * grid.
+
+        Zero-padded right and below.
+        """
         h, w = features.shape[1:]
         padded = F.pad(features, (0, self.grid - w, 0, self.grid - h))
         return self.neck(padded.permute(1, 2, 0)[None])[0].flatten(1).T.contiguous()
@@ -72,9 +97,10 @@ class SamDecoder:
     def embed_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """(U, mask_side, mask_side) mask prompts -> (U, T, C).
 
-        RADSeg+ hands SAM each mask without its batch dimension, and SAM's channel-wise LayerNorm then runs along the image's
-        rows. The published results and the reference numbers come from that, so it is kept: with the norm over channels the
-        faint masks (0.005 * probability) would hardly change the embedding.
+        RADSeg+ hands SAM each mask without its batch dimension, and SAM's channel-wise LayerNorm
+        then runs along the image's rows. The published results and the reference numbers come from
+        that, so it is kept: with the norm over channels the faint masks (0.005 * probability) would
+        hardly change the embedding.
         """
         embed = self.prompts.mask_embed
         x = embed.activation(_norm_rows(embed.conv1(masks[:, None]), embed.layer_norm1))
@@ -82,13 +108,19 @@ class SamDecoder:
         return embed.conv3(x).flatten(2).transpose(1, 2)
 
     def embed_prompts(self, boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """(N, 4) boxes x0 y0 x1 y1 and (N, 2) positive points, pixels of the SAM image -> (N, 3, C)."""
+        """(N, 4) boxes x0 y0 x1 y1 and (N, 2) positive points, pixels of the SAM image -> (N, 3,
+        C).
+        """
         corners = torch.cat([points, boxes], 1).view(-1, 3, 2)
-        kinds = torch.cat([self.prompts.point_embed[i].weight for i in (1, 2, 3)])  # positive point, upper left, lower right
+        kinds = torch.cat(
+            [self.prompts.point_embed[i].weight for i in (1, 2, 3)]
+        )  # positive point, upper left, lower right
         return self._encode((corners + 0.5) / self.image_size) + kinds
 
     def prompt_image(self, embedding: torch.Tensor, mask: torch.Tensor) -> PromptedImage:
-        """(T, C) of ``embed_image`` and one (mask_side, mask_side) mask prompt -> what ``decode`` takes."""
+        """(T, C) of ``embed_image`` and one (mask_side, mask_side) mask prompt -> what ``decode``
+        takes.
+        """
         layer = self.decoder.transformer.layers[0]
         read, write = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
         image = embedding + self.embed_masks(mask[None])[0]
@@ -109,34 +141,58 @@ class SamDecoder:
         x = tokens = torch.cat([output.expand(len(prompts), -1, -1), prompts], 1)
         images = [each.image for each in prompted]
         for layer in transformer.layers:
-            first = layer.skip_first_layer_pe  # where the image is still the same for all prompts of a class
+            first = (
+                layer.skip_first_layer_pe
+            )  # where the image is still the same for all prompts of a class
             shared = prompted if first else None
-            x = layer.layer_norm1(_attend(layer.self_attn, x, x) if first else x + _attend(layer.self_attn, x + tokens, x))
-            x = layer.layer_norm2(x + self._read(layer.cross_attn_token_to_image, x + tokens, images, shared))
+            x = layer.layer_norm1(
+                _attend(layer.self_attn, x, x)
+                if first
+                else x + _attend(layer.self_attn, x + tokens, x)
+            )
+            x = layer.layer_norm2(
+                x + self._read(layer.cross_attn_token_to_image, x + tokens, images, shared)
+            )
             x = layer.layer_norm3(x + layer.mlp(x))
             self._write(layer, x, x + tokens, images, shared)
-        x, tokens = x[:, :2], tokens[:, :2]  # from here on only the tokens of the IoU and of the single mask count
-        x = transformer.layer_norm_final_attn(x + self._read(transformer.final_attn_token_to_image, x + tokens, images))
+        x, tokens = (
+            x[:, :2],
+            tokens[:, :2],
+        )  # from here on only the tokens of the IoU and of the single mask count
+        x = transformer.layer_norm_final_attn(
+            x + self._read(transformer.final_attn_token_to_image, x + tokens, images)
+        )
         iou = decoder.iou_prediction_head(x[:, 0])[:, 0].tolist()
         return [Decoded(*each) for each in zip(iou, x[:, 1], images, strict=True)]
 
     def _read(
-        self, attention: Any, query: torch.Tensor, images: list[torch.Tensor], prompted: Sequence[PromptedImage] | None = None
+        self,
+        attention: Any,
+        query: torch.Tensor,
+        images: list[torch.Tensor],
+        prompted: Sequence[PromptedImage] | None = None,
     ) -> torch.Tensor:
         """What tokens (N, n, C) read from their images: (N, n, C).
 
-        q (W_k key) = (q W_k) key, and A (W_v value) = W_v (A value). The bias of the keys adds the same to every score of a
-        token, so softmax removes it.
+        q (W_k key) = (q W_k) key, and A (W_v value) = W_v (A value). The bias of the keys adds the
+        same to every score of a token, so softmax removes it.
         """
         h = attention.num_attention_heads
         q = _heads(attention.q_proj(query), h) * attention.scaling  # (N, h, n, d)
         if prompted is not None:
-            own = [(q[i] @ each.key.transpose(1, 2)).softmax(-1) @ each.value for i, each in enumerate(prompted)]
+            own = [
+                (q[i] @ each.key.transpose(1, 2)).softmax(-1) @ each.value
+                for i, each in enumerate(prompted)
+            ]
             return attention.out_proj(torch.stack(own).transpose(1, 2).flatten(2))
         q = (q @ attention.k_proj.weight.unflatten(0, (h, -1))).flatten(1, 2)  # (N, h * n, C)
-        weights = (_linear(image + self.grid_position, q[i]).softmax(0) for i, image in enumerate(images))  # (T, h * n) each
+        weights = (
+            _linear(image + self.grid_position, q[i]).softmax(0) for i, image in enumerate(images)
+        )  # (T, h * n) each
         read = torch.stack([w.T @ image for w, image in zip(weights, images, strict=True)])
-        value = read.unflatten(1, (h, -1)) @ attention.v_proj.weight.unflatten(0, (h, -1)).transpose(1, 2)
+        value = read.unflatten(1, (h, -1)) @ attention.v_proj.weight.unflatten(
+            0, (h, -1)
+        ).transpose(1, 2)
         return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
     def _write(
@@ -154,36 +210,67 @@ class SamDecoder:
         attention = layer.cross_attn_image_to_token
         h = attention.num_attention_heads
         k = _heads(attention.k_proj(key), h) * attention.scaling  # (N, h, n, d)
-        v = _heads(attention.v_proj(x), h) @ attention.out_proj.weight.unflatten(1, (h, -1)).permute(1, 2, 0)
-        v = (v + attention.out_proj.bias / h).flatten(1, 2).transpose(1, 2).contiguous()  # (N, C, h * n)
+        v = _heads(attention.v_proj(x), h) @ attention.out_proj.weight.unflatten(
+            1, (h, -1)
+        ).permute(1, 2, 0)
+        v = (
+            (v + attention.out_proj.bias / h).flatten(1, 2).transpose(1, 2).contiguous()
+        )  # (N, C, h * n)
         offset = (k @ attention.q_proj.bias.view(h, -1, 1)).flatten(1)  # (N, h * n)
-        queries = (k @ attention.q_proj.weight.unflatten(0, (h, -1))).flatten(1, 2)  # (N, h * n, C), of the tokens' keys
+        queries = (k @ attention.q_proj.weight.unflatten(0, (h, -1))).flatten(
+            1, 2
+        )  # (N, h * n, C), of the tokens' keys
         for i, image in enumerate(images):
             if prompted is not None:
                 scores = k[i] @ prompted[i].query.transpose(1, 2)  # (h, n, T)
             else:  # T last: softmax runs over contiguous numbers
-                scores = _linear(image + self.grid_position, queries[i], offset[i]).T.contiguous().unflatten(0, (h, -1))
+                scores = (
+                    _linear(image + self.grid_position, queries[i], offset[i])
+                    .T.contiguous()
+                    .unflatten(0, (h, -1))
+                )
             weights = scores.softmax(1).flatten(0, 1).T.contiguous()
             images[i] = layer.layer_norm4(_linear(weights, v[i]).add_(image))
 
-    def mask(self, decoded: Decoded, input_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
-        """Mask logits (H, W) at ``size`` of an image that covers ``input_size`` (H, W) pixels of the SAM image."""
+    def mask(
+        self, decoded: Decoded, input_size: tuple[int, int], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Mask logits (H, W) at ``size`` of an image that covers ``input_size`` (H, W) pixels of
+        the SAM image.
+        """
         scale = self.image_size // self.mask_side
         # one row of logits more than the image covers: the last pixels blend with it
-        cells = [min(self.grid, math.ceil((math.ceil(side / scale) + 1) / 4)) for side in input_size]
+        cells = [
+            min(self.grid, math.ceil((math.ceil(side / scale) + 1) / 4)) for side in input_size
+        ]
         low = self._low_resolution(decoded, *cells)
-        large = F.interpolate(low[None, None], scale_factor=scale, mode="bilinear", align_corners=False)
-        return F.interpolate(large[:, :, : input_size[0], : input_size[1]], size, mode="bilinear", align_corners=False)[0, 0]
+        large = F.interpolate(
+            low[None, None], scale_factor=scale, mode="bilinear", align_corners=False
+        )
+        return F.interpolate(
+            large[:, :, : input_size[0], : input_size[1]],
+            size,
+            mode="bilinear",
+            align_corners=False,
+        )[0, 0]
 
     def _low_resolution(self, decoded: Decoded, rows: int, columns: int) -> torch.Tensor:
-        """Logits of the upper left ``rows`` x ``columns`` cells of the grid: (4 rows, 4 columns)."""
+        """Logits of the upper left ``rows`` x ``columns`` cells of the grid: (4 rows, 4 columns)"""
         decoder, (first, second) = self.decoder, self.splits
         cells = decoded.image.unflatten(0, (self.grid, self.grid))[:rows, :columns].flatten(0, 1)
-        x = _linear(cells, *first).view(4 * len(cells), -1)  # (cells * 2 * 2, C / 4): a cell becomes 2 x 2
+        x = _linear(cells, *first).view(
+            4 * len(cells), -1
+        )  # (cells * 2 * 2, C / 4): a cell becomes 2 x 2
         x = decoder.activation(F.layer_norm(x, x.shape[-1:], *_affine(decoder.upscale_layer_norm)))
-        x = decoder.activation(_linear(x, *second)).view(16 * len(cells), -1)  # (cells * 2 * 2 * 2 * 2, C / 8)
+        x = decoder.activation(_linear(x, *second)).view(
+            16 * len(cells), -1
+        )  # (cells * 2 * 2 * 2 * 2, C / 8)
         logits = x @ decoder.output_hypernetworks_mlps[0](decoded.mask_token)
-        return logits.view(rows, columns, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(4 * rows, 4 * columns)
+        return (
+            logits.view(rows, columns, 2, 2, 2, 2)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(4 * rows, 4 * columns)
+        )
 
     def _encode(self, places: torch.Tensor) -> torch.Tensor:
         """(..., 2) x, y in 0..1 -> (..., C) random Fourier features."""
@@ -208,15 +295,20 @@ def _norm_rows(x: torch.Tensor, norm: Any) -> torch.Tensor:
 
 
 def _as_matrix(conv: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (2 * 2 * C_out, C_in) and bias of a 2 x 2 transposed convolution of stride 2, as the product that it is."""
+    """Weight (2 * 2 * C_out, C_in) and bias of a 2 x 2 transposed convolution of stride 2, as the
+    product that it is.
+    """
     return conv.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), conv.bias.repeat(4)
 
 
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """``F.linear`` of (T, C).
 
-    On a processor as a convolution by 1 x 1, which oneDNN does: up to twice as fast as the matrix product of MKL, which does not
-    use all of an AMD processor. Not on a GPU, where convolutions are rounded to TF32.
+    On a processor as a convolution by 1 x 1, which oneDNN does: up to twice as fast as the matrix
+    product of MKL, which does not use all of an AMD processor. Not on a GPU, where convolutions are
+    rounded to TF32.
     """
     if x.device.type != "cpu":
         return F.linear(x, weight, bias)
@@ -232,15 +324,22 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 def _attend(attention: Any, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Tokens ``x`` (N, n, C) attend to themselves and read ``value``."""
     h = attention.num_attention_heads
-    q, k, v = _heads(attention.q_proj(x), h), _heads(attention.k_proj(x), h), _heads(attention.v_proj(value), h)
+    q, k, v = (
+        _heads(attention.q_proj(x), h),
+        _heads(attention.k_proj(x), h),
+        _heads(attention.v_proj(value), h),
+    )
     return attention.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def load_sam(name: str, offline: bool = False, device: torch.device | str = "cpu") -> SamDecoder:
-    """Read neck, prompt encoder and mask decoder; the tensors of the vision transformer are not even read.
+    """Read neck, prompt encoder and mask decoder.
+
+    The tensors of the vision transformer are not even read.
 
     Args:
-        name: a folder in the layout of ``SamModel.save_pretrained``, or a hub id (``facebook/sam-vit-huge``).
+        name: a folder in the layout of ``SamModel.save_pretrained``, or a hub id
+            (``facebook/sam-vit-huge``).
         offline: never touch the network.
         device: where the weights go.
 
@@ -266,16 +365,26 @@ def load_sam(name: str, offline: bool = False, device: torch.device | str = "cpu
             "mask_decoder": SamMaskDecoder(config.mask_decoder_config),
         }
     for part, module in parts.items():
-        own = {key.removeprefix(PARTS[part]): value for key, value in tensors.items() if key.startswith(PARTS[part])}
+        own = {
+            key.removeprefix(PARTS[part]): value
+            for key, value in tensors.items()
+            if key.startswith(PARTS[part])
+        }
         if part == "prompt_encoder":
             own["shared_embedding.positional_embedding"] = tensors[POSITION]
         try:
             module.load_state_dict(own, assign=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{name}: the {part} does not fit the configuration: {reason}") from error
+            raise CheckpointError(
+                f"{name}: the {part} does not fit the configuration: {reason}"
+            ) from error
         module.to(device).requires_grad_(False).eval()
-    return SamDecoder(**parts, position=tensors[POSITION].to(device), image_size=config.prompt_encoder_config.image_size)
+    return SamDecoder(
+        **parts,
+        position=tensors[POSITION].to(device),
+        image_size=config.prompt_encoder_config.image_size,
+    )
 
 
 def _read_parts(path: Path) -> dict[str, torch.Tensor]:
@@ -284,7 +393,9 @@ def _read_parts(path: Path) -> dict[str, torch.Tensor]:
     wanted = (*PARTS.values(), POSITION)
     try:
         with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key).float() for key in file.keys() if key.startswith(wanted)}  # noqa: SIM118
+            tensors = {
+                key: file.get_tensor(key).float() for key in file.keys() if key.startswith(wanted)
+            }  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error})") from error
     if POSITION not in tensors:

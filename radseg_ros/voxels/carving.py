@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Free space: which voxels a frame looks through, so that ghosts and moved objects can be removed."""
+"""Free space: which voxels a frame looks through, so that ghosts and moved things can go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ..geometry import camera_points
 
 
 def spheres_in_view(centre: torch.Tensor, radius: float, frame: Frame) -> torch.Tensor:
-    """(N, 3) centres of spheres in the world, metres -> (N,) bool; False only where no part can be in the image."""
+    """(N, 3) centres of spheres in the world, metres -> (N,) bool.
+
+    False only where no part can be in the image.
+    """
     height, width = frame.depth.shape
     points = camera_points(centre, frame.T_world_camera)
     rows = frame.K[:2]
@@ -25,8 +28,8 @@ def spheres_in_view(centre: torch.Tensor, radius: float, frame: Frame) -> torch.
 def seen_through(xyz: torch.Tensor, frame: Frame, margin: float) -> torch.Tensor:
     """Which points the rays of a frame pass by ``margin`` metres or more.
 
-    The nearest depth of 3 x 3 pixels counts, and a pixel without depth among them proves nothing: edges and holes of the
-    sensor carve no solid thing.
+    The nearest depth of 3 x 3 pixels counts, and a pixel without depth among them proves nothing:
+    edges and holes of the sensor carve no solid thing.
 
     Args:
         xyz: (N, 3) metres, world.

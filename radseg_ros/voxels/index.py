@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Voxel keys, and the index from key to slot whose cost does not depend on the size of the map.
 
-A key packs the three coordinates of a voxel into one int64, 21 bits each. The index has two levels: the sorted keys of
-bricks of 8 x 8 x 8 voxels, and one table row of 512 slots per brick. Finding a voxel is a binary search among the few
-bricks and one read; adding one is one write. ``bench/index.py`` compares it with other structures.
+A key packs the three coordinates of a voxel into one int64, 21 bits each. The index has two levels:
+the sorted keys of bricks of 8 x 8 x 8 voxels, and one table row of 512 slots per brick. Finding a
+voxel is a binary search among the few bricks and one read; adding one is one write.
+``bench/index.py`` compares it with other structures.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ COORDINATE_LIMIT = 2**20 - 1  # voxel coordinates lie in -LIMIT < c < LIMIT: +-5
 _BITS = 21
 _FIELD = 2**_BITS - 1
 BRICK_SIDE = 8  # voxels per side; a surface fills about 1/8 of a brick: 32 bytes of table per voxel
-_LOCAL = sum((BRICK_SIDE - 1) << (_BITS * axis) for axis in range(3))  # the bits of a key that say where inside the brick
+_LOCAL = sum(
+    (BRICK_SIDE - 1) << (_BITS * axis) for axis in range(3)
+)  # the bits of a key that say where inside the brick
 
 
 def pack(index: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
-    """x, y and z, whole numbers within the limit -> int64 keys of their shape, never negative, in lexicographic order."""
+    """x, y and z, whole numbers within the limit -> int64 keys of their shape, never negative, in
+    lexicographic order.
+    """
     key = index[0].to(torch.int64, copy=True)
     for axis in (1, 2):
         key = key.mul_(1 << _BITS).add_(index[axis].long())
@@ -49,8 +54,12 @@ class VoxelIndex:
 
     def clear(self) -> None:
         """Forget every key."""
-        self._bricks = torch.zeros(0, dtype=torch.int64, device=self._device)  # sorted keys of the bricks' first voxels
-        self._rows = torch.zeros(0, dtype=torch.int64, device=self._device)  # their rows of the table
+        self._bricks = torch.zeros(
+            0, dtype=torch.int64, device=self._device
+        )  # sorted keys of the bricks' first voxels
+        self._rows = torch.zeros(
+            0, dtype=torch.int64, device=self._device
+        )  # their rows of the table
         self._table = Column((BRICK_SIDE**3,), torch.int32, self._device, fill=-1)
 
     @property
@@ -93,7 +102,9 @@ class VoxelIndex:
         self._table.trim()
 
     def _locate(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N,) keys -> their table rows, -1 where the brick is missing, and their places in the row."""
+        """(N,) keys -> their table rows, -1 where the brick is missing, and their places in the
+        row.
+        """
         local = ((key >> 2 * _BITS) & 7) << 6 | ((key >> _BITS) & 7) << 3 | (key & 7)
         brick = key & ~_LOCAL
         if not len(self._bricks):

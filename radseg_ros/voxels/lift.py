@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the pixels of one frame to its voxels: who they are, how often they were hit, and how to sum their features.
+"""From the pixels of one frame to its voxels: who they are, how often they were hit, and how to sum
+their features.
 
-Interpolation is linear, so the feature sums of a frame are (voxels x patches) weights times the patch features, and no
-feature row per pixel ever exists (docs/method.md 3). The weights are found from runs: stretches of one image row that stay in the
-same voxel and between the same four patches. Within a run the vertical weight is constant and the sum of the
-horizontal weights is a difference of two prefix sums, so after the runs are found nothing is done per pixel.
+Interpolation is linear, so the feature sums of a frame are (voxels x patches) weights times the
+patch features, and no feature row per pixel ever exists (docs/method.md 3). The weights are found
+from runs: stretches of one image row that stay in the same voxel and between the same four patches.
+Within a run the vertical weight is constant and the sum of the horizontal weights is a difference
+of two prefix sums, so after the runs are found nothing is done per pixel.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from .runs import find_runs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiftedFrame:
-    """The V voxels of one frame, by ascending key. ``weights`` is (V x P) in compressed rows, P = h * w patches.
+    """The V voxels of one frame, by ascending key.
 
-    The feature sums of the voxels are ``weights @ features`` with features (P, C); row v owns the entries
-    ``row_start[v]:row_start[v + 1]``; the row sum of the weights is ``hits[v]``.
+    ``weights`` is (V x P) in compressed rows, P = h * w patches.
+
+    The feature sums of the voxels are ``weights @ features`` with features (P, C); row v owns the
+    entries ``row_start[v]:row_start[v + 1]``; the row sum of the weights is ``hits[v]``.
     """
 
     key: torch.Tensor  # (V,) int64, packed voxel index, ascending
@@ -46,7 +50,9 @@ class LiftedFrame:
     @property
     def weights(self) -> torch.Tensor:
         """The weights as a sparse COO tensor (V, P)."""
-        rows = torch.repeat_interleave(torch.arange(len(self.key), device=self.key.device), self.row_start.diff())
+        rows = torch.repeat_interleave(
+            torch.arange(len(self.key), device=self.key.device), self.row_start.diff()
+        )
         shape = (len(self.key), self.feature_hw[0] * self.feature_hw[1])
         return torch.sparse_coo_tensor(torch.stack([rows, self.patch]), self.weight, shape)
 
@@ -56,18 +62,35 @@ class LiftedFrame:
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
         shift = torch.repeat_interleave(take(self.row_start, order) - row_start[:-1], count)
         entry = torch.arange(len(self.patch), device=order.device) + shift
-        fields: dict[str, Any] = {name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")}
-        return replace(self, row_start=row_start, patch=take(self.patch, entry), weight=take(self.weight, entry), **fields)
+        fields: dict[str, Any] = {
+            name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
+        }
+        return replace(
+            self,
+            row_start=row_start,
+            patch=take(self.patch, entry),
+            weight=take(self.weight, entry),
+            **fields,
+        )
 
-    def feature_sums(self, features: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """(P, C) float32 patch features -> (stop - start, C) sums over the points of voxels ``start:stop``."""
+    def feature_sums(
+        self, features: torch.Tensor, start: int = 0, stop: int | None = None
+    ) -> torch.Tensor:
+        """(P, C) float32 patch features -> (stop - start, C) sums over the points of voxels
+        ``start:stop``.
+        """
         stop = len(self.key) if stop is None else stop
         offsets = self.row_start[start : stop + 1]
         if start == stop:
             return features.new_zeros(0, features.shape[1])
         first, last = int(offsets[0]), int(offsets[-1])
-        return torch.nn.functional.embedding_bag(  # a sparse-dense product that CPU and CUDA do at memory speed
-            self.patch[first:last], features, offsets[:-1] - first, mode="sum", per_sample_weights=self.weight[first:last]
+        # a sparse-dense product that CPU and CUDA do at memory speed
+        return torch.nn.functional.embedding_bag(
+            self.patch[first:last],
+            features,
+            offsets[:-1] - first,
+            mode="sum",
+            per_sample_weights=self.weight[first:last],
         )
 
 
@@ -88,8 +111,12 @@ def lift(
         InputError: no feature cells, or a voxel size that is not positive.
     """
     if min(feature_hw) < 1 or not voxel_size > 0:
-        raise InputError(f"lift needs features and a positive voxel size, got {feature_hw} and {voxel_size}")
-    runs, dropped = find_runs(frame, feature_hw, voxel_size, config or LiftConfig(), torch.device(device))
+        raise InputError(
+            f"lift needs features and a positive voxel size, got {feature_hw} and {voxel_size}"
+        )
+    runs, dropped = find_runs(
+        frame, feature_hw, voxel_size, config or LiftConfig(), torch.device(device)
+    )
     width, patches = feature_hw[1], feature_hw[0] * feature_hw[1]
     key, voxel = torch.unique(runs.key, return_inverse=True)
     group, member = torch.unique(voxel.mul_(patches).add_(runs.cell), return_inverse=True)
@@ -97,8 +124,12 @@ def lift(
     voxel = group // patches
     one, x, y, xy = sums[:, :4].unbind(1)
     weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
-    patch = (group - voxel * patches)[:, None] + torch.tensor([0, 1, width, width + 1], device=group.device)
-    nonzero = weight != 0  # a feature map of one row or column has no second one: its weight is exactly 0
+    patch = (group - voxel * patches)[:, None] + torch.tensor(
+        [0, 1, width, width + 1], device=group.device
+    )
+    nonzero = (
+        weight != 0
+    )  # a feature map of one row or column has no second one: its weight is exactly 0
     entries = torch.zeros_like(key).index_add_(0, voxel, nonzero.sum(1))
     used = nonzero.flatten().nonzero()[:, 0]
     totals = sums.new_zeros(len(key), 7).index_add_(0, voxel, sums)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Map files (``.radmap``): a safetensors file whose metadata says what the numbers mean.
 
-Metadata ``radmap`` is a JSON object: ``version``, ``identity`` (encoder, checkpoint, head, labels, frame), ``map`` and
-``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, and ``sha256``, one digest per tensor. The tensors are
-those of :meth:`VoxelTable.state`: ``key`` (21 bits per axis), ``hits``, ``rgb_sum``, stamps, and ``vectors``: per voxel the sum
-over its points where float32, the mean where float16.
+Metadata ``radmap`` is a JSON object: ``version``, ``identity`` (encoder, checkpoint, head, labels,
+frame), ``map`` and ``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, and
+``sha256``, one digest per tensor. The tensors are those of :meth:`VoxelTable.state`: ``key`` (21
+bits per axis), ``hits``, ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points
+where float32, the mean where float16.
 
-A file is written beside its place, brought to the disk, and renamed: whoever reads finds the old map or the new one.
+A file is written beside its place, brought to the disk, and renamed: whoever reads finds the old
+map or the new one.
 """
 
 from __future__ import annotations
@@ -29,12 +31,21 @@ from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
 VERSION = 1
-_DTYPES = {torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+_DTYPES = {
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class MapIdentity:
-    """What the vectors of a map mean. Maps of different identity cannot be mixed. An empty field was not stated."""
+    """What the vectors of a map mean. Maps of different identity cannot be mixed.
+
+    An empty field was not stated.
+    """
 
     encoder: str = ""  # name of the encoder
     checkpoint_hash: str = ""  # of its weights
@@ -43,11 +54,16 @@ class MapIdentity:
     frame_id: str = ""  # the world frame
 
     def require(self, expected: MapIdentity, what: str = "the map") -> None:
-        """Raise MapFileError, in one sentence, at the first field that differs; fields that ``expected`` leaves empty may."""
+        """Raise MapFileError, in one sentence, at the first field that differs.
+
+        Fields that ``expected`` leaves empty may.
+        """
         for field in dataclasses.fields(self):
             found, wanted = getattr(self, field.name), getattr(expected, field.name)
             if wanted and found != wanted:
-                raise MapFileError(f"{what} was made with {field.name} {_said(found)}, here it is {_said(wanted)}")
+                raise MapFileError(
+                    f"{what} was made with {field.name} {_said(found)}, here it is {_said(wanted)}"
+                )
 
 
 def _said(value: str | tuple[str, ...]) -> str:
@@ -55,7 +71,9 @@ def _said(value: str | tuple[str, ...]) -> str:
 
 
 def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None = None) -> None:
-    """Write a map. A process that dies meanwhile leaves the old file, or none, in place; its leftovers go with the next save.
+    """Write a map. A process that dies meanwhile leaves the old file, or none, in place.
+
+    Its leftovers go with the next save.
 
     Raises:
         MapFileError: the file cannot be written; the old one is still there.
@@ -82,7 +100,9 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise MapFileError(f"the map cannot be written to {path}: {error.strerror or error}") from error
+        raise MapFileError(
+            f"the map cannot be written to {path}: {error.strerror or error}"
+        ) from error
     except Exception as error:
         raise MapFileError(f"the map cannot be written to {path}: {error}") from error
 
@@ -99,26 +119,38 @@ def load_map(
 
     Args:
         expect: what the reader works with; stated fields must agree.
-        config: options that the map goes on with; voxel size, space and labels must agree. None = those it was saved with.
+        config: options that the map goes on with; voxel size, space and labels must agree. None =
+            those it was saved with.
         lift: likewise.
 
     Raises:
-        MapFileError: the file is missing, damaged or partial, of another version, or does not fit ``expect`` or ``config``.
+        MapFileError: the file is missing, damaged or partial, of another version, or does not fit
+            ``expect`` or ``config``.
     """
     path = Path(path)
     header, state = _read(path)
     try:
-        identity = MapIdentity(**{**header["identity"], "labels": tuple(header["identity"]["labels"])})
+        identity = MapIdentity(
+            **{**header["identity"], "labels": tuple(header["identity"]["labels"])}
+        )
         saved = from_dict(MapConfig, header["map"], "map.")
         lift = lift or from_dict(LiftConfig, header["lift"], "lift.")
-        channels, last_stamp_ns, camera = int(header["channels"]), header["last_stamp_ns"], header["camera"]
+        channels, last_stamp_ns, camera = (
+            int(header["channels"]),
+            header["last_stamp_ns"],
+            header["camera"],
+        )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise MapFileError(f"{path} is damaged: its header cannot be understood ({error})") from error
+        raise MapFileError(
+            f"{path} is damaged: its header cannot be understood ({error})"
+        ) from error
     if expect is not None:
         identity.require(expect, str(path))
     for name in ("voxel_size", "space", "labels") if config is not None else ():
         if getattr(saved, name) != getattr(config, name):
-            raise MapFileError(f"{path} holds {name} {getattr(saved, name)}, here it is {getattr(config, name)}")
+            raise MapFileError(
+                f"{path} holds {name} {getattr(saved, name)}, here it is {getattr(config, name)}"
+            )
     _check(path, state, channels, saved)
     voxel_map = VoxelMap.from_config(config or saved, channels, lift, device)
     voxel_map.table.load(state)
@@ -127,7 +159,9 @@ def load_map(
     return voxel_map, identity
 
 
-def merge_maps(target: VoxelMap, target_identity: MapIdentity, other: VoxelMap, other_identity: MapIdentity) -> int:
+def merge_maps(
+    target: VoxelMap, target_identity: MapIdentity, other: VoxelMap, other_identity: MapIdentity
+) -> int:
     """Add all points of ``other`` to ``target`` if both mean the same; return the new voxels.
 
     Raises:
@@ -159,8 +193,8 @@ def _alive(process: int) -> bool:
 def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file and bring it to the disk.
 
-    The format is a length, a JSON header and the bytes of the tensors. The library's own writer goes by a temporary file of
-    a random name, which a killed process would leave behind for ever.
+    The format is a length, a JSON header and the bytes of the tensors. The library's own writer
+    goes by a temporary file of a random name, which a killed process would leave behind for ever.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
@@ -195,7 +229,10 @@ def _sync(path: Path) -> None:
 
 
 def _digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """SHA-256 of the bytes of each tensor. The vectors, nearly all of the file, are hashed in parts by several threads."""
+    """SHA-256 of the bytes of each tensor.
+
+    The vectors, nearly all of the file, are hashed in parts by several threads.
+    """
     return {name: _digest(tensor) for name, tensor in state.items()}
 
 
@@ -221,7 +258,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             header = json.loads(metadata["radmap"])
             if not isinstance(header, dict) or header.get("version") != VERSION:
                 version = header.get("version") if isinstance(header, dict) else None
-                raise MapFileError(f"{path} is a map file of version {version}, this program reads version {VERSION}")
+                raise MapFileError(
+                    f"{path} is a map file of version {version}, this program reads version "
+                    f"{VERSION}"
+                )
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise MapFileError(f"{path} is damaged or incomplete: {error}") from error
@@ -235,14 +275,23 @@ def _check(path: Path, state: dict[str, torch.Tensor], channels: int, saved: Map
     empty = VoxelMap.from_config(saved, channels, device="cpu").table.state()
     for name, wanted in empty.items():
         found = state.get(name)
-        if found is None or found.dtype != wanted.dtype or found.shape != (len(state["key"]), *wanted.shape[1:]):
-            raise MapFileError(f"{path} is damaged: {name} is missing or has the wrong shape or type")
+        if (
+            found is None
+            or found.dtype != wanted.dtype
+            or found.shape != (len(state["key"]), *wanted.shape[1:])
+        ):
+            raise MapFileError(
+                f"{path} is damaged: {name} is missing or has the wrong shape or type"
+            )
     key, hits, vectors = state["key"], state["hits"], state["vectors"]
     sound = {
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
         "hits": bool((hits > 0).all()),
         "colours": bool(state["rgb_sum"].isfinite().all()),
-        "vectors": all(bool(part.float().sum().isfinite()) or bool(part.isfinite().all()) for part in vectors.split(4096)),
+        "vectors": all(
+            bool(part.float().sum().isfinite()) or bool(part.isfinite().all())
+            for part in vectors.split(4096)
+        ),
     }
     for what, good in sound.items():
         if not good:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The per-pixel part of the lift: which stretches of an image row fall into one voxel.
 
-A run is a stretch of one row of pixels that stays in the same voxel and between the same four patches. A room seen at
-640 x 864 has some 80 000 runs, so everything after them is cheap.
+A run is a stretch of one row of pixels that stays in the same voxel and between the same four
+patches. A room seen at 640 x 864 has some 80 000 runs, so everything after them is cheap.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from ..datatypes import Frame
 from ..geometry import bilinear_cells, resize_rgb, round_half_even, take, world_points
 from .index import COORDINATE_LIMIT, pack
 
-# On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's grain of 32 768
-# elements also run without a barrier between threads, which a busy machine would have to wait at for every operation.
+# On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's
+# grain of 32 768 elements also run without a barrier between threads, which a busy machine would
+# have to wait at for every operation.
 BAND_PIXELS = 32_000
 
 
@@ -30,7 +31,9 @@ class Runs:
 
     key: torch.Tensor  # (R,) int64, voxel
     cell: torch.Tensor  # (R,) int64, upper-left patch of the four
-    sums: torch.Tensor  # (R, 7) float64, over the pixels: 1, wx, wy, wx * wy (weights of the next patch), red, green, blue
+    # (R, 7) float64, over the pixels: 1, wx, wy, wx * wy (weights of the next patch), red, green,
+    # blue
+    sums: torch.Tensor
 
 
 def pixel_grid(size: int, config: LiftConfig) -> range:
@@ -39,10 +42,11 @@ def pixel_grid(size: int, config: LiftConfig) -> range:
 
 
 def depth_edges(depth: torch.Tensor, fraction: float) -> torch.Tensor:
-    """(H, W) metres, 0 = none -> (H, W) bool, pixels that jump by more than ``fraction`` against one of four neighbours.
+    """(H, W) metres, 0 = none -> (H, W) bool, pixels that jump by more than ``fraction`` against
+    one of four neighbours.
 
-    The jump is relative to the nearer of the two. Sensors smear such pixels between foreground and background, so both
-    sides are marked.
+    The jump is relative to the nearer of the two. Sensors smear such pixels between foreground and
+    background, so both sides are marked.
     """
     edge = torch.zeros_like(depth, dtype=torch.bool)
     for axis in (0, 1):
@@ -56,7 +60,11 @@ def depth_edges(depth: torch.Tensor, fraction: float) -> torch.Tensor:
 
 
 def find_runs(
-    frame: Frame, feature_hw: tuple[int, int], voxel_size: float, config: LiftConfig, device: torch.device
+    frame: Frame,
+    feature_hw: tuple[int, int],
+    voxel_size: float,
+    config: LiftConfig,
+    device: torch.device,
 ) -> tuple[Runs, dict[str, int]]:
     """The runs of the pixels that are used, and how many pixels are not, by reason."""
     scan = _Scan(frame, feature_hw, voxel_size, config, device)
@@ -66,7 +74,9 @@ def find_runs(
     if rows and width:
         height = max(1, BAND_PIXELS // width) if device.type == "cpu" else rows
         bands += [scan.band(slice(start, start + height)) for start in range(0, rows, height)]
-    return Runs(*(torch.cat([getattr(band, field) for band in bands]) for field in ("key", "cell", "sums"))), dict(scan.dropped)
+    return Runs(
+        *(torch.cat([getattr(band, field) for band in bands]) for field in ("key", "cell", "sums"))
+    ), dict(scan.dropped)
 
 
 _Points = Sequence[torch.Tensor]  # world x, y and z of a band of pixels, each (h, w), in voxels
@@ -76,14 +86,21 @@ class _Scan:
     """What the bands of one frame share."""
 
     def __init__(
-        self, frame: Frame, feature_hw: tuple[int, int], voxel_size: float, config: LiftConfig, device: torch.device
+        self,
+        frame: Frame,
+        feature_hw: tuple[int, int],
+        voxel_size: float,
+        config: LiftConfig,
+        device: torch.device,
     ) -> None:
         self.frame, self.voxel_size, self.config = frame, voxel_size, config
         rows, columns = (pixel_grid(size, config) for size in frame.depth.shape)
         area = tuple(slice(axis.start, axis.stop, axis.step) for axis in (rows, columns))
         depth = torch.tensor(frame.depth, device=device)
         self.depth = depth[area]
-        self.edges = depth_edges(_returns(depth), config.depth_edge)[area] if config.depth_edge else None
+        self.edges = (
+            depth_edges(_returns(depth), config.depth_edge)[area] if config.depth_edge else None
+        )
         self.rgb = torch.tensor(_at_depth_size(frame), device=device)[area]
         self.v, self.u = (torch.tensor(axis, device=device) for axis in (rows, columns))
         self.cell_y, self.weight_y = bilinear_cells(self.v, frame.depth.shape[0], feature_hw[0])
@@ -141,7 +158,9 @@ class _Scan:
         return inside
 
     def _in_range(self, usable: torch.Tensor, points: _Points) -> tuple[torch.Tensor, _Points]:
-        """Drop points that no key can express: one far pixel must not cost the frame, nor wrap into a near voxel."""
+        """Drop points that no key can express: one far pixel must not cost the frame, nor wrap into
+        a near voxel.
+        """
         extremes = torch.stack([torch.stack(axis.aminmax()) for axis in points]).abs()
         if extremes.max() < COORDINATE_LIMIT - 1:
             return usable, points
@@ -166,7 +185,11 @@ def _at_depth_size(frame: Frame) -> np.ndarray:
 
 
 def _colour_sums(rgb: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
-    """(h, w, 3) colours and the first pixel of each run -> (R, 3) float64 sums over the runs, in [0, 1] per pixel."""
+    """(h, w, 3) colours and the first pixel of each run -> (R, 3) float64 sums over the runs, in
+    [0, 1] per pixel.
+    """
     pixels = torch.arange(rgb.shape[0] * rgb.shape[1], device=rgb.device)
-    sums = torch.nn.functional.embedding_bag(pixels, rgb.reshape(-1, 3).float(), begin, mode="sum")  # uint8: exact
+    sums = torch.nn.functional.embedding_bag(
+        pixels, rgb.reshape(-1, 3).float(), begin, mode="sum"
+    )  # uint8: exact
     return sums.double() / 255 if rgb.dtype == torch.uint8 else sums.double()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storage that grows with the map: small columns, and the vectors in blocks that are never copied."""
+"""Storage that grows with the map: small columns, vectors in blocks that are never copied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 _FLOAT16_MAX = 65504.0
 
 
-def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0) -> torch.Tensor:
+def allocate(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0
+) -> torch.Tensor:
     """A tensor that may be written to later, whether or not the caller is in inference mode."""
     with torch.inference_mode(False):
         return torch.full(shape, fill, dtype=dtype, device=device)
@@ -19,7 +21,9 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, f
 class Column:
     """A tensor whose first axis grows and shrinks, at amortised constant cost per row."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0
+    ) -> None:
         self._fill = fill
         self._length = 0
         self._storage = allocate((0, *shape), dtype, device)
@@ -63,12 +67,14 @@ class Column:
 class VectorBlocks:
     """(M, C) hit-weighted vectors in blocks of a fixed number of rows: growing copies nothing.
 
-    float32 holds the sum over the points of a voxel: adding a frame is one pass. float16 holds the mean, because a sum
-    would leave its range; each update rounds once, so after k frames the mean is off by at most k * 2^-11 of the largest
-    magnitude that the voxel's mean has had.
+    float32 holds the sum over the points of a voxel: adding a frame is one pass. float16 holds the
+    mean, because a sum would leave its range; each update rounds once, so after k frames the mean
+    is off by at most k * 2^-11 of the largest magnitude that the voxel's mean has had.
     """
 
-    def __init__(self, channels: int, dtype: torch.dtype, device: torch.device, block_rows: int) -> None:
+    def __init__(
+        self, channels: int, dtype: torch.dtype, device: torch.device, block_rows: int
+    ) -> None:
         self.channels = channels
         self.dtype = dtype
         self.block_rows = block_rows
@@ -93,23 +99,33 @@ class VectorBlocks:
         if length < self._length and length % self.block_rows:
             self.blocks[-1][length % self.block_rows :] = 0
         shape = (self.block_rows, self.channels)
-        self.blocks += [allocate(shape, self.dtype, self._device) for _ in range(needed - len(self.blocks))]
+        self.blocks += [
+            allocate(shape, self.dtype, self._device) for _ in range(needed - len(self.blocks))
+        ]
         self._length = length
 
     def add(
-        self, slots: torch.Tensor, before: torch.Tensor, added: torch.Tensor, sums: Callable[[int, int], torch.Tensor]
+        self,
+        slots: torch.Tensor,
+        before: torch.Tensor,
+        added: torch.Tensor,
+        sums: Callable[[int, int], torch.Tensor],
     ) -> None:
         """Add points to voxels.
 
         Args:
             slots: (N,) ascending, distinct.
             before, added: (N,) int64 points that the voxels had and get.
-            sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of ``slots[start:stop]``.
+            sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of
+                ``slots[start:stop]``.
         """
         for block, rows, start, stop in self._pieces(slots):
             new = sums(start, stop)
             if self.dtype == torch.float16:
-                old, total = before[start:stop, None].float(), (before + added)[start:stop, None].float()
+                old, total = (
+                    before[start:stop, None].float(),
+                    (before + added)[start:stop, None].float(),
+                )
                 new += block[rows].float() * old
                 new.div_(total).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
                 block[rows] = new.half()
@@ -134,21 +150,33 @@ class VectorBlocks:
             if self.dtype == torch.float16:
                 part.copy_(block[: len(part)])
             else:
-                torch.div(block[: len(part)], hits[number * self.block_rows :][: len(part), None], out=part)
+                torch.div(
+                    block[: len(part)],
+                    hits[number * self.block_rows :][: len(part), None],
+                    out=part,
+                )
         return out
 
     def state(self) -> torch.Tensor:
         """(M, C) all rows as stored, a copy."""
-        return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[: self._length]
+        return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[
+            : self._length
+        ]
 
     def load(self, rows: torch.Tensor, hits: torch.Tensor) -> None:
-        """Set all rows from (M, C) as :meth:`state` gives them, of this type or of the other one."""
+        """Set all rows from (M, C) as :meth:`state` gives them, of this type or the other one."""
         for number, block in enumerate(self.blocks):
-            span = slice(number * self.block_rows, min((number + 1) * self.block_rows, self._length))
+            span = slice(
+                number * self.block_rows, min((number + 1) * self.block_rows, self._length)
+            )
             part = rows[span].to(self._device)
             if part.dtype != self.dtype:
                 factor = hits[span, None].float()
-                part = part * factor if self.dtype == torch.float32 else (part / factor).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
+                part = (
+                    part * factor
+                    if self.dtype == torch.float32
+                    else (part / factor).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
+                )
             block[: len(part)] = part
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:

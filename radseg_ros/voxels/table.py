@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of the voxel map: one per voxel, found by key, added to, removed.
 
-Rows (slots) 0 .. len - 1 are always in use: removing a voxel moves the last one into its place. So every per-voxel array
-is dense, and reading the whole map is a copy.
+Rows (slots) 0 .. len - 1 are always in use: removing a voxel moves the last one into its place. So
+every per-voxel array is dense, and reading the whole map is a copy.
 """
 
 from __future__ import annotations
@@ -35,16 +35,28 @@ class VoxelTable:
 
     Args:
         dtype: of the vectors, float32 or float16.
-        max_bytes: a bound that the table does not enforce, but grows towards in small steps; 0 = none.
+        max_bytes: a bound that the table does not enforce, but grows towards in small steps; 0 =
+            none.
     """
 
-    def __init__(self, channels: int, dtype: torch.dtype, device: torch.device, max_bytes: int = 0) -> None:
+    def __init__(
+        self, channels: int, dtype: torch.dtype, device: torch.device, max_bytes: int = 0
+    ) -> None:
         self.device = device
         self.index = VoxelIndex(device)
-        block_rows = min(_BLOCK_ROWS, max(64, max_bytes // (64 * channels * dtype.itemsize))) if max_bytes else _BLOCK_ROWS
+        block_rows = (
+            min(_BLOCK_ROWS, max(64, max_bytes // (64 * channels * dtype.itemsize)))
+            if max_bytes
+            else _BLOCK_ROWS
+        )
         self.vectors = VectorBlocks(channels, dtype, device, block_rows)
-        self.language: VectorBlocks | None = None  # a cache: may have fewer rows than the table, never more
-        self._columns = {name: Column(shape, kind, device, fill) for name, (shape, kind, fill) in _COLUMNS.items()}
+        self.language: VectorBlocks | None = (
+            None  # a cache: may have fewer rows than the table, never more
+        )
+        self._columns = {
+            name: Column(shape, kind, device, fill)
+            for name, (shape, kind, fill) in _COLUMNS.items()
+        }
         self._removed = 0  # voxels since the index was last trimmed
 
     def __len__(self) -> int:
@@ -54,10 +66,17 @@ class VoxelTable:
     def nbytes(self) -> int:
         """Bytes allocated."""
         language = self.language.nbytes if self.language is not None else 0
-        return self.index.nbytes + self.vectors.nbytes + language + sum(column.nbytes for column in self._columns.values())
+        return (
+            self.index.nbytes
+            + self.vectors.nbytes
+            + language
+            + sum(column.nbytes for column in self._columns.values())
+        )
 
     def __getitem__(self, column: str) -> torch.Tensor:
-        """(M, ...) one value of every voxel, as a view that is valid until the table changes its size."""
+        """(M, ...) one value of every voxel, as a view that is valid until the table changes its
+        size.
+        """
         return self._columns[column].data
 
     def coordinates(self, slots: torch.Tensor | slice = slice(None)) -> torch.Tensor:
@@ -73,7 +92,10 @@ class VoxelTable:
         return self.vectors.sums(slots, self["hits"][slots])
 
     def claim(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N,) distinct keys -> their slots, ascending, new ones at the end; and the order of the keys that gives them."""
+        """(N,) distinct keys -> their slots, ascending, new ones at the end.
+
+        And the order of the keys that gives them.
+        """
         slots = self.index.find(key)
         new = (slots < 0).nonzero()[:, 0]
         known = len(self)
@@ -93,7 +115,10 @@ class VoxelTable:
         last_ns: torch.Tensor,
         sums: Callable[[int, int], torch.Tensor],
     ) -> None:
-        """Add points to claimed slots, one row of each argument per slot; ``sums`` as in :meth:`VectorBlocks.add`."""
+        """Add points to claimed slots, one row of each argument per slot.
+
+        ``sums`` as in :meth:`VectorBlocks.add`.
+        """
         before = take(self["hits"], slots)
         self.vectors.add(slots, before, hits, sums)
         self["hits"][slots] = before + hits
@@ -104,7 +129,10 @@ class VoxelTable:
         self["projected"][slots] = False
 
     def remove(self, gone: torch.Tensor) -> int:
-        """Remove the voxels of an (M,) mask; return how many. The last voxels move into the holes."""
+        """Remove the voxels of an (M,) mask; return how many.
+
+        The last voxels move into the holes.
+        """
         slots = gone.nonzero()[:, 0]
         if not len(slots):
             return 0
@@ -139,7 +167,9 @@ class VoxelTable:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that must be kept to go on later, on the CPU."""
-        columns = {name: column.data.cpu() for name, column in self._columns.items() if name != "projected"}
+        columns = {
+            name: column.data.cpu() for name, column in self._columns.items() if name != "projected"
+        }
         return {**columns, "vectors": self.vectors.state().cpu()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:

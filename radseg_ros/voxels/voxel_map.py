@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The voxel map: hit-weighted means of colour and vectors, at a cost per frame that does not grow with the map."""
+"""The voxel map: hit-weighted means of colour and vectors, at a cost per frame that does not grow
+with the map.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class VoxelMap:
         device: torch.device | str = "cpu",
         **options: Any,
     ) -> None:
-        self.config: MapConfig = from_dict(MapConfig, {**options, "voxel_size": float(voxel_size), "device": str(device)}, "map.")
+        self.config: MapConfig = from_dict(
+            MapConfig, {**options, "voxel_size": float(voxel_size), "device": str(device)}, "map."
+        )
         if channels < 1:
             raise InputError(f"a map needs at least one channel, got {channels}")
         self.voxel_size = self.config.voxel_size
@@ -62,18 +66,32 @@ class VoxelMap:
 
     @classmethod
     def from_config(
-        cls, config: MapConfig, channels: int, lift: LiftConfig | None = None, device: torch.device | str | None = None
+        cls,
+        config: MapConfig,
+        channels: int,
+        lift: LiftConfig | None = None,
+        device: torch.device | str | None = None,
     ) -> VoxelMap:
         """A map with the options of ``config``; ``device`` overrides that of the config."""
-        options = {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in ("voxel_size", "device")}
-        return cls(config.voxel_size, channels, lift=lift, device=device or config.device, **options)
+        options = {
+            name: getattr(config, name)
+            for name in config.__dataclass_fields__
+            if name not in ("voxel_size", "device")
+        }
+        return cls(
+            config.voxel_size, channels, lift=lift, device=device or config.device, **options
+        )
 
     def clear(self) -> None:
         """Forget everything."""
         self.last_stamp_ns: int | None = None  # of the newest frame
         self.camera = (0.0, 0.0, 0.0)  # m, where the last frame was taken
-        self.table = VoxelTable(self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes)
-        self._projection: Projection | None = None  # what the cached language vectors were made with
+        self.table = VoxelTable(
+            self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
+        )
+        self._projection: Projection | None = (
+            None  # what the cached language vectors were made with
+        )
 
     def __len__(self) -> int:
         return len(self.table)
@@ -83,14 +101,15 @@ class VoxelMap:
         """Bytes allocated for the map, with index and cache."""
         return self.table.nbytes
 
-    # ---- in ----------------------------------------------------------------------------------------------------------
+    # ---- in --------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def integrate(self, frame: Frame, feature_map: FeatureMap) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
         Raises:
-            InputError: the features have another number of channels than the map, or are not finite.
+            InputError: the features have another number of channels than the map, or are not
+                finite.
         """
         features, feature_hw = self._patch_features(feature_map)
         lifted = lift(frame, feature_hw, self.voxel_size, self.lift, self.device)
@@ -98,8 +117,19 @@ class VoxelMap:
         slots, order = self.table.claim(lifted.key)
         lifted = lifted.reordered(order)
         stamp = torch.full_like(slots, frame.stamp_ns)
-        self.table.add(slots, lifted.hits, lifted.rgb_sum, stamp, stamp, lambda a, b: lifted.feature_sums(features, a, b))
-        self.last_stamp_ns = frame.stamp_ns if self.last_stamp_ns is None else max(self.last_stamp_ns, frame.stamp_ns)
+        self.table.add(
+            slots,
+            lifted.hits,
+            lifted.rgb_sum,
+            stamp,
+            stamp,
+            lambda a, b: lifted.feature_sums(features, a, b),
+        )
+        self.last_stamp_ns = (
+            frame.stamp_ns
+            if self.last_stamp_ns is None
+            else max(self.last_stamp_ns, frame.stamp_ns)
+        )
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
         return IntegrationStats(
             points=int(lifted.hits.sum()),
@@ -113,7 +143,9 @@ class VoxelMap:
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
-        """Add all points of a map of the same world frame, as if its frames had come here; return the new voxels.
+        """Add all points of a map of the same world frame, as if its frames had come here.
+
+        Return the new voxels.
 
         Raises:
             InputError: the maps differ in voxel size, channels, space or labels.
@@ -125,16 +157,28 @@ class VoxelMap:
             if mine != theirs:
                 raise InputError(f"maps of different {name} cannot be merged: {mine} and {theirs}")
         if other.channels != self.channels:
-            raise InputError(f"maps of different channels cannot be merged: {self.channels} and {other.channels}")
+            raise InputError(
+                f"maps of different channels cannot be merged: {self.channels} and {other.channels}"
+            )
         known = len(self)
         slots, order = self.table.claim(other.table["key"].to(self.device))
         order = order.to(other.device)
         hits, rgb_sum, first, last = (
-            other.table[name][order].to(self.device) for name in ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns")
+            other.table[name][order].to(self.device)
+            for name in ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns")
         )
-        self.table.add(slots, hits, rgb_sum, first, last, lambda a, b: other.table.sums(order[a:b]).to(self.device))
+        self.table.add(
+            slots,
+            hits,
+            rgb_sum,
+            first,
+            last,
+            lambda a, b: other.table.sums(order[a:b]).to(self.device),
+        )
         new = len(self) - known
-        self.last_stamp_ns = max((s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None), default=None)
+        self.last_stamp_ns = max(
+            (s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None), default=None
+        )
         self._forget()
         self._evict()
         return new
@@ -143,21 +187,28 @@ class VoxelMap:
         """(C, h, w) -> (h * w, C) float32 on the device of the map, and (h, w)."""
         data = feature_map.data.detach()
         if feature_map.channels != self.channels:
-            raise InputError(f"the map holds {self.channels} channels, the feature map has {feature_map.channels}")
+            raise InputError(
+                f"the map holds {self.channels} channels, the feature map has "
+                f"{feature_map.channels}"
+            )
         features = data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
-        # One value that is not finite makes the sum so; a sum that overflows is looked at again, value by value.
+        # One value that is not finite makes the sum so; a sum that overflows is looked at again,
+        # value by value.
         if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
             raise InputError("the feature map holds values that are not finite")
         return features, (int(data.shape[1]), int(data.shape[2]))
 
-    # ---- out ---------------------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     def snapshot(self) -> MapSnapshot:
         """A copy of the whole map."""
         return self._snapshot(self.table.vectors.all_means(self.table["hits"]))
 
     def geometry(self) -> MapSnapshot:
-        """A copy of the map without the vectors: ``features`` is (M, 0). Rows as in :meth:`snapshot`."""
+        """A copy of the map without the vectors: ``features`` is (M, 0).
+
+        Rows as in :meth:`snapshot`.
+        """
         return self._snapshot(torch.zeros(len(self), 0, device=self.device))
 
     def _snapshot(self, features: torch.Tensor) -> MapSnapshot:
@@ -174,10 +225,13 @@ class VoxelMap:
 
     @torch.no_grad()
     def cosines(self, project: Projection, text: torch.Tensor) -> torch.Tensor:
-        """(Q, D) unit text vectors -> (M, Q) float32 cosines with the voxels; rows as in :meth:`snapshot`.
+        """(Q, D) unit text vectors -> (M, Q) float32 cosines with the voxels.
 
-        In space ``backbone`` the language vectors are kept, and only those of voxels that changed since are made again,
-        as long as the cache fits into ``max_bytes``. In space ``language`` the vectors need no projection.
+        Rows as in :meth:`snapshot`.
+
+        In space ``backbone`` the language vectors are kept, and only those of voxels that changed
+        since are made again, as long as the cache fits into ``max_bytes``. In space ``language``
+        the vectors need no projection.
 
         Args:
             project: (N, C) -> (N, D). Another function than last time makes the cache void.
@@ -191,16 +245,29 @@ class VoxelMap:
 
     @torch.no_grad()
     def language_vectors(self, project: Projection) -> torch.Tensor:
-        """(M, D) float32 unit vectors, a copy; zero vectors stay zero. Prefer :meth:`cosines`, which copies nothing."""
+        """(M, D) float32 unit vectors, a copy; zero vectors stay zero.
+
+        Prefer :meth:`cosines`, which copies nothing.
+        """
         parts = list(self._language_parts(project))
-        return torch.cat(parts) if parts else project(torch.zeros(0, self.channels, device=self.device)).float()
+        return (
+            torch.cat(parts)
+            if parts
+            else project(torch.zeros(0, self.channels, device=self.device)).float()
+        )
 
     def _language_parts(self, project: Projection) -> Iterator[torch.Tensor]:
         """The unit language vectors of successive rows, (n, D) float32."""
         if self.config.space == "probability":
-            raise InputError("a map of probabilities has no language vectors; its channels are its labels")
+            raise InputError(
+                "a map of probabilities has no language vectors; its channels are its labels"
+            )
         table = self.table
-        rows = torch.arange(len(self), device=self.device).split(table.vectors.block_rows) if len(self) else ()
+        rows = (
+            torch.arange(len(self), device=self.device).split(table.vectors.block_rows)
+            if len(self)
+            else ()
+        )
         if self.config.space == "language":
             return (normalize(table.means(part), dim=1) for part in rows)
         cache = self._cache(project) if len(self) else None
@@ -229,16 +296,25 @@ class VoxelMap:
         table.language = cache
         return cache
 
-    # ---- forgetting --------------------------------------------------------------------------------------------------
+    # ---- forgetting ------------------------------------------------------------------------------
 
     def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> int:
-        """Remove the voxels whose centres are in a box (metres, world, borders included); return how many."""
-        low, high = (torch.as_tensor(corner, dtype=torch.float64, device=self.device) for corner in (lowest, highest))
+        """Remove the voxels whose centres are in a box (metres, world, borders included).
+
+        Return how many.
+        """
+        low, high = (
+            torch.as_tensor(corner, dtype=torch.float64, device=self.device)
+            for corner in (lowest, highest)
+        )
         xyz = self.table.coordinates() * self.voxel_size
         return self.table.remove(((xyz >= low) & (xyz <= high)).all(1))
 
     def clear_outside(self, centre: Sequence[float], radius: float) -> int:
-        """Remove the voxels whose centres are farther than ``radius`` metres from ``centre``; return how many."""
+        """Remove the voxels whose centres are farther than ``radius`` metres from ``centre``.
+
+        Return how many.
+        """
         return self.table.remove(self._distance(centre) > radius)
 
     def _distance(self, point: Sequence[float]) -> torch.Tensor:
@@ -247,7 +323,7 @@ class VoxelMap:
         return (xyz - torch.as_tensor(point, dtype=torch.float64, device=self.device)).norm(dim=1)
 
     def _carve(self, frame: Frame, hit: torch.Tensor) -> int:
-        """Count the looks through voxels that were not hit, and remove those with enough of them."""
+        """Count the looks through voxels that were not hit, remove those with enough of them."""
         if not self.config.carve_after:
             return 0
         # Only bricks in view are looked at, so that the cost follows the view and not the map.
@@ -257,7 +333,11 @@ class VoxelMap:
         missed = torch.ones(len(self), dtype=torch.bool, device=self.device)
         missed[hit] = False
         slots = slots[missed[slots]]
-        slots = slots[seen_through(self.table.coordinates(slots) * self.voxel_size, frame, self.config.carve_margin)]
+        slots = slots[
+            seen_through(
+                self.table.coordinates(slots) * self.voxel_size, frame, self.config.carve_margin
+            )
+        ]
         looks = self.table["seen_through"]
         looks[slots] += 1
         gone = torch.zeros_like(missed)
@@ -267,10 +347,15 @@ class VoxelMap:
     def _forget(self) -> int:
         if not self.config.forget_after or self.last_stamp_ns is None:
             return 0
-        return self.table.remove(self.table["last_seen_ns"] < self.last_stamp_ns - round(1e9 * self.config.forget_after))
+        return self.table.remove(
+            self.table["last_seen_ns"] < self.last_stamp_ns - round(1e9 * self.config.forget_after)
+        )
 
     def _evict(self) -> int:
-        """Remove voxels until the map is within its bounds; return how many. The cache goes before any voxel."""
+        """Remove voxels until the map is within its bounds; return how many.
+
+        The cache goes before any voxel.
+        """
         evicted, most, bound = 0, self.config.max_voxels, self.config.max_bytes
         if most and len(self) > most:
             evicted += self._remove_least(len(self) - (most - most // _SLACK))
@@ -283,7 +368,10 @@ class VoxelMap:
         return evicted
 
     def _remove_least(self, count: int) -> int:
-        """Remove the ``count`` voxels of least use, as ``evict`` says; among equally old ones the farthest."""
+        """Remove the ``count`` voxels of least use, as ``evict`` says.
+
+        Among equally old ones the farthest.
+        """
         order = self._distance(self.camera).argsort(descending=True)
         if self.config.evict == "least_recent":
             order = order[self.table["last_seen_ns"][order].argsort(stable=True)]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RADIO backbone as a ``transformers.RadioModel``: sizes inferred from the tensors, weights mapped."""
+"""The RADIO backbone as a ``transformers.RadioModel``: sizes inferred from the tensors, weights
+mapped.
+"""
 
 from __future__ import annotations
 
@@ -30,28 +32,50 @@ def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:
         width, patch_inputs = tensors["patch_generator.embedder.weight"].shape
         positions = tensors["patch_generator.pos_embed"].shape[-2]
         prefix = tensors["patch_generator.cls_token.token"].shape[0]
-        mlp, mlp_inner = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
+        mlp, mlp_inner = (
+            tensors["blocks.0.mlp.fc1.weight"].shape[0],
+            tensors["blocks.0.mlp.fc2.weight"].shape[1],
+        )
         qkv_bias = "blocks.0.attn.qkv.bias" in tensors
     except KeyError as error:
-        raise CheckpointError(f"{checkpoint.path}: the backbone lacks {error.args[0]}; damaged, or not a ViT RADIO") from error
+        raise CheckpointError(
+            f"{checkpoint.path}: the backbone lacks {error.args[0]}; damaged, or not a ViT RADIO"
+        ) from error
     if mlp != mlp_inner:
-        raise CheckpointError(f"{checkpoint.path}: the backbone has gated MLPs (as v3-g), which are not supported")
+        raise CheckpointError(
+            f"{checkpoint.path}: the backbone has gated MLPs (as v3-g), which are not supported"
+        )
     depth = 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
     kwargs = args.get("model_kwargs") or {}
-    heads = kwargs.get("num_heads") or args.get("num_attention_heads") or HEADS_BY_WIDTH.get(width, width // 64)
+    heads = (
+        kwargs.get("num_heads")
+        or args.get("num_attention_heads")
+        or HEADS_BY_WIDTH.get(width, width // 64)
+    )
     patch = math.isqrt(patch_inputs // 3)
     names = list(dict.fromkeys(t.get("name") for t in checkpoint.teachers))
-    cls_tokens = args.get("num_cls_tokens") or (len(names) if args.get("cls_token_per_teacher") else 1)
-    idxs = checkpoint.summary_idxs or sorted({names.index(t["name"]) for t in checkpoint.teachers if t.get("use_summary", True)})
-    if heads < 1 or width % heads or patch * patch * 3 != patch_inputs or math.isqrt(positions) ** 2 != positions:
+    cls_tokens = args.get("num_cls_tokens") or (
+        len(names) if args.get("cls_token_per_teacher") else 1
+    )
+    idxs = checkpoint.summary_idxs or sorted(
+        {names.index(t["name"]) for t in checkpoint.teachers if t.get("use_summary", True)}
+    )
+    if (
+        heads < 1
+        or width % heads
+        or patch * patch * 3 != patch_inputs
+        or math.isqrt(positions) ** 2 != positions
+    ):
         raise CheckpointError(
-            f"{checkpoint.path}: impossible sizes: width {width}, {heads} heads, patches of {patch_inputs}, {positions} positions"
+            f"{checkpoint.path}: impossible sizes: width {width}, {heads} heads, patches of "
+            f"{patch_inputs}, {positions} positions"
         )
     return RadioConfig(
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
-        mlp_ratio=(mlp + 0.5) / width,  # the model takes int(width * ratio); the half keeps rounding from losing one
+        mlp_ratio=(mlp + 0.5)
+        / width,  # the model takes int(width * ratio); the half keeps rounding from losing one
         qkv_bias=qkv_bias,
         patch_size=patch,
         max_img_size=math.isqrt(positions) * patch,
@@ -65,7 +89,8 @@ def build_radio(checkpoint: RadioCheckpoint) -> RadioModel:
     """The backbone of ``checkpoint``, in evaluation mode, float32, on the CPU.
 
     Raises:
-        CheckpointError: missing or unexpected tensors, or wrong shapes; names the file and the keys.
+        CheckpointError: missing or unexpected tensors, or wrong shapes; names the file and the
+            keys.
     """
     from transformers import RadioModel
 
@@ -83,7 +108,9 @@ def build_radio(checkpoint: RadioCheckpoint) -> RadioModel:
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{checkpoint.path}: the backbone does not fit: {'; '.join(problems[:5])}{more}")
+        raise CheckpointError(
+            f"{checkpoint.path}: the backbone does not fit: {'; '.join(problems[:5])}{more}"
+        )
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -103,8 +130,12 @@ def _radio_state(checkpoint: RadioCheckpoint, config: RadioConfig) -> Tensors:
         "input_conditioner.norm_std": torch.tensor(config.norm_std).view(3, 1, 1),
         "summary_idxs": torch.tensor(config.summary_idxs),
     }
-    state.update({f"input_conditioner.{key}": value.float() for key, value in checkpoint.conditioner.items()})
-    for index in range(config.num_hidden_layers):  # the plain ViTs have no LayerScale; a factor of one is the same
+    state.update(
+        {f"input_conditioner.{key}": value.float() for key, value in checkpoint.conditioner.items()}
+    )
+    for index in range(
+        config.num_hidden_layers
+    ):  # the plain ViTs have no LayerScale; a factor of one is the same
         for scale in ("layer_scale1", "layer_scale2"):
             state[f"encoder.layer.{index}.{scale}.lambda1"] = torch.ones(config.hidden_size)
     for key, value in checkpoint.backbone.items():

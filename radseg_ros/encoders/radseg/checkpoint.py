@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading RADIO checkpoints (docs/method.md 1.1): torch-hub files and Hugging Face folders, brought into one form.
+"""Reading RADIO checkpoints (docs/method.md 1.1): torch-hub files and Hugging Face folders, brought
+into one form.
 
-Nothing here executes code that comes with a checkpoint: torch files are read with ``weights_only`` and the only extra type
-that they may hold is ``argparse.Namespace``; Hugging Face folders hold JSON and safetensors.
+Nothing here executes code that comes with a checkpoint: torch files are read with ``weights_only``
+and the only extra type that they may hold is ``argparse.Namespace``; Hugging Face folders hold JSON
+and safetensors.
 """
 
 from __future__ import annotations
@@ -44,9 +46,13 @@ class RadioCheckpoint:
         return next((t for t in self.teachers if t.get("name") == name), {})
 
     def upsampling(self, name: str) -> int:
-        """How many times more vectors than patches the feature head of teacher ``name`` gives along each side."""
+        """How many times more vectors than patches the feature head of teacher ``name`` gives along
+        each side.
+        """
         configured = ((self.args.get("adaptor_configs") or {}).get(name) or {}).get("feature") or {}
-        return int(configured.get("upsample_factor") or self.teacher(name).get("fd_upsample_factor") or 1)
+        return int(
+            configured.get("upsample_factor") or self.teacher(name).get("fd_upsample_factor") or 1
+        )
 
 
 def read_checkpoint(path: str | Path) -> RadioCheckpoint:
@@ -66,22 +72,33 @@ def read_checkpoint(path: str | Path) -> RadioCheckpoint:
 
 
 def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
-    """Name of the summary head that leads into text space: the one wanted, else the best language teacher's.
+    """Name of the summary head that leads into text space: the one wanted, else the best language
+    teacher's.
 
     Raises:
-        CheckpointError: there is no such head; says which heads there are, or which file holds them.
+        CheckpointError: there is no such head; says which heads there are, or which file holds
+            them.
     """
     have = checkpoint.summary_heads
     if not have:
         hint = heads_hint(checkpoint.version)
-        raise CheckpointError(f"{checkpoint.path}: this file holds the backbone only, without a language head; {hint}")
+        raise CheckpointError(
+            f"{checkpoint.path}: this file holds the backbone only, without a language head; {hint}"
+        )
     if wanted and wanted not in have:
         raise CheckpointError(f"{checkpoint.path}: no head {wanted!r}; it has {', '.join(have)}")
     teachers = {str(t.get("name")): f"{t.get('name')} {t.get('type')}" for t in checkpoint.teachers}
-    others = [name for word in ("siglip", "clip") for name, kind in teachers.items() if word in kind and name in have]
+    others = [
+        name
+        for word in ("siglip", "clip")
+        for name, kind in teachers.items()
+        if word in kind and name in have
+    ]
     found = [wanted] if wanted else [*(name for name in LANGUAGE_HEADS if name in have), *others]
     if not found:
-        raise CheckpointError(f"{checkpoint.path}: none of its heads is a language head: {', '.join(have)}")
+        raise CheckpointError(
+            f"{checkpoint.path}: none of its heads is a language head: {', '.join(have)}"
+        )
     return found[0]
 
 
@@ -89,17 +106,25 @@ def _read_torch_file(path: Path) -> RadioCheckpoint:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... depending on where the damage is
+    # torch raises RuntimeError, UnpicklingError, EOFError, ... depending on where the damage is
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read, it is damaged, truncated or no RADIO checkpoint ({reason})") from error
-    if not isinstance(content, dict) or not ("state_dict" in content or "state_dict_ema" in content):
-        raise CheckpointError(f"{path}: no RADIO checkpoint, it holds neither state_dict nor state_dict_ema")
+        raise CheckpointError(
+            f"{path}: cannot be read, it is damaged, truncated or no RADIO checkpoint ({reason})"
+        ) from error
+    if not isinstance(content, dict) or not (
+        "state_dict" in content or "state_dict_ema" in content
+    ):
+        raise CheckpointError(
+            f"{path}: no RADIO checkpoint, it holds neither state_dict nor state_dict_ema"
+        )
     args = _as_dict(content.get("args"))
     if "state_dict_ema" in content:
         state = content["state_dict_ema"]
     elif args.get("spectral_reparam"):
         raise CheckpointError(
-            f"{path}: state_dict holds weights under spectral reparametrisation, which is not supported; "
+            f"{path}: state_dict holds weights under spectral reparametrisation, which is not "
+            "supported; "
             "use the released file, whose weights are plain"
         )
     else:
@@ -125,7 +150,11 @@ def _read_folder(path: Path) -> RadioCheckpoint:
 
     config = _read_json(path / "config.json")
     index = path / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    names = (
+        sorted(set(_read_json(index)["weight_map"].values()))
+        if index.is_file()
+        else ["model.safetensors"]
+    )
     files = [path / name for name in names]
     state: Tensors = {}
     for file in files:
@@ -134,7 +163,9 @@ def _read_folder(path: Path) -> RadioCheckpoint:
         try:
             state.update(load_file(file))
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: cannot be read, it is damaged or truncated ({error})") from error
+            raise CheckpointError(
+                f"{file}: cannot be read, it is damaged or truncated ({error})"
+            ) from error
     state = {key.removeprefix("radio_model."): value for key, value in state.items()}
     args = {**config, **_as_dict(config.get("args"))}
     return _checked(
@@ -150,16 +181,31 @@ def _read_folder(path: Path) -> RadioCheckpoint:
     )
 
 
-def _checked(*, extra: Tensors, args: dict[str, Any], path: Path, backbone: Tensors, **fields: Any) -> RadioCheckpoint:
-    """The checkpoint, after the refusals that both layouts share. ``extra``: all tensors of the file."""
+def _checked(
+    *, extra: Tensors, args: dict[str, Any], path: Path, backbone: Tensors, **fields: Any
+) -> RadioCheckpoint:
+    """The checkpoint, after the refusals that both layouts share.
+
+    ``extra``: all tensors of the file.
+    """
     if not backbone:
-        raise CheckpointError(f"{path}: no RADIO checkpoint, it holds no backbone; its keys begin {sorted(extra)[:5]}")
+        raise CheckpointError(
+            f"{path}: no RADIO checkpoint, it holds no backbone; its keys begin {sorted(extra)[:5]}"
+        )
     if any("feature_normalizer." in key for key in extra):
-        raise CheckpointError(f"{path}: its features must be normalised (_feature_normalizer) before use; this is not supported")
+        raise CheckpointError(
+            f"{path}: its features must be normalised (_feature_normalizer) before use; this is "
+            "not supported"
+        )
     if any(".parametrizations." in key for key in extra):
-        raise CheckpointError(f"{path}: its weights are parametrised (spectral reparametrisation); this is not supported")
+        raise CheckpointError(
+            f"{path}: its weights are parametrised (spectral reparametrisation); this is not "
+            "supported"
+        )
     if args.get("model_norm"):
-        raise CheckpointError(f"{path}: its backbone ends in a norm (model_norm); this is not supported")
+        raise CheckpointError(
+            f"{path}: its backbone ends in a norm (model_norm); this is not supported"
+        )
     idxs = extra.get("summary_idxs")
     return RadioCheckpoint(
         path=path,
@@ -172,7 +218,10 @@ def _checked(*, extra: Tensors, args: dict[str, Any], path: Path, backbone: Tens
 
 
 def _heads(state: Tensors, pattern: str, args: Mapping[str, Any]) -> dict[str, Tensors]:
-    """Group head tensors by teacher; a head that is named by its index gets the name of that teacher."""
+    """Group head tensors by teacher.
+
+    A head that is named by its index gets the name of that teacher.
+    """
     names = [_as_dict(t).get("name") for t in args.get("teachers") or ()]
     heads: dict[str, Tensors] = {}
     for key, value in state.items():
@@ -185,17 +234,25 @@ def _heads(state: Tensors, pattern: str, args: Mapping[str, Any]) -> dict[str, T
 
 
 def _version(fields: Mapping[str, Any], path: Path) -> str:
-    """``c-radio_v3-b``, ``radio_v2.5-l``, ...: what the file says, else what its name says, else empty."""
-    hub_cache = [part for part in path.parts if part.startswith("models--")]  # <cache>/models--nvidia--C-RADIOv3-B/snapshots/...
+    """``c-radio_v3-b``, ``radio_v2.5-l``, ...: what the file says, else what its name says, else
+    empty.
+    """
+    hub_cache = [
+        part for part in path.parts if part.startswith("models--")
+    ]  # <cache>/models--nvidia--C-RADIOv3-B/snapshots/...
     for text in (fields.get("version"), path.name, *hub_cache):
-        if match := re.search(r"radio[-_]?(v\d(?:\.\d)?)[-_](so400m|[blhg])(?![a-z])", str(text or "").lower()):
+        if match := re.search(
+            r"radio[-_]?(v\d(?:\.\d)?)[-_](so400m|[blhg])(?![a-z])", str(text or "").lower()
+        ):
             family = "radio" if match[1] == "v2.5" else "c-radio"
             return f"{family}_{match[1]}-{match[2]}"
     return ""
 
 
 def _below(state: Tensors, prefix: str) -> Tensors:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
@@ -206,6 +263,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; a Hugging Face folder holds config.json and model.safetensors") from None
+        raise CheckpointError(
+            f"{path}: no such file; a Hugging Face folder holds config.json and model.safetensors"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ideas of RADSeg: attention that recurs on its own output (SCRA), and patches that gather their like (SCGA).
+"""The two ideas of RADSeg: attention that recurs on its own output (SCRA), and patches that gather
+their like (SCGA).
 
-Both are softmax(S) V where S holds the correlations of the tokens among themselves and negative ones count as -inf. The T x T
-matrix S never exists as a whole: it is made, used and dropped in blocks of rows.
+Both are softmax(S) V where S holds the correlations of the tokens among themselves and negative
+ones count as -inf. The T x T matrix S never exists as a whole: it is made, used and dropped in
+blocks of rows.
 """
 
 from __future__ import annotations
@@ -14,14 +16,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 24, "mps": 1 << 22}  # entries of S at once: 16, 64, 16 MiB of float32
+BLOCK_ELEMENTS = {
+    "cpu": 1 << 22,
+    "cuda": 1 << 24,
+    "mps": 1 << 22,
+}  # entries of S at once: 16, 64, 16 MiB of float32
 
 
-def correlate(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.Tensor | None = None) -> torch.Tensor:
-    """softmax(S) values with S = tau * (unit unit^T - mean), where negative entries of S count as -inf.
+def correlate(
+    unit: torch.Tensor, values: torch.Tensor, tau: float, mean: torch.Tensor | None = None
+) -> torch.Tensor:
+    """softmax(S) values with S = tau * (unit unit^T - mean), where negative entries of S count as
+    -inf.
 
-    A token always keeps itself, so no row is empty: by definition its own entry is never negative, but rounding can make it so
-    when all tokens are alike.
+    A token always keeps itself, so no row is empty: by definition its own entry is never negative,
+    but rounding can make it so when all tokens are alike.
 
     Args:
         unit: (..., H, T, d), rows of unit length, or zero.
@@ -68,14 +77,26 @@ class SelfCorrelatingAttention(nn.Module):
         self.recursions = recursions
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, scra: bool = True, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        scra: bool = True,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
-        """(B, T, C) -> (B, T, C). ``scra=False`` is the plain attention. The mask is always None: images are not padded."""
+        """(B, T, C) -> (B, T, C). ``scra=False`` is the plain attention.
+
+        The mask is always None: images are not padded.
+        """
         plain = self.attention
-        query, key, value = (self._split(project(hidden_states)) for project in (plain.q_proj, plain.k_proj, plain.v_proj))
+        query, key, value = (
+            self._split(project(hidden_states))
+            for project in (plain.q_proj, plain.k_proj, plain.v_proj)
+        )
         out = self._merge(F.scaled_dot_product_attention(query, key, value, scale=plain.scaling))
         for _ in range(self.recursions if scra else 0):
-            unit = F.normalize(self._split(out).float(), dim=-1, eps=1e-12)  # half precision would round eps to 0
+            unit = F.normalize(
+                self._split(out).float(), dim=-1, eps=1e-12
+            )  # half precision would round eps to 0
             out = self._merge(correlate(unit, value.float(), self.tau).to(out.dtype))
         return out, None
 
@@ -89,7 +110,8 @@ class SelfCorrelatingAttention(nn.Module):
 
 
 def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
-    """SCGA (docs/method.md 2.3): every patch becomes the correlation-weighted mean of all patches of its image.
+    """SCGA (docs/method.md 2.3): every patch becomes the correlation-weighted mean of all patches
+    of its image.
 
     Args:
         features: (C, h, w) float32, of one image.
@@ -100,5 +122,7 @@ def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
     """
     vectors = features.flatten(1).T.contiguous()
     unit = F.normalize(vectors, dim=-1, eps=1e-12)
-    mean = unit.mean(0).square().sum()  # over all T x T cosines, which is |mean of the unit vectors|^2
+    mean = (
+        unit.mean(0).square().sum()
+    )  # over all T x T cosines, which is |mean of the unit vectors|^2
     return correlate(unit[None], vectors[None], tau, mean)[0].T.reshape(features.shape)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small networks that bring backbone features into a teacher's space (docs/method.md 1.2), rebuilt from their tensors."""
+"""The small networks that bring backbone features into a teacher's space (docs/method.md 1.2),
+rebuilt from their tensors.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class ResidualHead(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(inputs, hidden)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, hidden)) for _ in range(inner)
+            nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, hidden))
+            for _ in range(inner)
         )
         self.final = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
@@ -37,7 +40,11 @@ class PlainHead(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(inputs, hidden)
         self.norm = nn.LayerNorm(hidden)
-        layers = [layer for _ in range(inner) for layer in (nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU())]
+        layers = [
+            layer
+            for _ in range(inner)
+            for layer in (nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU())
+        ]
         self.inner = nn.Sequential(*layers)
         self.fc2 = nn.Linear(hidden, outputs)
 
@@ -60,14 +67,24 @@ def build_head(state: Mapping[str, torch.Tensor], where: str) -> nn.Module:
         where: file and head, for error messages.
 
     Raises:
-        CheckpointError: the keys belong to neither version of the head, or a tensor has the wrong shape.
+        CheckpointError: the keys belong to neither version of the head, or a tensor has the wrong
+            shape.
     """
-    last, inner_key = ("final.2.weight", "blocks.{}.2.weight") if "final.2.weight" in state else ("fc2.weight", "inner.{}.weight")
+    last, inner_key = (
+        ("final.2.weight", "blocks.{}.2.weight")
+        if "final.2.weight" in state
+        else ("fc2.weight", "inner.{}.weight")
+    )
     if "fc1.weight" not in state or last not in state:
-        raise CheckpointError(f"{where}: not a head of version v1 or v2; needs fc1.weight and {last}, has {sorted(state)}")
+        raise CheckpointError(
+            f"{where}: not a head of version v1 or v2; needs fc1.weight and {last}, has "
+            f"{sorted(state)}"
+        )
     hidden, inputs = state["fc1.weight"].shape
     outputs = state[last].shape[0]
-    step = 1 if last.startswith("final") else 3  # v1 counts Linear, LayerNorm and ReLU as three entries
+    step = (
+        1 if last.startswith("final") else 3
+    )  # v1 counts Linear, LayerNorm and ReLU as three entries
     inner = 0
     while inner_key.format(inner * step) in state:
         inner += 1

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sliding windows (docs/method.md 2.2): the size an image is brought to, where its windows lie, the mean where they overlap."""
+"""Sliding windows (docs/method.md 2.2): the size an image is brought to, where its windows lie, the
+mean where they overlap.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ import torch
 
 
 def resized(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tuple[int, int]:
-    """(h, w) that an image is resized to: multiples of the stride and at least one window; single pass: of the patch."""
+    """(h, w) that an image is resized to: multiples of the stride and at least one window.
+
+    Single pass: of the patch.
+    """
     h, w = size
     if not crop:
         return max(round(h / patch), 1) * patch, max(round(w / patch), 1) * patch
@@ -24,13 +29,21 @@ def resized(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tup
 def corners(size: Sequence[int], crop: int, stride: int) -> list[tuple[int, int]]:
     """Upper-left corners (y, x) of all windows; the last ones are pushed back inside the image."""
     ys, xs = (
-        [min(i * stride, side - crop) for i in range(max(side - crop + stride - 1, 0) // stride + 1)] for side in size
+        [
+            min(i * stride, side - crop)
+            for i in range(max(side - crop + stride - 1, 0) // stride + 1)
+        ]
+        for side in size
     )
     return [(y, x) for y in ys for x in xs]
 
 
-def stitch(windows: Iterable[torch.Tensor], places: Sequence[tuple[int, int]], out: torch.Tensor) -> torch.Tensor:
-    """Mean of overlapping windows: (C, k, k) maps at ``places`` (row, column) into ``out`` (C, h, w), which holds zeros."""
+def stitch(
+    windows: Iterable[torch.Tensor], places: Sequence[tuple[int, int]], out: torch.Tensor
+) -> torch.Tensor:
+    """Mean of overlapping windows: (C, k, k) maps at ``places`` (row, column) into ``out`` (C, h,
+    w), which holds zeros.
+    """
     count = out.new_zeros(out.shape[1:])
     for (row, col), window in zip(places, windows, strict=True):
         rows, cols = slice(row, row + window.shape[1]), slice(col, col + window.shape[2])
