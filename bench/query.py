@@ -64,8 +64,8 @@ def filled_map(voxels: int, **options: object) -> VoxelMap:
 def touch(world: VoxelMap, slots: torch.Tensor) -> None:
     """What a frame does to the voxels that it hits."""
     hits, stamps = torch.ones_like(slots), torch.zeros_like(slots)
-    colours = torch.zeros(len(slots), 3, dtype=torch.float64)
-    world.table.add(slots, hits, colours, stamps, stamps, lambda a, b: torch.randn(b - a, CHANNELS))
+    colors = torch.zeros(len(slots), 3, dtype=torch.float64)
+    world.table.add(slots, hits, colors, stamps, stamps, lambda a, b: torch.randn(b - a, CHANNELS))
 
 
 def seconds(work: Callable[[], object]) -> float:

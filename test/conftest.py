@@ -15,6 +15,11 @@ DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
 torch.set_num_threads(2)
 
 
+def golden_file(path: str) -> Path:
+    """A file or folder of the authors' numbers (test/data/README.md)."""
+    return ROOT / "test" / "data" / "golden" / path
+
+
 def shared(path: str) -> Path:
     """A file or folder of the reference data (golden numbers, recordings), which is not part of
     this repository.

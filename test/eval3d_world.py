@@ -45,8 +45,8 @@ def render(
         hits = np.stack([LOW - T[:3, 3], HIGH - T[:3, 3]], -1) / rays[..., None]
     hits = np.where(hits > 0, hits, np.inf).reshape(*size, 6)
     label = hits.argmin(-1) + 1
-    colours = np.array([COLORS[name] for name in FACES]) * 255
-    return colours[label - 1].astype(np.uint8), hits.min(-1), label
+    colors = np.array([COLORS[name] for name in FACES]) * 255
+    return colors[label - 1].astype(np.uint8), hits.min(-1), label
 
 
 def points(frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:

@@ -74,8 +74,8 @@ class DictionaryMap:
                 if abs(value - np.floor(value) - 0.5) < MARGIN:
                     for side in (np.floor(value), np.ceil(value)):
                         self.doubtful.add((*index[:axis], int(side), *index[axis + 1 :]))
-            colour = observed.rgb[v, u] / (255.0 if observed.rgb.dtype == np.uint8 else 1.0)
-            row = np.concatenate([[1.0], colour, dense[:, v, u]])
+            color = observed.rgb[v, u] / (255.0 if observed.rgb.dtype == np.uint8 else 1.0)
+            row = np.concatenate([[1.0], color, dense[:, v, u]])
             self.sums[index] = self.sums.get(index, 0.0) + row
 
 

@@ -21,13 +21,13 @@ def geometry() -> MapSnapshot:
     )
 
 
-def test_true_colours_are_rgb_and_rounded(geometry):
+def test_true_colors_are_rgb_and_rounded(geometry):
     cloud = rgb_cloud(geometry)
     assert cloud.rgb.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 128]]
     assert cloud.label.tolist() == [-1, -1, -1]
 
 
-def test_best_label_wins_and_weak_voxels_keep_a_dark_colour(geometry):
+def test_best_label_wins_and_weak_voxels_keep_a_dark_color(geometry):
     scores = np.array([[0.2, 0.9], [0.8, 0.7], [0.1, 0.3]], np.float32)
     cloud = semantic_cloud(geometry, scores, threshold=0.5)
     assert cloud.label.tolist() == [1, 0, -1]
@@ -55,9 +55,9 @@ def test_no_labels_and_empty_map(geometry):
 
 
 def test_palette_is_distinct_and_stable():
-    colours = palette(40)
-    assert len({tuple(c) for c in colours.tolist()}) == 40
-    assert (palette(10) == colours[:10]).all()
+    colors = palette(40)
+    assert len({tuple(c) for c in colors.tolist()}) == 40
+    assert (palette(10) == colors[:10]).all()
 
 
 def test_fields_of_different_length_are_refused():

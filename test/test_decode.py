@@ -54,7 +54,7 @@ def image(
         ("bgra8", np.dstack([RGB[..., ::-1], RGB[..., :1]])),
     ],
 )
-def test_colour_encodings(encoding, pixels, padding, container):
+def test_color_encodings(encoding, pixels, padding, container):
     decoded = color_image(image(pixels, encoding, padding, container=container))
     np.testing.assert_array_equal(decoded, RGB)
     assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
@@ -102,14 +102,14 @@ def test_a_last_row_without_its_padding_is_fine():
         ({"encoding": "16UC1"}, "colour image has encoding '16UC1'; supported"),
     ],
 )
-def test_unusable_colour_is_refused_with_its_reason(change, text):
+def test_unusable_color_is_refused_with_its_reason(change, text):
     message = image(RGB, "rgb8")
     message.__dict__.update(change)
     with pytest.raises(InputError, match=text):
         color_image(message)
 
 
-def test_colour_is_no_depth():
+def test_color_is_no_depth():
     with pytest.raises(InputError, match="depth image has encoding 'rgb8'; supported: 16UC1"):
         depth_image(image(RGB, "rgb8"))
 
@@ -129,7 +129,7 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def test_compressed_colour():
+def test_compressed_color():
     message = Message(
         format="bgr8; png compressed bgr8", data=array.array("B", encoded(RGB, "png"))
     )

@@ -45,8 +45,8 @@ def scene():
     )
     wall = grid(np.array([2.0]), steps, np.arange(0, 1.2, VOXEL))
     xyz = np.concatenate([floor, block, wall])
-    colours = np.array([[120, 120, 120], [220, 30, 30], [240, 240, 240]], np.uint8)
-    rgb = np.repeat(colours, [len(floor), len(block), len(wall)], axis=0)
+    colors = np.array([[120, 120, 120], [220, 30, 30], [240, 240, 240]], np.uint8)
+    rgb = np.repeat(colors, [len(floor), len(block), len(wall)], axis=0)
     made, rows = pictures.make_scene(
         xyz, rgb, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL
     )
@@ -97,8 +97,8 @@ def test_up_is_read_off_the_cameras(up):
 
 def test_heat_glows_only_above_the_threshold():
     rgb = np.full((3, 3), 200, np.uint8)
-    colours = pictures.heat(rgb, np.array([0.1, 0.45, 0.95]), 0.5)
-    assert np.ptp(colours[0]) == 0 and np.ptp(colours[2]) > 100
+    colors = pictures.heat(rgb, np.array([0.1, 0.45, 0.95]), 0.5)
+    assert np.ptp(colors[0]) == 0 and np.ptp(colors[2]) > 100
 
 
 def test_scores_are_joined_by_place():

@@ -259,7 +259,7 @@ def test_points_that_cannot_be_trusted_are_refused(tmp_path):
         read_points(tmp_path / "evil.pt")
     assert not (tmp_path / "owned").exists()
     np.savez(tmp_path / "short.npz", xyz=np.zeros((3, 3)), labels=np.zeros(2))
-    np.savez(tmp_path / "other.npz", xyz=np.zeros((3, 3)), colours=np.zeros(3))
+    np.savez(tmp_path / "other.npz", xyz=np.zeros((3, 3)), colors=np.zeros(3))
     write_ply(tmp_path / "cut.ply", np.zeros((9, 3)), np.zeros(9), "binary_little_endian")
     (tmp_path / "cut.ply").write_bytes((tmp_path / "cut.ply").read_bytes()[:-20])
     (tmp_path / "cut.npz").write_bytes(b"PK")

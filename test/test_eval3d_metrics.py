@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(shared("golden/evaluator.npz")) as data:
+    with np.load(golden_file("evaluator.npz")) as data:
         return {key: data[key] for key in data.files}
 
 

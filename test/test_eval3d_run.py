@@ -12,7 +12,7 @@ import eval3d_world as world
 import numpy as np
 import pytest
 from color_encoder import ColorEncoder
-from conftest import shared
+from conftest import golden_file
 
 from eval3d.cli import main
 from eval3d.options import EvalConfig, parse_value, with_options
@@ -24,7 +24,7 @@ METRIC_FILES = ("metrics.json", "classes.csv", "confusion.csv", "labels.npz")
 
 
 @pytest.fixture(autouse=True)
-def colour_encoder(monkeypatch):
+def color_encoder(monkeypatch):
     """``--encoder colors``: knows the names of the room's walls by their colours."""
     from eval3d import run
     from radseg_ros.encoders import protocol as encoder
@@ -369,10 +369,10 @@ def test_pictures_show_what_they_should(tmp_path, capsys, recording):
     assert (
         sizes.keys() == {"labels", "errors", "classes", "confusion"} and sizes["labels"][0] > 1500
     )
-    colours = np.unique(
+    colors = np.unique(
         np.asarray(Image.open(pictures / "labels.png").convert("RGB")).reshape(-1, 3), axis=0
     )
-    assert len(colours) > 50
+    assert len(colors) > 50
     assert not main(["report", str(tmp_path), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "report.html").stat().st_size > 50_000
 
@@ -467,7 +467,7 @@ def test_options_command_lists_every_option(capsys):
 def test_radseg_end_to_end_with_stored_text_embeddings(tmp_path, capsys, recording, space):
     from radseg_ros.language.cache import LABEL, save_embeddings
 
-    checkpoint = shared("golden/tiny_radio.pth.tar")
+    checkpoint = golden_file("tiny_radio.pth.tar")
     vectors = np.random.default_rng(0).normal(size=(len(world.FACES), 48)).astype(np.float32)
     texts = {
         (LABEL, f"{name} wall"): vector for name, vector in zip(world.FACES, vectors, strict=True)

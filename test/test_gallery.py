@@ -121,7 +121,7 @@ def test_every_exhibit_is_seen_where_the_truth_says(recording):
     assert all(error < thickest + 0.1 for error in nearest.values()), nearest
 
 
-def test_frames_differ_and_hold_colour(recording):
+def test_frames_differ_and_hold_color(recording):
     frames, _ = recording
     images = [frame.rgb for frame in frames]
     assert all(image.shape == (480, 640, 3) and image.std() > 10 for image in images)

@@ -50,7 +50,7 @@ def test_resized_frame_has_one_size_and_never_mixes_depth():
     np.testing.assert_allclose(resized.K, K * [[2.5], [2.5], [1]])
 
 
-def test_float_colours_stay_float_and_in_range():
+def test_float_colors_stay_float_and_in_range():
     rgb = np.random.default_rng(0).random((12, 16, 3)).round().astype(np.float32)
     resized = resize_frame(frame(1.0, rgb=rgb), 31)
     assert resized.rgb.dtype == np.float32 and 0 <= resized.rgb.min() and resized.rgb.max() <= 1
@@ -64,7 +64,7 @@ def test_working_size_zero_and_equal_size_change_nothing():
         resize_frame(observed, -1)
 
 
-def test_downscaling_averages_colour():
+def test_downscaling_averages_color():
     board = np.indices((12, 16)).sum(0) % 2 * 200
     resized = resize_frame(frame(1.0, rgb=np.repeat(board[..., None], 3, 2).astype(np.uint8)), 3)
     assert (

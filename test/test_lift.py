@@ -80,7 +80,7 @@ def test_bands_do_not_change_the_result(band, monkeypatch):
         np.testing.assert_allclose(found[index], row, atol=1e-5)
 
 
-def test_colour_of_another_size_is_interpolated_at_the_depth_pixels():
+def test_color_of_another_size_is_interpolated_at_the_depth_pixels():
     rng = np.random.default_rng(4)
     rgb = rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)
     lifted = lift(frame(2.0, rgb=rgb), (3, 4), 10.0)  # one voxel
@@ -91,7 +91,7 @@ def test_colour_of_another_size_is_interpolated_at_the_depth_pixels():
     np.testing.assert_allclose(lifted.rgb_sum.sum(0), expected, rtol=1e-5)
 
 
-def test_float_and_byte_colours_mean_the_same():
+def test_float_and_byte_colors_mean_the_same():
     rgb = np.random.default_rng(5).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     a, b = (
         lift(frame(2.0, rgb=image), (1, 1), 0.1).rgb_sum

@@ -29,9 +29,9 @@ def view(stamp: int = 0, shift: float = 0.0) -> Frame:
     v, u = np.mgrid[:120, :160]
     ray = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]], -1)
     depth, rgb = np.full((120, 160), 3.0, np.float32), np.full((120, 160, 3), 128, np.uint8)
-    for centre, colour in BOXES.values():
+    for centre, color in BOXES.values():
         hit = (np.abs(ray * centre[2] + (shift, 0) - centre[:2]) <= HALF).all(-1)
-        depth[hit], rgb[hit] = centre[2], colour
+        depth[hit], rgb[hit] = centre[2], color
     T = np.eye(4)
     T[0, 3] = shift
     return Frame(stamp, rgb, depth, K, T)
@@ -74,7 +74,7 @@ def test_answers_do_not_depend_on_the_company():
     assert alone == together
 
 
-def test_semantic_cloud_colours_and_labels():
+def test_semantic_cloud_colors_and_labels():
     cloud = mapper().semantic_cloud(["blue", "red"])
     for i, name in enumerate(["blue", "red"]):
         centre = np.median(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import radio_files
 import torch
-from conftest import shared
+from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -36,15 +36,15 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    with np.load(shared("golden/radseg_encoder.npz")) as content:
+    with np.load(golden_file("radseg_encoder.npz")) as content:
         return dict(content)
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def checkpoint(request, tmp_path_factory) -> Path:
-    hub = shared("golden/tiny_radio.pth.tar")
+    hub = golden_file("tiny_radio.pth.tar")
     if request.param == "folder":
-        return shared("golden/tiny_radio_hf")
+        return golden_file("tiny_radio_hf")
     if request.param == "torch-hub":
         return hub
     return radio_files.rewrite(
@@ -104,13 +104,13 @@ def test_reference_features(checkpoint, golden, options, name):
 )
 def test_reference_without_parts(golden, options, name):
     assert_near(
-        encoder_of(shared("golden/tiny_radio.pth.tar"), **options).encode(image_of(golden)).data,
+        encoder_of(golden_file("tiny_radio.pth.tar"), **options).encode(image_of(golden)).data,
         golden[name][0],
     )
 
 
 def test_reference_of_an_odd_size_and_of_the_summary(golden):
-    encoder = encoder_of(shared("golden/tiny_radio.pth.tar"))
+    encoder = encoder_of(golden_file("tiny_radio.pth.tar"))
     assert_near(encoder.encode(image_of(golden, "odd_image")).data, golden["odd_features"][0])
     rgb = torch.from_numpy(golden["image"][0])
     assert_near(encoder.single_pass_features(rgb, scra=False), golden["plain_features"][0])

@@ -11,7 +11,7 @@ import pytest
 import radio_files
 import random_sam
 import torch
-from conftest import shared
+from conftest import golden_file
 from PIL import Image
 from torch.nn import functional as F
 
@@ -135,17 +135,17 @@ def assert_same(ours: Refinement, other: Refinement) -> None:
 
 def test_golden_numbers_of_the_authors() -> None:
     golden, images = (
-        np.load(shared("golden/radseg_plus.npz")),
-        np.load(shared("golden/radseg_encoder.npz")),
+        np.load(golden_file("radseg_plus.npz")),
+        np.load(golden_file("radseg_encoder.npz")),
     )
     options = RadsegConfig(
-        checkpoint=str(shared("golden/tiny_radio.pth.tar")),
+        checkpoint=str(golden_file("tiny_radio.pth.tar")),
         crop=96,
         stride=48,
         device="cpu",
         offline=True,
         refine="sam",
-        refine_sam=str(shared("golden/tiny_sam_hf")),
+        refine_sam=str(golden_file("tiny_sam_hf")),
         refine_min_area=60,
         refine_iou=0.6,
     )

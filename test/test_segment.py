@@ -28,7 +28,7 @@ from radseg_ros.segmentation.probabilities import (
     read_rgb,
 )
 
-COLOURS = {
+COLORS = {
     "red": (1, 0, 0),
     "green": (0, 1, 0),
     "blue": (0, 0, 1),
@@ -37,7 +37,7 @@ COLOURS = {
 }
 
 
-class Colours:
+class Colors:
     """An encoder whose language is colours: one patch per 4 x 4 pixels."""
 
     name, channels, language_channels, logit_scale, background = "colours", 3, 3, 20.0, ("grey",)
@@ -59,12 +59,12 @@ class Colours:
         return vectors
 
     def embed_labels(self, labels):
-        return torch.tensor([COLOURS[label] for label in labels], dtype=torch.float32)
+        return torch.tensor([COLORS[label] for label in labels], dtype=torch.float32)
 
     embed_prompts = embed_labels
 
 
-def two_colours(height=32, width=48) -> np.ndarray:
+def two_colors(height=32, width=48) -> np.ndarray:
     """Red on the left two thirds, green on the right."""
     rgb = np.zeros((height, width, 3), np.uint8)
     rgb[:, : width * 2 // 3, 0] = 255
@@ -73,23 +73,23 @@ def two_colours(height=32, width=48) -> np.ndarray:
 
 
 @pytest.fixture
-def colours(monkeypatch) -> Colours:
-    encoder = Colours()
+def colors(monkeypatch) -> Colors:
+    encoder = Colors()
     monkeypatch.setattr(
         "radseg_ros.encoders.protocol.ENCODERS", {"radseg": lambda options: encoder}
     )
     return encoder
 
 
-def test_probabilities_of_two_colours():
-    encoder = Colours()
-    maps = probabilities(encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"]))
+def test_probabilities_of_two_colors():
+    encoder = Colors()
+    maps = probabilities(encoder, two_colors(), encoder.embed_labels(["red", "green", "blue"]))
     assert maps.shape == (3, 32, 48)
     assert maps[0, :, :28].min() > 0.99 and maps[1, :, 36:].min() > 0.99
     assert (maps[2] == 0).all()  # nowhere as probable as 0.5
     kept = probabilities(
         encoder,
-        two_colours(),
+        two_colors(),
         encoder.embed_labels(["red", "green", "blue"]),
         denoise_threshold=0.0,
     )
@@ -97,23 +97,23 @@ def test_probabilities_of_two_colours():
     labels = label_map(maps)
     assert (labels[:, :28] == 1).all() and (labels[:, 36:] == 2).all()
     patches = probability_map(
-        encoder, two_colours(), encoder.embed_labels(["red", "green", "blue"])
+        encoder, two_colors(), encoder.embed_labels(["red", "green", "blue"])
     ).data
     assert patches.shape == (3, 8, 12) and (patches[2] == 0).all()
 
 
 def test_result_of_another_size():
-    encoder = Colours()
+    encoder = Colors()
     vectors = encoder.embed_labels(["red", "green"])
-    assert probabilities(encoder, two_colours(), vectors, size=(50, 60)).shape == (2, 50, 60)
+    assert probabilities(encoder, two_colors(), vectors, size=(50, 60)).shape == (2, 50, 60)
     segmenter = Segmenter(encoder, [["red"], ["green"]], short_side=16)
-    assert segmenter(two_colours()).shape == (2, 32, 48) and encoder.seen[-1] == (16, 24)
+    assert segmenter(two_colors()).shape == (2, 32, 48) and encoder.seen[-1] == (16, 24)
 
 
 @pytest.mark.parametrize("vectors", [torch.zeros(0, 3), torch.zeros(3), torch.zeros(2, 4)])
 def test_vectors_that_do_not_fit(vectors):
     with pytest.raises(InputError, match=r"\(Q, 3\)"):
-        probabilities(Colours(), two_colours(), vectors)
+        probabilities(Colors(), two_colors(), vectors)
 
 
 def test_a_class_is_as_probable_as_its_best_name():
@@ -151,8 +151,8 @@ def test_images_are_upright_rgb(tmp_path):
         read_rgb(tmp_path / "cut.png")
 
 
-def test_radseg_segment(tmp_path, colours, capsys):
-    Image.fromarray(two_colours(120, 180)).save(tmp_path / "picture.png")
+def test_radseg_segment(tmp_path, colors, capsys):
+    Image.fromarray(two_colors(120, 180)).save(tmp_path / "picture.png")
     arguments = [
         str(tmp_path / "picture.png"),
         "--labels",
@@ -174,14 +174,14 @@ def test_radseg_segment(tmp_path, colours, capsys):
             "green",
             "blue",
         ]
-    assert colours.seen == [(32, 48)]
+    assert colors.seen == [(32, 48)]
 
 
-def test_radseg_segment_with_classes_and_images_of_one_name(tmp_path, colours, capsys):
+def test_radseg_segment_with_classes_and_images_of_one_name(tmp_path, colors, capsys):
     (tmp_path / "c.txt").write_text("red, crimson\nlime, green\n")
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        Image.fromarray(two_colours()).save(tmp_path / folder / "x.png")
+        Image.fromarray(two_colors()).save(tmp_path / folder / "x.png")
     images = [str(tmp_path / folder / "x.png") for folder in ("a", "b")]
     assert (
         segment_cli.main(
@@ -255,8 +255,8 @@ def small_set(
         )
         image.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(two_colours(48, 96)).save(image)
-        truth = np.where(two_colours(48, 96)[..., 0] > 0, 0, 1) if i < 2 else np.ones((48, 96))
+        Image.fromarray(two_colors(48, 96)).save(image)
+        truth = np.where(two_colors(48, 96)[..., 0] > 0, 0, 1) if i < 2 else np.ones((48, 96))
         truth = (truth + first_label).astype(np.uint8)
         truth[:8, :8] = 255
         Image.fromarray(truth).save(label)
@@ -272,7 +272,7 @@ def small_set(
     ],
 )
 def test_miou_over_folders(
-    tmp_path, colours, capsys, settings, image_ending, label_ending, first_label, split
+    tmp_path, colors, capsys, settings, image_ending, label_ending, first_label, split
 ):
     small_set(tmp_path, image_ending, label_ending, first_label, split)
     if settings.startswith("cityscapes"):  # its other exports lie beside
@@ -296,11 +296,11 @@ def test_miou_over_folders(
     assert result["iou"]["blue"] is None
     assert result["miou"] == pytest.approx((result["iou"]["red"] + result["iou"]["green"]) / 2)
     assert result["accuracy"] == pytest.approx(1 - wrong / (3 * pixels), abs=0.02)
-    assert min(colours.seen[0]) == SETTINGS[settings][0] and result["images"] == 3
+    assert min(colors.seen[0]) == SETTINGS[settings][0] and result["images"] == 3
     assert "mIoU" in capsys.readouterr().out
 
 
-def test_background_gets_what_is_not_sure(tmp_path, colours):
+def test_background_gets_what_is_not_sure(tmp_path, colors):
     small_set(tmp_path, ".png", ".png", 0)
     (tmp_path / "classes.txt").write_text(
         "blue\ngreen\n"
@@ -325,7 +325,7 @@ def test_background_gets_what_is_not_sure(tmp_path, colours):
     assert json.loads((tmp_path / "out.json").read_text())["miou"] > 0.9
 
 
-def test_folders_that_do_not_match(tmp_path, colours, capsys):
+def test_folders_that_do_not_match(tmp_path, colors, capsys):
     small_set(tmp_path, ".png", ".png", 1)
     folders = [
         str(tmp_path / "images"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import golden_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -30,7 +30,7 @@ def mapped(observations, **options) -> VoxelMap:
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(shared("golden/voxel_map.npz"))
+    return np.load(golden_file("voxel_map.npz"))
 
 
 def golden_frames(golden):

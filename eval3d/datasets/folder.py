@@ -28,16 +28,16 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
             f"no recording in {root / name}: need color/ depth/ pose/ intrinsics.txt [label/]"
         )
     K = read_matrix(folder / "intrinsics.txt", (3, 3), name)
-    colour, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
+    color, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
     label = numbered(folder / "label", "*.png")
     views = [
         View(
             name=f"{i:06d}",
-            rgb=colour.get(i, folder / f"color/{i:06d}.jpg"),
+            rgb=color.get(i, folder / f"color/{i:06d}.jpg"),
             depth=depth.get(i, folder / f"depth/{i:06d}.png"),
             pose=pose.get(i, folder / f"pose/{i:06d}.txt"),
             label=label.get(i, folder / f"label/{i:06d}.png") if label else None,
         )
-        for i in sorted({*colour, *depth, *pose})
+        for i in sorted({*color, *depth, *pose})
     ]
     return Scene(name, views, K, 0.001, relabel=classes.labels_of if label else None)

@@ -62,12 +62,12 @@ def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
         raise RecordingError(f"{name}: {camera_file} is damaged: {error!r}") from None
     poses = read_trajectory(folder / "traj.txt")
     results = folder / "results"
-    colour, depth = numbered(results, "frame*"), numbered(results, "depth*.png")
-    count = max([len(poses), *(i + 1 for i in (*colour, *depth))])
+    color, depth = numbered(results, "frame*"), numbered(results, "depth*.png")
+    count = max([len(poses), *(i + 1 for i in (*color, *depth))])
     views = [
         View(
             name=f"{i:06d}",
-            rgb=colour.get(i, results / f"frame{i:06d}.jpg"),
+            rgb=color.get(i, results / f"frame{i:06d}.jpg"),
             depth=depth.get(i, results / f"depth{i:06d}.png"),
             pose=poses[i]
             if i < len(poses)

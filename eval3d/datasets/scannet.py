@@ -33,24 +33,24 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
             "SensReader"
         )
     K = read_matrix(folder / "intrinsic" / "intrinsic_depth.txt", (3, 3), name)
-    colour, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
+    color, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
     has_labels = (folder / "label-filt").is_dir()
     views = [
         View(
             name=str(i),
-            rgb=colour.get(i, folder / f"color/{i}.jpg"),
+            rgb=color.get(i, folder / f"color/{i}.jpg"),
             depth=depth.get(i, folder / f"depth/{i}.png"),
             pose=pose.get(i, folder / f"pose/{i}.txt"),
             label=folder / f"label-filt/{i}.png" if has_labels else None,
         )
-        for i in sorted({*colour, *depth, *pose})
+        for i in sorted({*color, *depth, *pose})
     ]
     return Scene(
         name,
         views,
         K,
         0.001,
-        colour_to_depth=True,
+        color_to_depth=True,
         relabel=relabeller(root, classes) if has_labels else None,
     )
 

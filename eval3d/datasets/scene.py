@@ -69,7 +69,7 @@ class Scene:
     K: np.ndarray  # (3, 3) pixels of images of ``size``
     depth_scale: float  # m per unit
     size: tuple[int, int] | None = None  # (h, w) of the depth images; None = as the first one
-    colour_to_depth: bool = (
+    color_to_depth: bool = (
         False  # resize colour to the depth image (ScanNet) instead of refusing other sizes
     )
     relabel: Callable[[np.ndarray], np.ndarray] | None = None  # ids in the files -> labels 1..C
@@ -189,7 +189,7 @@ class Scene:
                 "depth of wrong size",
                 f"{depth.shape[1]}x{depth.shape[0]}, need {size[1]}x{size[0]}",
             )
-        rgb = self._colour(view, size)
+        rgb = self._color(view, size)
         metres = depth.astype(np.float32) * np.float32(self.depth_scale)
         try:
             frame = Frame(position * FRAME_PERIOD_NS, rgb, metres, self.K, pose)
@@ -197,12 +197,12 @@ class Scene:
             raise Unusable("frame refused", str(error)) from None
         return LabelledFrame(view.name, frame, self._label(view, size))
 
-    def _colour(self, view: View, size: tuple[int, int]) -> np.ndarray:
+    def _color(self, view: View, size: tuple[int, int]) -> np.ndarray:
         rgb = self._image(view.rgb, "colour", "RGB")
         height, width = size
         if rgb.shape[:2] == size:
             return rgb
-        if not (self.colour_to_depth and _same_aspect(rgb.shape, size)):
+        if not (self.color_to_depth and _same_aspect(rgb.shape, size)):
             raise Unusable(
                 "colour of wrong size", f"{rgb.shape[1]}x{rgb.shape[0]}, need {width}x{height}"
             )

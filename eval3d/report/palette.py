@@ -28,7 +28,7 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def distinct_colours(count: int) -> np.ndarray:
+def distinct_colors(count: int) -> np.ndarray:
     """(count, 3) in [0, 1]: each the candidate farthest (CIELAB) from white, black, grey and all
     colours before it.
 

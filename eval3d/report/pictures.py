@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .palette import NONE, distinct_colours
+from .palette import NONE, distinct_colors
 from .results import LABELS
 
 WRONG, RIGHT, MISSED = (0.86, 0.15, 0.15), (0.25, 0.65, 0.35), (0.95, 0.72, 0.2)
@@ -76,18 +76,18 @@ def draw_voxels(
     dy, dx = (offset.ravel() for offset in np.mgrid[-half : half + 1, -half : half + 1])
     painted = np.full((height, width), -1)
     painted[(row[order] + dy).clip(0, height - 1), (column[order] + dx).clip(0, width - 1)] = order
-    colours = np.concatenate(
+    colors = np.concatenate(
         [rgb * shade[:, None], np.ones((1, 3))]
     )  # the last one, -1, is the background
-    return np.round(colours[painted] * 255).clip(0, 255).astype(np.uint8)
+    return np.round(colors[painted] * 255).clip(0, 255).astype(np.uint8)
 
 
-def class_colours(labels: np.ndarray, order: list[int]) -> np.ndarray:
+def class_colors(labels: np.ndarray, order: list[int]) -> np.ndarray:
     """(N,) labels -> (N, 3): the classes of ``order`` get the most distinct colours, none and the
     rest grey.
     """
     table = np.full((int(max(labels.max(initial=0), max(order, default=0))) + 1, 3), NONE)
-    table[order] = distinct_colours(len(order))
+    table[order] = distinct_colors(len(order))
     return table[labels]
 
 
@@ -152,8 +152,8 @@ def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
     known = truth != 0
     images = [
         (draw_voxels(data["map_xyz"], data["map_rgb"] / 255, size, up), "colours of the map"),
-        (draw_voxels(xyz[known], class_colours(truth[known], order), size, up), "ground truth"),
-        (draw_voxels(xyz[known], class_colours(predicted[known], order), size, up), "prediction"),
+        (draw_voxels(xyz[known], class_colors(truth[known], order), size, up), "ground truth"),
+        (draw_voxels(xyz[known], class_colors(predicted[known], order), size, up), "prediction"),
     ]
     legend_rows = -(-(len(order) + 1) // 6)
     aspect = max(image.shape[0] / image.shape[1] for image, _ in images)
@@ -163,7 +163,7 @@ def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
     rest = " and rarer classes" if np.count_nonzero(count[1:]) > len(order) else ""
     patches = [
         Patch(color=c, label=data["names"][i - 1])
-        for i, c in zip(order, distinct_colours(len(order)), strict=True)
+        for i, c in zip(order, distinct_colors(len(order)), strict=True)
     ]
     figure.legend(
         handles=[*patches, Patch(color=NONE, label=f"no prediction{rest}")],
@@ -181,10 +181,10 @@ def draw_errors(data: dict[str, Any], up: str = "z") -> Any:
 
     truth, predicted = data["gt_label"], data["predicted"]
     known = truth != 0
-    colours = np.where(
+    colors = np.where(
         (truth == predicted)[:, None], RIGHT, np.where((predicted == 0)[:, None], MISSED, WRONG)
     )
-    image = draw_voxels(_xyz(data)[known], colours[known], float(data["voxel_size"]), up)
+    image = draw_voxels(_xyz(data)[known], colors[known], float(data["voxel_size"]), up)
     figure = _figure(9, 9 * image.shape[0] / image.shape[1] + 0.9)
     right, missed = (
         float(np.mean(v[known])) if known.any() else 0.0
@@ -196,7 +196,7 @@ def draw_errors(data: dict[str, Any], up: str = "z") -> Any:
         MISSED: f"no prediction {missed:.1%}",
     }
     _show(figure.subplots(), image, "errors")
-    handles = [Patch(color=colour, label=text) for colour, text in parts.items()]
+    handles = [Patch(color=color, label=text) for color, text in parts.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
     return figure
 

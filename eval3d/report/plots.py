@@ -11,7 +11,7 @@ import numpy as np
 from .pictures import _figure
 from .tables import MEANS, TITLES, varied_options
 
-COLOURS = {
+COLORS = {
     "miou": "#3b6ea8",
     "fmiou": "#7fb069",
     "macc": "#d9822b",
@@ -52,7 +52,7 @@ def _bars(runs: list[dict[str, Any]]) -> Any:
             np.arange(len(runs)) + 0.19 * (i - 1.5),
             values,
             0.18,
-            color=COLOURS[name],
+            color=COLORS[name],
             label=TITLES[name],
         )
     ceiling = [100 * run["mean"].get("ceiling", 0.0) for run in runs]
@@ -90,7 +90,7 @@ def _curve(runs: list[dict[str, Any]], name: str) -> Any:
             means,
             style,
             marker="" if key == "ceiling" else "o",
-            color=COLOURS[key],
+            color=COLORS[key],
             label=TITLES[key],
         )
     axis.set(xlabel=name, ylabel="percent, mean over scenes", ylim=(0, 103))

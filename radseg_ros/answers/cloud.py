@@ -20,11 +20,11 @@ UNKNOWN_DIM = (
 def palette(count: int) -> np.ndarray:
     """``count`` distinct colours, (count, 3) uint8; colour i does not depend on ``count``."""
     hue = [(0.02 + i * GOLDEN_RATIO) % 1 for i in range(count)]
-    colours = [
+    colors = [
         colorsys.hsv_to_rgb(h, (0.85, 0.6)[i // 7 % 2], (0.95, 0.75)[i // 14 % 2])
         for i, h in enumerate(hue)
     ]
-    return np.round(255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
+    return np.round(255 * np.array(colors).reshape(-1, 3)).astype(np.uint8)
 
 
 def rgb_cloud(geometry: MapSnapshot, min_hits: int = 1) -> Cloud:
@@ -34,7 +34,7 @@ def rgb_cloud(geometry: MapSnapshot, min_hits: int = 1) -> Cloud:
         geometry,
         np.full(count, -1, np.int32),
         np.zeros(count, np.float32),
-        _true_colours(geometry),
+        _true_colors(geometry),
         min_hits,
     )
 
@@ -50,7 +50,7 @@ def semantic_cloud(
     """
     count, labels = scores.shape
     label, score = np.full(count, -1, np.int32), np.zeros(count, np.float32)
-    rgb = np.round(_true_colours(geometry) * UNKNOWN_DIM).astype(np.uint8)
+    rgb = np.round(_true_colors(geometry) * UNKNOWN_DIM).astype(np.uint8)
     if labels and count:
         best = scores.argmax(1).astype(np.int32)
         score = scores[np.arange(count), best].astype(np.float32)
@@ -60,7 +60,7 @@ def semantic_cloud(
     return _cloud(geometry, label, score, rgb, min_hits)
 
 
-def _true_colours(geometry: MapSnapshot) -> np.ndarray:
+def _true_colors(geometry: MapSnapshot) -> np.ndarray:
     return np.round(255 * geometry.rgb.cpu().numpy()).clip(0, 255).astype(np.uint8)
 
 

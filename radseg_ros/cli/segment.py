@@ -105,10 +105,10 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, titles: list[str]) -> Image.Ima
 
     from ..answers.cloud import palette
 
-    colours = palette(len(titles))
+    colors = palette(len(titles))
     painted = rgb.astype(np.float32)
     known = labels > 0
-    painted[known] = (1 - OPACITY) * painted[known] + OPACITY * colours[labels[known] - 1]
+    painted[known] = (1 - OPACITY) * painted[known] + OPACITY * colors[labels[known] - 1]
     area = np.bincount(labels.ravel(), minlength=len(titles) + 1)[1:]
     shown = [int(i) for i in np.argsort(-area, kind="stable") if area[i]]
     size = max(12, min(rgb.shape[:2]) // 30)
@@ -128,7 +128,7 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, titles: list[str]) -> Image.Ima
         for row, i in enumerate(column):
             top = margin + row * line
             draw.rectangle(
-                (left, top, left + size, top + size), fill=tuple(int(c) for c in colours[i])
+                (left, top, left + size, top + size), fill=tuple(int(c) for c in colors[i])
             )
             draw.text(
                 (left + line, top + size / 2), titles[i], fill="black", font=font, anchor="lm"

@@ -49,9 +49,9 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
             if row["found"]
             else front
         )
-        colours = pictures.heat(scene.rgb, score, THRESHOLD)
+        colors = pictures.heat(scene.rgb, score, THRESHOLD)
         for place, eye in (("above", above), ("angle", views[best])):
-            image = eye.paint(colours)
+            image = eye.paint(colors)
             if row["found"]:
                 pictures.pin(image, eye.pixel(row["found"]), RING)
             images[f"query_{_file_name(text)}_{place}"] = pictures.caption(

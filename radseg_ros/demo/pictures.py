@@ -188,13 +188,13 @@ class View:
             )
         return np.clip(factor, 0.35, 1)
 
-    def paint(self, colours: np.ndarray) -> Any:
+    def paint(self, colors: np.ndarray) -> Any:
         """(M, 3) colours of the scene's voxels, 0..255 -> a PIL image."""
         from PIL import Image
 
         image = np.broadcast_to(PAPER, (*self.size, 3)).copy()
         seen = self.owner >= 0
-        image[seen] = colours[self.owner[seen]] * (BRIGHTNESS * self.shade[seen, None])
+        image[seen] = colors[self.owner[seen]] * (BRIGHTNESS * self.shade[seen, None])
         height, width = (n // OVERSAMPLING for n in self.size)
         image = image.reshape(height, OVERSAMPLING, width, OVERSAMPLING, 3).mean((1, 3))
         return Image.fromarray(np.round(image).clip(0, 255).astype(np.uint8))
@@ -216,9 +216,9 @@ def heat(rgb: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
     stops = np.array([0.0, 0.35, 0.7, 1.0])
     glow = np.array([[70, 20, 110], [190, 45, 95], [246, 130, 40], [255, 215, 60]], np.float32)
     value = np.clip((score - 0.8 * threshold) / (1 - 0.8 * threshold), 0, 1)
-    colour = np.stack([np.interp(value, stops, glow[:, c]) for c in range(3)], 1)
+    color = np.stack([np.interp(value, stops, glow[:, c]) for c in range(3)], 1)
     alpha = np.clip(value / 0.25, 0, 1)[:, None]
-    return base * (1 - alpha) + colour * alpha
+    return base * (1 - alpha) + color * alpha
 
 
 def _in_company(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
@@ -245,8 +245,8 @@ def pin(image: Any, at: tuple[float, float], size: int) -> None:
     from PIL import ImageDraw
 
     draw, (x, y) = ImageDraw.Draw(image), at
-    for radius, width, colour in ((size + 2, 8, (255, 255, 255)), (size, 4, (20, 110, 190))):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
+    for radius, width, color in ((size + 2, 8, (255, 255, 255)), (size, 4, (20, 110, 190))):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=width)
 
 
 def caption(image: Any, title: str, text: str = "", size: int = 30) -> Any:

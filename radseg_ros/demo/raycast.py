@@ -10,7 +10,7 @@ import numpy as np
 
 LIGHT = np.array([0.35, -0.25, 0.9]) / np.linalg.norm([0.35, -0.25, 0.9])
 AMBIENT = 0.8
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Box:
 
     centre: tuple[float, float, float]
     size: tuple[float, float, float]
-    colour: Colour = (0.8, 0.8, 0.8)
+    color: Color = (0.8, 0.8, 0.8)
     pictures: dict[str, np.ndarray] = field(
         default_factory=dict
     )  # face (+x, -x, +y, -y, +z) -> (h, w, 3) uint8
@@ -47,14 +47,14 @@ class Box:
         sign = np.sign(local[np.arange(len(local)), axis])
         normals = np.zeros_like(points)
         normals[np.arange(len(local)), axis] = sign
-        colours = np.broadcast_to(np.array(self.colour), points.shape).copy()
+        colors = np.broadcast_to(np.array(self.color), points.shape).copy()
         if self.planks:
             up = axis == 2
-            colours[up] *= _planks(points[up])
+            colors[up] *= _planks(points[up])
         for face, picture in self.pictures.items():
             chosen = (axis == "xyz".index(face[1])) & (sign == (1 if face[0] == "+" else -1))
-            colours[chosen] = _sample(picture, *_face_uv(face, local[chosen]))
-        return normals, colours
+            colors[chosen] = _sample(picture, *_face_uv(face, local[chosen]))
+        return normals, colors
 
     def corners(self) -> np.ndarray:
         """(8, 3)"""
@@ -69,7 +69,7 @@ class Cylinder:
     centre: tuple[float, float, float]
     radius: float
     height: float
-    colour: Colour
+    color: Color
     top_radius: float | None = None
 
     def hit(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ class Cylinder:
         normals[:, 2] = 0.15
         normals[on_lid] = (0, 0, 1)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-        return normals, np.broadcast_to(np.array(self.colour), points.shape).copy()
+        return normals, np.broadcast_to(np.array(self.color), points.shape).copy()
 
     def corners(self) -> np.ndarray:
         """(8, 3)"""
@@ -145,17 +145,17 @@ def render(
         nearer = distance < depth[window]
         depth[window][nearer] = distance[nearer]
         owner[window][nearer] = i
-    colour, facing = np.zeros((*size, 3)), np.ones(size)
+    color, facing = np.zeros((*size, 3)), np.ones(size)
     for i in np.unique(owner[owner >= 0]):
         seen = owner == i
-        normals, colours = solids[i].surface(origin + rays[seen] * depth[seen, None])
+        normals, colors = solids[i].surface(origin + rays[seen] * depth[seen, None])
         towards = -np.sign((normals * rays[seen]).sum(1))
         normals *= towards[:, None]  # from inside a box its normals look the other way
         shade = AMBIENT + (1 - AMBIENT) * np.clip(normals @ LIGHT, -0.35, 1)
-        colour[seen] = colours * shade[:, None]
+        color[seen] = colors * shade[:, None]
         facing[seen] = np.abs((normals * rays[seen]).sum(1)) / np.linalg.norm(rays[seen], axis=1)
     depth[~np.isfinite(depth)] = 0
-    return np.round(255 * colour.clip(0, 1)).astype(np.uint8), depth.astype(np.float32), facing
+    return np.round(255 * color.clip(0, 1)).astype(np.uint8), depth.astype(np.float32), facing
 
 
 def _window(

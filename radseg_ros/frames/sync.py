@@ -187,8 +187,8 @@ class FrameSync:
                     continue
                 if successor is None and not final:
                     return
-            colour, depth = queues["colour"].pop(0), queues["depth"].pop(0)
-            self._pairs.append(_Stamped(depth.stamp_ns, (colour.data, depth.data)))
+            color, depth = queues["colour"].pop(0), queues["depth"].pop(0)
+            self._pairs.append(_Stamped(depth.stamp_ns, (color.data, depth.data)))
             if len(self._pairs) > self.config.queue:
                 self._drop_pairs(1)
 
@@ -211,8 +211,8 @@ class FrameSync:
                     if self.T_body_camera is None
                     else T_world_body @ self.T_body_camera
                 )
-                colour, depth = pair.data
-                matches.append(Match(pair.stamp_ns, colour, depth, T))
+                color, depth = pair.data
+                matches.append(Match(pair.stamp_ns, color, depth, T))
                 self._last_match_ns = pair.stamp_ns
                 del self._pairs[0]
             elif max(self._newest.values()) > pair.stamp_ns + _ns(self.config.pose_wait):

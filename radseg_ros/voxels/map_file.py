@@ -262,7 +262,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
                     f"{path} is a map file of version {version}, this program reads version "
                     f"{VERSION}"
                 )
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise MapFileError(f"{path} is damaged or incomplete: {error}") from error
     if header.get("sha256") != _digests(state):

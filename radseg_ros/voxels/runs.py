@@ -121,14 +121,14 @@ class _Scan:
         begin = begins.flatten().nonzero()[:, 0]
         end = torch.cat([begin[1:], begin.new_tensor([key.numel()])])
         key = take(key.flatten(), begin)
-        colours = _colour_sums(self.rgb[rows], begin)
+        colors = _color_sums(self.rgb[rows], begin)
         used = (key >= 0).nonzero()[:, 0]
         begin, end = take(begin, used), take(end, used)
         row = begin // len(self.u)
         first = begin - row * len(self.u)
         count, y = (end - begin).double(), take(self.weight_y[rows], row)
         x = take(self.prefix_x, first + (end - begin)) - take(self.prefix_x, first)
-        sums = torch.cat([torch.stack([count, x, count * y, x * y], 1), take(colours, used)], 1)
+        sums = torch.cat([torch.stack([count, x, count * y, x * y], 1), take(colors, used)], 1)
         return Runs(take(key, used), take(self.cell_y[rows], row) + take(self.cell_x, first), sums)
 
     def _usable_depth(self, rows: slice) -> torch.Tensor:
@@ -184,7 +184,7 @@ def _at_depth_size(frame: Frame) -> np.ndarray:
     return resize_rgb(exact, frame.depth.shape, antialias=False)
 
 
-def _colour_sums(rgb: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
+def _color_sums(rgb: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
     """(h, w, 3) colours and the first pixel of each run -> (R, 3) float64 sums over the runs, in
     [0, 1] per pixel.
     """

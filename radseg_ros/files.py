@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files: written whole or not at all, and images read with a bound on their size."""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .datatypes import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 64_000_000  # of an image from outside: 8K is 33 million; decoding takes 3 bytes each
+_number = itertools.count()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write to, whose content appears as ``path`` once the block has ended well.
+
+    A reader finds the old file or the new one, whole, even when the process is killed meanwhile.
+    What killed processes left behind is removed by the next one that writes ``path``.
+
+    Yields:
+        A path in the same folder, with the suffix of ``path``.
+
+    Raises:
+        OSError: the folder is missing or cannot be written, or the disk is full.
+    """
+    _remove_leftovers(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{next(_number)}.part{path.suffix}")
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+        _sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write ``data`` (text as UTF-8) as a whole file; missing folders are made.
+
+    Raises:
+        OSError: as :func:`whole_file`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of ``path`` left behind whose process is gone."""
+    start = f".{path.name}."
+    for part in path.parent.glob(f"{glob.escape(start)}*.part{glob.escape(path.suffix)}"):
+        owner = part.name[len(start) :].partition("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            part.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_image(
+    source: Path | bytes, what: str = "image", formats: Sequence[str] | None = None
+) -> Image.Image:
+    """An image, decoded. What it is, is told by its content and never by its name.
+
+    Args:
+        source: a file, or its bytes.
+        what: what the messages call it; a path is named besides.
+        formats: Pillow's names of the formats that are allowed; None = all that it knows.
+
+    Raises:
+        InputError: missing, damaged, of another format, or of more than ``MAX_PIXELS`` pixels.
+    """
+    from PIL import Image
+
+    name = what if isinstance(source, bytes) else f"{source}: {what}"
+    try:
+        image = Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, "r", formats
+        )
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(f"{name} has more than {MAX_PIXELS // 1_000_000} million pixels")
+        image.load()  # finds half-written files
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except (
+        Exception
+    ) as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, EOFError, ...
+        kinds = " or ".join(formats) if formats else "an image"
+        raise InputError(f"{name} cannot be read: damaged, truncated, or not {kinds}") from error
+    return image
