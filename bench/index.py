@@ -14,7 +14,7 @@ import statistics
 import time
 from typing import Protocol
 
-import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
+import patience  # noqa: F401  # isort: skip
 
 import torch  # isort: skip
 

@@ -19,18 +19,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
+import patience  # noqa: F401  # isort: skip
 
 import numpy as np  # isort: skip
 import rooms  # isort: skip
 import torch  # isort: skip
 
+from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 CHANNELS = 768
 VOXEL = 0.05
 SUCCESSIVE = 4  # frames per turn: a mapper sees frame after frame, and its caches with it
+
+
+def new_map() -> VoxelMap:
+    """The product's map, empty."""
+    return VoxelMap(CHANNELS, MapConfig(voxel_size=VOXEL), device="cpu")
 
 
 class StraightforwardMap:
@@ -89,7 +95,7 @@ def _peak(kind: str, steps: int, result: multiprocessing.Queue) -> None:
     """In a fresh process: MiB that mapping ``steps`` frames adds to the peak of the process."""
     torch.set_num_threads(2)
     frames, features = [rooms.frame(step) for step in range(steps)], rooms.features()
-    world = StraightforwardMap() if kind == "straightforward" else VoxelMap(VOXEL, CHANNELS)
+    world = StraightforwardMap() if kind == "straightforward" else new_map()
     before = high_water()
     for frame in frames:
         world.integrate(frame, features)
@@ -109,7 +115,7 @@ def peak_memory(kind: str, steps: int) -> float:
 def compare(rounds: int) -> None:
     """The two routes on the same room, frame about: time, result, memory."""
     features = rooms.features()
-    ours, theirs = VoxelMap(VOXEL, CHANNELS), StraightforwardMap()
+    ours, theirs = new_map(), StraightforwardMap()
     for step in range(12):
         ours.integrate(rooms.frame(step), features)
     snapshot = ours.snapshot()  # give the other route the same map without waiting for it
@@ -157,7 +163,7 @@ def growth(target: int, rounds: int) -> None:
     And of frames that add a new room to each.
     """
     features = rooms.features()
-    small, large = VoxelMap(VOXEL, CHANNELS), VoxelMap(VOXEL, CHANNELS)
+    small, large = new_map(), new_map()
     for step in range(12):
         small.integrate(rooms.frame(step), features)
     room = 0
@@ -189,7 +195,7 @@ def profile(rounds: int) -> None:
     from torch.profiler import profile as record
 
     world, features, frames = (
-        VoxelMap(VOXEL, CHANNELS),
+        new_map(),
         rooms.features(),
         [rooms.frame(step) for step in range(12)],
     )

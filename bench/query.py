@@ -14,11 +14,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
-import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
+import patience  # noqa: F401  # isort: skip
 
 import torch  # isort: skip
 
+from radseg_ros.config import MapConfig
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.voxel_map import VoxelMap
 
@@ -50,9 +52,9 @@ class Head(torch.nn.Module):
         return self.last(hidden)
 
 
-def filled_map(voxels: int, **options: object) -> VoxelMap:
+def filled_map(voxels: int, **options: Any) -> VoxelMap:
     """A map of that many voxels with random vectors."""
-    world = VoxelMap(0.05, CHANNELS, **options)
+    world = VoxelMap(CHANNELS, MapConfig(**options), device="cpu")
     number = torch.arange(voxels)
     slots, _ = world.table.claim(
         pack(torch.stack([number % 200, number // 200 % 60, number // 12_000]).double())

@@ -40,7 +40,7 @@ import yaml
 from tqdm import tqdm
 
 from radseg_ros.answers.objects import cosine
-from radseg_ros.config import Config, LiftConfig, MapConfig
+from radseg_ros.config import Config, MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.encoders.protocol import make_encoder
 from radseg_ros.frames.folder import FolderRecording
@@ -119,7 +119,7 @@ def voxels_in_box(frame: Frame, box: list[float], short_side: int, voxel_size: f
     masked = dataclasses.replace(frame, depth=np.where(inside, frame.depth, 0).astype(np.float32))
     if not (masked.depth > 0).any():
         return np.zeros((0, 3), np.int64)
-    world = VoxelMap(voxel_size, channels=1, lift=LiftConfig())
+    world = VoxelMap(1, MapConfig(voxel_size=voxel_size), device="cpu")
     world.integrate(resize_frame(masked, short_side), FeatureMap(torch.zeros(1, 2, 2)))
     return world.geometry().index.numpy()
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import radseg_ros  # noqa: F401 - sets how threads wait, before torch is loaded
+import patience  # noqa: F401  # isort: skip
 
 import random_sam  # isort: skip
 import torch  # isort: skip

@@ -156,6 +156,8 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def make_config(arguments: argparse.Namespace) -> Any:
     """The options of a command line as an EvalConfig."""
+    from radseg_ros.config import parse_assignments
+
     from .options import EvalConfig, with_options
 
     dataset = {"bag": ("bag", getattr(arguments, "bag", "")), "score": ("folder", "")}.get(
@@ -169,7 +171,7 @@ def make_config(arguments: argparse.Namespace) -> Any:
     flags = [f"{option}={value}" for option, value in given.items() if value is not None]
     if any(flag.startswith("radseg.device=") for flag in flags):
         flags.append(f"lite.device={arguments.device}")
-    return with_options(config, [*flags, *arguments.set])
+    return with_options(config, parse_assignments(EvalConfig, [*flags, *arguments.set]))
 
 
 def bars() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -264,19 +266,12 @@ def command_report(arguments: argparse.Namespace) -> int:
 
 def command_options(arguments: argparse.Namespace) -> int:
     """options."""
-    from dataclasses import MISSING, fields, is_dataclass
+    from radseg_ros.config import options_of
 
     from .options import EvalConfig
 
-    def show(cls: Any, prefix: str) -> None:
-        for f in fields(cls):
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            if is_dataclass(default):
-                show(type(default), prefix if f.name == "mapper" else f"{prefix}{f.name}.")
-            else:
-                print(f"{prefix}{f.name} = {default!r}\n    {f.metadata.get('doc', '')}")
-
-    show(EvalConfig, "")
+    for option in options_of(EvalConfig).values():
+        print(f"{option.name} = {option.default!r}\n    {option.doc}")
     return 0
 
 
@@ -308,7 +303,9 @@ def main(arguments: list[str] | None = None) -> int:
     import logging
 
     from radseg_ros.datatypes import RadsegRosError
+    from radseg_ros.device import let_threads_sleep
 
+    let_threads_sleep()
     logging.basicConfig(
         level=logging.INFO if parsed.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",

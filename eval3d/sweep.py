@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
+from radseg_ros.config import parse_assignments
 from radseg_ros.datatypes import ConfigError
 
 from .options import EvalConfig, with_options
@@ -42,7 +43,10 @@ def combinations(config: EvalConfig, axes: list[str]) -> Iterator[tuple[str, Eva
         for values in itertools.product(*(values for _, values in parsed))
     ]
     runs = [
-        (re.sub(r"[^\w.=,-]", "_", ",".join(setting)), with_options(config, setting))
+        (
+            re.sub(r"[^\w.=,-]", "_", ",".join(setting)),
+            with_options(config, parse_assignments(EvalConfig, setting)),
+        )
         for setting in settings
     ]
     if len({name for name, _ in runs}) != len(runs):

@@ -10,23 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import typing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from .datatypes import ConfigError
 
+SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
+SPACES = ("backbone", "language", *LABELLED_SPACES)
+# preset -> crop and stride in px; crop 0 = single pass
+WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
-
-def one_of(name: str, value: str, known: typing.Iterable[str]) -> str:
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
     """Return ``value`` if it is known.
 
-    Raise ConfigError that lists the known ones (and the nearest) otherwise.
+    Raises:
+        ConfigError: it is not; lists the known ones, and the nearest.
     """
     known = list(known)
     if value not in known:
@@ -36,89 +42,160 @@ def one_of(name: str, value: str, known: typing.Iterable[str]) -> str:
     return value
 
 
-def option(default: Any, doc: str, also: type | None = None) -> Any:
-    """A dataclass field with its documentation, which becomes the ROS parameter description and the
-    YAML comment.
+def option(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Iterable[str] = (),
+) -> Any:
+    """A field of an option group: its default, meaning, and what it may be.
 
-    ``also`` is a second type that is taken and converted by the class itself: YAML 1.1 reads an
-    unquoted on or off as a boolean.
+    Args:
+        doc: becomes the ROS parameter's description, the comment in the YAML file, and help texts.
+        low, high: bounds of a number, or of every number of a list; both included.
+        choices: the words that a text may be.
     """
-    metadata = {"doc": doc, "also": also}
+    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-WINDOWS = {
-    "paper": (336, 112),
-    "balanced": (336, 224),
-    "fast": (0, 0),
-}  # preset -> crop and stride in px; crop 0 = single pass
+def group(cls: type, flat: str | None = None) -> Any:
+    """A field that is a group of options itself.
 
-
-def _switch(name: str, value: Any) -> bool:
-    """A bool, or one of the words that people and YAML 1.1 use for it."""
-    words = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
-    return value if isinstance(value, bool) else words[one_of(name, str(value).lower(), words)]
+    Args:
+        flat: the names of its options begin with this instead of ``<group>.``.
+    """
+    return field(default_factory=cls, metadata={"flat": flat})
 
 
 @dataclass(frozen=True, slots=True)
-class RadsegConfig:
+class Option:
+    """One option of a configuration, under the name that users write."""
+
+    name: str  # dotted, e.g. lift.max_range
+    path: tuple[str, ...]  # names of the fields that lead to it
+    kind: Any  # bool, int, float, str, list[float] or list[str]
+    default: Any
+    doc: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+
+class Options:
+    """Base of all option groups: a value outside of what its field allows cannot be made."""
+
+    __slots__ = ()
+    PREFIX: ClassVar[str] = ""  # of the options' names, for messages
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            if "doc" in f.metadata:
+                _check_value(self.PREFIX + f.name, getattr(self, f.name), f.metadata)
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if metadata["choices"]:
+        one_of(name, value, metadata["choices"])
+    numbers = value if isinstance(value, list) else [value]
+    low, high = metadata["low"], metadata["high"]
+    bounds = f"in {low:g}..{high:g}" if low is not None and high is not None else ""
+    bounds = bounds or (
+        f">= {low:g}" if low is not None else f"<= {high:g}" if high is not None else ""
+    )
+    for number in numbers:
+        if not isinstance(number, (int, float)):
+            continue
+        _check(math.isfinite(number), f"{name} must be a finite number, got {value}")
+        within = (low is None or number >= low) and (high is None or number <= high)
+        _check(within, f"{name} must be {bounds}, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class RefineConfig(Options):
+    """RADSeg+ (docs/method.md 2.6): how SAM's decoder refines probability maps."""
+
+    PREFIX: ClassVar[str] = "radseg.refine_"
+
+    sam: str = option(
+        "facebook/sam-vit-huge", "refinement: SAM weights, a folder or hub id; its ViT is not used"
+    )
+    threshold: float = option(
+        0.1,
+        "refinement: pixels and classes less probable than this are left as they are",
+        low=0,
+        high=1,
+    )
+    min_area: int = option(
+        225,
+        "refinement: smaller regions are left as they are; pixels of half the image's resolution",
+        low=1,
+    )
+    mask_scale: float = option(
+        0.005, "refinement: factor on the probabilities that SAM gets as mask prompt"
+    )
+    iou: float = option(0.9, "refinement: masks whose predicted IoU is not above this are refused")
+    batch: int = option(
+        8, "refinement: regions that go through the decoder at once; about 12 MB each", low=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RadsegConfig(Options):
     """The RADSeg encoder (docs/method.md: RADIO + SCRA + SCGA)."""
+
+    PREFIX: ClassVar[str] = "radseg."
 
     checkpoint: str = option(
         "nvidia/C-RADIOv3-B",
         "RADIO weights: a .pth.tar file, a Hugging Face folder, a hub id, or a version such as "
         "c-radio_v3-b",
-        also=PurePath,
     )
     preset: str = option(
         "paper",
         "paper (crop 336, stride 112), balanced (336, 224: half the time), fast (single pass: a "
         "fifth)",
+        choices=WINDOWS,
     )
-    crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says")
-    stride: int = option(-1, "window stride in px; -1 = as the preset says")
-    scra: bool = option(True, "self-correlating recursive attention in the last block", also=str)
+    crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says", low=-1)
+    stride: int = option(-1, "window stride in px; -1 = as the preset says", low=-1)
+    scra: bool = option(True, "self-correlating recursive attention in the last block")
     scga: str = option(
-        "always", "self-correlating global aggregation: always, multi_window or off", also=bool
+        "always",
+        "self-correlating global aggregation: always, multi_window or off",
+        choices=("always", "multi_window", "off"),
     )
-    tau_scra: float = option(10.0, "temperature of SCRA")
-    tau_scga: float = option(10.0, "temperature of SCGA")
-    recursions: int = option(1, "recursions of SCRA; more than 1 is worse (Table A.5)")
-    refine: str = option("off", "refinement of probability maps: off, or sam (RADSeg+)", also=bool)
-    refine_sam: str = option(
-        "facebook/sam-vit-huge", "refinement: SAM weights, a folder or hub id; its ViT is not used"
+    tau_scra: float = option(10.0, "temperature of SCRA", low=0)
+    tau_scga: float = option(10.0, "temperature of SCGA", low=0)
+    recursions: int = option(1, "recursions of SCRA; more than 1 is worse (Table A.5)", low=1)
+    refine: str = option(
+        "off",
+        "refinement of probability maps: off, or sam (RADSeg+)",
+        choices=("sam", "off"),
     )
-    refine_threshold: float = option(
-        0.1, "refinement: pixels and classes less probable than this are left as they are"
-    )
-    refine_min_area: int = option(
-        225,
-        "refinement: smaller regions are left as they are; pixels of half the image's resolution",
-    )
-    refine_mask_scale: float = option(
-        0.005, "refinement: factor on the probabilities that SAM gets as mask prompt"
-    )
-    refine_iou: float = option(
-        0.9, "refinement: masks whose predicted IoU is not above this are refused"
-    )
-    refine_batch: int = option(
-        8, "refinement: regions that go through the decoder at once; about 12 MB each"
-    )
+    refinement: RefineConfig = group(RefineConfig, flat="refine_")
     language: str = option(
         "", "language head, e.g. siglip2; empty = the language teacher that the checkpoint names"
     )
     text_tower: str = option(
-        "",
-        "text tower, a folder or hub id; empty = the one that the checkpoint names",
-        also=PurePath,
+        "", "text tower, a folder or hub id; empty = the one that the checkpoint names"
     )
     text_embeddings: list[str] = option(
-        [], "files written by radseg-text, so that no text tower is needed", also=list
+        [], "files written by radseg-text, so that no text tower is needed"
     )
     device: str = option("auto", "cpu, cuda, cuda:N, mps, or auto (cuda if there is one)")
-    dtype: str = option("float32", "float32, float16 or bfloat16")
+    dtype: str = option(
+        "float32", "float32, float16 or bfloat16", choices=("float32", "float16", "bfloat16")
+    )
     compile: bool = option(
         False, "compile the network with torch.compile; slow first frame, faster afterwards"
     )
@@ -128,31 +205,7 @@ class RadsegConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scra", _switch("radseg.scra", self.scra))
-        for name in ("checkpoint", "text_tower"):
-            object.__setattr__(self, name, str(getattr(self, name)))
-        files = [str(file) if isinstance(file, PurePath) else file for file in self.text_embeddings]
-        _check(
-            all(isinstance(file, str) for file in files),
-            f"radseg.text_embeddings takes file names, got {files}",
-        )
-        object.__setattr__(self, "text_embeddings", files)
-        for name, on in (("scga", "always"), ("refine", "sam")):
-            value = getattr(self, name)
-            if isinstance(value, bool):  # an unquoted off in YAML 1.1 is a boolean
-                object.__setattr__(self, name, on if value else "off")
-        one_of("radseg.scga", self.scga, ("always", "multi_window", "off"))
-        one_of("radseg.refine", self.refine, ("off", "sam"))
-        _check(
-            0 <= self.refine_threshold <= 1,
-            f"radseg.refine_threshold must be in 0..1, got {self.refine_threshold}",
-        )
-        for name in ("refine_min_area", "refine_batch"):
-            _check(
-                getattr(self, name) >= 1, f"radseg.{name} must be >= 1, got {getattr(self, name)}"
-            )
-        one_of("radseg.preset", self.preset, WINDOWS)
-        one_of("radseg.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        Options.__post_init__(self)
         crop, stride = self.window()
         _check(
             crop >= 0 and crop % 16 == 0, f"radseg.crop must be 0 or a multiple of 16, got {crop}"
@@ -161,9 +214,6 @@ class RadsegConfig:
             crop == 0 or (0 < stride <= crop and stride % 16 == 0),
             f"radseg.stride must be a multiple of 16 and at most the crop ({crop}), got {stride}",
         )
-        _check(self.tau_scra >= 0, f"radseg.tau_scra must be >= 0, got {self.tau_scra}")
-        _check(self.tau_scga >= 0, f"radseg.tau_scga must be >= 0, got {self.tau_scga}")
-        _check(self.recursions >= 1, f"radseg.recursions must be >= 1, got {self.recursions}")
 
     def window(self) -> tuple[int, int]:
         """Crop and stride in px: the preset's, unless set; crop 0 = single pass."""
@@ -175,149 +225,166 @@ class RadsegConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LiteConfig:
-    """The encoder that needs no download beyond pip: an ImageNet classifier behind a sentence
-    encoder.
-    """
+class LiteConfig(Options):
+    """The encoder that needs no download beyond pip: an ImageNet classifier and MiniLM."""
+
+    PREFIX: ClassVar[str] = "lite."
 
     device: str = option("auto", "cpu, cuda, cuda:N, or auto (cuda if there is one)")
     sizes: list[float] = option(
         [192.0, 320.0],
         "px; short sides at which an image is looked at: small = context, large = detail",
+        low=32,
+        high=4096,
     )
 
     def __post_init__(self) -> None:
-        _check(
-            bool(self.sizes) and min(self.sizes) >= 32,
-            f"lite.sizes takes lengths of at least 32 px, got {self.sizes}",
-        )
+        Options.__post_init__(self)
+        _check(bool(self.sizes), "lite.sizes needs at least one length")
 
 
 @dataclass(frozen=True, slots=True)
-class LiftConfig:
+class LiftConfig(Options):
     """From pixels to voxels: which depth pixels are used."""
 
-    min_range: float = option(0.0, "m along the optical axis; nearer depth is dropped")
+    PREFIX: ClassVar[str] = "lift."
+
+    min_range: float = option(0.0, "m along the optical axis; nearer depth is dropped", low=0)
     max_range: float = option(
-        0.0, "m along the optical axis; farther depth is dropped; 0 = no limit"
+        0.0, "m along the optical axis; farther depth is dropped; 0 = no limit", low=0
     )
-    pixel_stride: int = option(1, "use every n-th depth pixel in both directions")
-    border: int = option(0, "px of the depth image's rim that are dropped")
+    pixel_stride: int = option(1, "use every n-th depth pixel in both directions", low=1)
+    border: int = option(0, "px of the depth image's rim that are dropped", low=0)
     depth_edge: float = option(
-        0.0, "drop pixels whose depth jumps by more than this fraction against a neighbour; 0 = off"
+        0.0,
+        "drop pixels whose depth jumps by more than this fraction against a neighbour; 0 = off",
+        low=0,
     )
     clip_min: list[float] = option([], "m, world x y z; points below are dropped; empty = off")
     clip_max: list[float] = option([], "m, world x y z; points above are dropped; empty = off")
 
     def __post_init__(self) -> None:
-        _check(self.min_range >= 0, f"lift.min_range must be >= 0, got {self.min_range}")
+        Options.__post_init__(self)
         _check(
             self.max_range == 0 or self.max_range > self.min_range,
             "lift.max_range must exceed lift.min_range, or be 0",
         )
-        _check(self.pixel_stride >= 1, f"lift.pixel_stride must be >= 1, got {self.pixel_stride}")
-        _check(self.border >= 0, f"lift.border must be >= 0, got {self.border}")
-        _check(self.depth_edge >= 0, f"lift.depth_edge must be >= 0, got {self.depth_edge}")
         for name in ("clip_min", "clip_max"):
-            _check(
-                len(getattr(self, name)) in (0, 3),
-                f"lift.{name} takes three numbers, got {getattr(self, name)}",
-            )
+            value = getattr(self, name)
+            _check(len(value) in (0, 3), f"lift.{name} takes three numbers, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
-class MapConfig:
+class MapConfig(Options):
     """The voxel map."""
 
-    voxel_size: float = option(0.05, "m")
+    PREFIX: ClassVar[str] = "map."
+
+    voxel_size: float = option(0.05, "m", low=1e-4, high=1000)
     space: str = option(
         "backbone",
         "what a voxel stores: backbone vectors, language vectors, or probability (one per label)",
+        choices=SPACES,
     )
     labels: list[str] = option([], "the fixed label set of space probability")
-    dtype: str = option("float32", "storage of the vectors: float32 or float16 (half the memory)")
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto (where the encoder is)")
-    max_voxels: int = option(0, "evict beyond this many voxels; 0 = no limit")
-    max_bytes: int = option(0, "evict beyond this many bytes of map memory; 0 = no limit")
-    evict: str = option(
-        "least_recent", "which voxels go first: least_recent or farthest (from the camera)"
+    dtype: str = option(
+        "float32",
+        "storage of the vectors: float32 or float16 (half the memory)",
+        choices=("float32", "float16"),
     )
-    forget_after: float = option(0.0, "s; voxels not seen for longer are removed; 0 = never")
-    carve_after: int = option(0, "remove a voxel that this many frames have seen through; 0 = off")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto (where the encoder is)")
+    max_voxels: int = option(0, "evict beyond this many voxels; 0 = no limit", low=0)
+    max_bytes: int = option(0, "evict beyond this many bytes of map memory; 0 = no limit", low=0)
+    evict: str = option(
+        "least_recent",
+        "which voxels go first: least_recent or farthest (from the camera)",
+        choices=("least_recent", "farthest"),
+    )
+    forget_after: float = option(
+        0.0, "s; voxels not seen for longer are removed; 0 = never", low=0, high=1e9
+    )
+    carve_after: int = option(
+        0, "remove a voxel that this many frames have seen through; 0 = off", low=0
+    )
     carve_margin: float = option(
-        0.15, "m that a ray must go on behind a voxel before it counts as seen through"
+        0.15, "m that a ray must go on behind a voxel before it counts as seen through", low=0
     )
     cache_projections: bool = option(
         True, "keep language vectors per voxel: a repeated query is fast; counts as map memory"
     )
 
     def __post_init__(self) -> None:
-        _check(self.voxel_size > 0, f"map.voxel_size must be > 0, got {self.voxel_size}")
-        one_of("map.space", self.space, ("backbone", "language", "probability"))
-        one_of("map.dtype", self.dtype, ("float32", "float16"))
-        one_of("map.evict", self.evict, ("least_recent", "farthest"))
-        for name in ("max_voxels", "max_bytes", "forget_after", "carve_after", "carve_margin"):
-            _check(getattr(self, name) >= 0, f"map.{name} must be >= 0, got {getattr(self, name)}")
-        _check(
-            self.space != "probability" or bool(self.labels),
-            "map.space probability needs map.labels",
-        )
+        Options.__post_init__(self)
+        if self.space in LABELLED_SPACES:
+            _check(bool(self.labels), f"map.space {self.space} needs map.labels")
 
 
 @dataclass(frozen=True, slots=True)
-class QueryConfig:
+class QueryConfig(Options):
     """From scores to places."""
+
+    PREFIX: ClassVar[str] = "query."
 
     threshold: float = option(
         0.5,
         "0..1; a voxel answers a text when it prefers the text to every background text at this "
         "odds",
+        low=0,
+        high=1,
     )
     background: list[str] = option([], "texts that a query must beat; empty = the encoder's own")
-    min_voxels: int = option(3, "smaller groups of voxels are not objects")
-    max_objects: int = option(10, "objects per text, best first")
-    max_gap: float = option(0.15, "m; voxels nearer than this belong to one object")
-
-    def __post_init__(self) -> None:
-        _check(0 <= self.threshold <= 1, f"query.threshold must be in 0..1, got {self.threshold}")
-        _check(self.min_voxels >= 1, f"query.min_voxels must be >= 1, got {self.min_voxels}")
-        _check(self.max_objects >= 1, f"query.max_objects must be >= 1, got {self.max_objects}")
-        _check(self.max_gap > 0, f"query.max_gap must be > 0, got {self.max_gap}")
+    min_voxels: int = option(3, "smaller groups of voxels are not objects", low=1)
+    max_objects: int = option(10, "objects per text, best first", low=1)
+    max_gap: float = option(
+        0.15, "m; voxels nearer than this belong to one object", low=1e-4, high=1000
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class SyncConfig:
+class SyncConfig(Options):
     """Pairing of colour, depth and pose in time (of their stamps, never of their arrival)."""
 
-    max_skew: float = option(0.02, "s between a colour image and its depth image")
+    PREFIX: ClassVar[str] = "sync."
+
+    max_skew: float = option(0.02, "s between a colour image and its depth image", low=0, high=3600)
     max_pose_gap: float = option(
-        0.5, "s between the two poses that the camera pose is interpolated from"
+        0.5,
+        "s between the two poses that the camera pose is interpolated from",
+        low=1e-3,
+        high=3600,
     )
     pose_wait: float = option(
-        0.5, "s of stamps that an image pair waits for a pose behind it before it is dropped"
+        0.5,
+        "s of stamps that an image pair waits for a pose behind it before it is dropped",
+        low=1e-3,
+        high=3600,
     )
-    pose_history: float = option(10.0, "s of poses that are kept for images that come late")
+    pose_history: float = option(
+        10.0, "s of poses that are kept for images that come late", low=1e-3, high=3600
+    )
     queue: int = option(
-        30, "images of each kind that wait for their partner; also the depth of the input queues"
+        30,
+        "images of each kind that wait for their partner; also the depth of the input queues",
+        low=1,
+        high=10_000,
     )
-
-    def __post_init__(self) -> None:
-        for name in ("max_pose_gap", "pose_wait", "pose_history"):
-            _check(getattr(self, name) > 0, f"sync.{name} must be > 0, got {getattr(self, name)}")
-        _check(self.max_skew >= 0, f"sync.max_skew must be >= 0, got {self.max_skew}")
-        _check(self.queue >= 1, f"sync.queue must be >= 1, got {self.queue}")
 
 
 @dataclass(frozen=True, slots=True)
-class NodeConfig:
+class NodeConfig(Options):
     """What only the ROS node needs."""
+
+    PREFIX: ClassVar[str] = "node."
 
     pose_type: str = option(
         "odometry",
         "message type of the topic 'pose': odometry (nav_msgs/Odometry) or pose (PoseStamped)",
+        choices=("odometry", "pose"),
     )
     image_transport: str = option(
-        "raw", "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)"
+        "raw",
+        "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)",
+        choices=("raw", "compressed"),
     )
     map_frame: str = option("", "frame of the map; empty = the frame of the first pose")
     camera_offset: list[float] = option(
@@ -325,97 +392,210 @@ class NodeConfig:
         "row-major 4x4 T_body_camera (optical camera -> body), for poses of a body; empty = poses "
         "are the camera's",
     )
-    depth_scale: float = option(0.001, "m per unit of 16-bit depth images")
+    depth_scale: float = option(0.001, "m per unit of 16-bit depth images", low=1e-9, high=1000)
     backlog: int = option(
         1,
         "frames that may wait for the encoder; when more come the oldest is dropped; 1 = newest "
         "wins",
+        low=1,
     )
     labels: list[str] = option([], "labels of ~/semantic_cloud; empty = those of the last query")
-    publish_period: float = option(1.0, "s between two clouds")
-    cloud_min_hits: int = option(1, "voxels with fewer points are not published")
+    publish_period: float = option(1.0, "s between two clouds", low=0.01, high=3600)
+    cloud_min_hits: int = option(1, "voxels with fewer points are not published", low=1)
     map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
 
     def __post_init__(self) -> None:
-        one_of("node.pose_type", self.pose_type, ("odometry", "pose"))
-        one_of("node.image_transport", self.image_transport, ("raw", "compressed"))
-        _check(
-            len(self.camera_offset) in (0, 16),
-            f"node.camera_offset takes 16 numbers, got {len(self.camera_offset)}",
-        )
-        _check(self.depth_scale > 0, f"node.depth_scale must be > 0, got {self.depth_scale}")
-        _check(self.backlog >= 1, f"node.backlog must be >= 1, got {self.backlog}")
-        _check(
-            self.publish_period > 0, f"node.publish_period must be > 0, got {self.publish_period}"
-        )
+        Options.__post_init__(self)
+        count = len(self.camera_offset)
+        _check(count in (0, 16), f"node.camera_offset takes 16 numbers, got {count}")
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(Options):
     """All options of a running mapper."""
 
     encoder: str = option("radseg", "radseg, or lite (no weights to download; knows little)")
     short_side: int = option(
-        640, "px; images are brought to this short side before anything else; 0 = as they come"
+        640,
+        "px; images are brought to this short side before anything else; 0 = as they come",
+        low=0,
+        high=8192,
     )
-    radseg: RadsegConfig = field(default_factory=RadsegConfig)
-    lite: LiteConfig = field(default_factory=LiteConfig)
-    lift: LiftConfig = field(default_factory=LiftConfig)
-    map: MapConfig = field(default_factory=MapConfig)
-    query: QueryConfig = field(default_factory=QueryConfig)
-    sync: SyncConfig = field(default_factory=SyncConfig)
-    node: NodeConfig = field(default_factory=NodeConfig)
-
-    def __post_init__(self) -> None:
-        _check(self.short_side >= 0, f"short_side must be >= 0, got {self.short_side}")
+    radseg: RadsegConfig = group(RadsegConfig)
+    lite: LiteConfig = group(LiteConfig)
+    lift: LiftConfig = group(LiftConfig)
+    map: MapConfig = group(MapConfig)
+    query: QueryConfig = group(QueryConfig)
+    sync: SyncConfig = group(SyncConfig)
+    node: NodeConfig = group(NodeConfig)
 
 
-def _matches(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) is list:
-        (item,) = typing.get_args(kind)
-        return isinstance(value, (list, tuple)) and all(_matches(v, item) for v in value)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return type(value) is kind
+# From names and values to configurations
 
 
-def from_dict(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
-    """Build a config dataclass from nested ``values``.
+@cache
+def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
+    """Every option of a configuration class by the name that users write, in source order."""
+    found: dict[str, Option] = {}
+    kinds = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        kind = kinds[f.name]
+        if dataclasses.is_dataclass(kind):
+            below = f.metadata["flat"] if f.metadata["flat"] is not None else f"{f.name}."
+            for inner in options_of(kind, prefix + below).values():  # type: ignore[arg-type]
+                path = (f.name, *inner.path)
+                found.setdefault(inner.name, dataclasses.replace(inner, path=path))
+            continue
+        made: Any = f.default_factory
+        default = made() if f.default is dataclasses.MISSING else f.default
+        limits = {key: f.metadata[key] for key in ("doc", "low", "high", "choices")}
+        found[prefix + f.name] = Option(prefix + f.name, (f.name,), kind, default, **limits)
+    return found
+
+
+def find_option(cls: type, name: str) -> Option:
+    """The option that users call ``name``.
 
     Raises:
-        ConfigError: an option that does not exist (named in full, with the nearest known one) or
-            has the wrong type.
+        ConfigError: there is none; says which one is nearest.
+    """
+    options = options_of(cls)
+    if name not in options:
+        raise _unknown(options, name)
+    return options[name]
+
+
+def _unknown(options: Iterable[str], name: str) -> ConfigError:
+    options = list(options)
+    outer = name.rpartition(".")[0]
+    if any(known.startswith(f"{name}.") for known in options):
+        return ConfigError(f"{name} is a group of options, not an option")
+    if outer in options:
+        return ConfigError(f"unknown option {name}; {outer} is an option, not a group of options")
+    near = difflib.get_close_matches(name, options, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(options)}"
+    return ConfigError(f"unknown option {name}; {hint}")
+
+
+AnyConfig = TypeVar("AnyConfig")
+
+
+def with_options(config: AnyConfig, values: Mapping[str, Any]) -> AnyConfig:
+    """``config`` with options changed: ``{"map.voxel_size": 0.1, "radseg.refine_iou": 0.8}``.
+
+    Raises:
+        ConfigError: an option does not exist (named in full, with the nearest known one), has the
+            wrong type, or a value that it cannot have.
+    """
+    cls = type(config)
+    nested = to_dict(config)
+    for name, value in values.items():
+        *groups, last = find_option(cls, name).path
+        table = nested
+        for part in groups:
+            table = table[part]
+        table[last] = value
+    return from_dict(cls, nested)
+
+
+def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Build a configuration from nested ``values``; what is left out has its default.
+
+    Raises:
+        ConfigError: an option does not exist (named in full, with the nearest known one), has the
+            wrong type, or a value that it cannot have.
     """
     kinds = typing.get_type_hints(cls)
-    also = {f.name: f.metadata.get("also") for f in dataclasses.fields(cls)}
+    groups = {f.name: f.metadata["flat"] for f in dataclasses.fields(cls) if "flat" in f.metadata}
     known: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {name: {} for name in groups}
     for name, value in values.items():
-        if name not in kinds:
-            near = difflib.get_close_matches(name, list(kinds), 1)
-            hint = (
-                f"did you mean {prefix}{near[0]}?"
-                if near
-                else f"known: {', '.join(prefix + k for k in kinds)}"
-            )
-            raise ConfigError(f"unknown option {prefix}{name}; {hint}")
-        kind = kinds[name]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise ConfigError(f"option {prefix}{name} is a group of options, got {value!r}")
-            known[name] = from_dict(kind, value, f"{prefix}{name}.")
-        elif _matches(value, kind) or isinstance(value, also[name] or ()):
-            known[name] = (
-                list(value)
-                if isinstance(value, tuple)
-                else (float(value) if kind is float else value)
-            )
+        flat = [g for g, start in groups.items() if start is not None and name.startswith(start)]
+        if name in groups:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prefix}{name} is a group of options, got {value!r}")
+            inner[name].update(value)
+        elif name in kinds:
+            known[name] = _typed(options_of(cls, prefix)[prefix + name], value)
+        elif flat:
+            inner[flat[0]][name.removeprefix(groups[flat[0]])] = value
         else:
-            raise ConfigError(
-                f"option {prefix}{name} takes {getattr(kind, '__name__', kind)}, got {value!r}"
-            )
+            raise _unknown(options_of(cls, prefix), prefix + name)
+    for name, start in groups.items():
+        below = prefix + (f"{name}." if start is None else start)
+        known[name] = from_dict(kinds[name], inner[name], below)
     return cls(**known)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of :func:`from_dict`."""
     return dataclasses.asdict(config)
+
+
+def _typed(option: Option, value: Any) -> Any:
+    """``value`` as the type that its option has.
+
+    A path may stand for a text, a whole number for a real one, a tuple for a list; and, because
+    YAML 1.1 reads an unquoted on or off as a boolean, booleans for such words and the reverse.
+    """
+    kind = option.kind
+    if option.choices and "off" in option.choices and isinstance(value, bool):
+        return next(c for c in option.choices if c != "off") if value else "off"
+    if kind is bool and isinstance(value, str):
+        return SWITCH[one_of(option.name, value.lower(), SWITCH)]
+    found = _as_kind(value, kind)
+    if found is None:
+        raise ConfigError(f"option {option.name} takes {_said(kind)}, got {value!r}")
+    return found
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``; None if it is something else."""
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return None
+        items = [_as_kind(each, typing.get_args(kind)[0]) for each in value]
+        return None if None in items else items
+    if kind is str and isinstance(value, PurePath):
+        return str(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    return value if type(value) is kind else None
+
+
+def _said(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind)) if typing.get_origin(kind) is None else str(kind)
+
+
+def parse_assignments(cls: type, texts: Iterable[str]) -> dict[str, Any]:
+    """``["k=1", "ignore=wall,floor", "radseg.scra=off"]`` of a command line -> name and value.
+
+    A value is read as its option's type asks: texts as they are, lists as JSON or separated by
+    commas, everything else as JSON; on and off are words for true and false.
+
+    Raises:
+        ConfigError: not OPTION=VALUE, or no such option.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{text!r} is not OPTION=VALUE")
+        found[name] = parse_value(value, find_option(cls, name).kind)
+    return found
+
+
+def parse_value(text: str, kind: Any = None) -> Any:
+    """One value of a command line; see :func:`parse_assignments`."""
+    if kind is str:
+        return text
+    if typing.get_origin(kind) is list:
+        (item,) = typing.get_args(kind)
+        if not text.startswith("["):
+            return [parse_value(part, item) for part in text.split(",") if part]
+    elif kind is bool and text.lower() in SWITCH:
+        return SWITCH[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

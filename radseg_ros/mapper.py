@@ -68,9 +68,7 @@ class Mapper:
             "probability": len(config.map.labels),
         }
         device = encoder.device if config.map.device == "auto" else torch.device(config.map.device)
-        self.map = VoxelMap.from_config(
-            config.map, channels=channels[space], lift=config.lift, device=device
-        )
+        self.map = VoxelMap(channels[space], config.map, config.lift, device)
 
     def integrate(self, frame: Frame) -> IntegrationStats:
         """Fuse one frame into the map."""

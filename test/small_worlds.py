@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
+from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 K = np.array([[10.0, 0, 7.5], [0, 10.0, 5.5], [0, 0, 1]])
 MARGIN = 1e-6  # voxels; points nearer to a border may be rounded either way
@@ -20,6 +24,11 @@ def pose(rng: np.random.Generator, shift: float = 1.0) -> np.ndarray:
     T[:3, :3] = q * np.linalg.det(q)
     T[:3, 3] = rng.normal(size=3) * shift
     return T
+
+
+def make_map(voxel_size: float = 0.2, channels: int = 5, **options: Any) -> VoxelMap:
+    """A map on the CPU with the options of ``MapConfig`` by name."""
+    return VoxelMap(channels, MapConfig(voxel_size=voxel_size, **options), device="cpu")
 
 
 def frame(depth, T=None, rgb=None, stamp_ns: int = 0, camera=K) -> Frame:

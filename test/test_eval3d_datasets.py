@@ -265,7 +265,7 @@ def test_points_that_cannot_be_trusted_are_refused(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK")
     for name, reason in (
         ("short.npz", "do not fit"),
-        ("other.npz", "holds xyz, colours"),
+        ("other.npz", "holds xyz, colors"),
         ("cut.ply", "truncated"),
         ("cut.npz", "read"),
     ):

@@ -15,8 +15,8 @@ from color_encoder import ColorEncoder
 from conftest import golden_file
 
 from eval3d.cli import main
-from eval3d.options import EvalConfig, parse_value, with_options
-from radseg_ros.config import Config
+from eval3d.options import EvalConfig, with_options
+from radseg_ros.config import Config, parse_assignments, parse_value
 from radseg_ros.datatypes import ConfigError
 
 FAST = ["--voxel-size", "0.1", "--set", "short_side=0", "--no-pictures"]
@@ -416,7 +416,7 @@ def test_score_a_saved_map_and_arrays(tmp_path, capsys, recording):
 
 
 REFUSED = {
-    "unknown option": (["--set", "map.voxel_sise=1"], "did you mean mapper.map.voxel_size"),
+    "unknown option": (["--set", "map.voxel_sise=1"], "did you mean map.voxel_size"),
     "wrong type": (["--k", "many"], "k takes int"),
     "unknown encoder": (["--encoder", "radsegg"], "radseg"),
     "unknown protocol": (["--protocol", "x"], "radseg, hovsg"),
@@ -437,7 +437,10 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, recording, case
 def test_options_are_found_by_their_short_names():
     config = with_options(
         EvalConfig(),
-        ["radseg.tau_scra=5", "map.voxel_size=0.1", "ignore=a b,c", "lift.clip_min=[0,0,1]"],
+        parse_assignments(
+            EvalConfig,
+            ["radseg.tau_scra=5", "map.voxel_size=0.1", "ignore=a b,c", "lift.clip_min=[0,0,1]"],
+        ),
     )
     assert (
         config.mapper.radseg.tau_scra == 5.0
@@ -448,10 +451,10 @@ def test_options_are_found_by_their_short_names():
     assert (
         parse_value("1e-3") == 0.001
         and parse_value("true") is True
-        and parse_value("5", like="text") == "5"
+        and parse_value("5", str) == "5"
     )
-    with pytest.raises(ConfigError):
-        with_options(EvalConfig(), ["nothing.at.all=1"])
+    with pytest.raises(ConfigError, match="unknown option nothing.at.all"):
+        with_options(EvalConfig(), {"nothing.at.all": 1})
 
 
 def test_options_command_lists_every_option(capsys):

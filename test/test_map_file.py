@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_worlds import assert_same, random_frame
+from small_worlds import assert_same, make_map, random_frame
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import MapFileError
@@ -26,7 +26,7 @@ IDENTITY = MapIdentity("radseg:base", "abc123", "siglip2", frame_id="map")
 
 
 def some_map(seed: int = 0, frames: int = 2, **options) -> VoxelMap:
-    world = VoxelMap(0.2, 5, **options)
+    world = make_map(0.2, 5, **options)
     rng = np.random.default_rng(seed)
     for step in range(frames):
         world.integrate(*random_frame(rng, stamp_ns=step))
@@ -51,7 +51,7 @@ def test_going_on_after_loading_is_as_if_it_was_never_saved(tmp_path, dtype):
 
 
 def test_an_empty_map_is_a_map(tmp_path):
-    save_map(tmp_path / "a.radmap", VoxelMap(0.05, 7))
+    save_map(tmp_path / "a.radmap", make_map(0.05, 7))
     loaded, identity = load_map(tmp_path / "a.radmap")
     assert (
         len(loaded) == 0
@@ -190,14 +190,15 @@ KILL_SAVES = """
 import json, os, signal, sys, time
 from pathlib import Path
 import torch
-from radseg_ros.map_file import load_map, save_map
-from radseg_ros.voxel_index import pack
-from radseg_ros.voxel_map import VoxelMap
+from radseg_ros.config import MapConfig
+from radseg_ros.voxels.map_file import load_map, save_map
+from radseg_ros.voxels.index import pack
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 torch.set_num_threads(1)  # a process that forks must have no threads
 
 def world(count):
-    made = VoxelMap(0.05, 128)
+    made = VoxelMap(128, MapConfig(device='cpu'))
     number = torch.arange(count)
     slots, order = made.table.claim(pack(torch.stack([number, number * 0, number * 0]).double()))
     one = torch.ones(count, dtype=torch.int64)

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+import array
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from radseg_ros.config import Config, from_dict, to_dict
+from radseg_ros.config import Config, from_dict, options_of
 from radseg_ros.datatypes import ConfigError
-from radseg_ros.ros.params import config_from_overrides, declare, parameters, to_yaml
+from radseg_ros.ros.params import config_from_overrides, declare, to_yaml
 from radseg_ros.ros.player import TOPICS
 
 MAPPING = Path(__file__).parents[1] / "config" / "mapping.yaml"
@@ -26,8 +26,13 @@ def test_the_shipped_file_is_what_the_generator_writes():
 
 def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
     values = yaml.safe_load(MAPPING.read_text())["/**"]["ros__parameters"]
-    assert values == to_dict(Config())
     assert from_dict(Config, values) == Config()
+    leaves = {
+        f"{g}.{n}" if isinstance(v, dict) else g
+        for g, v in values.items()
+        for n in (v if isinstance(v, dict) else [g])
+    }
+    assert leaves == set(options_of(Config))
 
 
 def test_launch_file_player_and_node_speak_of_the_same_topics():
@@ -39,7 +44,7 @@ def test_launch_file_player_and_node_speak_of_the_same_topics():
 
 def test_every_option_has_its_meaning_right_above_it():
     lines = [line.strip() for line in MAPPING.read_text().splitlines()]
-    for parameter in parameters():
+    for parameter in options_of(Config).values():
         assert parameter.doc
         leaf = parameter.name.split(".")[-1] + ":"
         assert any(
@@ -79,7 +84,10 @@ def test_parameters_of_ros_itself_are_let_through():
             r"unknown option lift\.max_rnage; did you mean lift\.max_range\?",
         ),
         ({"encodr": "lite"}, "did you mean encoder"),
-        ({"lyft.max_range": 4.0}, r"unknown option lyft; did you mean lift\?"),
+        (
+            {"lyft.max_range": 4.0},
+            r"unknown option lyft\.max_range; did you mean lift\.max_range\?",
+        ),
         ({"encoder.name": "lite"}, "encoder"),
         ({"lift": 4}, "lift is a group"),
         ({"encoder": "lite", "encoder.name": 1}, "encoder is an option, not a group"),
@@ -116,15 +124,39 @@ def test_declare_declares_every_leaf_with_the_value_that_counts():
     node = RecordingNode(map__voxel_size=0.1)
     config = declare(node, describe=lambda parameter: parameter.doc)
     assert config.map.voxel_size == 0.1
-    assert list(node.declared) == [parameter.name for parameter in parameters()]
+    assert list(node.declared) == list(options_of(Config))
     assert node.declared["map.voxel_size"][0] == 0.1 and node.declared["map.voxel_size"][1]
-    leaves = sum(
-        len(dataclasses.fields(getattr(Config(), f.name)))
-        if dataclasses.is_dataclass(getattr(Config(), f.name))
-        else 1
-        for f in dataclasses.fields(Config)
-    )
-    assert len(node.declared) == leaves
+    assert node.declared["radseg.refine_iou"][0] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "delivered", "value"),
+    [
+        ("radseg.scga", False, "off"),
+        ("radseg.scga", True, "always"),
+        ("radseg.refine", True, "sam"),
+        ("radseg.refine", False, "off"),
+        ("radseg.scra", "off", False),
+        ("radseg.scra", "Yes", True),
+        ("lift.clip_min", array.array("d", [0, 0, 1]), [0.0, 0.0, 1.0]),
+        ("node.labels", ("sofa", "mug"), ["sofa", "mug"]),
+        ("node.labels", None, []),
+    ],
+)
+def test_what_yaml_and_rclpy_deliver_is_understood(name, delivered, value):
+    config = config_from_overrides({name: delivered})
+    group, leaf = name.split(".")
+    assert getattr(getattr(config, group), leaf) == value
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", [o.name for o in options_of(Config).values() if o.kind in (float, list[float])]
+)
+def test_no_number_may_be_infinite_or_none_at_all(name, bad):
+    kind = options_of(Config)[name].kind
+    with pytest.raises(ConfigError, match=f"{name} must be a finite number"):
+        config_from_overrides({name: bad if kind is float else [bad] * 3})
 
 
 def test_a_misspelt_parameter_stops_the_declaration():

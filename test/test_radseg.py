@@ -359,12 +359,10 @@ def test_presets_and_switches():
         (96, 96),
         (0, 0),
     )
-    assert from_dict(RadsegConfig, {"scga": False, "scra": "off"}).scga == "off"
     paths = from_dict(
         RadsegConfig, {"checkpoint": Path("a.pth.tar"), "text_embeddings": [Path("b.npz"), "c.npz"]}
     )
     assert (paths.checkpoint, paths.text_embeddings) == ("a.pth.tar", ["b.npz", "c.npz"])
-    assert from_dict(RadsegConfig, {"scga": True, "scra": "on"}).scra is True
 
 
 @pytest.mark.parametrize(

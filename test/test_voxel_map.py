@@ -10,7 +10,15 @@ from conftest import golden_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from small_worlds import DictionaryMap, assert_equal, assert_same, frame, pose, random_frame
+from small_worlds import (
+    DictionaryMap,
+    assert_equal,
+    assert_same,
+    frame,
+    make_map,
+    pose,
+    random_frame,
+)
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
@@ -22,7 +30,7 @@ def observed(seed: int, **options):
 
 
 def mapped(observations, **options) -> VoxelMap:
-    world = VoxelMap(0.2, 5, **options)
+    world = make_map(0.2, 5, **options)
     for one in observations:
         world.integrate(*one)
     return world
@@ -49,7 +57,7 @@ def golden_frames(golden):
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_golden_map(golden, order):
-    world = VoxelMap(float(golden["voxel_size"]), 24)
+    world = make_map(float(golden["voxel_size"]), 24)
     for one in list(golden_frames(golden))[order]:
         world.integrate(*one)
     snapshot = world.snapshot()
@@ -94,7 +102,7 @@ def observations(draw):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(observations(), max_size=3), st.sampled_from([0.05, 0.31, 2.0]))
 def test_any_frames_make_the_map_of_the_reference(frames, voxel_size):
-    world, reference = VoxelMap(voxel_size, 3), DictionaryMap(voxel_size)
+    world, reference = make_map(voxel_size, 3), DictionaryMap(voxel_size)
     dropped = points = 0
     for one in frames:
         stats = world.integrate(*one)
@@ -145,13 +153,13 @@ def test_merging_maps_is_mapping_all_frames(dtype):
 
 def test_merging_into_an_empty_map_and_an_empty_map():
     world = mapped([observed(0)])
-    empty = VoxelMap(0.2, 5)
+    empty = make_map(0.2, 5)
     assert world.merge(empty) == 0 and empty.merge(world) == len(world)
     assert_same(world.snapshot(), empty.snapshot())
 
 
 @pytest.mark.parametrize(
-    "other", [VoxelMap(0.1, 5), VoxelMap(0.2, 4), VoxelMap(0.2, 5, space="language")]
+    "other", [make_map(0.1, 5), make_map(0.2, 4), make_map(0.2, 5, space="language")]
 )
 def test_maps_that_mean_other_things_are_not_merged(other):
     with pytest.raises(InputError):
@@ -167,7 +175,7 @@ def test_a_map_is_not_merged_with_itself():
 def test_float16_is_off_by_no_more_than_its_bound():
     rng = np.random.default_rng(0)
     frames = 40
-    exact, half = VoxelMap(0.2, 5), VoxelMap(0.2, 5, dtype="float16")
+    exact, half = make_map(0.2, 5), make_map(0.2, 5, dtype="float16")
     for _ in range(frames):
         one = random_frame(rng, shift=0.05)
         exact.integrate(*one)
@@ -184,13 +192,13 @@ def test_float16_is_off_by_no_more_than_its_bound():
 
 
 def test_float16_saturates_instead_of_overflowing():
-    world = VoxelMap(0.2, 5, dtype="float16")
+    world = make_map(0.2, 5, dtype="float16")
     world.integrate(frame(2.0), FeatureMap(torch.full((5, 1, 1), 1e6)))
     assert (world.snapshot().features == 65504).all()
 
 
 def test_one_more_point_counts_even_after_many():
-    world = VoxelMap(0.2, 5)
+    world = make_map(0.2, 5)
     world.integrate(*observed(0))
     world.table["hits"].fill_(2**24)  # where float32 stops counting
     world.integrate(*observed(0))
@@ -198,7 +206,7 @@ def test_one_more_point_counts_even_after_many():
 
 
 def test_statistics():
-    world = VoxelMap(0.2, 5)
+    world = make_map(0.2, 5)
     first, again = (world.integrate(*observed(0, stamp_ns=stamp)) for stamp in (7, 9))
     assert (
         first.voxels == first.new_voxels == len(world)
@@ -218,7 +226,7 @@ def test_an_empty_frame_changes_nothing_but_the_clock():
 
 
 def test_an_empty_map_answers():
-    world = VoxelMap(0.05, 5)
+    world = make_map(0.05, 5)
     snapshot = world.snapshot()
     assert len(snapshot) == len(world.geometry()) == 0 and snapshot.features.shape == (0, 5)
     assert world.cosines(lambda v: v[:, :2], torch.eye(2)).shape == (0, 2)
@@ -261,7 +269,7 @@ def test_features_that_do_not_fit_are_refused_and_leave_the_map_alone():
 
 
 def test_large_features_are_no_error_only_because_their_sum_overflows():
-    world = VoxelMap(0.2, 2)
+    world = make_map(0.2, 2)
     world.integrate(
         frame(2.0, camera=np.diag([100.0, 100, 1])), FeatureMap(torch.full((2, 30, 30), 1e36))
     )
@@ -288,13 +296,13 @@ def test_half_precision_and_gradients_of_the_encoder_do_not_matter():
 
 def test_options_are_those_of_the_configuration():
     config = MapConfig(voxel_size=0.1, dtype="float16", max_voxels=7, device="cpu")
-    world = VoxelMap.from_config(config, 4, LiftConfig(border=1))
+    world = VoxelMap(4, config, LiftConfig(border=1))
     assert world.config == config and world.lift.border == 1 and world.channels == 4
-    for wrong in ({"max_voxel": 3}, {"dtype": "int8"}, {"voxel_size": -1}):
+    for wrong in ({"dtype": "int8"}, {"voxel_size": -1.0}, {"device": "abacus"}):
         with pytest.raises(ConfigError):
-            VoxelMap(**wrong)
+            make_map(**wrong) if "device" not in wrong else VoxelMap(4, MapConfig(**wrong))
     with pytest.raises(InputError):
-        VoxelMap(0.1, 0)
+        make_map(0.1, 0)
 
 
 def test_growing_over_many_blocks_keeps_every_row(monkeypatch):

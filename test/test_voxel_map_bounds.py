@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_worlds import assert_same, frame, random_frame, rows
+from small_worlds import assert_same, frame, make_map, random_frame, rows
 
 from radseg_ros.datatypes import FeatureMap, InputError
 from radseg_ros.voxels.carving import seen_through, spheres_in_view
@@ -30,7 +30,7 @@ def check(world: VoxelMap) -> None:
 
 def explored(frames: int = 6, **options) -> VoxelMap:
     """A map of frames taken along a line, 10 m apart, a second apart."""
-    world, rng = VoxelMap(0.2, 5, **options), np.random.default_rng(0)
+    world, rng = make_map(0.2, 5, **options), np.random.default_rng(0)
     for step in range(frames):
         one, features = random_frame(rng, shift=0.0, stamp_ns=step * 10**9)
         one.T_world_camera[0, 3] = 10 * step
@@ -75,7 +75,7 @@ def test_clearing_everything_and_going_on():
     world.clear_outside((0, 0, 0), 0.0)
     assert len(world) == 0
     world.clear()
-    fresh, again = explored(2), VoxelMap(0.2, 5)
+    fresh, again = explored(2), make_map(0.2, 5)
     again.merge(fresh)
     again.clear_outside((0, 0, 0), 0.0)
     again.merge(fresh)
@@ -106,7 +106,7 @@ def test_a_full_map_gives_up_its_least_useful_voxels(evict):
 
 
 def test_recently_seen_voxels_outlive_near_ones():
-    world = VoxelMap(0.2, 5, max_voxels=20)
+    world = make_map(0.2, 5, max_voxels=20)
     wall = np.full((1, 16), 2.0, np.float32)
     old_near, new_far = frame(wall, stamp_ns=1), frame(wall * 10, stamp_ns=2)
     world.integrate(old_near, ONE)
@@ -117,7 +117,7 @@ def test_recently_seen_voxels_outlive_near_ones():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("channels", [5, 300])
 def test_bytes_are_bounded_while_voxels_come_and_queries_are_asked(dtype, channels):
-    world = VoxelMap(0.05, channels, dtype=dtype, max_bytes=400_000)
+    world = make_map(0.05, channels, dtype=dtype, max_bytes=400_000)
     rng, evicted, most = np.random.default_rng(0), 0, 0
     for step in range(12):
         one, features = random_frame(rng, shift=3.0, channels=channels, stamp_ns=step)
@@ -147,7 +147,7 @@ def test_the_reported_bytes_are_those_of_the_tensors():
 
 
 def test_a_thing_that_left_is_carved_after_as_many_frames_as_asked():
-    world = VoxelMap(0.2, 5, carve_after=3)
+    world = make_map(0.2, 5, carve_after=3)
     world.integrate(frame(1.0), ONE)
     thing = len(world)
     counts = [world.integrate(frame(4.0, stamp_ns=step), ONE).carved for step in range(4)]
@@ -164,7 +164,7 @@ def test_nothing_is_carved_by_default_nor_within_the_margin_nor_without_depth():
         ({"carve_after": 1}, np.nan),
         ({"carve_after": 1}, np.inf),
     ):
-        world = VoxelMap(0.2, 5, **options)
+        world = make_map(0.2, 5, **options)
         world.integrate(frame(1.0), ONE)
         known = rows(world.snapshot()).keys()
         stats = world.integrate(frame(np.full((12, 16), depth, np.float32)), ONE)
@@ -172,7 +172,7 @@ def test_nothing_is_carved_by_default_nor_within_the_margin_nor_without_depth():
 
 
 def test_a_voxel_that_is_hit_again_starts_from_zero():
-    world = VoxelMap(0.2, 5, carve_after=2)
+    world = make_map(0.2, 5, carve_after=2)
     for depth in (1.0, 4.0, 1.0, 4.0, 1.0):
         assert world.integrate(frame(depth), ONE).carved == 0
 
@@ -248,7 +248,7 @@ def test_the_index_is_a_dictionary(steps):
 
 
 def test_a_moving_window_does_not_leak_bricks():
-    world, sizes = VoxelMap(0.05, 5), []
+    world, sizes = make_map(0.05, 5), []
     rng = np.random.default_rng(0)
     for step in range(60):
         one, features = random_frame(rng, shift=0.0)
@@ -283,7 +283,7 @@ def expected_vectors(world: VoxelMap, head: Projection) -> torch.Tensor:
 @pytest.mark.parametrize("cache", [True, False])
 def test_language_vectors_are_never_stale(dtype, tolerance, cache):
     world, head, rng = (
-        VoxelMap(0.2, 5, dtype=dtype, cache_projections=cache),
+        make_map(0.2, 5, dtype=dtype, cache_projections=cache),
         Projection(),
         np.random.default_rng(0),
     )
@@ -320,17 +320,17 @@ def test_only_changed_voxels_are_projected_again():
 
 def test_language_space_needs_no_projection_and_probabilities_have_none():
     rng = np.random.default_rng(0)
-    world = VoxelMap(0.2, 5, space="language")
+    world = make_map(0.2, 5, space="language")
     world.integrate(*random_frame(rng))
     expected = torch.nn.functional.normalize(world.snapshot().features, dim=1)
     torch.testing.assert_close(world.language_vectors(Projection()), expected)
-    fixed = VoxelMap(0.2, 5, space="probability", labels=["a", "b", "c", "d", "e"])
+    fixed = make_map(0.2, 5, space="probability", labels=["a", "b", "c", "d", "e"])
     fixed.integrate(*random_frame(rng))
     with pytest.raises(InputError):
         fixed.language_vectors(Projection())
 
 
 def test_zero_vectors_stay_zero():
-    world = VoxelMap(0.2, 5)
+    world = make_map(0.2, 5)
     world.integrate(frame(1.0), FeatureMap(torch.zeros(5, 1, 1)))
     assert (world.cosines(lambda v: v, torch.eye(5)) == 0).all()

@@ -7,10 +7,9 @@ Nothing heavy is imported before the encoder is made.
 from __future__ import annotations
 
 import argparse
-import ast
 from typing import TYPE_CHECKING, Any
 
-from ..config import ConfigError, RadsegConfig
+from ..config import WINDOWS, Config, RadsegConfig, one_of, parse_assignments
 
 if TYPE_CHECKING:
     from ..encoders.protocol import Encoder
@@ -47,7 +46,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         help=f"RADIO weights: file, folder, version or hub id ({RadsegConfig().checkpoint})",
     )
-    group.add_argument("--preset", help="paper, balanced or fast")
+    group.add_argument("--preset", choices=WINDOWS, help="paper, balanced or fast")
     group.add_argument(
         "--text-embeddings",
         action="append",
@@ -85,30 +84,20 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
     Raises:
         RadsegRosError: it cannot be made.
     """
-    from ..encoders.protocol import make_encoder
+    from ..encoders.protocol import ENCODERS, make_encoder
 
+    name = one_of("--encoder", options.encoder, ENCODERS)
     values: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("checkpoint", "preset", "text_embeddings", "device")
-        if getattr(options, name) is not None
+        flag: getattr(options, flag)
+        for flag in ("checkpoint", "preset", "text_embeddings", "device")
+        if getattr(options, flag) is not None
     }
     if options.offline:
         values["offline"] = True
     if getattr(options, "refine", False):
         values["refine"] = "sam"
-    if getattr(options, "settings", None) and options.encoder == "radseg":
+    if getattr(options, "settings", None) and name == "radseg":
         _, values["crop"], values["stride"] = SETTINGS[options.settings]
-    return make_encoder(
-        options.encoder, **values, **dict(_assignment(text) for text in options.set)
-    )
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """``name=value``, the value as Python reads it if it does, else as a word."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set takes NAME=VALUE, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+    others = parse_assignments(Config, [f"{name}.{text}" for text in options.set])
+    values.update({key.removeprefix(f"{name}."): value for key, value in others.items()})
+    return make_encoder(name, **values)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..datatypes import InputError, RadsegRosError
+from ..device import let_threads_sleep
 from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def evaluate(options: argparse.Namespace) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    let_threads_sleep()
     try:
         result = evaluate(options)
         if options.json:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..datatypes import InputError, RadsegRosError
+from ..device import let_threads_sleep
 from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ OPACITY = 0.55  # of the colours in the overlay
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    let_threads_sleep()
     try:
         segment_all(options)
     except (RadsegRosError, OSError) as error:

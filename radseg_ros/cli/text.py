@@ -12,11 +12,13 @@ from pathlib import Path
 
 from ..config import RadsegConfig
 from ..datatypes import LanguageError, RadsegRosError
+from ..device import let_threads_sleep
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    let_threads_sleep()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         count, tower = write_embeddings(options)

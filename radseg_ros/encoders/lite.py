@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from ..config import LiteConfig
 from ..datatypes import CheckpointError, FeatureMap, LanguageError, check_rgb
+from ..device import pick_device
 from ..language.cache import TextCache, atomic_file
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,7 @@ class LiteEncoder:
     def __init__(self, config: LiteConfig | None = None) -> None:
         config = config or LiteConfig()
         self.sizes = [round(size) for size in config.sizes]
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(auto if config.device == "auto" else config.device)
+        self.device = pick_device(config.device, "lite.device")
         self.network = load_classifier().to(self.device)
         self.names = ClassNames()
 

@@ -8,12 +8,25 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..config import LiteConfig, RadsegConfig, from_dict, one_of
+from ..config import LiteConfig, RadsegConfig, RefineConfig, from_dict, one_of
 
 if TYPE_CHECKING:
     import torch
 
     from ..datatypes import FeatureMap
+
+
+class SamFeatures(Protocol):
+    """What RADSeg+ needs of an encoder: features that SAM's mask decoder understands."""
+
+    config: RefineConfig
+    channels: int  # D, as SAM's image encoder gives them
+    device: torch.device
+    offline: bool  # never touch the network for SAM's weights
+
+    def __call__(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1], seen at ``size`` (h, w) px -> (D, h', w')."""
+        ...
 
 
 @runtime_checkable
@@ -25,11 +38,14 @@ class Encoder(Protocol):
     """
 
     name: str  # identity of weights and head: maps made with different names cannot be mixed
+    checkpoint_hash: str  # of the weights; empty = they need none
+    language: str  # language head; empty = there is only one
     channels: int  # C of the feature map
     language_channels: int  # D of project and embed_*
     logit_scale: float  # factor on the cosine before a softmax (100 in the paper)
     background: tuple[str, ...]  # texts that a query must beat to count as found
     device: torch.device
+    sam: SamFeatures | None  # None = its probability maps are not refined
 
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size -> FeatureMap (C, h, w) on

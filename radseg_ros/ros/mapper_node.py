@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import rclpy
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
@@ -32,7 +32,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from ..config import to_dict
+from ..config import Option, to_dict
 from ..datatypes import (
     CheckpointError,
     Cloud,
@@ -41,6 +41,7 @@ from ..datatypes import (
     LanguageError,
     RadsegRosError,
 )
+from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
 from ..frames.assemble import Assembler, Observation
 from ..watchdog import InputState, Watchdog
@@ -61,6 +62,7 @@ except ImportError:  # Humble
 logger = logging.getLogger(__name__)
 
 NODE_NAME = "radseg_mapping"
+INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
 WATCH_PERIOD = 5.0  # s
 # inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
 THREADS = 6
@@ -298,9 +300,21 @@ class MapperNode(Node):
         )
 
 
-def _descriptor(parameter: params.Parameter) -> ParameterDescriptor:
+def _descriptor(option: Option) -> ParameterDescriptor:
     # Types are checked by Config, more leniently (1 for 1.0) and with better words than by rclpy.
-    return ParameterDescriptor(description=parameter.doc, read_only=True, dynamic_typing=True)
+    described = ParameterDescriptor(description=option.doc, read_only=True, dynamic_typing=True)
+    if option.choices:
+        described.additional_constraints = f"one of {', '.join(option.choices)}"
+    low, high = option.low, option.high
+    if option.kind is int and (low is not None or high is not None):
+        bounds = [-INT64_MAX if low is None else int(low), INT64_MAX if high is None else int(high)]
+        described.integer_range = [IntegerRange(from_value=bounds[0], to_value=bounds[1])]
+    elif option.kind is float and (low is not None or high is not None):
+        limits = [-FLOAT_MAX if low is None else low, FLOAT_MAX if high is None else high]
+        described.floating_point_range = [
+            FloatingPointRange(from_value=float(limits[0]), to_value=float(limits[1]))
+        ]
+    return described
 
 
 def _explain(error: Exception) -> str:
@@ -317,6 +331,7 @@ def main(args: Sequence[str] | None = None) -> int:
     cannot do its work.
     """
     use_image_profile()
+    let_threads_sleep()
     rclpy.init(args=None if args is None else list(args))
     node = executor = error = None
     try:

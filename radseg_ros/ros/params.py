@@ -7,14 +7,13 @@ and meaning.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..config import Config, from_dict
+from ..config import Config, Option, find_option, options_of, with_options
 from ..datatypes import ConfigError
 
 # Parameters that ROS itself brings to every node.
@@ -29,29 +28,6 @@ HEADER = """\
 """
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Parameter:
-    """One leaf of the configuration."""
-
-    name: str  # dotted, e.g. lift.max_range
-    kind: Any  # bool, int, float, str, list[float] or list[str]
-    default: Any
-    doc: str
-
-
-def parameters(cls: Any = Config, prefix: str = "") -> Iterator[Parameter]:
-    """Every option of a configuration class, in the order of its source."""
-    defaults, kinds = cls(), typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        kind = kinds[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from parameters(kind, f"{prefix}{field.name}.")
-        else:
-            yield Parameter(
-                prefix + field.name, kind, getattr(defaults, field.name), field.metadata["doc"]
-            )
-
-
 def config_from_overrides(overrides: Mapping[str, Any]) -> Config:
     """Flat parameter values, as ROS delivers them -> Config.
 
@@ -59,35 +35,30 @@ def config_from_overrides(overrides: Mapping[str, Any]) -> Config:
         ConfigError: a parameter that does not exist (with the nearest known one), or a value that
             cannot be.
     """
-    values: dict[str, Any] = {}
-    for name, value in overrides.items():
-        if name in ROS_PARAMETERS or name.startswith(ROS_GROUPS):
-            continue
-        *groups, leaf = name.split(".")
-        group = values
-        for part in groups:
-            group = group.setdefault(part, {})
-            if not isinstance(group, dict):
-                raise ConfigError(f"option {name}: {part} is an option, not a group of options")
-        # ROS has no empty list: it delivers "not set" for [] in a file or on the command line.
-        if value is not None:
-            group[leaf] = (
-                list(value)
-                if isinstance(value, (tuple, list)) or hasattr(value, "typecode")
-                else value
-            )
-        elif name not in {p.name for p in parameters() if typing.get_origin(p.kind) is list}:
-            raise ConfigError(f"option {name} has no value")
-    return from_dict(Config, values)
+    own = {
+        name: value
+        for name, value in overrides.items()
+        if name not in ROS_PARAMETERS and not name.startswith(ROS_GROUPS)
+    }
+    return with_options(Config(), {n: _plain(find_option(Config, n), v) for n, v in own.items()})
 
 
-def declare(node: Any, describe: Callable[[Parameter], Any]) -> Config:
+def _plain(option: Option, value: Any) -> Any:
+    """What rclpy delivers -> plain values: an empty list is "not set", numbers come as arrays."""
+    if value is None:
+        if typing.get_origin(option.kind) is list:
+            return []
+        raise ConfigError(f"option {option.name} has no value")
+    return list(value) if hasattr(value, "typecode") else value
+
+
+def declare(node: Any, describe: Callable[[Option], Any]) -> Config:
     """Check the parameters that ``node`` was started with, declare all of them, and return them as
     a Config.
 
     Args:
         node: an rclpy node that has not declared its parameters itself.
-        describe: Parameter -> the descriptor to declare it with.
+        describe: Option -> the descriptor to declare it with.
 
     Raises:
         ConfigError: see :func:`config_from_overrides`.
@@ -97,11 +68,11 @@ def declare(node: Any, describe: Callable[[Parameter], Any]) -> Config:
     config = config_from_overrides(
         {name: parameter.value for name, parameter in node._parameter_overrides.items()}
     )
-    for parameter in parameters():
+    for option in options_of(Config).values():
         value = config
-        for part in parameter.name.split("."):
+        for part in option.path:
             value = getattr(value, part)
-        node.declare_parameter(parameter.name, value, describe(parameter), ignore_override=True)
+        node.declare_parameter(option.name, value, describe(option), ignore_override=True)
     return config
 
 
@@ -109,20 +80,20 @@ def to_yaml(node_name: str = "/**") -> str:
     """The parameter file: every option, its meaning above it."""
     lines = [f"{node_name}:", "  ros__parameters:"]
     open_groups: list[str] = []
-    for parameter in parameters():
-        *groups, leaf = parameter.name.split(".")
+    for option in options_of(Config).values():
+        *groups, leaf = option.name.split(".")
         if groups != open_groups:
             lines += ["", f"    {groups[-1]}:"]
             open_groups = groups
         indent = " " * (4 + 2 * len(groups))
         lines += textwrap.wrap(
-            parameter.doc,
+            option.doc,
             100 - len(indent),
             initial_indent=indent + "# ",
             subsequent_indent=indent + "# ",
         )
         lines.append(
-            f"{indent}{leaf}: {json.dumps(parameter.default)}"
+            f"{indent}{leaf}: {json.dumps(option.default)}"
         )  # JSON scalars and lists are YAML
     return HEADER + "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from ..config import RadsegConfig
+from ..config import RefineConfig
 from ..datatypes import CheckpointError
 from .probabilities import label_map
 from .sam_decoder import PromptedImage, SamDecoder, load_sam
@@ -64,15 +64,14 @@ class Refiner:
             do not fit it.
     """
 
-    def __init__(self, encoder: RadsegEncoder, config: RadsegConfig) -> None:
+    def __init__(self, encoder: RadsegEncoder, config: RefineConfig) -> None:
         self.head = sam_head(encoder)
         self.encoder, self.config = encoder, config
-        self.sam = load_sam(config.refine_sam, config.offline, encoder.device)
+        self.sam = load_sam(config.sam, config.offline, encoder.device)
         have = self.head(torch.zeros(1, encoder.channels, device=encoder.device)).shape[1]
         if have != self.sam.features:
             raise CheckpointError(
-                f"{config.refine_sam} takes {self.sam.features} channels, the SAM head of RADIO "
-                f"has {have}"
+                f"{config.sam} takes {self.sam.features} channels, the SAM head of RADIO has {have}"
             )
 
     @torch.inference_mode()
@@ -80,7 +79,7 @@ class Refiner:
         """(3, h, w) image in [0, 1] and its (Q, H, W) coarse probabilities -> refined ones of that
         size; see :func:`refine`.
         """
-        regions = find_regions(coarse, self.config.refine_threshold, self.config.refine_min_area)
+        regions = find_regions(coarse, self.config.threshold, self.config.min_area)
         if not len(regions):
             return Refinement(coarse, label_map(coarse))
         return refine(
@@ -180,7 +179,7 @@ def prompts_of(regions: Regions, sam: SamDecoder) -> tuple[torch.Tensor, torch.T
 
 
 def mask_prompts(
-    coarse: torch.Tensor, classes: torch.Tensor, sam: SamDecoder, config: RadsegConfig
+    coarse: torch.Tensor, classes: torch.Tensor, sam: SamDecoder, config: RefineConfig
 ) -> torch.Tensor:
     """(U, side, side) mask prompts, one for each of ``classes``: faint probabilities, long side
     ``side``, zero-padded.
@@ -191,7 +190,7 @@ def mask_prompts(
     h, w = (max(1, int(s * side / max(size) + 0.5)) for s in size)
     small = F.interpolate(coarse[classes][None], half, mode="bilinear", align_corners=False)
     small = F.interpolate(small, (h, w), mode="bilinear", align_corners=False)[0]
-    faint = torch.where(small > config.refine_threshold, config.refine_mask_scale * small, 0.0)
+    faint = torch.where(small > config.threshold, config.mask_scale * small, 0.0)
     return F.pad(faint, (0, side - w, 0, side - h))
 
 
@@ -200,7 +199,7 @@ def refine(
     regions: Regions,
     embedding: torch.Tensor,
     sam: SamDecoder,
-    config: RadsegConfig,
+    config: RefineConfig,
 ) -> Refinement:
     """Replace the coarse regions by SAM's masks.
 
@@ -245,7 +244,7 @@ def _best_logits(
     regions: Regions,
     embedding: torch.Tensor,
     sam: SamDecoder,
-    config: RadsegConfig,
+    config: RefineConfig,
 ) -> tuple[np.ndarray, dict[int, torch.Tensor]]:
     """Which regions are kept (N,), and for each class that keeps any the highest mask logit at each
     pixel, (H, W).
@@ -258,18 +257,16 @@ def _best_logits(
     prompted: dict[
         int, PromptedImage
     ] = {}  # of the classes of one batch; regions come class by class
-    for start in range(0, len(regions), config.refine_batch):
-        classes = regions.classes[start : start + config.refine_batch].tolist()
+    for start in range(0, len(regions), config.batch):
+        classes = regions.classes[start : start + config.batch].tolist()
         prompted = {c: prompted[c] for c in prompted if c in classes}
         for c in set(classes) - set(prompted):
             prompted[c] = sam.prompt_image(
                 embedding, mask_prompts(coarse, torch.tensor([c]), sam, config)[0]
             )
-        decoded = sam.decode(
-            tokens[start : start + config.refine_batch], [prompted[c] for c in classes]
-        )
+        decoded = sam.decode(tokens[start : start + config.batch], [prompted[c] for c in classes])
         for i, (c, each) in enumerate(zip(classes, decoded, strict=True), start):
-            kept[i] = each.iou > config.refine_iou
+            kept[i] = each.iou > config.iou
             if kept[
                 i
             ]:  # a mask at a time: it stays in the cache, and only one is held at full size

@@ -152,7 +152,7 @@ def load_map(
                 f"{path} holds {name} {getattr(saved, name)}, here it is {getattr(config, name)}"
             )
     _check(path, state, channels, saved)
-    voxel_map = VoxelMap.from_config(config or saved, channels, lift, device)
+    voxel_map = VoxelMap(channels, config or saved, lift, device)
     voxel_map.table.load(state)
     voxel_map.last_stamp_ns = None if last_stamp_ns is None else int(last_stamp_ns)
     voxel_map.camera = (float(camera[0]), float(camera[1]), float(camera[2]))
@@ -272,7 +272,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def _check(path: Path, state: dict[str, torch.Tensor], channels: int, saved: MapConfig) -> None:
     """Refuse a file that was made wrong, although it is what was written."""
-    empty = VoxelMap.from_config(saved, channels, device="cpu").table.state()
+    empty = VoxelMap(channels, saved, device="cpu").table.state()
     for name, wanted in empty.items():
         found = state.get(name)
         if (

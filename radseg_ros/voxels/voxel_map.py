@@ -6,13 +6,13 @@ with the map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch.nn.functional import normalize
 
-from ..config import LiftConfig, MapConfig, from_dict
+from ..config import LiftConfig, MapConfig
 from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapSnapshot
+from ..device import pick_device
 from .carving import seen_through, spheres_in_view
 from .index import BRICK_SIDE
 from .lift import lift
@@ -23,64 +23,35 @@ Projection = Callable[[torch.Tensor], torch.Tensor]
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
 
 
-def resolve_device(device: torch.device | str) -> torch.device:
-    """``auto`` is cuda where there is one."""
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
 class VoxelMap:
     """Voxels of one world frame, with one vector of ``channels`` numbers each. Not thread safe.
 
     Args:
-        voxel_size: metres.
         channels: C of the feature maps.
+        config: voxel size, storage, bounds, forgetting.
         lift: which depth pixels are used.
-        device: where the map lives.
-        options: the other fields of :class:`MapConfig` by name.
+        device: where the map lives; None = as ``config`` says.
 
     Raises:
-        ConfigError: an option that does not exist or is out of range.
+        ConfigError: the device cannot be used.
+        InputError: there is no channel.
     """
 
     def __init__(
         self,
-        voxel_size: float = 0.05,
-        channels: int = 768,
-        *,
+        channels: int,
+        config: MapConfig | None = None,
         lift: LiftConfig | None = None,
-        device: torch.device | str = "cpu",
-        **options: Any,
+        device: torch.device | str | None = None,
     ) -> None:
-        self.config: MapConfig = from_dict(
-            MapConfig, {**options, "voxel_size": float(voxel_size), "device": str(device)}, "map."
-        )
+        self.config = config or MapConfig()
         if channels < 1:
             raise InputError(f"a map needs at least one channel, got {channels}")
         self.voxel_size = self.config.voxel_size
         self.channels = int(channels)
         self.lift = lift or LiftConfig()
-        self.device = resolve_device(device)
+        self.device = pick_device(device or self.config.device, "map.device")
         self.clear()
-
-    @classmethod
-    def from_config(
-        cls,
-        config: MapConfig,
-        channels: int,
-        lift: LiftConfig | None = None,
-        device: torch.device | str | None = None,
-    ) -> VoxelMap:
-        """A map with the options of ``config``; ``device`` overrides that of the config."""
-        options = {
-            name: getattr(config, name)
-            for name in config.__dataclass_fields__
-            if name not in ("voxel_size", "device")
-        }
-        return cls(
-            config.voxel_size, channels, lift=lift, device=device or config.device, **options
-        )
 
     def clear(self) -> None:
         """Forget everything."""

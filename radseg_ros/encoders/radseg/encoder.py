@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...config import RadsegConfig, one_of
-from ...datatypes import CheckpointError, ConfigError, FeatureMap, InputError, check_rgb
+from ...config import RadsegConfig
+from ...datatypes import CheckpointError, FeatureMap, InputError, check_rgb
+from ...device import pick_device
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
@@ -50,7 +51,7 @@ class RadsegEncoder:
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
         self.crop, self.stride = config.window()
-        self.device = pick_device(config.device)
+        self.device = pick_device(config.device, "radseg.device")
         self.dtype = getattr(torch, config.dtype)
         checkpoint = read_checkpoint(find_radio(config.checkpoint, config.offline))
         refuse_unaligned(checkpoint, config.force)
@@ -263,22 +264,3 @@ def refuse_unaligned(checkpoint: RadioCheckpoint, force: bool) -> None:
             "mIoU), so queries would be noise; "
             "take c-radio_v3-b or c-radio_v3-h, or set radseg.force to use it all the same"
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is cuda if there is one; everything else is what torch knows.
-
-    Raises:
-        ConfigError: torch does not know the device, or the machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"radseg.device: {name!r} cannot be used ({str(error).splitlines()[0]})"
-        ) from error
-    one_of("radseg.device", device.type, ("cpu", "cuda", "mps"))
-    return device
