@@ -95,7 +95,7 @@ def main() -> None:
     text = torch.nn.functional.normalize(torch.randn(options.labels, LANGUAGE), dim=1)
 
     def query() -> torch.Tensor:
-        return world.cosines(head, text)
+        return world.cosines(text, head)
 
     first = seconds(query)
     repeated = [seconds(query) for _ in range(options.rounds)]

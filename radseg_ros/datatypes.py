@@ -25,6 +25,10 @@ class InputError(RadsegRosError, ValueError):
     """Data that cannot be used: wrong shape, wrong type, a pose that is none."""
 
 
+class NotReadyError(RadsegRosError):
+    """Something that is still being loaded was asked for; asking again later helps."""
+
+
 class ConfigError(RadsegRosError, ValueError):
     """An option that does not exist or a value that is out of range."""
 
@@ -168,22 +172,28 @@ class IntegrationStats:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MapSnapshot:
-    """A copy of the map at one moment: row i of every field is one voxel.
+class MapGeometry:
+    """A copy of the map at one moment, without its vectors.
 
-    Tensors on the device of the map.
+    Row i of every field is one voxel. Tensors on the device of the map.
     """
 
     index: torch.Tensor  # (M, 3) int64, voxel index; the centre is index * voxel_size
     xyz: torch.Tensor  # (M, 3) float32, metres, centre in the world frame
     rgb: torch.Tensor  # (M, 3) float32 in [0, 1]
-    features: torch.Tensor  # (M, C) float32, mean over all points; (M, 0) from VoxelMap.geometry
     hits: torch.Tensor  # (M,) float32, number of points
     first_seen_ns: torch.Tensor  # (M,) int64
     last_seen_ns: torch.Tensor  # (M,) int64
 
     def __len__(self) -> int:
         return int(self.index.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapSnapshot(MapGeometry):
+    """A copy of the map at one moment."""
+
+    features: torch.Tensor  # (M, C) float32, mean over all points
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import glob
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +85,7 @@ def _sync(path: Path) -> None:
 
 
 def open_image(
-    source: Path | bytes, what: str = "image", formats: Sequence[str] | None = None
+    source: Path | bytes, what: str = "image", formats: tuple[str, ...] | None = None
 ) -> Image.Image:
     """An image, decoded. What it is, is told by its content and never by its name.
 

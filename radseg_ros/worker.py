@@ -6,8 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -33,7 +32,6 @@ class LatestWorker(Generic[Item]):
         self._waiting: deque[Item] = deque()
         self._busy = False
         self._closed = False
-        self._pauses = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -66,29 +64,6 @@ class LatestWorker(Generic[Item]):
             self._changed.notify_all()
             return count
 
-    def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits and nothing is being worked on.
-
-        False when ``timeout`` (s) was not enough.
-        """
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """No item is being worked on inside the block: waits for the running one, holds back the
-        next.
-        """
-        with self._changed:
-            self._pauses += 1
-            self._changed.wait_for(lambda: not self._busy)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._pauses -= 1
-                self._changed.notify_all()
-
     def close(self, timeout: float | None = None) -> bool:
         """Forget what waits, let the running item finish, join the thread.
 
@@ -105,7 +80,7 @@ class LatestWorker(Generic[Item]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: (self._waiting and not self._pauses) or self._closed)
+                self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
                 item = self._waiting.popleft()

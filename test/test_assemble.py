@@ -6,55 +6,18 @@ Messages made by messages.py must decode to what went in.
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Message
-
 import numpy as np
 import pytest
 from conftest import require_ros
+from plain_messages import K, image, info, pair, pose
 
 from radseg_ros.config import NodeConfig, SyncConfig
 from radseg_ros.datatypes import Cloud, InputError
 from radseg_ros.frames.assemble import Assembler
 
-K = [50.0, 0, 8, 0, 50, 6, 0, 0, 1]
-
-
-def head(ms: int, frame: str = "map") -> Message:
-    return Message(stamp=Message(sec=ms // 1000, nanosec=ms % 1000 * 1_000_000), frame_id=frame)
-
-
-def image(ms: int, encoding: str = "rgb8") -> Message:
-    step = 16 * {"rgb8": 3, "16UC1": 2}[encoding]
-    return Message(
-        header=head(ms),
-        height=12,
-        width=16,
-        encoding=encoding,
-        step=step,
-        is_bigendian=0,
-        data=bytes(12 * step),
-    )
-
-
-def info(k: list | None = None) -> Message:
-    return Message(header=head(0), height=12, width=16, k=k or K, p=[0.0] * 12)
-
-
-def pose(
-    ms: int, x: float = 0.0, frame: str = "map", w: float = 1.0, odometry: bool = False
-) -> Message:
-    inner = Message(
-        position=Message(x=x, y=0.0, z=0.0), orientation=Message(x=0.0, y=0.0, z=0.0, w=w)
-    )
-    return Message(header=head(ms, frame), pose=Message(pose=inner) if odometry else inner)
-
 
 def feed(assembler: Assembler, *events: tuple) -> list:
     return [observation for kind, message in events for observation in assembler.add(kind, message)]
-
-
-def pair(ms: int) -> list:
-    return [("color", image(ms)), ("depth", image(ms, "16UC1"))]
 
 
 @pytest.mark.parametrize("odometry", [False, True])
@@ -138,7 +101,9 @@ def test_flush_and_clear_leave_nothing_behind():
     feed(assembler, *pair(0), ("pose", pose(0)), ("color", image(100)))
     assert not assembler.flush() and assembler.drops.total == 2
     feed(assembler, ("color", image(200)), *pair(300), ("pose", pose(300)))
-    assembler.clear()
+    before = assembler.drops.total
+    assembler.clear("because")
+    assert assembler.drops["because"] == assembler.drops.total - before == 1
     assert not feed(assembler, ("info", info())) and not any(assembler.sync.waiting.values())
 
 

@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from radseg_ros.answers.cloud import palette, rgb_cloud, semantic_cloud
-from radseg_ros.datatypes import Cloud, InputError, MapSnapshot
+from radseg_ros.datatypes import Cloud, InputError, MapGeometry
 
 
 @pytest.fixture
-def geometry() -> MapSnapshot:
+def geometry() -> MapGeometry:
     xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0.5]])
     stamps = torch.zeros(3, dtype=torch.int64)
-    return MapSnapshot(
-        xyz.long(), xyz, rgb, torch.zeros(3, 0), torch.tensor([1.0, 5.0, 9.0]), stamps, stamps
-    )
+    return MapGeometry(xyz.long(), xyz, rgb, torch.tensor([1.0, 5.0, 9.0]), stamps, stamps)
 
 
 def test_true_colors_are_rgb_and_rounded(geometry):
@@ -50,7 +48,7 @@ def test_no_labels_and_empty_map(geometry):
         -1,
         -1,
     ]
-    empty = MapSnapshot(*(getattr(geometry, name)[:0] for name in MapSnapshot.__dataclass_fields__))
+    empty = MapGeometry(*(getattr(geometry, name)[:0] for name in MapGeometry.__dataclass_fields__))
     assert len(semantic_cloud(empty, np.zeros((0, 2), np.float32), 0.5)) == 0
 
 

@@ -19,7 +19,7 @@ from small_worlds import assert_same, make_map, random_frame
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import MapFileError
-from radseg_ros.voxels.map_file import MapIdentity, load_map, merge_maps, save_map
+from radseg_ros.voxels.map_file import VERSION, MapIdentity, load_map, save_map
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 IDENTITY = MapIdentity("radseg:base", "abc123", "siglip2", frame_id="map")
@@ -176,14 +176,32 @@ def test_other_files_and_no_files_are_refused(tmp_path):
         save_map(tmp_path / "no" / "a.radmap", some_map())
 
 
-def test_merging_asks_for_the_same_identity():
-    a, b = some_map(1), some_map(2)
-    with pytest.raises(MapFileError, match="frame_id"):
-        merge_maps(a, IDENTITY, b, MapIdentity("radseg:base", "abc123", "siglip2", frame_id="odom"))
-    merge_maps(a, IDENTITY, b, IDENTITY)
-    assert int(a.table["hits"].sum()) == int(
-        some_map(1).table["hits"].sum() + b.table["hits"].sum()
-    )
+VERSIONS = sorted((Path(__file__).parent / "data" / "maps").glob("*.radmap"))
+
+
+@pytest.mark.parametrize("path", VERSIONS, ids=lambda path: path.stem)
+def test_files_of_earlier_versions_load(path):
+    expect = MapIdentity("test-encoder", "0123456789ab", "siglip2", frame_id="map")
+    snapshot = load_map(path, expect)[0].snapshot()
+    with np.load(path.with_suffix(".npz")) as content:
+        order = np.lexsort(snapshot.index.numpy().T)
+        assert np.array_equal(snapshot.index.numpy()[order], content["index"])
+        assert np.array_equal(snapshot.hits.numpy()[order], content["hits"])
+        assert np.array_equal(snapshot.last_seen_ns.numpy()[order], content["last"])
+        for name in ("rgb", "features"):
+            np.testing.assert_allclose(
+                getattr(snapshot, name).numpy()[order], content[name], atol=1e-6
+            )
+
+
+def test_there_is_a_file_of_every_version():
+    assert {f"v{version + 1}" for version in range(VERSION)} == {p.stem[:2] for p in VERSIONS}
+
+
+def test_a_file_of_another_width_is_refused(tmp_path):
+    save_map(tmp_path / "a.radmap", some_map())
+    with pytest.raises(MapFileError, match="holds 5 numbers per voxel, here it is 7"):
+        load_map(tmp_path / "a.radmap", channels=7)
 
 
 KILL_SAVES = """
@@ -221,7 +239,7 @@ for trial in range(40):
     os.kill(child, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     result["killed" if killed else "finished"] += 1
-    result["leftovers"] += len(list(path.parent.glob(".*.part")))
+    result["leftovers"] += len(list(path.parent.glob(".*.part*")))
     loaded, _ = load_map(path)
     result["sizes"].append(len(loaded))
     assert bool((loaded.snapshot().features == len(loaded)).all())

@@ -11,7 +11,7 @@ import torch
 from color_encoder import ColorEncoder
 
 from radseg_ros.config import Config, MapConfig, QueryConfig
-from radseg_ros.datatypes import ConfigError, Frame, LanguageError
+from radseg_ros.datatypes import ConfigError, Frame, InputError, LanguageError
 from radseg_ros.mapper import Mapper
 
 K = np.array([[120.0, 0, 79.5], [0, 120, 59.5], [0, 0, 1]])
@@ -48,7 +48,8 @@ def mapper(**map_options) -> Mapper:
 @pytest.mark.parametrize("space", ["backbone", "language"])
 def test_boxes_are_found_where_they_are_and_others_are_not(space):
     found = {
-        answer.label: answer for answer in mapper(space=space).answer(["red", "blue", "green"])
+        answer.label: answer
+        for answer in mapper(space=space).query(["red", "blue", "green"]).answers
     }
     for name, (centre, _) in BOXES.items():
         assert found[name].objects[0].centre == pytest.approx(centre, abs=0.06)
@@ -59,23 +60,26 @@ def test_boxes_are_found_where_they_are_and_others_are_not(space):
 
 def test_probability_space_answers_its_labels_and_refuses_others():
     chain = mapper(space="probability", labels=["red", "blue", "grey"])
-    red, grey = chain.answer(["red", "grey"])
+    red, grey = chain.query(["red", "grey"]).answers
     assert red.objects[0].centre == pytest.approx(BOXES["red"][0], abs=0.06)
     assert max(found.size[0] for found in grey.objects) > 2  # the wall
     total = chain.map.snapshot().features.sum(1)
     assert float(total.max()) <= 1 + 1e-4
     with pytest.raises(ConfigError, match="'green' is not among them"):
-        chain.answer(["green"])
+        chain.query(["green"])
 
 
 def test_answers_do_not_depend_on_the_company():
     chain = mapper()
-    alone, together = chain.answer(["red"])[0], chain.answer(["blue", "red", "yellow"])[1]
+    alone, together = (
+        chain.query(["red"]).answers[0],
+        chain.query(["blue", "red", "yellow"]).answers[1],
+    )
     assert alone == together
 
 
 def test_semantic_cloud_colors_and_labels():
-    cloud = mapper().semantic_cloud(["blue", "red"])
+    cloud = mapper().query(["blue", "red"]).cloud()
     for i, name in enumerate(["blue", "red"]):
         centre = np.median(
             cloud.xyz[cloud.label == i], axis=0
@@ -87,32 +91,51 @@ def test_semantic_cloud_colors_and_labels():
 def test_empty_map_answers_not_found_and_reset_forgets():
     chain = mapper()
     chain.reset()
-    (answer,) = chain.answer(["red"])
+    (answer,) = chain.query(["red"]).answers
     assert not answer.found and answer.best_score == 0.0
-    assert len(chain.rgb_cloud()) == 0 and len(chain.semantic_cloud(["red"])) == 0
+    assert len(chain.rgb_cloud()) == 0 and len(chain.query(["red"]).cloud()) == 0
 
 
 def test_threshold_and_max_objects_of_a_request():
     chain = mapper()
-    assert not chain.answer(["red"], threshold=1.0)[0].found
-    assert len(chain.answer(["grey"], threshold=0.4, max_objects=1)[0].objects) == 1
+    strict, few = QueryConfig(threshold=1.0), QueryConfig(threshold=0.4, max_objects=1)
+    assert not chain.query(["red"], strict).answers[0].found
+    assert len(chain.query(["grey"], few).answers[0].objects) == 1
 
 
 def test_unknown_text_is_an_error_and_changes_nothing():
     chain = mapper()
     before = len(chain.map)
     with pytest.raises(LanguageError):
-        chain.answer(["espresso"])
-    assert len(chain.map) == before and chain.answer(["red"])[0].found
+        chain.query(["espresso"])
+    assert len(chain.map) == before and chain.query(["red"]).answers[0].found
 
 
-def test_each_text_is_embedded_once():
-    chain, calls = mapper(), []
-    embed = chain.encoder.embed_labels
-    chain.encoder.embed_labels = lambda labels: calls.extend(labels) or embed(labels)
+def test_each_text_is_embedded_once(monkeypatch):
+    calls: list[str] = []
+    embed = ColorEncoder.embed_labels
+    monkeypatch.setattr(
+        ColorEncoder,
+        "embed_labels",
+        lambda self, labels: calls.extend(labels) or embed(self, labels),
+    )
+    chain = mapper()
     for _ in range(3):
-        chain.answer(["red", "red", "blue"])
+        chain.query(["red", "red", "blue"])
     assert sorted(calls) == ["blue", "grey", "red"]  # grey is the background
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["red", "  "]])
+def test_an_empty_question_is_refused(texts):
+    with pytest.raises(InputError, match="at least one label"):
+        mapper().query(texts)
+
+
+def test_answers_and_cloud_are_of_one_moment():
+    chain = mapper()
+    result = chain.query(["red"])
+    chain.reset()
+    assert result.answers[0].found and len(result.cloud()) == len(result.geometry) > 0
 
 
 def test_queries_while_frames_arrive_see_whole_frames():
@@ -122,7 +145,7 @@ def test_queries_while_frames_arrive_see_whole_frames():
     def ask() -> None:
         try:
             for _ in range(20):
-                assert chain.answer(["red"])[0].found
+                assert chain.query(["red"]).answers[0].found
                 cloud = chain.rgb_cloud()
                 assert len(cloud.xyz) == len(cloud.rgb)
         except Exception as error:  # handed to the main thread

@@ -13,17 +13,15 @@ from hypothesis import strategies as st
 
 from radseg_ros.answers.objects import connected_groups, cosine, find_objects, relevancy
 from radseg_ros.config import QueryConfig
-from radseg_ros.datatypes import MapSnapshot
+from radseg_ros.datatypes import MapGeometry
 
 
-def geometry(xyz: list, last_seen: list | None = None) -> MapSnapshot:
+def geometry(xyz: list, last_seen: list | None = None) -> MapGeometry:
     points = torch.tensor(xyz, dtype=torch.float32).reshape(-1, 3)
     n = len(points)
     stamps = torch.tensor(last_seen if last_seen is not None else [0] * n, dtype=torch.int64)
     index = torch.round(points / 0.05).long()
-    return MapSnapshot(
-        index, points, torch.zeros(n, 3), torch.zeros(n, 0), torch.ones(n), stamps, stamps
-    )
+    return MapGeometry(index, points, torch.zeros(n, 3), torch.ones(n), stamps, stamps)
 
 
 def test_cosine_of_orthogonal_and_zero_vectors():

@@ -7,7 +7,7 @@ import colorsys
 
 import numpy as np
 
-from ..datatypes import Cloud, MapSnapshot
+from ..datatypes import Cloud, MapGeometry
 
 GOLDEN_RATIO = (
     0.618033988749895  # successive hues as far apart as possible, whatever the number of labels
@@ -27,7 +27,7 @@ def palette(count: int) -> np.ndarray:
     return np.round(255 * np.array(colors).reshape(-1, 3)).astype(np.uint8)
 
 
-def rgb_cloud(geometry: MapSnapshot, min_hits: int = 1) -> Cloud:
+def rgb_cloud(geometry: MapGeometry, min_hits: int = 1) -> Cloud:
     """The map in its true colours; label -1, score 0."""
     count = len(geometry)
     return _cloud(
@@ -40,7 +40,7 @@ def rgb_cloud(geometry: MapSnapshot, min_hits: int = 1) -> Cloud:
 
 
 def semantic_cloud(
-    geometry: MapSnapshot, scores: np.ndarray, threshold: float, min_hits: int = 1
+    geometry: MapGeometry, scores: np.ndarray, threshold: float, min_hits: int = 1
 ) -> Cloud:
     """Every voxel in the colour of its best label, if that one reaches ``threshold``.
 
@@ -60,12 +60,12 @@ def semantic_cloud(
     return _cloud(geometry, label, score, rgb, min_hits)
 
 
-def _true_colors(geometry: MapSnapshot) -> np.ndarray:
+def _true_colors(geometry: MapGeometry) -> np.ndarray:
     return np.round(255 * geometry.rgb.cpu().numpy()).clip(0, 255).astype(np.uint8)
 
 
 def _cloud(
-    geometry: MapSnapshot, label: np.ndarray, score: np.ndarray, rgb: np.ndarray, min_hits: int
+    geometry: MapGeometry, label: np.ndarray, score: np.ndarray, rgb: np.ndarray, min_hits: int
 ) -> Cloud:
     hits = geometry.hits.cpu().numpy()
     keep = hits >= min_hits

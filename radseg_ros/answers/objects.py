@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..config import QueryConfig
-from ..datatypes import FoundObject, MapSnapshot
+from ..datatypes import FoundObject, MapGeometry
 
 
 def cosine(vectors: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -48,12 +48,12 @@ def connected_groups(xyz: np.ndarray, max_gap: float) -> np.ndarray:
 
 
 def find_objects(
-    geometry: MapSnapshot, scores: np.ndarray, config: QueryConfig
+    geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
 ) -> tuple[FoundObject, ...]:
     """The connected groups of voxels that score at least ``config.threshold``, best first.
 
     Args:
-        geometry: the M voxels of the map; its features are not read.
+        geometry: the M voxels of the map.
         scores: (M,) in 0..1.
     """
     chosen = np.flatnonzero(scores >= config.threshold)

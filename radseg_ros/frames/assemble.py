@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, InputError
+from ..datatypes import Frame, InputError, check_pose
 from . import decode
 from .drops import DropCounts
 from .sync import FrameSync, Match
@@ -87,10 +87,17 @@ class Assembler:
         self._drop_without_info(len(self._without_info))
         return observations
 
-    def clear(self) -> None:
-        """Forget every waiting message; the camera info and the counts stay."""
-        self.sync.clear()
-        self._drop_without_info(len(self._without_info))
+    def clear(self, reason: str, forget_frame: bool = False) -> None:
+        """Forget every waiting message, counted as dropped for ``reason``; the camera info stays.
+
+        Args:
+            forget_frame: also forget the frame that poses brought, and them; the next one decides.
+        """
+        self.sync.clear(reason, poses=forget_frame)
+        self.drops.add(reason, len(self._without_info))
+        self._without_info.clear()
+        if forget_frame:
+            self.map_frame = self.config.map_frame
 
     def _add_info(self, message: Any) -> list[Observation]:
         try:
@@ -110,16 +117,14 @@ class Assembler:
 
     def _add_pose(self, stamp_ns: int, message: Any) -> list[Match]:
         frame_id = message.header.frame_id
-        if not self.map_frame:
-            self.map_frame = frame_id
-        if frame_id and frame_id != self.map_frame:
+        if frame_id and self.map_frame and frame_id != self.map_frame:
             self.drops.add(
                 f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter "
                 "node.map_frame)"
             )
             return []
         try:
-            return self.sync.add_pose(stamp_ns, decode.pose_matrix(decode.pose_message(message)))
+            T_world_body = check_pose(decode.pose_matrix(decode.pose_message(message)))
         except InputError as error:
             logger.debug("pose at %d ns: %s", stamp_ns, error)
             self.drops.add(
@@ -127,6 +132,8 @@ class Assembler:
                 "must be finite)"
             )
             return []
+        self.map_frame = self.map_frame or frame_id  # the first pose that can be used decides
+        return self.sync.add_pose(stamp_ns, T_world_body)
 
     def _observations(self, matches: list[Match]) -> list[Observation]:
         if self._info is None:

@@ -105,9 +105,13 @@ class FrameSync:
         self._drop_pairs(len(self._pairs))
         return matches
 
-    def clear(self) -> None:
-        """Forget every waiting input (not the counts)."""
-        self._purge(after_ns=None)
+    def clear(self, reason: str, poses: bool = False) -> None:
+        """Forget every waiting image, counted as dropped for ``reason``; poses only if asked to."""
+        for queue in (*self._images.values(), self._pairs):
+            self.drops.add(reason, len(queue))
+            queue.clear()
+        if poses:
+            self._poses.clear()
 
     @property
     def waiting(self) -> dict[str, int]:
@@ -129,21 +133,20 @@ class FrameSync:
             self._purge(after_ns=stamp_ns)
         self._newest[kind] = max(self._newest.get(kind, stamp_ns), stamp_ns)
 
-    def _purge(self, after_ns: int | None) -> None:
-        """Drop inputs later than ``after_ns`` (None: all).
+    def _purge(self, after_ns: int) -> None:
+        """Drop inputs later than ``after_ns``.
 
         Earlier ones stay: another topic may have jumped before.
         """
         for queue in (*self._images.values(), self._pairs, self._poses):
-            kept = [] if after_ns is None else [item for item in queue if item.stamp_ns <= after_ns]
+            kept = [item for item in queue if item.stamp_ns <= after_ns]
             if queue is not self._poses:
                 self.drops.add(
                     "image that waited while time went backwards", len(queue) - len(kept)
                 )
             queue[:] = kept
-        limit = -1 if after_ns is None else after_ns
-        self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= limit}
-        if self._last_match_ns is not None and self._last_match_ns > limit:
+        self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= after_ns}
+        if self._last_match_ns is not None and self._last_match_ns > after_ns:
             self._last_match_ns = None
 
     # Colour and depth

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import rclpy
 from geometry_msgs.msg import PoseStamped
@@ -33,26 +34,13 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from ..config import Option, to_dict
-from ..datatypes import (
-    CheckpointError,
-    Cloud,
-    ConfigError,
-    InputError,
-    LanguageError,
-    RadsegRosError,
-)
+from ..datatypes import CheckpointError, NotReadyError, RadsegRosError
 from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
-from ..frames.assemble import Assembler, Observation
 from ..watchdog import InputState, Watchdog
-from ..worker import LatestWorker
 from . import messages, params
 from .node_log import NodeLogHandler
-from .services import MapServices
 from .transport import use_image_profile
-
-if TYPE_CHECKING:
-    from ..mapper import Mapper
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -67,9 +55,8 @@ WATCH_PERIOD = 5.0  # s
 # inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
 THREADS = 6
 POSE_QUEUE = 200  # poses are small and may come at 200 Hz
-SETTLE_TIME = (
-    0.1  # s; rclpy's executor frees what a running callback still needs: let short ones end first
-)
+# s; rclpy's executor frees what a running callback still needs: let short ones end first
+SETTLE_TIME = 0.1
 JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
 CLOUDS = ("semantic_cloud", "rgb_cloud")
 LATCHED = QoSProfile(
@@ -78,9 +65,9 @@ LATCHED = QoSProfile(
 
 
 class MapperNode(Node):
-    """Maps what it sees and answers queries. The encoder is loaded in the background.
+    """Maps what it sees and answers queries.
 
-    Inputs are subscribed once it is there.
+    The encoder is loaded in the background; inputs are subscribed once it is there.
 
     Raises:
         ConfigError: a parameter is unknown or has an impossible value.
@@ -90,71 +77,45 @@ class MapperNode(Node):
     def __init__(self, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
         self.config = params.declare(self, _descriptor)
-        self.assembler = Assembler(self.config.sync, self.config.node)
-        self.mapper: Mapper | None = None
+        # These load torch, which takes seconds: a misspelt parameter is told before that.
+        from ..live_map import LiveMap
+        from .services import MapServices
+
+        self.live = LiveMap(self.config)
         self.error: Exception | None = None  # why the node cannot go on
-        self.integrated = 0
-        self.stamp_ns = 0  # of the last frame in the map
-        self.version = 0  # grows whenever the map changes
-        self.query_labels: tuple[str, ...] = ()  # of the last query
-        self._jumps = 0
         self._watchdog = Watchdog(WATCH_PERIOD)
         self._published: dict[str, object] = {}
         self._types = self._input_types()
         self.inputs: dict[str, Any] = {}  # kind -> subscription
-        self.worker: LatestWorker[Observation] = LatestWorker(
-            self._integrate, self.config.node.backlog, "mapping"
-        )
         self._clouds = {
             name: self.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS
         }
-        self.services_offered = MapServices(self)
+        self.services_offered = MapServices(self, self.live)
         self._every(self.config.node.publish_period, self._publish_clouds)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
         """Let the current frame finish, then free everything."""
-        if not self.worker.close(JOIN_TIMEOUT):
+        if not self.live.close(JOIN_TIMEOUT):
             self.get_logger().warning(f"the last frame was not finished within {JOIN_TIMEOUT:g} s")
         self.destroy_node()
-
-    def drops(self) -> list[tuple[str, int]]:
-        """(reason, count) of everything that was received and not used."""
-        busy = [
-            (
-                "frame replaced by a newer one while the encoder was busy (node.backlog)",
-                self.worker.dropped,
-            )
-        ]
-        failed = [("frame lost to an internal error, see the log", self.worker.failed)]
-        return [
-            (reason, count)
-            for reason, count in [*self.assembler.drops.items(), *busy, *failed]
-            if count
-        ]
 
     # Start
 
     def _every(self, period: float, callback: Callable[[], None]) -> None:
         """Steady time: with use_sim_time and no /clock the watchdog must still speak."""
-        self.create_timer(
-            period,
-            callback,
-            MutuallyExclusiveCallbackGroup(),
-            Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(period, callback, MutuallyExclusiveCallbackGroup(), clock)
 
     def _load(self) -> None:
         name = self.config.encoder
         self.get_logger().info(f"loading encoder '{name}'")
         try:
-            options = to_dict(getattr(self.config, name)) if hasattr(self.config, name) else {}
+            options = to_dict(self.config).get(name, {})
             encoder = make_encoder(name, **options)
-            from ..mapper import (
-                Mapper,
-            )  # torch takes seconds to import; a misspelt parameter is reported before that
+            from ..mapper import Mapper
 
-            self.mapper = Mapper(self.config, encoder)
+            self.live.start(Mapper(self.config, encoder))
             self._subscribe()
         except Exception as error:
             if not isinstance(error, RadsegRosError):
@@ -167,15 +128,16 @@ class MapperNode(Node):
     def _input_types(self) -> dict[str, tuple[type, str]]:
         raw = self.config.node.image_transport == "raw"
         image = Image if raw else CompressedImage
+        pose = Odometry if self.config.node.pose_type == "odometry" else PoseStamped
         return {
             "info": (CameraInfo, "depth/camera_info"),
-            "pose": (Odometry if self.config.node.pose_type == "odometry" else PoseStamped, "pose"),
+            "pose": (pose, "pose"),
             "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
             "color": (image, "color/image" if raw else "color/image/compressed"),
         }
 
     def _subscribe(self) -> None:
-        group = MutuallyExclusiveCallbackGroup()  # the assembler is for one thread
+        group = MutuallyExclusiveCallbackGroup()
         for kind, (type_, topic) in self._types.items():
             # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
             # overrides it by qos_overrides.
@@ -187,7 +149,7 @@ class MapperNode(Node):
             self.inputs[kind] = self.create_subscription(
                 type_,
                 topic,
-                self._receiver(kind),
+                partial(self._receive, kind),
                 qos,
                 callback_group=group,
                 event_callbacks=self._events(self.resolve_topic_name(topic)),
@@ -206,98 +168,64 @@ class MapperNode(Node):
         def lost(event: Any) -> None:
             cure = "large images need the shared-memory profile config/fastdds.xml"
             reason = f"message of {topic} lost on the way ({cure})"
-            self.assembler.drops.add(reason, event.total_count_change)
+            self.live.drops.add(reason, event.total_count_change)
 
         return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
 
-    # Frames
+    # In and out
 
-    def _receiver(self, kind: str) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:
-            for observation in self.assembler.add(kind, message):
-                self.worker.submit(observation)
-            if self.assembler.sync.jumps != self._jumps:
-                self._jumps = self.assembler.sync.jumps
-                self.get_logger().warning(
-                    f"time ran backwards on {self.inputs[kind].topic_name} (a recording that "
-                    "starts again?): "
-                    "waiting inputs were dropped, the map is kept",
-                    throttle_duration_sec=WATCH_PERIOD,
-                )
-
-        return receive
-
-    def _integrate(self, observation: Observation) -> None:
-        """In the worker thread."""
-        assert self.mapper is not None, "inputs are subscribed after the encoder is loaded"
-        try:
-            self.mapper.integrate(observation.frame())
-            self.stamp_ns = observation.match.stamp_ns
-        except InputError as error:
-            self.assembler.drops.add(str(error))
-            return
-        self.integrated += 1
-        self.version += 1
-
-    # Out
-
-    def header(self) -> Any:
-        """Frame of the map, stamp of its last frame."""
-        return messages.header(self.stamp_ns, self.assembler.map_frame)
+    def _receive(self, kind: str, message: Any) -> None:
+        if self.live.receive(kind, message):
+            self.get_logger().warning(
+                f"time ran backwards on {self.inputs[kind].topic_name} (a recording that starts "
+                "again?): waiting inputs were dropped, the map is kept",
+                throttle_duration_sec=WATCH_PERIOD,
+            )
 
     def _publish_clouds(self) -> None:
         """Publish what changed and is listened to.
 
         A late subscriber is served at the next turn or by the latch.
         """
-        mapper = self.mapper
-        if mapper is None:
-            return
-        min_hits = self.config.node.cloud_min_hits
-        labels = tuple(self.config.node.labels) or self.query_labels
-        self._publish("rgb_cloud", self.version, lambda: mapper.rgb_cloud(min_hits))
+        version, labels = self.live.version, self.live.cloud_labels
+        self._publish("rgb_cloud", version)
         if labels:
-            self._publish(
-                "semantic_cloud",
-                (self.version, labels),
-                lambda: mapper.semantic_cloud(labels, min_hits),
-            )
+            self._publish("semantic_cloud", (version, labels), labels)
 
-    def _publish(self, name: str, key: object, make: Callable[[], Cloud]) -> None:
+    def _publish(self, name: str, key: object, labels: Sequence[str] = ()) -> None:
         publisher = self._clouds[name]
         if self._published.get(name) == key or not publisher.get_subscription_count():
             return
-        self._published[name] = key
         try:
-            publisher.publish(messages.cloud_message(make(), self.header()))
-        except (LanguageError, ConfigError) as error:
+            cloud = self.live.cloud(labels)
+        except NotReadyError:
+            return
+        except RadsegRosError as error:
             self.get_logger().error(f"no {name}: {error}", throttle_duration_sec=60.0)
+        else:
+            publisher.publish(messages.cloud_message(cloud, messages.header(*self.live.moment())))
+        self._published[name] = key
 
     # Watchdog
 
     def _watch(self) -> None:
         """Every few seconds one line: progress, or why there is none."""
-        received = {kind: self.assembler.received[kind] for kind in self.inputs}
-        busy = self.worker.pending > 0
+        status = self.live.status()
+        received = {kind: status.received.get(kind, 0) for kind in self.inputs}
         progress, complaint = self._watchdog.look(
-            self.integrated, busy, received, dict(self.drops()), self._state
+            status.integrated, status.waiting > 0, received, dict(status.drops), self._input_state
         )
-        if progress and self.mapper is not None:
-            self.get_logger().info(f"{progress}; {len(self.mapper.map)} voxels")
+        if progress:
+            self.get_logger().info(f"{progress}; {status.voxels} voxels")
         if complaint:
             self.get_logger().warning(complaint)
 
-    def _state(self, kind: str, received: int) -> InputState:
+    def _input_state(self, kind: str, received: int) -> InputState:
         topic = self.inputs[kind].topic_name
         publishers = [info.topic_type for info in self.get_publishers_info_by_topic(topic)]
         type_ = self._types[kind][0]
-        return InputState(
-            kind,
-            topic,
-            f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}",
-            publishers,
-            received,
-        )
+        full_name = f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}"
+        return InputState(kind, topic, full_name, publishers, received)
 
 
 def _descriptor(option: Option) -> ParameterDescriptor:

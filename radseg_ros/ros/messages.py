@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -14,9 +15,12 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer
+from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer, MapStatus
 
 from .. import datatypes
+
+if TYPE_CHECKING:
+    from ..live_map import LiveStatus
 
 # x y z rgb as every viewer expects them: rgb is 0x00RRGGBB in the bits of a float32 (PCL's
 # convention).
@@ -94,9 +98,15 @@ def answer_message(answer: datatypes.Answer) -> LabelAnswer:
     )
 
 
-def drop_messages(drops: Iterable[tuple[str, int]]) -> list[DropCount]:
-    """radseg_interfaces/DropCount, one per reason."""
-    return [DropCount(reason=reason, count=count) for reason, count in drops]
+def status_message(status: LiveStatus) -> MapStatus:
+    """radseg_interfaces/MapStatus."""
+    return MapStatus(
+        voxels=status.voxels,
+        frames_integrated=status.integrated,
+        frames_waiting=status.waiting,
+        inputs_dropped=sum(count for _, count in status.drops),
+        drops=[DropCount(reason=reason, count=count) for reason, count in status.drops],
+    )
 
 
 def color_message(rgb: np.ndarray, head: Header) -> Image:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 
 from ..config import LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, MapFileError
+from ..files import whole_file
 from .index import valid_keys
 from .voxel_map import VoxelMap
 
@@ -91,20 +91,11 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
         "sha256": _digests(state),
     }
     try:
-        remove_leftovers(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with whole_file(path) as part:
             _write(part, state, {"radmap": json.dumps(header)})
-            os.replace(part, path)
-            _sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
-        raise MapFileError(
-            f"the map cannot be written to {path}: {error.strerror or error}"
-        ) from error
-    except Exception as error:
-        raise MapFileError(f"the map cannot be written to {path}: {error}") from error
+        reason = error.strerror or error
+        raise MapFileError(f"the map cannot be written to {path}: {reason}") from error
 
 
 def load_map(
@@ -113,6 +104,7 @@ def load_map(
     *,
     config: MapConfig | None = None,
     lift: LiftConfig | None = None,
+    channels: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[VoxelMap, MapIdentity]:
     """Read a map; nothing is returned unless everything in the file is sound.
@@ -122,6 +114,7 @@ def load_map(
         config: options that the map goes on with; voxel size, space and labels must agree. None =
             those it was saved with.
         lift: likewise.
+        channels: numbers per voxel that the reader works with; None = any.
 
     Raises:
         MapFileError: the file is missing, damaged or partial, of another version, or does not fit
@@ -135,11 +128,8 @@ def load_map(
         )
         saved = from_dict(MapConfig, header["map"], "map.")
         lift = lift or from_dict(LiftConfig, header["lift"], "lift.")
-        channels, last_stamp_ns, camera = (
-            int(header["channels"]),
-            header["last_stamp_ns"],
-            header["camera"],
-        )
+        own_channels = int(header["channels"])
+        last_stamp_ns, camera = header["last_stamp_ns"], header["camera"]
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise MapFileError(
             f"{path} is damaged: its header cannot be understood ({error})"
@@ -151,47 +141,18 @@ def load_map(
             raise MapFileError(
                 f"{path} holds {name} {getattr(saved, name)}, here it is {getattr(config, name)}"
             )
-    _check(path, state, channels, saved)
-    voxel_map = VoxelMap(channels, config or saved, lift, device)
+    if channels is not None and own_channels != channels:
+        raise MapFileError(f"{path} holds {own_channels} numbers per voxel, here it is {channels}")
+    _check(path, state, own_channels, saved)
+    voxel_map = VoxelMap(own_channels, config or saved, lift, device)
     voxel_map.table.load(state)
     voxel_map.last_stamp_ns = None if last_stamp_ns is None else int(last_stamp_ns)
     voxel_map.camera = (float(camera[0]), float(camera[1]), float(camera[2]))
     return voxel_map, identity
 
 
-def merge_maps(
-    target: VoxelMap, target_identity: MapIdentity, other: VoxelMap, other_identity: MapIdentity
-) -> int:
-    """Add all points of ``other`` to ``target`` if both mean the same; return the new voxels.
-
-    Raises:
-        MapFileError: the identities differ.
-        InputError: the maps differ in voxel size, channels, space or labels.
-    """
-    other_identity.require(target_identity, "the other map")
-    return target.merge(other)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what saves of ``path`` left behind whose process is gone."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        owner = part.name[len(path.name) + 2 : -len(".part")]
-        if owner.isdigit() and not _alive(int(owner)):
-            part.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file and bring it to the disk.
+    """Write a safetensors file.
 
     The format is a length, a JSON header and the bytes of the tensors. The library's own writer
     goes by a temporary file of a random name, which a killed process would leave behind for ever.
@@ -211,21 +172,10 @@ def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str])
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in state.values():
             file.write(_bytes(tensor))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _sync(path: Path) -> None:
-    """Bring the entries of a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digests(state: dict[str, torch.Tensor]) -> dict[str, str]:

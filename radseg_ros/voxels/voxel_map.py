@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ..config import LiftConfig, MapConfig
-from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapSnapshot
+from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapGeometry, MapSnapshot
 from ..device import pick_device
 from .carving import seen_through, spheres_in_view
 from .index import BRICK_SIDE
@@ -173,81 +173,64 @@ class VoxelMap:
 
     def snapshot(self) -> MapSnapshot:
         """A copy of the whole map."""
-        return self._snapshot(self.table.vectors.all_means(self.table["hits"]))
+        features = self.table.vectors.all_means(self.table["hits"])
+        return MapSnapshot(**self._geometry(), features=features)
 
-    def geometry(self) -> MapSnapshot:
-        """A copy of the map without the vectors: ``features`` is (M, 0).
+    def geometry(self) -> MapGeometry:
+        """A copy of the map without the vectors; rows as in :meth:`snapshot`."""
+        return MapGeometry(**self._geometry())
 
-        Rows as in :meth:`snapshot`.
-        """
-        return self._snapshot(torch.zeros(len(self), 0, device=self.device))
-
-    def _snapshot(self, features: torch.Tensor) -> MapSnapshot:
+    def _geometry(self) -> dict[str, torch.Tensor]:
         index, hits = self.table.coordinates(), self.table["hits"]
-        return MapSnapshot(
-            index=index,
-            xyz=(index * self.voxel_size).float(),
-            rgb=(self.table["rgb_sum"] / hits[:, None]).float(),
-            features=features,
-            hits=hits.float(),
-            first_seen_ns=self.table["first_seen_ns"].clone(),
-            last_seen_ns=self.table["last_seen_ns"].clone(),
-        )
+        return {
+            "index": index,
+            "xyz": (index * self.voxel_size).float(),
+            "rgb": (self.table["rgb_sum"] / hits[:, None]).float(),
+            "hits": hits.float(),
+            "first_seen_ns": self.table["first_seen_ns"].clone(),
+            "last_seen_ns": self.table["last_seen_ns"].clone(),
+        }
 
     @torch.no_grad()
-    def cosines(self, project: Projection, text: torch.Tensor) -> torch.Tensor:
-        """(Q, D) unit text vectors -> (M, Q) float32 cosines with the voxels.
-
-        Rows as in :meth:`snapshot`.
-
-        In space ``backbone`` the language vectors are kept, and only those of voxels that changed
-        since are made again, as long as the cache fits into ``max_bytes``. In space ``language``
-        the vectors need no projection.
+    def cosines(self, text: torch.Tensor, project: Projection | None = None) -> torch.Tensor:
+        """(Q, D) unit text vectors -> (M, Q) float32 cosines; rows as in :meth:`snapshot`.
 
         Args:
-            project: (N, C) -> (N, D). Another function than last time makes the cache void.
-
-        Raises:
-            InputError: the map stores probabilities.
+            project: (N, C) -> (N, D), brings stored vectors into the space of the texts; None =
+                they are there already. What it made is kept, and only voxels that changed since
+                are projected again, as long as the cache fits into ``max_bytes``. Another function
+                than last time makes the cache void.
         """
         text = text.to(self.device, torch.float32)
         parts = [part @ text.T for part in self._language_parts(project)]
         return torch.cat(parts) if parts else torch.zeros(0, len(text), device=self.device)
 
     @torch.no_grad()
-    def language_vectors(self, project: Projection) -> torch.Tensor:
+    def language_vectors(self, project: Projection | None = None) -> torch.Tensor:
         """(M, D) float32 unit vectors, a copy; zero vectors stay zero.
 
         Prefer :meth:`cosines`, which copies nothing.
         """
         parts = list(self._language_parts(project))
-        return (
-            torch.cat(parts)
-            if parts
-            else project(torch.zeros(0, self.channels, device=self.device)).float()
-        )
+        if parts:
+            return torch.cat(parts)
+        empty = torch.zeros(0, self.channels, device=self.device)
+        return empty if project is None else project(empty).float()
 
-    def _language_parts(self, project: Projection) -> Iterator[torch.Tensor]:
+    def _language_parts(self, project: Projection | None) -> Iterator[torch.Tensor]:
         """The unit language vectors of successive rows, (n, D) float32."""
-        if self.config.space == "probability":
-            raise InputError(
-                "a map of probabilities has no language vectors; its channels are its labels"
-            )
-        table = self.table
-        rows = (
-            torch.arange(len(self), device=self.device).split(table.vectors.block_rows)
-            if len(self)
-            else ()
-        )
-        if self.config.space == "language":
-            return (normalize(table.means(part), dim=1) for part in rows)
+        table, rows = self.table, torch.arange(len(self), device=self.device)
+        parts = rows.split(table.vectors.block_rows) if len(self) else ()
+        if project is None:
+            return (normalize(table.means(part), dim=1) for part in parts)
         cache = self._cache(project) if len(self) else None
         if cache is None:
-            return (normalize(project(table.means(part)).float(), dim=1) for part in rows)
+            return (normalize(project(table.means(part)).float(), dim=1) for part in parts)
         for part in (~table["projected"]).nonzero()[:, 0].split(cache.block_rows):
             cache.write(part, normalize(project(table.means(part)).float(), dim=1))
         table["projected"].fill_(True)
-        return (block[: len(part)].float() for block, part in zip(cache.blocks, rows, strict=True))
+        blocks = zip(cache.blocks, parts, strict=True)
+        return (block[: len(part)].float() for block, part in blocks)
 
     def _cache(self, project: Projection) -> VectorBlocks | None:
         """Room for the language vectors of all voxels; None if they may not be kept."""
@@ -280,13 +263,6 @@ class VoxelMap:
         )
         xyz = self.table.coordinates() * self.voxel_size
         return self.table.remove(((xyz >= low) & (xyz <= high)).all(1))
-
-    def clear_outside(self, centre: Sequence[float], radius: float) -> int:
-        """Remove the voxels whose centres are farther than ``radius`` metres from ``centre``.
-
-        Return how many.
-        """
-        return self.table.remove(self._distance(centre) > radius)
 
     def _distance(self, point: Sequence[float]) -> torch.Tensor:
         """(M,) float64 metres."""

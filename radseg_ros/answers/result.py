@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a question to the map brings: the scores of one moment, as places and as a cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import QueryConfig
+from ..datatypes import Answer, Cloud, MapGeometry
+from .cloud import semantic_cloud
+from .objects import find_objects
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryResult:
+    """The voxels of the map and how well each answers each text, all from one moment."""
+
+    texts: tuple[str, ...]  # Q of them
+    geometry: MapGeometry  # M voxels
+    scores: np.ndarray  # (M, Q) float32 in 0..1
+    rules: QueryConfig  # what counts as found
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Where each text is: objects, best first; none when it was not found."""
+        return [
+            Answer(text, float(column.max(initial=0.0)), self._objects(column))
+            for text, column in zip(self.texts, self.scores.T, strict=True)
+        ]
+
+    def cloud(self, min_hits: int = 1) -> Cloud:
+        """Every voxel with its best text; voxels of fewer than ``min_hits`` points are left out."""
+        return semantic_cloud(self.geometry, self.scores, self.rules.threshold, min_hits)
+
+    def _objects(self, column: np.ndarray) -> tuple:
+        return find_objects(self.geometry, column, self.rules)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A map that grows while messages arrive, and is asked, saved, loaded and reset meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .answers.result import QueryResult
+from .config import Config
+from .datatypes import Cloud, InputError, NotReadyError
+from .frames.assemble import Assembler, Observation
+from .frames.drops import DropCounts
+from .mapper import Mapper
+from .voxels.map_file import MapIdentity
+from .worker import LatestWorker
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStatus:
+    """How far a live map is."""
+
+    voxels: int
+    integrated: int  # frames
+    waiting: int  # frames that are complete and not in the map yet
+    received: dict[str, int]  # messages by kind
+    drops: list[tuple[str, int]]  # (reason, count) of everything received and not used
+
+
+class LiveMap:
+    """Assembler, worker and mapper, and the state that belongs to them together.
+
+    Every method may be called from any thread. Two locks keep it consistent: one guards the state
+    and is never held while something is encoded, scored, read or written; the other lets the
+    worker, which fuses a frame, and whoever changes the map as a whole take turns. A frame of which
+    any part arrived before the map was reset or replaced never gets into the new one.
+
+    Raises:
+        InputError: node.camera_offset is not a rigid transform.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._mapper: Mapper | None = None
+        self._assembler = Assembler(config.sync, config.node)
+        self._state = threading.Lock()
+        self._turn = threading.Lock()
+        self._epoch = 0  # grows whenever what waits becomes worthless
+        self._epoch_reason = ""
+        self._integrated = 0
+        self._stamp_ns = 0
+        self._version = 0
+        self._labels: tuple[str, ...] = ()  # of the last query for names
+        self._worker: LatestWorker[tuple[int, Observation]] = LatestWorker(
+            self._integrate, config.node.backlog, "mapping"
+        )
+
+    # The encoder is loaded in the background: until then there is nothing to ask
+
+    def start(self, mapper: Mapper) -> None:
+        """Take the mapper, once it is there; frames that were complete before are lost."""
+        self._mapper = mapper
+
+    @property
+    def mapper(self) -> Mapper:
+        """The mapper.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+        """
+        if self._mapper is None:
+            raise NotReadyError("the encoder is still loading, ask again")
+        return self._mapper
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Let the frame in hand finish; False when ``timeout`` (s) was not enough."""
+        return self._worker.close(timeout)
+
+    # In
+
+    def receive(self, kind: str, message: Any) -> bool:
+        """Take one message (``kind`` is one of ``assemble.KINDS``); never blocks.
+
+        Returns:
+            Whether time ran backwards: what waited was dropped, the map is kept.
+        """
+        with self._state:
+            jumps = self._assembler.sync.jumps
+            for observation in self._assembler.add(kind, message):
+                self._worker.submit((self._epoch, observation))
+            return self._assembler.sync.jumps != jumps
+
+    def _integrate(self, item: tuple[int, Observation]) -> None:
+        """In the worker's thread."""
+        epoch, observation = item
+        mapper = self.mapper
+        try:
+            prepared = mapper.prepare(observation.frame())
+            with self._turn:
+                if epoch != self._epoch:
+                    self.drops.add(self._epoch_reason)
+                    return
+                mapper.fuse(*prepared)
+                with self._state:
+                    self._integrated += 1
+                    self._stamp_ns = observation.match.stamp_ns
+                    self._version += 1
+        except InputError as error:
+            self.drops.add(str(error))
+
+    # Out
+
+    @property
+    def drops(self) -> DropCounts:
+        """Where whoever loses an input on its way here counts it."""
+        return self._assembler.drops
+
+    @property
+    def version(self) -> int:
+        """Grows whenever the map changes."""
+        return self._version
+
+    @property
+    def cloud_labels(self) -> tuple[str, ...]:
+        """The labels of the semantic cloud: the configured ones, else those of the last query."""
+        return tuple(self.config.node.labels) or self._labels
+
+    def moment(self) -> tuple[int, str]:
+        """Stamp (ns) of the last frame in the map, 0 = none, and the frame of the map."""
+        with self._state:
+            return self._stamp_ns, self._assembler.map_frame
+
+    def status(self) -> LiveStatus:
+        """How far the map is, and what was not used, by reason."""
+        busy = "frame replaced by a newer one while the encoder was busy (node.backlog)"
+        failed = "frame lost to an internal error, see the log"
+        counts = [(busy, self._worker.dropped), (failed, self._worker.failed)]
+        with self._state:
+            return LiveStatus(
+                voxels=0 if self._mapper is None else len(self._mapper.map),
+                integrated=self._integrated,
+                waiting=self._worker.pending,
+                received=dict(self._assembler.received),
+                drops=[*self.drops.items(), *((reason, n) for reason, n in counts if n)],
+            )
+
+    def query(
+        self,
+        texts: Sequence[str],
+        prompts: bool = False,
+        threshold: float | None = None,
+        max_objects: int | None = None,
+    ) -> QueryResult:
+        """Ask the map; see :meth:`Mapper.query`.
+
+        Args:
+            threshold, max_objects: instead of those of the configuration.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            ConfigError: a rule has an impossible value.
+            InputError, LanguageError: see :meth:`Mapper.query`.
+        """
+        changes: dict[str, Any] = {"threshold": threshold, "max_objects": max_objects}
+        given = {name: value for name, value in changes.items() if value is not None}
+        rules = dataclasses.replace(self.config.query, **given)
+        result = self.mapper.query([text.strip() for text in texts], rules, prompts)
+        if not prompts:
+            self._labels = result.texts
+        return result
+
+    def cloud(self, labels: Sequence[str] = ()) -> Cloud:
+        """Every voxel with its best label; without labels, the map in its true colours."""
+        min_hits = self.config.node.cloud_min_hits
+        if labels:
+            return self.mapper.query(list(labels)).cloud(min_hits)
+        return self.mapper.rgb_cloud(min_hits)
+
+    # The map as a whole
+
+    def save(self, path: Path) -> int:
+        """Write the map and return its number of voxels.
+
+        Raises:
+            NotReadyError, MapFileError: there is no map yet; the file cannot be written.
+        """
+        return self.mapper.save(path, self.moment()[1])
+
+    def load(self, path: Path, merge: bool = False) -> int:
+        """Read a map in place of this one, or add it to this one; return the voxels afterwards.
+
+        Inputs that waited for a map that is replaced are dropped.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            MapFileError: the file is damaged, or was made with other weights, options or in another
+                frame; nothing changed.
+        """
+        mapper = self.mapper
+        loaded, identity = mapper.read(path)
+        with self._turn:
+            with self._state:
+                here = self._assembler.map_frame
+                identity.require(MapIdentity(frame_id=here), str(path))
+                self._assembler.map_frame = here or identity.frame_id
+                if not merge:
+                    self._begin_anew("input that waited when a map was loaded in its place")
+            mapper.take(loaded, merge)
+            with self._state:
+                self._stamp_ns = mapper.map.last_stamp_ns or 0
+                self._version += 1
+        return len(mapper.map)
+
+    def reset(self) -> int:
+        """Forget the map, everything that waits for it, and the frame that poses brought.
+
+        Returns:
+            The number of voxels that are forgotten.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+        """
+        mapper = self.mapper
+        with self._turn:
+            voxels = len(mapper.map)
+            with self._state:
+                self._begin_anew("input that waited when the map was reset", forget_frame=True)
+            mapper.reset()
+            with self._state:
+                self._stamp_ns = 0
+                self._version += 1
+        return voxels
+
+    def _begin_anew(self, reason: str, forget_frame: bool = False) -> None:
+        """Make everything that was received so far worthless. Called with both locks held."""
+        self._epoch += 1
+        self._epoch_reason = reason
+        self._assembler.clear(reason, forget_frame)
+        self.drops.add(reason, self._worker.clear())

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a voxel stores, as a choice: backbone vectors, language vectors, or probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from .answers.objects import relevancy
+from .config import Config, one_of
+from .datatypes import ConfigError, FeatureMap
+from .encoders.protocol import Encoder
+from .language.memory import TextMemory
+from .segmentation.probabilities import probability_map
+from .segmentation.refine import make_refiner
+from .voxels.map_file import MapIdentity
+from .voxels.voxel_map import Projection, VoxelMap
+
+Scorer = Callable[[VoxelMap], torch.Tensor]
+
+
+class Space(Protocol):
+    """How images become what voxels store, and how what is stored answers texts."""
+
+    channels: int  # numbers per voxel
+    identity: MapIdentity  # maps of different identity cannot be mixed
+
+    def features(self, rgb: np.ndarray) -> FeatureMap:
+        """(H, W, 3) image at the working size -> (C, h, w)."""
+        ...
+
+    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+        """A function from the map to (M, Q) in 0..1: how well each voxel answers each text.
+
+        What takes long and needs no map (embedding) is done here, before the function is called.
+
+        Args:
+            prompts: take the texts as they are instead of as names of things.
+
+        Raises:
+            LanguageError: a text cannot be embedded.
+            ConfigError: the space has fixed labels and a text is not one of them.
+        """
+        ...
+
+    def language_vectors(self, voxel_map: VoxelMap) -> torch.Tensor | None:
+        """(M, D) unit vectors in the space of the texts; None = voxels hold probabilities."""
+        ...
+
+
+class Backbone:
+    """Voxels store the encoder's vectors; they are projected when a question comes."""
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.channels = encoder.channels
+        self.identity = _identity(encoder)
+        # always the same function: the cache of the map depends on it
+        self.project: Projection | None = encoder.project
+        self._background = config.query.background or encoder.background
+        self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
+
+    def features(self, rgb: np.ndarray) -> FeatureMap:
+        """As the encoder gives them."""
+        return self.encoder.encode(rgb)
+
+    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+        """Relevancy against the background texts."""
+        wanted = self._texts.vectors(texts, prompts)
+        both = torch.cat([wanted, self._texts.vectors(self._background)])
+
+        def score(voxel_map: VoxelMap) -> torch.Tensor:
+            similarity = voxel_map.cosines(both, self.project)
+            own, background = similarity.tensor_split([len(wanted)], dim=1)
+            return relevancy(own, background, self.encoder.logit_scale)
+
+        return score
+
+    def language_vectors(self, voxel_map: VoxelMap) -> torch.Tensor:
+        """The voxels' vectors through the language head."""
+        return voxel_map.language_vectors(self.project)
+
+
+class Language(Backbone):
+    """Voxels store vectors of the language space: patches are projected instead of voxels."""
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        self.channels = encoder.language_channels
+        self.project = None
+
+    def features(self, rgb: np.ndarray) -> FeatureMap:
+        """The encoder's vectors through the language head."""
+        features = self.encoder.encode(rgb).data
+        projected = self.encoder.project(features.flatten(1).T)
+        return FeatureMap(projected.T.unflatten(1, features.shape[1:]).contiguous())
+
+
+class Probability:
+    """Voxels store the probability of each label of a fixed set."""
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.labels = list(config.map.labels)
+        self.channels = len(self.labels)
+        self.refiner = make_refiner(encoder)
+        refined = "" if self.refiner is None else "-sam"  # refined and coarse maps do not mix
+        self.identity = _identity(encoder, encoder.name + refined, self.labels)
+        self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
+
+    def features(self, rgb: np.ndarray) -> FeatureMap:
+        """Probabilities per patch, or per pixel where masks are refined."""
+        vectors = self._texts.vectors(self.labels)
+        return probability_map(self.encoder, rgb, vectors, refiner=self.refiner)
+
+    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+        """The stored probabilities of those labels."""
+        del prompts
+        columns = [self._column(text) for text in texts]
+        return lambda voxel_map: voxel_map.snapshot().features[:, columns]
+
+    def language_vectors(self, voxel_map: VoxelMap) -> None:
+        """There are none."""
+        del voxel_map
+
+    def _column(self, text: str) -> int:
+        if text not in self.labels:
+            known = ", ".join(self.labels)
+            raise ConfigError(
+                f"the map stores probabilities of {known}; {text!r} is not among them"
+            )
+        return self.labels.index(text)
+
+
+SPACES: dict[str, type[Backbone] | type[Probability]] = {
+    "backbone": Backbone,
+    "language": Language,
+    "probability": Probability,
+}
+
+
+def make_space(config: Config, encoder: Encoder) -> Space:
+    """The space that ``config.map.space`` names."""
+    return SPACES[one_of("map.space", config.map.space, SPACES)](config, encoder)
+
+
+def _identity(encoder: Encoder, name: str = "", labels: Sequence[str] = ()) -> MapIdentity:
+    return MapIdentity(
+        encoder=name or encoder.name,
+        checkpoint_hash=encoder.checkpoint_hash,
+        language=encoder.language,
+        labels=tuple(labels),
+    )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages as plain namespaces, for everything that reads fields and needs no ROS."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace as Message
+
+K = [50.0, 0, 8, 0, 50, 6, 0, 0, 1]
+
+
+def head(ms: int, frame: str = "map") -> Message:
+    return Message(stamp=Message(sec=ms // 1000, nanosec=ms % 1000 * 1_000_000), frame_id=frame)
+
+
+def image(ms: int, encoding: str = "rgb8") -> Message:
+    step = 16 * {"rgb8": 3, "16UC1": 2}[encoding]
+    return Message(
+        header=head(ms),
+        height=12,
+        width=16,
+        encoding=encoding,
+        step=step,
+        is_bigendian=0,
+        data=bytes(12 * step),
+    )
+
+
+def info(k: list | None = None) -> Message:
+    return Message(header=head(0), height=12, width=16, k=k or K, p=[0.0] * 12)
+
+
+def pose(
+    ms: int, x: float = 0.0, frame: str = "map", w: float = 1.0, odometry: bool = False
+) -> Message:
+    inner = Message(
+        position=Message(x=x, y=0.0, z=0.0), orientation=Message(x=0.0, y=0.0, z=0.0, w=w)
+    )
+    return Message(header=head(ms, frame), pose=Message(pose=inner) if odometry else inner)
+
+
+def pair(ms: int) -> list:
+    return [("color", image(ms)), ("depth", image(ms, "16UC1"))]

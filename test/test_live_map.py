@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live map without ROS: messages in, answers out, and what happens when the map is reset,
+loaded, or asked while messages arrive.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from color_encoder import ColorEncoder
+from plain_messages import image, info, pair, pose
+
+from radseg_ros.config import Config, NodeConfig
+from radseg_ros.datatypes import ConfigError, InputError, MapFileError, NotReadyError
+from radseg_ros.live_map import LiveMap
+from radseg_ros.mapper import Mapper
+
+RESET = "input that waited when the map was reset"
+LOADED = "input that waited when a map was loaded in its place"
+
+
+class GatedEncoder(ColorEncoder):
+    """Waits before each image until it is let through, when the gate is closed."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def encode(self, rgb):
+        self.entered.set()
+        assert self.open.wait(10)
+        return super().encode(rgb)
+
+
+@pytest.fixture
+def live():
+    config = Config(encoder="colors", short_side=0, node=NodeConfig(backlog=9))
+    made = LiveMap(config)
+    made.start(Mapper(config, GatedEncoder()))
+    made.receive("info", info())
+    yield made
+    made.mapper.encoder.open.set()
+    assert made.close(10)
+
+
+def feed(live: LiveMap, *events: tuple) -> None:
+    for kind, message in events:
+        live.receive(kind, message)
+
+
+def settle(live: LiveMap) -> None:
+    """Wait until nothing is being worked on."""
+    end = time.monotonic() + 10
+    while live.status().waiting:
+        assert time.monotonic() < end, "the worker does not end"
+        time.sleep(0.002)
+
+
+def visible_pair(ms: int) -> list:
+    """Colour, and depth with returns at 1 m."""
+    depth = image(ms, "16UC1")
+    depth.data = np.full(12 * 16, 1000, "<u2").tobytes()
+    return [("color", image(ms)), ("depth", depth)]
+
+
+def frames(*ms: int) -> list:
+    return [event for at in ms for event in (*visible_pair(at), ("pose", pose(at)))]
+
+
+def drops(live: LiveMap) -> dict[str, int]:
+    return dict(live.status().drops)
+
+
+def test_messages_become_a_map_that_answers(live):
+    assert live.version == 0 and live.moment() == (0, "")
+    feed(live, *frames(100, 200))
+    settle(live)
+    status = live.status()
+    assert (status.integrated, status.waiting, status.drops) == (2, 0, [])
+    assert status.voxels == len(live.cloud()) > 0 and live.version == 2
+    assert live.moment() == (200_000_000, "map")
+    assert [answer.label for answer in live.query([" red ", "blue"]).answers] == ["red", "blue"]
+    assert live.cloud_labels == ("red", "blue")
+    live.query(["a green thing"], prompts=True)
+    assert live.cloud_labels == ("red", "blue"), "free text is no label"
+
+
+def test_nothing_can_be_asked_before_the_encoder_is_there(tmp_path):
+    live = LiveMap(Config())
+    calls = (
+        lambda: live.query(["red"]),
+        live.cloud,
+        live.reset,
+        lambda: live.save(tmp_path / "a.radmap"),
+        lambda: live.load(tmp_path / "a.radmap"),
+    )
+    for call in calls:
+        with pytest.raises(NotReadyError, match="still loading"):
+            call()
+    assert live.status().voxels == 0
+    live.close(5)
+
+
+def test_rules_of_a_question_are_checked(live):
+    with pytest.raises(ConfigError, match="query.threshold must be in 0..1"):
+        live.query(["red"], threshold=1.5)
+    with pytest.raises(InputError, match="at least one label"):
+        live.query([])
+    assert live.cloud_labels == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (visible_pair(300), [("pose", pose(300))]),
+        (visible_pair(300)[:1], [*visible_pair(300)[1:], ("pose", pose(300))]),
+        ([("pose", pose(280)), *visible_pair(300)], [("pose", pose(320))]),
+    ],
+)
+def test_nothing_that_came_before_a_reset_completes_a_frame_after_it(live, before, after):
+    feed(live, *frames(100))
+    settle(live)
+    feed(live, *before)
+    assert live.reset() > 0
+    feed(live, *after)
+    settle(live)
+    status = live.status()
+    assert (status.voxels, status.integrated) == (0, 1)
+    assert drops(live)[RESET] >= 1 and live.moment()[0] == 0
+
+
+def test_a_frame_in_the_encoder_does_not_survive_a_reset(live):
+    live.mapper.encoder.open.clear()
+    feed(live, *frames(100, 200, 300))
+    assert live.mapper.encoder.entered.wait(5)
+    live.reset()  # at once, although the encoder is busy
+    live.mapper.encoder.open.set()
+    settle(live)
+    assert live.status().voxels == 0 and drops(live) == {RESET: 3}
+    feed(live, *frames(400))
+    settle(live)
+    assert live.status().voxels > 0 and live.status().integrated == 1
+
+
+def test_a_reset_forgets_the_frame_that_poses_brought(live):
+    feed(live, *frames(100))
+    settle(live)
+    live.reset()
+    feed(live, *visible_pair(200), ("pose", pose(200, frame="odom")))
+    settle(live)
+    assert live.moment() == (200_000_000, "odom") and live.status().voxels > 0
+
+
+def test_a_pose_that_is_none_decides_no_frame(live):
+    feed(live, ("pose", pose(50, x=float("nan"), frame="garbage")), *frames(100))
+    settle(live)
+    assert live.moment()[1] == "map" and live.status().integrated == 1
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_loading_keeps_out_what_waited_unless_it_merges(live, tmp_path, merge):
+    feed(live, *frames(100))
+    settle(live)
+    saved = live.save(tmp_path / "a.radmap")
+    live.mapper.encoder.open.clear()
+    live.mapper.encoder.entered.clear()
+    feed(live, *frames(200), *visible_pair(300))
+    assert live.mapper.encoder.entered.wait(5)
+    assert live.load(tmp_path / "a.radmap", merge) == saved
+    live.mapper.encoder.open.set()
+    feed(live, ("pose", pose(300)))
+    settle(live)
+    assert live.status().integrated == (3 if merge else 1)
+    assert drops(live) == ({} if merge else {LOADED: 2})
+    hits = int(live.mapper.map.table["hits"].sum())
+    assert hits == (12 * 16) * (4 if merge else 1)
+
+
+def test_a_map_gets_no_second_frame_while_a_file_is_read(live, tmp_path, monkeypatch):
+    feed(live, *frames(100))
+    settle(live)
+    live.save(tmp_path / "in_map.radmap")
+    live.reset()
+    read = live.mapper.read
+
+    def slowly(path):
+        loaded = read(path)
+        feed(live, *visible_pair(200), ("pose", pose(200, frame="odom")))
+        settle(live)
+        return loaded
+
+    monkeypatch.setattr(live.mapper, "read", slowly)
+    with pytest.raises(MapFileError, match="frame_id 'map', here it is 'odom'"):
+        live.load(tmp_path / "in_map.radmap")
+    assert live.moment() == (200_000_000, "odom") and live.status().integrated == 2
+
+
+def test_loading_decides_the_frame_where_no_pose_has(live, tmp_path):
+    feed(live, *frames(100))
+    settle(live)
+    live.save(tmp_path / "a.radmap")
+    live.reset()
+    live.load(tmp_path / "a.radmap")
+    feed(live, *visible_pair(200), ("pose", pose(200, frame="odom")))
+    settle(live)
+    assert live.moment() == (100_000_000, "map")
+    assert any("odom" in reason for reason in drops(live))
+
+
+def test_a_refused_file_changes_nothing(live, tmp_path):
+    feed(live, *frames(100), *visible_pair(200))
+    settle(live)
+    version, voxels = live.version, live.status().voxels
+    (tmp_path / "b.radmap").write_bytes(b"no map")
+    with pytest.raises(MapFileError):
+        live.load(tmp_path / "b.radmap")
+    feed(live, ("pose", pose(200)))
+    settle(live)
+    assert live.version == version + 1 and live.status().voxels == voxels
+    assert live.status().integrated == 2 and not live.status().drops
+
+
+def test_time_that_runs_backwards_is_told_and_joins_nothing(live):
+    feed(live, *frames(10_000), *visible_pair(20_000))
+    settle(live)
+    told = [live.receive(kind, message) for kind, message in frames(1_000, 1_100)]
+    settle(live)
+    assert sum(told) >= 1
+    live.receive("pose", pose(20_000))
+    settle(live)
+    assert live.status().integrated == 3, "the pair of before the jump is gone"
+    assert live.moment()[0] == 1_100_000_000
+
+
+def test_questions_are_answered_while_the_encoder_works(live):
+    feed(live, *frames(100))
+    settle(live)
+    live.mapper.encoder.open.clear()
+    live.mapper.encoder.entered.clear()
+    feed(live, *frames(200))
+    assert live.mapper.encoder.entered.wait(5)
+    assert live.query(["red"]).geometry.hits.sum() == 12 * 16
+    assert live.status().waiting == 1
+
+
+def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
+    encode = live.mapper.encoder.encode
+    calls = []
+
+    def once_broken(rgb):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA went away")
+        return encode(rgb)
+
+    monkeypatch.setattr(live.mapper.encoder, "encode", once_broken)
+    feed(live, *frames(100, 200))
+    settle(live)
+    assert live.status().integrated == 1
+    assert drops(live) == {"frame lost to an internal error, see the log": 1}
+
+
+def test_pairs_of_other_sizes_are_counted_not_raised(live):
+    feed(live, *pair(100), ("pose", pose(100)))  # depth without any return
+    settle(live)
+    assert live.status().integrated + sum(drops(live).values()) == 1
+
+
+def test_resets_at_any_moment_leave_only_what_came_after_the_last(live):
+    stop = threading.Event()
+
+    def reset() -> None:
+        while not stop.is_set():
+            live.reset()
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    for i in range(60):
+        feed(live, *frames(1000 + 10 * i))
+    stop.set()
+    thread.join()
+    settle(live)
+    live.reset()
+    feed(live, *frames(5000))
+    settle(live)
+    assert int(live.mapper.map.table["hits"].sum()) == 12 * 16
+    status = live.status()
+    assert status.integrated + sum(drops(live).values()) >= 61
