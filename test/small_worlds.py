@@ -10,6 +10,8 @@ import torch
 
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
+from radseg_ros.voxels.index import unpack
+from radseg_ros.voxels.lift import LiftedFrame
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 K = np.array([[10.0, 0, 7.5], [0, 10.0, 5.5], [0, 0, 1]])
@@ -55,6 +57,18 @@ def random_frame(
     return observed, FeatureMap(
         torch.tensor(rng.normal(size=(channels, *feature_hw)), dtype=torch.float32)
     )
+
+
+def index_of(lifted: LiftedFrame) -> torch.Tensor:
+    """(V, 3) voxel index of a lifted frame."""
+    return unpack(lifted.key)
+
+
+def weights_of(lifted: LiftedFrame) -> torch.Tensor:
+    """The weights of a lifted frame, dense: (V, P)."""
+    rows = torch.repeat_interleave(torch.arange(len(lifted.key)), lifted.row_start.diff())
+    dense = torch.zeros(len(lifted.key), lifted.feature_hw[0] * lifted.feature_hw[1])
+    return dense.index_put_((rows, lifted.patch), lifted.weight, accumulate=True)
 
 
 class DictionaryMap:

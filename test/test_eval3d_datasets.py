@@ -11,6 +11,7 @@ import json
 import eval3d_world as world
 import numpy as np
 import pytest
+from small_worlds import index_of, weights_of
 
 from eval3d.classes import ClassList, load_classes
 from eval3d.datasets import DATASETS, open_scene
@@ -305,13 +306,11 @@ def test_lifted_ground_truth_lies_where_the_map_lies(tmp_path):
         label[::2] = 0
         lifter.add(item.frame, label)
         lifted = lift(item.frame, item.frame.depth.shape, 0.05)
-        voxels |= set(map(tuple, lifted.index.tolist()))
-        weights = lifted.weights.coalesce()
-        for (voxel, pixel), weight in zip(
-            weights.indices().T.tolist(), weights.values().tolist(), strict=True
-        ):
-            key = (*lifted.index[voxel].tolist(), int(label.ravel()[pixel]))
-            counts[key] = counts.get(key, 0) + round(weight)
+        index, weights = index_of(lifted).tolist(), weights_of(lifted)
+        voxels |= set(map(tuple, index))
+        for voxel, pixel in weights.nonzero().tolist():
+            key = (*index[voxel], int(label.ravel()[pixel]))
+            counts[key] = counts.get(key, 0) + round(float(weights[voxel, pixel]))
     for rule in ("majority", "non_ignored"):
         gt = lifter.result(rule)
         assert set(map(tuple, gt.index.tolist())) == voxels

@@ -6,7 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_worlds import DictionaryMap, K, frame, pose, random_frame
+from small_worlds import (
+    DictionaryMap,
+    K,
+    frame,
+    index_of,
+    pose,
+    random_frame,
+    weights_of,
+)
 
 from radseg_ros.config import LiftConfig
 from radseg_ros.datatypes import FeatureMap, InputError
@@ -21,13 +29,14 @@ def total(lifted, features: FeatureMap) -> dict[tuple[int, ...], np.ndarray]:
         [lifted.hits[:, None].double(), lifted.rgb_sum, lifted.feature_sums(patches).double()], 1
     )
     return {
-        tuple(index): row.numpy() for index, row in zip(lifted.index.tolist(), values, strict=True)
+        tuple(index): row.numpy()
+        for index, row in zip(index_of(lifted).tolist(), values, strict=True)
     }
 
 
 def test_a_wall_has_one_depth():
     lifted = lift(frame(2.0), (3, 4), 0.05)
-    assert (lifted.index[:, 2] == 40).all()
+    assert (index_of(lifted)[:, 2] == 40).all()
     assert int(lifted.hits.sum()) == 12 * 16
     assert lifted.dropped == {"no_return": 0, "out_of_range": 0}
 
@@ -48,7 +57,7 @@ def test_sums_are_those_of_interpolating_every_pixel(feature_hw, voxel_size):
 def test_weights_are_a_sparse_matrix_whose_rows_sum_to_the_hits():
     observed, features = random_frame(np.random.default_rng(1))
     lifted = lift(observed, (3, 4), 0.3)
-    dense = lifted.weights.to_dense()
+    dense = weights_of(lifted)
     np.testing.assert_allclose(dense.sum(1), lifted.hits, rtol=1e-6)
     patches = features.data.reshape(5, -1).T.contiguous()
     np.testing.assert_allclose(dense @ patches, lifted.feature_sums(patches), atol=1e-5)
@@ -144,7 +153,7 @@ def test_clip_box():
     observed = frame(2.0, np.array([[1, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
     config = LiftConfig(clip_min=[5.0, -100.0, 0.0], clip_max=[100.0, 100.0, 2.0])
     lifted = lift(observed, (3, 4), 0.05, config)
-    assert lifted.dropped["clip"] == 12 * 8 and (lifted.index[:, 0] >= 100).all()
+    assert lifted.dropped["clip"] == 12 * 8 and (index_of(lifted)[:, 0] >= 100).all()
     assert int(lifted.hits.sum()) == 12 * 8
 
 
@@ -156,7 +165,7 @@ def test_points_beyond_the_keys_are_dropped_and_counted_never_wrapped(far, sign)
     depth[3, 5] = depth[7, 15] = far
     lifted = lift(frame(depth, T), (3, 4), 0.05)
     assert lifted.dropped["out_of_range"] == 2 and int(lifted.hits.sum()) == 12 * 16 - 2
-    assert (lifted.index[:, 2] == 40).all()
+    assert (index_of(lifted)[:, 2] == 40).all()
 
 
 def test_a_camera_beyond_the_keys_sees_nothing():
@@ -172,7 +181,9 @@ def test_coordinates_are_exact_far_from_the_origin(centre):
     T[:3, 3] = [centre, -centre, 0]
     near, moved = lift(frame(2.0), (3, 4), 0.05), lift(frame(2.0, T), (3, 4), 0.05)
     shift = torch.tensor([round(centre / 0.05), round(-centre / 0.05), 0])
-    assert torch.equal(near.index + shift, moved.index) and torch.equal(near.hits, moved.hits)
+    assert torch.equal(index_of(near) + shift, index_of(moved)) and torch.equal(
+        near.hits, moved.hits
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,14 +196,14 @@ def test_nothing_left_is_no_error(config):
 
 def test_one_pixel():
     lifted = lift(frame([[2.0]], camera=np.eye(3)), (1, 1), 0.05)
-    assert lifted.index.tolist() == [[0, 0, 40]] and lifted.hits.tolist() == [1]
+    assert index_of(lifted).tolist() == [[0, 0, 40]] and lifted.hits.tolist() == [1]
 
 
 def test_half_way_points_go_to_the_even_voxel():
     camera = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     depth = np.ones((1, 6), np.float32)  # x = 0 .. 5 m in voxels of 2 m: 0, .5, 1, 1.5, 2, 2.5
     lifted = lift(frame(depth, camera=camera), (1, 1), 2.0)
-    assert lifted.index[:, 0].tolist() == [0, 1, 2] and lifted.hits.tolist() == [2, 1, 3]
+    assert index_of(lifted)[:, 0].tolist() == [0, 1, 2] and lifted.hits.tolist() == [2, 1, 3]
 
 
 def test_nonsense_is_refused():

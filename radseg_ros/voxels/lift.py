@@ -19,7 +19,6 @@ import torch
 from ..config import LiftConfig
 from ..datatypes import Frame, InputError
 from ..geometry import take
-from .index import unpack
 from .runs import find_runs
 
 
@@ -33,7 +32,7 @@ class LiftedFrame:
     entries ``row_start[v]:row_start[v + 1]``; the row sum of the weights is ``hits[v]``.
     """
 
-    key: torch.Tensor  # (V,) int64, packed voxel index, ascending
+    key: torch.Tensor  # (V,) int64, packed voxel index (index.pack), ascending
     hits: torch.Tensor  # (V,) int64, points
     rgb_sum: torch.Tensor  # (V, 3) float64, colours in [0, 1]
     row_start: torch.Tensor  # (V + 1,) int64
@@ -41,20 +40,6 @@ class LiftedFrame:
     weight: torch.Tensor  # (E,) float32
     feature_hw: tuple[int, int]
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
-
-    @property
-    def index(self) -> torch.Tensor:
-        """(V, 3) int64 voxel index; the centre is index * voxel_size."""
-        return unpack(self.key)
-
-    @property
-    def weights(self) -> torch.Tensor:
-        """The weights as a sparse COO tensor (V, P)."""
-        rows = torch.repeat_interleave(
-            torch.arange(len(self.key), device=self.key.device), self.row_start.diff()
-        )
-        shape = (len(self.key), self.feature_hw[0] * self.feature_hw[1])
-        return torch.sparse_coo_tensor(torch.stack([rows, self.patch]), self.weight, shape)
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
         """The same voxels in another order, (V,) row numbers."""
