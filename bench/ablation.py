@@ -28,10 +28,12 @@ from torch.nn import functional as F
 
 from radseg_ros.config import RadsegConfig
 from radseg_ros.datatypes import InputError, RadsegRosError
+from radseg_ros.encoders.image import image_tensor
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
 from radseg_ros.encoders.radseg.windows import resized
 from radseg_ros.geometry import resize_rgb, working_size
-from radseg_ros.segmentation.probabilities import label_map, read_rgb
+from radseg_ros.segmentation.maps import label_map
+from radseg_ros.segmentation.probabilities import probabilities, read_rgb
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
 VARIANTS = {
@@ -65,7 +67,7 @@ def images_of(folder: Path, short_side: int, limit: int) -> list[np.ndarray]:
 def alignment(encoder: RadsegEncoder, rgb: np.ndarray) -> tuple[float, float]:
     """Mean cosine between patches and cls token: in the backbone, and through the language head."""
     rgb = resize_rgb(rgb, resized(rgb.shape[:2], 0, 0, encoder.patch))
-    image = torch.from_numpy(rgb).to(encoder.device).permute(2, 0, 1).float() / 255
+    image = image_tensor(rgb, encoder.device)
     patches = encoder.single_pass_features(image, scra=False).flatten(1).T
     cls = encoder.single_pass_summary(image)[None]
     plain = F.cosine_similarity(patches, cls).mean()
@@ -82,9 +84,9 @@ def view(
     features = encoder.encode(rgb).data
     language = encoder.project(features.flatten(1).T).T.unflatten(1, features.shape[1:])
     language = F.interpolate(language[None], (64, 64), mode="bilinear", align_corners=False)[0]
-    return language, None if text is None else label_map(
-        encoder.probabilities(rgb, text, size=(64, 64))
-    )
+    if text is None:
+        return language, None
+    return language, label_map(probabilities(encoder, rgb, text, size=(64, 64)))
 
 
 def agreement(first: tuple, second: tuple) -> tuple[float, float]:

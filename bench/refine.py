@@ -30,10 +30,9 @@ import random_sam  # isort: skip
 import torch  # isort: skip
 from torch.nn import functional as F  # isort: skip
 
-from radseg_ros.config import RadsegConfig
-from radseg_ros.segmentation.probabilities import label_map
+from radseg_ros.config import RefineConfig
+from radseg_ros.segmentation.maps import Segmentation, label_map
 from radseg_ros.segmentation.refine import (
-    Refinement,
     Regions,
     find_regions,
     mask_prompts,
@@ -72,16 +71,16 @@ class OneByOne:
     merge.
     """
 
-    def __init__(self, sam: SamDecoder, config: RadsegConfig) -> None:
+    def __init__(self, sam: SamDecoder, config: RefineConfig) -> None:
         self.sam, self.config = sam, config
         side = sam.grid
         self.position = sam.grid_position.T.reshape(1, -1, side, side)
 
     @torch.inference_mode()
-    def __call__(self, coarse: torch.Tensor, embedding: torch.Tensor) -> Refinement:
+    def __call__(self, coarse: torch.Tensor, embedding: torch.Tensor) -> Segmentation:
         """(Q, H, W) coarse probabilities and (T, C) image embedding -> refined ones."""
         sam, config, side = self.sam, self.config, self.sam.grid
-        regions = find_regions(coarse, config.refine_threshold, config.refine_min_area)
+        regions = find_regions(coarse, config.threshold, config.min_area)
         boxes, points = prompts_of(regions, sam)
         image = embedding.T.reshape(1, -1, side, side)
         input_size = sam_input_size(tuple(coarse.shape[1:]), sam)
@@ -91,7 +90,7 @@ class OneByOne:
             mask = mask_prompts(coarse, torch.tensor([c]), sam, config)
             dense = sam.embed_masks(mask)[0].T.reshape(1, -1, side, side)
             low, iou = sam.decoder(image, self.position, prompts, dense, multimask_output=False)
-            if iou.item() <= config.refine_iou:
+            if iou.item() <= config.iou:
                 area = torch.from_numpy(regions.ids == i + 1)[None, None].float()
                 failed |= F.interpolate(area, coarse.shape[1:], mode="nearest")[0, 0] > 0
                 continue
@@ -107,24 +106,24 @@ class OneByOne:
             )
         masked = refined.amax(0) > 0
         best = label_map(torch.where(masked, refined, coarse))
-        return Refinement(
+        return Segmentation(
             torch.where(failed | ~masked, torch.maximum(refined, coarse), refined), best
         )
 
 
 @torch.inference_mode()
 def batched(
-    sam: SamDecoder, config: RadsegConfig, coarse: torch.Tensor, embedding: torch.Tensor
-) -> Refinement:
+    sam: SamDecoder, config: RefineConfig, coarse: torch.Tensor, embedding: torch.Tensor
+) -> Segmentation:
     """The refinement as the encoder runs it."""
-    regions = find_regions(coarse, config.refine_threshold, config.refine_min_area)
+    regions = find_regions(coarse, config.threshold, config.min_area)
     return refine(coarse, regions, embedding, sam, config)
 
 
 @torch.inference_mode()
 def quality(
     sam: SamDecoder,
-    config: RadsegConfig,
+    config: RefineConfig,
     coarse: torch.Tensor,
     embedding: torch.Tensor,
     regions: Regions,
@@ -150,15 +149,15 @@ def resident(field: str) -> int:
 
 def setting(
     folder: str, regions: int, kept: float, batch: int
-) -> tuple[SamDecoder, RadsegConfig, torch.Tensor, torch.Tensor]:
+) -> tuple[SamDecoder, RefineConfig, torch.Tensor, torch.Tensor]:
     """Decoder, options, coarse probabilities and image embedding; the same for every process."""
     sam = load_sam(folder)
-    config = RadsegConfig(refine="sam", refine_iou=-1e9, refine_batch=batch)
+    config = RefineConfig(iou=-1e9, batch=batch)
     coarse = world(regions)
     features = torch.randn(sam.features, 48, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         embedding = sam.embed_image(features)
-    found = find_regions(coarse, config.refine_threshold, config.refine_min_area)
+    found = find_regions(coarse, config.threshold, config.min_area)
     if len(found) != regions:
         raise SystemExit(
             f"{len(found)} regions instead of {regions}: cells too small for refine_min_area"
@@ -167,7 +166,7 @@ def setting(
         scores = quality(sam, config, coarse, embedding, found).sort(descending=True).values
         n = round(kept * regions)
         between = (scores[n - 1] + scores[n]) / 2 if n else scores[0] + 1
-        config = dataclasses.replace(config, refine_iou=float(between))
+        config = dataclasses.replace(config, iou=float(between))
     return sam, config, coarse, embedding
 
 
@@ -185,8 +184,8 @@ def peak(side: str, threads: int, pipe: object, *options: object) -> None:
 
 
 def functions(
-    sam: SamDecoder, config: RadsegConfig
-) -> dict[str, Callable[[torch.Tensor, torch.Tensor], Refinement]]:
+    sam: SamDecoder, config: RefineConfig
+) -> dict[str, Callable[[torch.Tensor, torch.Tensor], Segmentation]]:
     """Both sides."""
     return {"batched": lambda c, e: batched(sam, config, c, e), "one by one": OneByOne(sam, config)}
 
@@ -200,7 +199,7 @@ def main() -> None:
     parser.add_argument(
         "--kept", type=float, default=1.0, help="share of the masks that pass the predicted IoU (1)"
     )
-    parser.add_argument("--batch", type=int, default=RadsegConfig().refine_batch)
+    parser.add_argument("--batch", type=int, default=RefineConfig().batch)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-memory", action="store_true", help="time only")

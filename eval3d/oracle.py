@@ -33,6 +33,8 @@ class OracleEncoder:
         seed: of the noise; it also depends on the frame's number, never on the order of the frames.
     """
 
+    checkpoint_hash = language = ""
+    sam = None
     logit_scale = 100.0
     background: tuple[str, ...] = ("something else",)
 

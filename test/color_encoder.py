@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from radseg_ros.datatypes import FeatureMap, LanguageError, check_rgb
+from radseg_ros.datatypes import FeatureMap, LanguageError
+from radseg_ros.encoders.image import image_tensor
 
 COLORS = {
     "red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0),
@@ -24,6 +25,8 @@ class ColorEncoder:
     """
 
     name = "test-colors"
+    checkpoint_hash = language = ""
+    sam = None
     channels = language_channels = len(COLORS)
     logit_scale = 10.0
     background = ("grey",)
@@ -31,8 +34,7 @@ class ColorEncoder:
 
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) -> (8, H/8, W/8)."""
-        image = torch.from_numpy(np.array(check_rgb(rgb))).permute(2, 0, 1).float()
-        image = image / 255 if rgb.dtype == np.uint8 else image
+        image = image_tensor(rgb, self.device)
         size = (max(image.shape[1] // PATCH, 1), max(image.shape[2] // PATCH, 1))
         patches = torch.nn.functional.adaptive_avg_pool2d(image, size)
         known = torch.tensor(list(COLORS.values()), dtype=torch.float32)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from radseg_ros.cli.text import main as radseg_text
 from radseg_ros.datatypes import LanguageError
 from radseg_ros.encoders.protocol import make_encoder
-from radseg_ros.language.cache import TextCache, atomic_file, load_embeddings
+from radseg_ros.language.cache import TextCache, load_embeddings
 from radseg_ros.language.embedder import BACKGROUND, TextEmbedder, canonicalise
 from radseg_ros.language.templates import TEMPLATES
 from radseg_ros.language.tower import TextTower, load_tokenizer, tower_of
@@ -207,18 +207,12 @@ def test_a_damaged_cache_is_mended(tmp_path):
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
-    embedder = TextEmbedder(LetterTower(), SIZE, cache=TextCache(tmp_path / "file"))
-    assert embedder.labels(["dog"]).shape == (1, SIZE)
-    assert "not cached" in caplog.text
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "out.bin"
-    target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_file(target) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"] and target.read_bytes() == b"old"
+    tower = LetterTower()
+    embedder = TextEmbedder(tower, SIZE, cache=TextCache(tmp_path / "file"))
+    assert embedder.labels(["dog", "cat", "Dog"]).shape == (3, SIZE)
+    assert "not cached" in caplog.text and len(tower.texts) == 160
+    assert embedder.save(tmp_path / "words.npz", iter(["dog", "cat", "Dog"]), ["dog"]) == 3
+    assert len(tower.texts) == 160 + 161  # each once, although nothing was kept
 
 
 def test_a_file_of_embeddings_replaces_the_tower(tmp_path):

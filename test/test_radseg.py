@@ -23,7 +23,8 @@ from radseg_ros.encoders.protocol import Encoder, make_encoder
 from radseg_ros.encoders.radseg import correlation
 from radseg_ros.encoders.radseg.correlation import aggregate, correlate
 from radseg_ros.encoders.radseg.windows import corners, resized, stitch
-from radseg_ros.segmentation.probabilities import label_map
+from radseg_ros.segmentation.maps import Segmentation, label_map
+from radseg_ros.segmentation.probabilities import probabilities
 
 TOLERANCE = 5e-5  # of the reference numbers
 LAYOUTS = {
@@ -121,12 +122,12 @@ def test_reference_of_an_odd_size_and_of_the_summary(golden):
 def test_reference_probabilities(checkpoint, golden):
     encoder = encoder_of(checkpoint)
     text = golden["text_embeds"]
-    maps = encoder.probabilities(image_of(golden), torch.from_numpy(text))
+    maps = probabilities(encoder, image_of(golden), torch.from_numpy(text))
     assert_near(maps, golden["prob_probs"][0, 1:])
     same_labels(label_map(maps), golden["prob_pred"][0, 0], maps)
-    large = encoder.probabilities(image_of(golden), text, size=(288, 416))
+    large = probabilities(encoder, image_of(golden), text, size=(288, 416))
     assert_near(large[:, ::4, ::4], golden["prob_probs_2x"][0, 1:])
-    same_labels(label_map(large, 0.35), golden["prob_pred_2x"][0, 0], large, 0.35)
+    same_labels(Segmentation.of(large).labels(0.35), golden["prob_pred_2x"][0, 0], large, 0.35)
 
 
 def same_labels(
@@ -307,8 +308,10 @@ def test_it_is_an_encoder(small):
     encoder = encoder_of(small)
     assert isinstance(encoder, Encoder)
     assert encoder.logit_scale == 100 and encoder.background and encoder.device.type == "cpu"
-    assert encoder.heads == ("clip", "siglip2", "dino_v2", "sam")
-    assert encoder.feature_head("sam")(torch.randn(5, 64)).shape == (5, 8)
+    assert encoder.sam is None
+    sam = encoder_of(small, refine="sam").sam
+    assert (sam.channels, sam.config.sam) == (8, "facebook/sam-vit-huge")
+    assert sam(np.zeros((9, 9, 3), np.uint8), (64, 96)).shape == (8, 4, 6)
 
 
 def test_projection_in_parts(small, monkeypatch):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,22 @@ import pytest
 import radio_files
 import random_sam
 import torch
+from color_encoder import ColorEncoder
 from conftest import golden_file
 from PIL import Image
 from torch.nn import functional as F
 
 from radseg_ros.cli import segment as segment_cli
-from radseg_ros.config import Config, ConfigError, MapConfig, RadsegConfig
-from radseg_ros.datatypes import CheckpointError, Frame
-from radseg_ros.encoders.radseg.encoder import RadsegEncoder
+from radseg_ros.config import Config, MapConfig, RefineConfig, with_options
+from radseg_ros.datatypes import CheckpointError, ConfigError, Frame
+from radseg_ros.encoders.protocol import Encoder, make_encoder
 from radseg_ros.mapper import Mapper
-from radseg_ros.segmentation.probabilities import label_map
+from radseg_ros.segmentation.maps import Segmentation, label_map
+from radseg_ros.segmentation.probabilities import Segmenter, probabilities, probability_map
 from radseg_ros.segmentation.refine import (
-    Refinement,
+    Refiner,
     find_regions,
+    make_refiner,
     mask_prompts,
     prompts_of,
     refine,
@@ -53,8 +55,15 @@ def embedding(sam: SamDecoder) -> torch.Tensor:
         )
 
 
-def config(**options: object) -> RadsegConfig:
-    return RadsegConfig(**({"refine": "sam", "refine_min_area": 20, "refine_iou": ALL} | options))
+def config(**options: object) -> RefineConfig:
+    return RefineConfig(**({"min_area": 20, "iou": ALL} | options))
+
+
+def encoder_of(checkpoint: Path, sam_folder: Path, **options: object) -> Encoder:
+    small = {"crop": 96, "stride": 48, "device": "cpu", "offline": True}
+    refine = {"refine": "sam", "refine_sam": str(sam_folder), "refine_iou": ALL}
+    own = {"checkpoint": str(checkpoint), "refine_min_area": 20}
+    return make_encoder("radseg", **(small | refine | own | options))
 
 
 def stripes(classes: int = 4, size: tuple[int, int] = SIZE) -> torch.Tensor:
@@ -66,20 +75,20 @@ def stripes(classes: int = 4, size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 
 def run(
-    coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RadsegConfig
-) -> Refinement:
+    coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RefineConfig
+) -> Segmentation:
     with torch.inference_mode():
-        regions = find_regions(coarse, options.refine_threshold, options.refine_min_area)
+        regions = find_regions(coarse, options.threshold, options.min_area)
         return refine(coarse, regions, embedding, sam, options)
 
 
 def line_by_line(
-    coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RadsegConfig
-) -> Refinement:
+    coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder, options: RefineConfig
+) -> Segmentation:
     """The method as the specification words it, with transformers' own decoder and the authors'
     order of steps.
     """
-    regions = find_regions(coarse, options.refine_threshold, options.refine_min_area)
+    regions = find_regions(coarse, options.threshold, options.min_area)
     boxes, points = prompts_of(regions, sam)
     side, height, width = sam.grid, *sam_input_size(coarse.shape[1:], sam)
     as_grid = lambda x: x.T.reshape(1, -1, side, side)  # noqa: E731
@@ -97,7 +106,7 @@ def line_by_line(
             as_grid(dense),
             multimask_output=False,
         )
-        if iou.item() > options.refine_iou:
+        if iou.item() > options.iou:
             large = F.interpolate(low[0], (1024, 1024), mode="bilinear", align_corners=False)[
                 ..., :height, :width
             ]
@@ -112,7 +121,7 @@ def line_by_line(
     refined = torch.where(masks, refined, 0.0)
     best = torch.where(refined.sum(0) == 0, label_map(coarse), refined.argmax(0) + 1)
     merged = torch.where(failed, torch.maximum(refined, coarse), refined)
-    return Refinement(torch.where((merged.sum(0) == 0), coarse, merged), best)
+    return Segmentation(torch.where((merged.sum(0) == 0), coarse, merged), best)
 
 
 def middle_iou(coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder) -> float:
@@ -127,58 +136,49 @@ def middle_iou(coarse: torch.Tensor, embedding: torch.Tensor, sam: SamDecoder) -
     return float(iou[n - 1] + iou[n]) / 2
 
 
-def assert_same(ours: Refinement, other: Refinement) -> None:
+def assert_same(ours: Segmentation, other: Segmentation) -> None:
     """Equal, but for the few pixels where a logit is 0 up to rounding."""
     assert (ours.best == other.best).float().mean() > 0.999
     assert ((ours.probabilities - other.probabilities).abs().amax(0) < 1e-4).float().mean() > 0.999
 
 
 def test_golden_numbers_of_the_authors() -> None:
-    golden, images = (
-        np.load(golden_file("radseg_plus.npz")),
-        np.load(golden_file("radseg_encoder.npz")),
-    )
-    options = RadsegConfig(
-        checkpoint=str(golden_file("tiny_radio.pth.tar")),
-        crop=96,
-        stride=48,
-        device="cpu",
-        offline=True,
-        refine="sam",
-        refine_sam=str(golden_file("tiny_sam_hf")),
+    golden = np.load(golden_file("radseg_plus.npz"))
+    images = np.load(golden_file("radseg_encoder.npz"))
+    encoder = encoder_of(
+        golden_file("tiny_radio.pth.tar"),
+        golden_file("tiny_sam_hf"),
         refine_min_area=60,
         refine_iou=0.6,
     )
-    encoder = RadsegEncoder(options)
-    refiner = encoder.refiner
+    refiner = make_refiner(encoder)
     assert refiner is not None
+    sam, features = refiner.sam, refiner.features
     rgb = images["image"][0].transpose(1, 2, 0)
     size = tuple(golden["sam_input_hw"])
-    assert sam_input_size(rgb.shape[:2], refiner.sam) == size
-    neck = refiner.embed(torch.from_numpy(images["image"][0]), size)
+    assert sam_input_size(rgb.shape[:2], sam) == size
+    with torch.inference_mode():
+        neck = sam.embed_image(features(rgb, size))
     assert (neck - torch.from_numpy(golden["neck"])[0].flatten(1).T).abs().max() <= 1e-4
 
     coarse = torch.from_numpy(images["prob_probs"])[0, 1:]
     regions = find_regions(coarse, 0.1, 60)
-    boxes, points = prompts_of(regions, refiner.sam)
+    boxes, points = prompts_of(regions, sam)
     assert np.array_equal(boxes, golden["boxes"]) and np.array_equal(points, golden["points"])
     with torch.inference_mode():
-        masks = mask_prompts(coarse, torch.from_numpy(regions.classes), refiner.sam, options)
-        prompted = [refiner.sam.prompt_image(neck, mask) for mask in masks]
-        decoded = refiner.sam.decode(refiner.sam.embed_prompts(boxes, points), prompted)
+        masks = mask_prompts(coarse, torch.from_numpy(regions.classes), sam, refiner.config)
+        prompted = [sam.prompt_image(neck, mask) for mask in masks]
+        decoded = sam.decode(sam.embed_prompts(boxes, points), prompted)
     assert np.abs([each.iou for each in decoded] - golden["iou"]).max() <= 1e-4
 
-    probabilities = encoder.probabilities(rgb, images["text_embeds"])
-    maps = RadsegEncoder(dataclasses.replace(options, refine="off")).probabilities(
-        rgb, images["text_embeds"]
-    )
-    refined = encoder.refine(rgb, maps)
-    assert refined is not None
-    assert torch.equal(refined.probabilities, probabilities)
-    assert (refined.labels() == torch.from_numpy(golden["pred"])[0, 0]).float().mean() >= 0.999
+    refined = probabilities(encoder, rgb, images["text_embeds"], refiner=refiner)
+    segmentation = refiner(rgb, probabilities(encoder, rgb, images["text_embeds"]))
+    assert torch.equal(segmentation.probabilities, refined)
+    labels = segmentation.labels()
+    assert (labels == torch.from_numpy(golden["pred"])[0, 0]).float().mean() >= 0.999
     theirs = torch.from_numpy(golden["probs"])[0, 1:]
     known = theirs.amax(0) > 0  # elsewhere we keep the coarse probabilities
-    near = (probabilities[:, ::2, ::2] - theirs).abs().amax(0)[known] < 1e-4
+    near = (refined[:, ::2, ::2] - theirs).abs().amax(0)[known] < 1e-4
     assert known.float().mean() > 0.5 and near.float().mean() > 0.999
 
 
@@ -187,7 +187,7 @@ def test_equals_the_method_line_by_line(
     size: tuple[int, int], sam: SamDecoder, embedding: torch.Tensor
 ) -> None:
     coarse = stripes(size=size)
-    options = config(refine_iou=middle_iou(coarse, embedding, sam))
+    options = config(iou=middle_iou(coarse, embedding, sam))
     ours = run(coarse, embedding, sam, options)
     assert_same(ours, line_by_line(coarse, embedding, sam, options))
     assert not torch.equal(ours.probabilities, coarse)
@@ -195,14 +195,14 @@ def test_equals_the_method_line_by_line(
 
 def test_batches_do_not_change_the_result(sam: SamDecoder, embedding: torch.Tensor) -> None:
     coarse = stripes(classes=7)
-    once = run(coarse, embedding, sam, config(refine_batch=100))
+    once = run(coarse, embedding, sam, config(batch=100))
     for batch in (1, 2, 3):
-        assert_same(run(coarse, embedding, sam, config(refine_batch=batch)), once)
+        assert_same(run(coarse, embedding, sam, config(batch=batch)), once)
 
 
 def test_no_kept_region_leaves_everything_coarse(sam: SamDecoder, embedding: torch.Tensor) -> None:
     coarse = stripes()
-    refined = run(coarse, embedding, sam, config(refine_iou=NONE))
+    refined = run(coarse, embedding, sam, config(iou=NONE))
     assert torch.equal(refined.probabilities, coarse) and torch.equal(
         refined.best, label_map(coarse)
     )
@@ -226,7 +226,7 @@ def test_hundreds_of_small_regions_of_one_class(sam: SamDecoder, embedding: torc
     coarse = torch.stack([torch.where(dots, 0.9, 0.1), torch.where(dots, 0.1, 0.9)])
     regions = find_regions(coarse, 0.1, 9)
     assert (regions.classes == 0).sum() == 225 and (regions.classes == 1).sum() == 1
-    refined = run(coarse, embedding, sam, config(refine_min_area=9, refine_batch=32))
+    refined = run(coarse, embedding, sam, config(min_area=9, batch=32))
     assert (refined.probabilities <= coarse).all() and (refined.probabilities.amax(0) > 0).all()
     assert torch.equal(refined.best, label_map(refined.probabilities))
     assert not torch.equal(refined.probabilities, coarse)
@@ -260,90 +260,89 @@ def test_points_are_the_first_of_equal_maxima() -> None:
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory, sam_folder: Path) -> RadsegEncoder:
+def encoder(tmp_path_factory: pytest.TempPathFactory, sam_folder: Path) -> Encoder:
     checkpoint = radio_files.write_small(tmp_path_factory.mktemp("radio") / "radio.pth.tar")
-    options = config(
-        checkpoint=str(checkpoint),
-        crop=96,
-        stride=48,
-        device="cpu",
-        offline=True,
-        refine_sam=str(sam_folder),
-    )
-    return RadsegEncoder(options)
+    return encoder_of(checkpoint, sam_folder)
 
 
-def texts(encoder: RadsegEncoder, count: int = 3) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def refiner(encoder: Encoder) -> Refiner:
+    made = make_refiner(encoder)
+    assert made is not None
+    return made
+
+
+def texts(encoder: Encoder, count: int = 3) -> torch.Tensor:
     return torch.randn(count, encoder.language_channels, generator=torch.Generator().manual_seed(2))
 
 
-def test_an_image_smaller_than_the_crop(encoder: RadsegEncoder) -> None:
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def test_an_image_smaller_than_the_crop(encoder: Encoder, refiner: Refiner) -> None:
     rgb = np.random.default_rng(0).random((50, 64, 3), np.float32)
-    probabilities = encoder.probabilities(rgb, texts(encoder), denoise_threshold=0.0)
-    assert probabilities.shape == (3, 50, 64) and probabilities.isfinite().all()
-    assert (probabilities >= 0).all() and (probabilities <= 1).all()
+    maps = probabilities(encoder, rgb, texts(encoder), denoise_threshold=0.0, refiner=refiner)
+    assert maps.shape == (3, 50, 64) and maps.isfinite().all()
+    assert (maps >= 0).all() and (maps <= 1).all()
+
+
+def test_an_encoder_without_features_for_sam_is_not_refined(encoder: Encoder) -> None:
+    assert make_refiner(ColorEncoder()) is None
+    assert make_refiner(encoder_of(encoder.config.checkpoint, Path(), refine="off")) is None
+
+
+def test_a_segmenter_gives_the_coarse_and_the_refined(
+    encoder: Encoder, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = texts(encoder)
+    monkeypatch.setattr(encoder, "embed_labels", lambda labels: vectors)
+    rgb, classes = noise(96, 128), [["a"], ["b"], ["c"]]
+    segmenter = Segmenter(encoder, classes, refiner)
+    coarse = segmenter.coarse(rgb)
+    assert torch.equal(coarse.probabilities, probabilities(encoder, rgb, vectors))
+    expected = refiner(rgb, coarse.probabilities)
+    for refined in (segmenter(rgb), segmenter.refine(rgb, coarse)):
+        assert torch.equal(refined.probabilities, expected.probabilities)
+        assert torch.equal(refined.best, expected.best)
+    assert not torch.equal(expected.probabilities, coarse.probabilities)
+    plain = Segmenter(encoder, classes)
+    assert plain.refine(rgb, coarse) is coarse
+    assert torch.equal(plain(rgb).probabilities, coarse.probabilities)
 
 
 def test_a_map_of_probabilities_holds_refined_masks(
-    encoder: RadsegEncoder, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rgb = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
-    vectors = texts(encoder)
+    rgb, vectors = noise(96, 128), texts(encoder)
     monkeypatch.setattr(encoder, "embed_labels", lambda labels: vectors)
-    mapper = Mapper(
-        Config(map=MapConfig(space="probability", labels=["a", "b", "c"]), short_side=0), encoder
-    )
+    options = Config(map=MapConfig(space="probability", labels=["a", "b", "c"]), short_side=0)
+    mapper = Mapper(options, encoder)
     maps = mapper.features(rgb).data
-    same = (maps - encoder.probabilities(rgb, vectors)).abs().amax(
-        0
-    ) < 1e-4  # the mapper normalises texts: rounding differs
-    assert same.float().mean() > 0.999
+    expected = probability_map(encoder, rgb, vectors, refiner=refiner).data
+    # the mapper normalises texts: rounding differs
+    assert ((maps - expected).abs().amax(0) < 1e-4).float().mean() > 0.999
     K = np.array([[100.0, 0, 64], [0, 100, 48], [0, 0, 1]])
     mapper.integrate(Frame(0, rgb, np.ones((96, 128), np.float32), K, np.eye(4)))
     assert len(mapper.map) > 100 and mapper.map.snapshot().features.shape[1] == 3
-    assert mapper.identity().encoder.endswith(
-        "-sam"
-    )  # such a map does not go on with coarse probabilities
+    # such a map does not go on with coarse probabilities
+    assert mapper.identity().encoder.endswith("-sam")
 
 
 def test_segment_shows_coarse_and_refined(
-    encoder: RadsegEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sam_folder: Path
+    encoder: Encoder, refiner: Refiner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = texts(encoder)
     monkeypatch.setattr(encoder, "embed_labels", lambda labels: vectors)
     monkeypatch.setattr(segment_cli, "encoder_from", lambda options: encoder)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)).save(
-        tmp_path / "image.png"
-    )
-    arguments = [
-        str(tmp_path / "image.png"),
-        "--labels",
-        "a,b,c",
-        "--out",
-        str(tmp_path / "out"),
-        "--refine",
-    ]
-    arguments += ["--short-side", "0"]
-    assert segment_cli.main(arguments) == 0
-    assert Image.open(tmp_path / "out" / "image_overlay.png").width >= 256
-    rgb = np.array(Image.open(tmp_path / "image.png"))
-    maps = segment_cli_maps(encoder, rgb, vectors)
-    expected = encoder.refine(rgb, maps)
-    assert expected is not None
-    assert np.array_equal(
-        np.asarray(Image.open(tmp_path / "out" / "image_labels.png")), expected.labels()
-    )
-
-
-def segment_cli_maps(
-    encoder: RadsegEncoder, rgb: np.ndarray, vectors: torch.Tensor
-) -> torch.Tensor:
-    """The coarse maps of the same encoder."""
-    refiner, encoder.refiner = encoder.refiner, None
-    try:
-        return encoder.probabilities(rgb, vectors)
-    finally:
-        encoder.refiner = refiner
+    image, out = tmp_path / "image.png", tmp_path / "out"
+    Image.fromarray(noise(96, 128)).save(image)
+    arguments = [str(image), "--labels", "a,b,c", "--out", str(out), "--refine"]
+    assert segment_cli.main([*arguments, "--short-side", "0"]) == 0
+    assert Image.open(out / "image_overlay.png").width >= 256
+    rgb = noise(96, 128)
+    expected = refiner(rgb, probabilities(encoder, rgb, vectors))
+    assert np.array_equal(np.asarray(Image.open(out / "image_labels.png")), expected.labels())
 
 
 def test_a_v4_checkpoint_is_refused_with_the_reason(tmp_path: Path, sam_folder: Path) -> None:
@@ -351,20 +350,15 @@ def test_a_v4_checkpoint_is_refused_with_the_reason(tmp_path: Path, sam_folder: 
         tmp_path / "v4.pth.tar", outputs={"siglip2-g": 24, "dino_v3": 12, "sam3": 8}
     )
     with pytest.raises(CheckpointError, match="SAM 3.*take c-radio_v3-b"):
-        RadsegEncoder(
-            config(
-                checkpoint=str(checkpoint), device="cpu", offline=True, refine_sam=str(sam_folder)
-            )
-        )
+        encoder_of(checkpoint, sam_folder)
 
 
 def test_sam_that_does_not_fit_or_is_none_is_refused(tmp_path: Path) -> None:
     checkpoint = radio_files.write_small(tmp_path / "radio.pth.tar")
     other = random_sam.write(tmp_path / "sam", width=16, features=12, heads=2, mlp=24)
+    encoder = encoder_of(checkpoint, other)
     with pytest.raises(CheckpointError, match="12 channels, the SAM head of RADIO has 8"):
-        RadsegEncoder(
-            config(checkpoint=str(checkpoint), device="cpu", offline=True, refine_sam=str(other))
-        )
+        make_refiner(encoder)
     (other / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="not a SAM model"):
         load_sam(str(other))
@@ -374,5 +368,6 @@ def test_sam_that_does_not_fit_or_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_options_are_checked() -> None:
     for bad in ({"refine_batch": 0}, {"refine_min_area": 0}, {"refine_threshold": 1.5}):
-        with pytest.raises(ConfigError, match=next(iter(bad))):
-            RadsegConfig(**bad)
+        name = f"radseg.{next(iter(bad))}"
+        with pytest.raises(ConfigError, match=name):
+            with_options(Config(), {name: next(iter(bad.values()))})

@@ -17,11 +17,9 @@ from radseg_ros.cli import eval2d
 from radseg_ros.cli import segment as segment_cli
 from radseg_ros.cli.encoder_options import SETTINGS
 from radseg_ros.datatypes import FeatureMap, InputError
+from radseg_ros.segmentation.maps import Segmentation, denoise, label_map, merge_synonyms
 from radseg_ros.segmentation.probabilities import (
     Segmenter,
-    denoise,
-    label_map,
-    merge_synonyms,
     probabilities,
     probability_map,
     read_classes,
@@ -41,7 +39,7 @@ class Colors:
     """An encoder whose language is colours: one patch per 4 x 4 pixels."""
 
     name, channels, language_channels, logit_scale, background = "colours", 3, 3, 20.0, ("grey",)
-    device = torch.device("cpu")
+    checkpoint_hash, language, sam, device = "", "", None, torch.device("cpu")
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -107,7 +105,8 @@ def test_result_of_another_size():
     vectors = encoder.embed_labels(["red", "green"])
     assert probabilities(encoder, two_colors(), vectors, size=(50, 60)).shape == (2, 50, 60)
     segmenter = Segmenter(encoder, [["red"], ["green"]], short_side=16)
-    assert segmenter(two_colors()).shape == (2, 32, 48) and encoder.seen[-1] == (16, 24)
+    segmentation = segmenter(two_colors())
+    assert segmentation.probabilities.shape == (2, 32, 48) and encoder.seen[-1] == (16, 24)
 
 
 @pytest.mark.parametrize("vectors", [torch.zeros(0, 3), torch.zeros(3), torch.zeros(2, 4)])
@@ -126,7 +125,8 @@ def test_a_class_is_as_probable_as_its_best_name():
 def test_no_label_where_nothing_is_left_or_sure_enough():
     maps = torch.tensor([[[0.0, 0.4, 0.2]], [[0.0, 0.3, 0.7]]])
     assert label_map(maps).tolist() == [[0, 1, 2]]
-    assert label_map(maps, 0.5).tolist() == [[0, 0, 2]]
+    assert Segmentation.of(maps).labels().tolist() == [[0, 1, 2]]
+    assert Segmentation.of(maps).labels(0.5).tolist() == [[0, 0, 2]]
 
 
 def test_class_files(tmp_path):

@@ -144,7 +144,8 @@ def evaluate(options: argparse.Namespace) -> dict:
     import numpy as np
     from tqdm import tqdm
 
-    from ..segmentation.probabilities import Segmenter, label_map, read_classes, read_rgb
+    from ..segmentation.probabilities import Segmenter, read_classes, read_rgb
+    from ..segmentation.refine import make_refiner
 
     classes = read_classes(options.classes)
     pairs = pair_files(options.images, options.labels)[: options.limit]
@@ -152,18 +153,17 @@ def evaluate(options: argparse.Namespace) -> dict:
     if first_label is None:
         first_label = FIRST_LABEL[options.settings.split("-")[0]] if options.settings else 1
     encoder = encoder_from(options)
-    segmenter = Segmenter(encoder, classes, short_side_of(options), options.denoise)
+    segmenter = Segmenter(
+        encoder,
+        classes,
+        make_refiner(encoder),
+        short_side=short_side_of(options),
+        denoise_threshold=options.denoise,
+    )
     matrix = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
     for image, label in tqdm(pairs, disable=None, unit="image"):
         truth = truth_image(label, len(classes), first_label)
-        rgb = read_rgb(image)
-        maps = segmenter(rgb, truth.shape)
-        refined = segmenter.refine(rgb, maps)
-        prediction = (
-            label_map(maps, options.threshold)
-            if refined is None
-            else refined.labels(options.threshold)
-        )
+        prediction = segmenter(read_rgb(image), truth.shape).labels(options.threshold)
         if options.background:  # the first class is what remains where nothing else is sure enough
             prediction[prediction == 0] = 1
         matrix += confusion(prediction.cpu().numpy(), truth, len(classes))

@@ -41,36 +41,55 @@ def segment_all(options: argparse.Namespace) -> None:
     from PIL import Image
     from tqdm import tqdm
 
-    from ..segmentation.probabilities import Segmenter, label_map, read_classes, read_rgb
+    from ..segmentation.probabilities import Segmenter, read_rgb
+    from ..segmentation.refine import make_refiner
 
-    classes = (
-        read_classes(options.classes)
-        if options.classes
-        else [[t.strip()] for t in options.labels.split(",") if t.strip()]
-    )
-    if not classes:
-        raise InputError("--labels names nothing")
+    classes = classes_of(options)
     titles = [names[0] for names in classes]
     stems = unique_stems(options.images)
+    encoder = encoder_from(options)
     segmenter = Segmenter(
-        encoder_from(options), classes, short_side_of(options), options.denoise, options.prompts
+        encoder,
+        classes,
+        make_refiner(encoder),
+        short_side=short_side_of(options),
+        denoise_threshold=options.denoise,
+        prompts=options.prompts,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     for path, stem in zip(tqdm(options.images, disable=None, unit="image"), stems, strict=True):
         rgb = read_rgb(path)
-        maps = segmenter(rgb)
-        labels = label_map(maps, options.threshold).cpu().numpy()
+        coarse = segmenter.coarse(rgb)
+        segmentation = segmenter.refine(rgb, coarse)
+        labels = segmentation.labels(options.threshold).cpu().numpy()
         picture = overlay(rgb, labels, titles)
-        if (refined := segmenter.refine(rgb, maps)) is not None:
-            maps, labels = refined.probabilities, refined.labels(options.threshold).cpu().numpy()
-            picture = side_by_side({"coarse": picture, "refined": overlay(rgb, labels, titles)})
+        if segmentation is not coarse:
+            before = overlay(rgb, coarse.labels(options.threshold).cpu().numpy(), titles)
+            picture = side_by_side({"coarse": before, "refined": picture})
         Image.fromarray(labels.astype(np.uint8 if len(classes) < 256 else np.uint16)).save(
             options.out / f"{stem}_labels.png"
         )
         picture.save(options.out / f"{stem}_overlay.png")
         if options.save_probabilities:
             file = options.out / f"{stem}_probabilities.npz"
-            np.savez_compressed(file, probabilities=maps.cpu().numpy(), labels=np.array(titles))
+            maps = segmentation.probabilities.cpu().numpy()
+            np.savez_compressed(file, probabilities=maps, labels=np.array(titles))
+
+
+def classes_of(options: argparse.Namespace) -> list[list[str]]:
+    """The classes that ``options`` name, each with its synonyms.
+
+    Raises:
+        InputError: there are none, or the class file cannot be read.
+    """
+    from ..segmentation.probabilities import read_classes
+
+    if options.classes:
+        return read_classes(options.classes)
+    classes = [[name.strip()] for name in options.labels.split(",") if name.strip()]
+    if not classes:
+        raise InputError("--labels names nothing")
+    return classes
 
 
 def unique_stems(paths: list[Path]) -> list[str]:

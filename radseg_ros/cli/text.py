@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         count, tower = write_embeddings(options)
-    except RadsegRosError as error:
+    except (RadsegRosError, OSError) as error:
         print(f"radseg-text: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: {count} texts of {tower}")
@@ -32,7 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
 def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
     """Embed what ``options`` name and write the file.
 
-    Returns the number of texts and the name of the text tower.
+    Returns:
+        The number of texts, and the name of the text tower.
+
+    Raises:
+        RadsegRosError: nothing to embed, or something cannot be embedded.
+        OSError: the file cannot be written.
     """
     from tqdm import tqdm
 
@@ -53,13 +58,9 @@ def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
         dimensions = tower.dimensions
     else:
         tower, dimensions = tower_of_checkpoint(options)
+    progress = tqdm(labels, desc="labels", disable=None)
     embedder = TextEmbedder(tower, dimensions)
-    for label in tqdm(
-        labels, desc="labels", disable=None
-    ):  # one by one for the sake of the bar; they stay in memory
-        embedder.labels([label])
-    embedder.save(options.out, labels, options.prompt or ())
-    return len(labels) + len(options.prompt or ()), tower.name
+    return embedder.save(options.out, progress, options.prompt or ()), tower.name
 
 
 def tower_of_checkpoint(options: argparse.Namespace) -> tuple:

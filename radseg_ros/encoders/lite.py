@@ -28,25 +28,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..config import LiteConfig
-from ..datatypes import CheckpointError, FeatureMap, LanguageError, check_rgb
+from ..datatypes import CheckpointError, FeatureMap, LanguageError
 from ..device import pick_device
-from ..language.cache import TextCache, atomic_file
+from ..language.cache import cache_folder, read_vectors, write_vectors
+from .image import image_tensor
 
 log = logging.getLogger(__name__)
 
 CLASSES = 1000
 CHANNELS = 1280  # of the classifier's last feature map
 GRID = 16  # px per cell
+WORDS = 384  # numbers of a sentence vector
 # of the softmax over classes; above 1 because the mean over views is less certain than one picture
 TEMPERATURE = 1.5
 # cosine by which a class may be farther from a text than the nearest one before it counts 1/e
 NEARNESS = 0.05
-UNKNOWN, KNOWN = (
-    0.4,
-    0.6,
-    # cosine to the nearest class name below (above) which a text is foreign to (known by) the
-    # classifier
-)
+# cosine to the nearest class name: below the first the classifier does not know a text, above the
+# second it does
+UNKNOWN, KNOWN = 0.4, 0.6
 # the text that every patch answers with the probability THRESHOLD: what a query must beat
 ANYTHING = "anything"
 THRESHOLD = 0.1
@@ -66,6 +65,8 @@ class LiteEncoder:
     """
 
     name = "lite0-minilm"
+    checkpoint_hash = language = ""
+    sam = None
     channels = CHANNELS
     language_channels = CLASSES + 2
     logit_scale = SHARPNESS * TEXT_LENGTH
@@ -80,16 +81,13 @@ class LiteEncoder:
 
     @torch.inference_mode()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
-        """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> features (1280, h, w), the mean over the
-        sizes of the image.
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> (1280, h, w), the mean over its sizes.
 
         A small image shows the classifier things with their surroundings, a large one shows it
         details. The grid is the one of the largest size; features are the classifier's last before
         its linear layer, so means of features over pixels, sizes and views are means of its logits.
         """
-        image = torch.tensor(check_rgb(rgb)).to(self.device).permute(2, 0, 1)[None].float()
-        if rgb.dtype == np.uint8:
-            image /= 255
+        image = image_tensor(rgb, self.device)[None]
         maps = [self._features(image, size) for size in sorted(self.sizes, reverse=True)]
         grid = maps[0].shape[-2:]
         maps[1:] = [
@@ -167,10 +165,8 @@ def load_classifier() -> Any:
         conv = block._depthwise_conv
         reach = conv.kernel_size[0] - 1
         if conv.stride[0] == 2:
-            conv.stride, before = (
-                (1, 1),
-                (reach - 1) // 2,
-            )  # what "same" padding puts before a kernel of stride 2
+            # what "same" padding puts before a kernel of stride 2
+            conv.stride, before = (1, 1), (reach - 1) // 2
         else:
             conv.dilation, before, reach = (2, 2), reach, 2 * reach
         conv.static_padding = nn.ZeroPad2d((before, reach - before, before, reach - before))
@@ -234,24 +230,13 @@ class ClassNames:
         identity = hashlib.sha256(
             "\n".join([self.sentences.identity, *self.texts]).encode()
         ).hexdigest()[:16]
-        path = TextCache().folder / f"lite-{identity}.npy"
-        try:
-            vectors = np.load(path, allow_pickle=False)
-            if (
-                vectors.shape == (len(self.texts), 384)
-                and vectors.dtype == np.float32
-                and np.isfinite(vectors).all()
-            ):
-                return torch.from_numpy(vectors)
-        except (OSError, ValueError, EOFError):
-            pass  # absent or damaged: made again
+        path = cache_folder() / f"lite-{identity}.npy"
+        cached = read_vectors(path, (len(self.texts), WORDS))
+        if cached is not None:
+            return torch.from_numpy(cached)
         log.info("lite: reading the names of %d classes (once)", CLASSES)
         made = self.sentences(self.texts)
-        try:
-            with atomic_file(path) as file:
-                np.save(file, made.numpy())
-        except OSError as error:
-            log.warning("class names are not cached: %s", error)
+        write_vectors(path, made.numpy())
         return made
 
 
@@ -286,9 +271,8 @@ class SentenceEncoder:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = BertModel(BertConfig.from_pretrained(folder, local_files_only=True))
             weights = load_file(folder / "model.safetensors")
-            weights.pop(
-                "embeddings.position_ids", None
-            )  # 0, 1, 2, ...: older releases of transformers stored it
+            # 0, 1, 2, ...: older releases of transformers stored it
+            weights.pop("embeddings.position_ids", None)
             model.load_state_dict(weights)
         except Exception as error:  # safetensors, torch and transformers raise many kinds
             raise CheckpointError(
@@ -300,7 +284,7 @@ class SentenceEncoder:
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts -> (N, 384) float32 unit vectors: the mean over the tokens of each text."""
-        result = torch.zeros(len(texts), 384)
+        result = torch.zeros(len(texts), WORDS)
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
         for start in range(0, len(texts), 64):
             rows = by_length[start : start + 64]

@@ -45,7 +45,11 @@ class Encoder(Protocol):
     logit_scale: float  # factor on the cosine before a softmax (100 in the paper)
     background: tuple[str, ...]  # texts that a query must beat to count as found
     device: torch.device
-    sam: SamFeatures | None  # None = its probability maps are not refined
+
+    @property
+    def sam(self) -> SamFeatures | None:
+        """What SAM's decoder needs to refine its probability maps; None = they stay coarse."""
+        ...
 
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size -> FeatureMap (C, h, w) on

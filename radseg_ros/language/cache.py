@@ -5,20 +5,19 @@ disk.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import logging
 import os
 import re
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from ..datatypes import LanguageError
+from ..files import write_whole
 from .templates import TEMPLATES
 
 log = logging.getLogger(__name__)
@@ -29,19 +28,22 @@ TEMPLATE_SET = hashlib.sha256("\n".join(TEMPLATES).encode()).hexdigest()[:12]
 
 
 def save_embeddings(path: str | Path, tower: str, vectors: Mapping[Key, np.ndarray]) -> None:
-    """Write text vectors (each (D,) float32) to a file (numpy ``.npz``, no pickle), whole or not at
-    all.
+    """Write text vectors (each (D,) float32) to a file (numpy ``.npz``, no pickle).
+
+    Raises:
+        OSError: it cannot be written.
     """
     keys = list(vectors)
-    with atomic_file(Path(path)) as file:
-        np.savez(
-            file,
-            kind=np.array([kind for kind, _ in keys], dtype=str),
-            text=np.array([text for _, text in keys], dtype=str),
-            vector=np.stack([vectors[key] for key in keys]).astype(np.float32),
-            tower=np.array(tower),
-            templates=np.array(TEMPLATE_SET),
-        )
+    content = io.BytesIO()
+    np.savez(
+        content,
+        kind=np.array([kind for kind, _ in keys], dtype=str),
+        text=np.array([text for _, text in keys], dtype=str),
+        vector=np.stack([vectors[key] for key in keys]).astype(np.float32),
+        tower=np.array(tower),
+        templates=np.array(TEMPLATE_SET),
+    )
+    write_whole(Path(path), content.getvalue())
 
 
 def load_embeddings(
@@ -59,17 +61,13 @@ def load_embeddings(
     """
     try:
         with np.load(path, allow_pickle=False) as content:
-            kinds, texts, vectors = (
-                content["kind"].tolist(),
-                content["text"].tolist(),
-                content["vector"].astype(np.float32),
-            )
+            kinds, texts = content["kind"].tolist(), content["text"].tolist()
+            vectors = content["vector"].astype(np.float32)
             written_by, templates = str(content["tower"]), str(content["templates"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise LanguageError(f"{path}: cannot be read as text embeddings ({error})") from error
-    if (
-        tower and written_by and Path(tower).name != Path(written_by).name
-    ):  # a hub id, or a folder that is named after it
+    # a tower is named by its hub id, or by a folder that has the id's last part
+    if tower and written_by and Path(tower).name != Path(written_by).name:
         raise LanguageError(
             f"{path}: made with the text tower {written_by}, but the checkpoint needs {tower}"
         )
@@ -91,6 +89,32 @@ def load_embeddings(
     return dict(zip(zip(kinds, texts, strict=True), vectors, strict=True))
 
 
+def cache_folder() -> Path:
+    """Where vectors are kept: ``text`` in ``$RADSEG_CACHE``, or in ``~/.cache/radseg_ros``."""
+    base = os.environ.get("RADSEG_CACHE") or Path.home() / ".cache" / "radseg_ros"
+    return Path(base) / "text"
+
+
+def read_vectors(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """What :func:`write_vectors` wrote, float32; None if absent, damaged or of another shape."""
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    good = vectors.shape == shape and vectors.dtype == np.float32 and np.isfinite(vectors).all()
+    return vectors if good else None
+
+
+def write_vectors(path: Path, vectors: np.ndarray) -> None:
+    """Keep vectors. A cache that cannot be written costs time, not the answer: it is reported."""
+    content = io.BytesIO()
+    np.save(content, vectors.astype(np.float32))
+    try:
+        write_whole(path, content.getvalue())
+    except OSError as error:
+        log.warning("text vectors are not cached: %s", error)
+
+
 class TextCache:
     """Text vectors on disk, one small file each, so that processes can share them without locks.
 
@@ -98,12 +122,11 @@ class TextCache:
     set, and the text.
 
     Args:
-        folder: where; None = ``text`` in ``$RADSEG_CACHE``, or in ``~/.cache/radseg_ros``.
+        folder: where; None = :func:`cache_folder`.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        base = os.environ.get("RADSEG_CACHE") or Path.home() / ".cache" / "radseg_ros"
-        self.folder = Path(folder) if folder else Path(base) / "text"
+        self.folder = Path(folder) if folder else cache_folder()
 
     def read(self, tower: str, weights_hash: str, key: Key, dimensions: int) -> np.ndarray | None:
         """The (D,) vector of ``key``, or None.
@@ -113,55 +136,17 @@ class TextCache:
         folder = self._tower(tower)
         hashes = [folder / weights_hash] if weights_hash else sorted(folder.glob("*"), key=_age)
         for place in hashes:
-            file = place / _file_name(key)
-            with contextlib.suppress(
-                OSError, ValueError, EOFError
-            ):  # absent, or damaged: it is made again
-                vector = np.load(file, allow_pickle=False)
-                if (
-                    vector.shape == (dimensions,)
-                    and vector.dtype == np.float32
-                    and np.isfinite(vector).all()
-                ):
-                    return vector
+            vector = read_vectors(place / _file_name(key), (dimensions,))
+            if vector is not None:
+                return vector
         return None
 
     def write(self, tower: str, weights_hash: str, key: Key, vector: np.ndarray) -> None:
-        """Keep a vector. A cache that cannot be written costs time, not the answer: it is reported
-        and ignored.
-        """
-        try:
-            with atomic_file(self._tower(tower) / weights_hash / _file_name(key)) as file:
-                np.save(file, vector.astype(np.float32))
-        except OSError as error:
-            log.warning("text vectors are not cached: %s", error)
+        """Keep a vector (D,); see :func:`write_vectors`."""
+        write_vectors(self._tower(tower) / weights_hash / _file_name(key), vector)
 
     def _tower(self, tower: str) -> Path:
         return self.folder / re.sub(r"[^\w.-]+", "--", tower)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file for writing that appears under its name when it is complete, and not at all when
-    something fails.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(
-                file.name, 0o666 & ~umask
-            )  # a temporary file is private; the result is an ordinary file
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _file_name(key: Key) -> str:

@@ -2,8 +2,8 @@
 """From words to vectors (docs/method.md 2.4): canonical text, 80 templates, and as few calls of the
 text tower as can be.
 
-A vector is looked for in memory, in the given files, in the cache on disk, and only then made by
-the text tower.
+A vector is looked for in the given files, in the cache on disk, and only then made by the text
+tower. Who asks again and again keeps what was given (:class:`radseg_ros.mapper.Mapper` does).
 """
 
 from __future__ import annotations
@@ -20,12 +20,8 @@ from .cache import LABEL, PROMPT, Key, TextCache, load_embeddings, save_embeddin
 from .templates import TEMPLATES
 from .tower import TextTower
 
-BACKGROUND = (
-    "object",
-    "things",
-    "stuff",
-    "texture",
-)  # what everything is; a query must beat it (LERF, section 3.3)
+# what everything is; a query must beat it (LERF, section 3.3)
+BACKGROUND = ("object", "things", "stuff", "texture")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -60,9 +56,9 @@ class TextEmbedder:
         self.tower = tower
         self.dimensions = dimensions
         self.cache = cache or TextCache()
-        self._known: dict[Key, np.ndarray] = {}
+        self._given: dict[Key, np.ndarray] = {}
         for file in files:
-            self._known.update(load_embeddings(file, tower.name if tower else "", dimensions))
+            self._given.update(load_embeddings(file, tower.name if tower else "", dimensions))
 
     def labels(self, labels: Sequence[str]) -> torch.Tensor:
         """Names of things -> (Q, D) float32: the mean of unit vectors over all templates, as it is,
@@ -81,37 +77,34 @@ class TextEmbedder:
         """
         return self._vectors(PROMPT, prompts)
 
-    def save(self, path: str | Path, labels: Sequence[str], prompts: Sequence[str] = ()) -> None:
+    def save(self, path: str | Path, labels: Iterable[str], prompts: Iterable[str] = ()) -> int:
         """Write the vectors of ``labels`` and ``prompts`` to a file that needs no text tower to be
-        read.
+        read; return how many.
 
         Raises:
             LanguageError: as for :meth:`labels`.
+            OSError: the file cannot be written.
         """
-        texts = {LABEL: labels, PROMPT: prompts}
-        vectors = {
-            (kind, canonicalise(text)): vector.numpy()
-            for kind, wanted in texts.items()
-            for text, vector in zip(wanted, self._vectors(kind, wanted), strict=True)
-        }
+        vectors = self._found(LABEL, labels) | self._found(PROMPT, prompts)
         save_embeddings(path, self.tower.name if self.tower else "", vectors)
+        return len(vectors)
 
     def _vectors(self, kind: str, texts: Sequence[str]) -> torch.Tensor:
         if isinstance(texts, str):
             raise LanguageError(f"a list of texts is needed, got one text: {texts!r}")
-        keys = [(kind, canonicalise(text)) for text in texts]
-        for text, key in zip(texts, keys, strict=True):
-            if not key[1]:
-                raise LanguageError(
-                    f"{text!r} holds no letter and no digit, so it cannot be embedded"
-                )
-            if key not in self._known:
-                self._known[key] = self._from_cache_or_tower(key)
-        return (
-            torch.from_numpy(np.stack([self._known[key] for key in keys]))
-            if keys
-            else torch.zeros(0, self.dimensions)
-        )
+        found = self._found(kind, texts)
+        rows = [found[_key(kind, text)] for text in texts]
+        return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, self.dimensions)
+
+    def _found(self, kind: str, texts: Iterable[str]) -> dict[Key, np.ndarray]:
+        """The vector of each text, made at most once."""
+        found: dict[Key, np.ndarray] = {}
+        for text in texts:
+            key = _key(kind, text)
+            if key not in found:
+                given = self._given.get(key)
+                found[key] = self._from_cache_or_tower(key) if given is None else given
+        return found
 
     def _from_cache_or_tower(self, key: Key) -> np.ndarray:
         kind, text = key
@@ -129,9 +122,8 @@ class TextEmbedder:
         except LanguageError as error:
             raise LanguageError(
                 f"unknown {kind} {text!r}: neither the given text embeddings nor the cache hold "
-                "it, and there is no text tower "
-                f"to make it: {error}. Write text embeddings with radseg-text on a machine that "
-                "has the tower"
+                f"it, and there is no text tower to make it: {error}. Write text embeddings with "
+                "radseg-text on a machine that has the tower"
             ) from error
         if vectors.shape[1] != self.dimensions:
             raise LanguageError(
@@ -141,3 +133,9 @@ class TextEmbedder:
         vector = vectors.mean(0).numpy()
         self.cache.write(self.tower.name, self.tower.local_hash, key, vector)
         return vector
+
+
+def _key(kind: str, text: str) -> Key:
+    if not (canonical := canonicalise(text)):
+        raise LanguageError(f"{text!r} holds no letter and no digit, so it cannot be embedded")
+    return kind, canonical

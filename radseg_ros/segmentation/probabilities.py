@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2D open-vocabulary segmentation with any encoder (docs/method.md 2.5): probability maps and label
-maps.
-"""
+"""2D open-vocabulary segmentation with any encoder (docs/method.md 2.5)."""
 
 from __future__ import annotations
 
@@ -14,11 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from ..datatypes import FeatureMap, InputError, check_rgb
+from ..files import open_image
 from ..geometry import resize_rgb, working_size
+from .maps import Segmentation, denoise, merge_synonyms
 
 if TYPE_CHECKING:
     from ..encoders.protocol import Encoder
-    from .refine import Refinement
+    from .refine import Refiner
 
 
 @torch.no_grad()
@@ -28,6 +28,7 @@ def probabilities(
     vectors: torch.Tensor | np.ndarray,
     size: tuple[int, int] | None = None,
     denoise_threshold: float = 0.5,
+    refiner: Refiner | None = None,
 ) -> torch.Tensor:
     """Probability of each text at each pixel.
 
@@ -38,25 +39,57 @@ def probabilities(
         size: (H, W) of the result; None = the size of the image.
         denoise_threshold: texts whose probability stays below this everywhere are set to 0 (prompt
             denoising); 0 = off.
+        refiner: makes the maps follow the objects (RADSeg+); None = they stay coarse.
 
     Returns:
-        (Q, H, W) float32 on the encoder's device; sums to 1 over the texts, less what denoising
-            removed.
+        (Q, H, W) float32 on the encoder's device. Coarse ones sum to 1 over the texts, less what
+        denoising removed.
 
     Raises:
         InputError: ``vectors`` has the wrong shape, or rgb is not an image.
     """
     rgb = check_rgb(rgb)
     maps = _enlarge(_patch_probabilities(encoder, rgb, vectors), size or rgb.shape[:2])
-    return denoise(maps, denoise_threshold)
+    maps = denoise(maps, denoise_threshold)
+    return maps if refiner is None else refiner(rgb, maps).probabilities
+
+
+@torch.no_grad()
+def probability_map(
+    encoder: Encoder,
+    rgb: np.ndarray,
+    vectors: torch.Tensor | np.ndarray,
+    denoise_threshold: float = 0.5,
+    refiner: Refiner | None = None,
+) -> FeatureMap:
+    """The same probabilities as a map in probability space stores them.
+
+    Per patch, (Q, h, w): enlarged to the size of the image they equal :func:`probabilities`,
+    without ever holding Q images. With a refiner per pixel, (Q, H, W): its masks are finer than
+    patches.
+    """
+    if refiner is not None:
+        maps = probabilities(encoder, rgb, vectors, None, denoise_threshold, refiner)
+        return FeatureMap(maps)
+    rgb = check_rgb(rgb)
+    patches = _patch_probabilities(encoder, rgb, vectors)
+    for text in patches:
+        # enlarging never raises a maximum: only texts that pass here have to be looked at in full
+        if (
+            text.amax() < denoise_threshold
+            or _enlarge(text[None], rgb.shape[:2]).amax() < denoise_threshold
+        ):
+            text.zero_()
+    return FeatureMap(patches)
 
 
 class Segmenter:
-    """Images -> probability maps of fixed classes.
+    """Images -> what is where, for fixed classes.
 
     Args:
         encoder: any encoder.
         classes: the names of each class; a class is as probable as its best name.
+        refiner: makes the maps follow the objects (RADSeg+); None = they stay coarse.
         short_side: px that the short side of an image is brought to; 0 = as it is.
         denoise_threshold: see :func:`probabilities`; applies to classes.
         prompts: the names are free text.
@@ -69,83 +102,41 @@ class Segmenter:
         self,
         encoder: Encoder,
         classes: Sequence[Sequence[str]],
+        refiner: Refiner | None = None,
+        *,
         short_side: int = 0,
         denoise_threshold: float = 0.5,
         prompts: bool = False,
     ) -> None:
         names = [name for synonyms in classes for name in synonyms]
-        self.encoder, self.classes = encoder, classes
+        self.encoder, self.classes, self.refiner = encoder, classes, refiner
         self.short_side, self.denoise_threshold = short_side, denoise_threshold
         self.vectors = encoder.embed_prompts(names) if prompts else encoder.embed_labels(names)
 
-    def __call__(self, rgb: np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """(H, W, 3) uint8 or float RGB -> (classes, *size) probabilities.
+    def __call__(self, rgb: np.ndarray, size: tuple[int, int] | None = None) -> Segmentation:
+        """(H, W, 3) RGB, uint8 or float32 -> maps and labels of ``size`` (H, W), refined if there
+        is a refiner.
 
         Size None = that of the image.
         """
-        seen = resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side))
+        return self.refine(rgb, self.coarse(rgb, size))
+
+    def coarse(self, rgb: np.ndarray, size: tuple[int, int] | None = None) -> Segmentation:
+        """As above, before refinement."""
         maps = probabilities(
-            self.encoder, seen, self.vectors, size or rgb.shape[:2], denoise_threshold=0.0
+            self.encoder, self._seen(rgb), self.vectors, size or rgb.shape[:2], 0.0
         )
-        return denoise(merge_synonyms(maps, self.classes), self.denoise_threshold)
+        maps = denoise(merge_synonyms(maps, self.classes), self.denoise_threshold)
+        return Segmentation.of(maps)
 
-    def refine(self, rgb: np.ndarray, maps: torch.Tensor) -> Refinement | None:
-        """Refined masks of an image and its probability maps.
+    def refine(self, rgb: np.ndarray, coarse: Segmentation) -> Segmentation:
+        """The refined one; without a refiner ``coarse`` itself."""
+        if self.refiner is None:
+            return coarse
+        return self.refiner(self._seen(rgb), coarse.probabilities)
 
-        None if the encoder does not refine.
-        """
-        refine = getattr(self.encoder, "refine", None)
-        return (
-            refine(resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side)), maps)
-            if refine
-            else None
-        )
-
-
-def denoise(maps: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Prompt denoising, in place: maps of (Q, H, W) that stay below ``threshold`` everywhere become
-    0, without renormalising.
-    """
-    maps[maps.amax((1, 2)) < threshold] = 0.0
-    return maps
-
-
-def merge_synonyms(maps: torch.Tensor, classes: Sequence[Sequence[str]]) -> torch.Tensor:
-    """One map per name, in the order of ``classes`` -> one map per class: its best name, pixel by
-    pixel.
-
-    Args:
-        maps: (Q, H, W), Q = number of all names.
-        classes: the names of each class.
-    """
-    if all(len(names) == 1 for names in classes):
-        return maps
-    return torch.stack([part.amax(0) for part in maps.split([len(names) for names in classes])])
-
-
-@torch.no_grad()
-def probability_map(
-    encoder: Encoder,
-    rgb: np.ndarray,
-    vectors: torch.Tensor | np.ndarray,
-    denoise_threshold: float = 0.5,
-) -> FeatureMap:
-    """The same probabilities per patch, (Q, h, w): what a map in probability space stores.
-
-    Enlarged to the size of the image it equals :func:`probabilities`, without ever holding Q
-    images.
-    """
-    rgb = check_rgb(rgb)
-    patches = _patch_probabilities(encoder, rgb, vectors)
-    for text in (
-        patches
-    ):  # enlarging never raises a maximum: only texts that pass here have to be looked at in full
-        if (
-            text.amax() < denoise_threshold
-            or _enlarge(text[None], rgb.shape[:2]).amax() < denoise_threshold
-        ):
-            text.zero_()
-    return FeatureMap(patches)
+    def _seen(self, rgb: np.ndarray) -> np.ndarray:
+        return resize_rgb(rgb, working_size(rgb.shape[:2], self.short_side))
 
 
 def _patch_probabilities(
@@ -165,14 +156,6 @@ def _patch_probabilities(
 
 def _enlarge(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def label_map(maps: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """(Q, H, W) probabilities -> (H, W) int64: 1..Q, and 0 = ignore where nothing is left or the
-    best is below ``threshold``.
-    """
-    confidence, best = maps.max(0)
-    return torch.where((confidence >= threshold) & (confidence > 0), best + 1, 0)
 
 
 def read_classes(path: str | Path) -> list[list[str]]:
@@ -198,14 +181,6 @@ def read_rgb(path: str | Path) -> np.ndarray:
     Raises:
         InputError: it cannot be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-    ) as error:  # Pillow raises SyntaxError for some damaged files
-        raise InputError(f"{path}: cannot be read as an image ({error})") from error
+    return np.array(ImageOps.exif_transpose(open_image(Path(path))).convert("RGB"))

@@ -8,9 +8,8 @@ probabilities
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,13 +18,10 @@ from torch.nn import functional as F
 
 from ..config import RefineConfig
 from ..datatypes import CheckpointError
-from .probabilities import label_map
+from ..encoders.protocol import Encoder, SamFeatures
+from .maps import Segmentation, label_map
 from .sam_decoder import PromptedImage, SamDecoder, load_sam
 
-if TYPE_CHECKING:
-    from ..encoders.radseg.encoder import RadsegEncoder
-
-HEAD = "sam"  # the teacher whose feature head imitates SAM's image encoder
 EIGHT = np.ones((3, 3), bool)  # neighbours that belong together
 
 
@@ -42,78 +38,48 @@ class Regions:
         return len(self.classes)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Refinement:
-    """The outcome for one image."""
+def make_refiner(encoder: Encoder) -> Refiner | None:
+    """What refines the probability maps of ``encoder``; None where it has no features for SAM.
 
-    probabilities: torch.Tensor  # (Q, H, W)
-    best: torch.Tensor  # (H, W) int64; 1..Q, 0 = every probability is 0
-
-    def labels(self, threshold: float = 0.0) -> torch.Tensor:
-        """(H, W) int64: 1..Q, and 0 = ignore where nothing is left or nothing reaches
-        ``threshold``.
-        """
-        return torch.where(self.probabilities.amax(0) >= threshold, self.best, 0)
+    Raises:
+        CheckpointError: the SAM weights cannot be had, or do not fit those features.
+    """
+    return None if encoder.sam is None else Refiner(encoder.sam)
 
 
 class Refiner:
-    """Refines the probability maps of one RADSeg encoder.
+    """SAM's decoder, prompted with the regions of coarse probability maps.
+
+    Args:
+        features: what the decoder sees of an image.
 
     Raises:
-        CheckpointError: the RADIO checkpoint has no SAM head, or the SAM weights cannot be had or
-            do not fit it.
+        CheckpointError: the SAM weights cannot be had, or do not fit the features.
     """
 
-    def __init__(self, encoder: RadsegEncoder, config: RefineConfig) -> None:
-        self.head = sam_head(encoder)
-        self.encoder, self.config = encoder, config
-        self.sam = load_sam(config.sam, config.offline, encoder.device)
-        have = self.head(torch.zeros(1, encoder.channels, device=encoder.device)).shape[1]
-        if have != self.sam.features:
+    def __init__(self, features: SamFeatures) -> None:
+        self.features, self.config = features, features.config
+        self.sam = load_sam(self.config.sam, features.offline, features.device)
+        if features.channels != self.sam.features:
             raise CheckpointError(
-                f"{config.sam} takes {self.sam.features} channels, the SAM head of RADIO has {have}"
+                f"{self.config.sam} takes {self.sam.features} channels, the SAM head of RADIO has "
+                f"{features.channels}"
             )
 
     @torch.inference_mode()
-    def __call__(self, image: torch.Tensor, coarse: torch.Tensor) -> Refinement:
-        """(3, h, w) image in [0, 1] and its (Q, H, W) coarse probabilities -> refined ones of that
-        size; see :func:`refine`.
+    def __call__(self, rgb: np.ndarray, coarse: torch.Tensor) -> Segmentation:
+        """Refine what is where in an image; see :func:`refine`.
+
+        Args:
+            rgb: (h, w, 3) RGB, uint8 or float32 in [0, 1].
+            coarse: its (Q, H, W) probabilities, which may be of another size.
         """
         regions = find_regions(coarse, self.config.threshold, self.config.min_area)
         if not len(regions):
-            return Refinement(coarse, label_map(coarse))
-        return refine(
-            coarse,
-            regions,
-            self.embed(image, sam_input_size(coarse.shape[1:], self.sam)),
-            self.sam,
-            self.config,
-        )
-
-    @torch.inference_mode()
-    def embed(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(3, h, w) in [0, 1] -> SAM's image embedding (T, C): one more pass of RADIO."""
-        large = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
-        features = self.encoder.single_pass_features(large, scra=True)
-        return self.sam.embed_image(
-            self.head(features.flatten(1).T).T.unflatten(1, features.shape[1:])
-        )
-
-
-def sam_head(encoder: RadsegEncoder) -> Callable[[torch.Tensor], torch.Tensor]:
-    """RADIO's head for SAM features, (N, C) -> (N, D).
-
-    Raises:
-        CheckpointError: the checkpoint has none; says which one has.
-    """
-    if HEAD not in encoder.heads and "sam3" in encoder.heads:
-        raise CheckpointError(
-            "refine: this checkpoint learned from SAM 3 (head sam3), as all of C-RADIOv4 do, and "
-            "SAM's mask decoder does not "
-            "understand its features; take c-radio_v3-b, c-radio_v3-h or radio_v2.5-*, or set "
-            "refine: off"
-        )
-    return encoder.feature_head(HEAD)
+            return Segmentation.of(coarse)
+        size = sam_input_size(coarse.shape[1:], self.sam)
+        embedding = self.sam.embed_image(self.features(rgb, size))
+        return refine(coarse, regions, embedding, self.sam, self.config)
 
 
 def sam_input_size(size: Sequence[int], sam: SamDecoder) -> tuple[int, int]:
@@ -135,12 +101,10 @@ def find_regions(coarse: torch.Tensor, threshold: float, min_area: int) -> Regio
         min_area: smallest region, in pixels of half the resolution.
     """
     half = tuple(max(1, side // 2) for side in coarse.shape[1:])
-    labels = (
-        F.interpolate(coarse[None], half, mode="nearest")[0].max(0).indices.cpu().numpy()
-    )  # argmax is slower
-    probabilities = (
-        F.interpolate(coarse[None], half, mode="bilinear", align_corners=False)[0].cpu().numpy()
-    )
+    small = F.interpolate(coarse[None], half, mode="nearest")[0]
+    labels = small.max(0).indices.cpu().numpy()  # argmax is slower
+    smooth = F.interpolate(coarse[None], half, mode="bilinear", align_corners=False)[0]
+    probabilities = smooth.cpu().numpy()
     labels[probabilities.max(0) < threshold] = -1
     ids = np.zeros(half, np.int32)
     classes, boxes, points = [], [], []
@@ -200,7 +164,7 @@ def refine(
     embedding: torch.Tensor,
     sam: SamDecoder,
     config: RefineConfig,
-) -> Refinement:
+) -> Segmentation:
     """Replace the coarse regions by SAM's masks.
 
     The label of a pixel is the best class among its masks, or the coarse one where no mask is.
@@ -216,27 +180,21 @@ def refine(
 
     Returns:
         Probabilities and labels. Where there is neither mask nor failed region the coarse
-            probabilities stay, as the coarse label
-        does (the authors' are 0 there).
+        probabilities stay, as the coarse label does (the authors' are 0 there).
     """
     kept, masks = _best_logits(coarse, regions, embedding, sam, config)
     if not masks:
-        return Refinement(coarse, label_map(coarse))
+        return Segmentation.of(coarse)
     refined = torch.zeros_like(coarse)
-    for (
-        c,
-        logits,
-    ) in (
-        masks.items()
-    ):  # max(sigmoid) = sigmoid(max), and the union of masks is where the maximum is positive
+    # max(sigmoid) = sigmoid(max), and the union of masks is where the maximum is positive
+    for c, logits in masks.items():
         refined[c] = torch.where(logits > 0, logits.sigmoid() * coarse[c], 0.0)
     masked = refined.amax(0) > 0
     best = label_map(torch.where(masked, refined, coarse))
     failed = torch.from_numpy(np.isin(regions.ids, 1 + np.flatnonzero(~kept))).to(coarse.device)
     failed = F.interpolate(failed[None, None].float(), coarse.shape[1:], mode="nearest")[0, 0] > 0
-    return Refinement(
-        torch.maximum(refined, torch.where(failed | ~masked, coarse, 0.0), out=refined), best
-    )
+    left = torch.where(failed | ~masked, coarse, 0.0)
+    return Segmentation(torch.maximum(refined, left, out=refined), best)
 
 
 def _best_logits(
@@ -254,22 +212,17 @@ def _best_logits(
     tokens = sam.embed_prompts(*prompts_of(regions, sam))
     kept = np.zeros(len(regions), bool)
     best: dict[int, torch.Tensor] = {}
-    prompted: dict[
-        int, PromptedImage
-    ] = {}  # of the classes of one batch; regions come class by class
+    prompted: dict[int, PromptedImage] = {}  # of one batch's classes; regions come class by class
     for start in range(0, len(regions), config.batch):
         classes = regions.classes[start : start + config.batch].tolist()
         prompted = {c: prompted[c] for c in prompted if c in classes}
         for c in set(classes) - set(prompted):
-            prompted[c] = sam.prompt_image(
-                embedding, mask_prompts(coarse, torch.tensor([c]), sam, config)[0]
-            )
+            mask = mask_prompts(coarse, torch.tensor([c]), sam, config)[0]
+            prompted[c] = sam.prompt_image(embedding, mask)
         decoded = sam.decode(tokens[start : start + config.batch], [prompted[c] for c in classes])
         for i, (c, each) in enumerate(zip(classes, decoded, strict=True), start):
             kept[i] = each.iou > config.iou
-            if kept[
-                i
-            ]:  # a mask at a time: it stays in the cache, and only one is held at full size
+            if kept[i]:  # one at a time: it stays in the cache, and only one is held at full size
                 logits = sam.mask(each, input_size, size)
                 best[c] = torch.maximum(best[c], logits) if c in best else logits
     return kept, best

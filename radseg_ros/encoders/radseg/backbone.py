@@ -53,12 +53,12 @@ def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:
         or HEADS_BY_WIDTH.get(width, width // 64)
     )
     patch = math.isqrt(patch_inputs // 3)
-    names = list(dict.fromkeys(t.get("name") for t in checkpoint.teachers))
+    names = checkpoint.teacher_names
     cls_tokens = args.get("num_cls_tokens") or (
         len(names) if args.get("cls_token_per_teacher") else 1
     )
     idxs = checkpoint.summary_idxs or sorted(
-        {names.index(t["name"]) for t in checkpoint.teachers if t.get("use_summary", True)}
+        {names.index(str(t.get("name"))) for t in checkpoint.teachers if t.get("use_summary", True)}
     )
     if (
         heads < 1

@@ -45,6 +45,11 @@ class RadioCheckpoint:
         """The first entry of ``teachers`` called ``name``; empty when there is none."""
         return next((t for t in self.teachers if t.get("name") == name), {})
 
+    @property
+    def teacher_names(self) -> list[str]:
+        """Each name once; where each teacher has a cls token of its own, in the order of those."""
+        return list(dict.fromkeys(str(t.get("name")) for t in self.teachers))
+
     def upsampling(self, name: str) -> int:
         """How many times more vectors than patches the feature head of teacher ``name`` gives along
         each side.

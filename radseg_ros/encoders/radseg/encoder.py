@@ -5,8 +5,7 @@ and a language head on top.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +14,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...config import RadsegConfig
-from ...datatypes import CheckpointError, FeatureMap, InputError, check_rgb
+from ...datatypes import CheckpointError, FeatureMap, InputError
 from ...device import pick_device
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
-from ...segmentation.probabilities import probabilities, probability_map
-from ...segmentation.refine import Refinement, Refiner
+from ..image import image_tensor
 from .backbone import build_radio
 from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
 from .correlation import SelfCorrelatingAttention, aggregate
 from .heads import build_head, head_size
+from .sam_features import RadioSamFeatures, sam_head
 from .windows import corners, resized, stitch
 
-WINDOWS_AT_ONCE = {
-    "cpu": 12,
-    "cuda": 32,
-    "mps": 12,
-}  # bounds the memory; more at once is not faster
+# bounds the memory; more at once is not faster
+WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}
 VECTORS_AT_ONCE = 16384  # rows that go through a head at once
 
 
@@ -55,17 +51,9 @@ class RadsegEncoder:
         self.dtype = getattr(torch, config.dtype)
         checkpoint = read_checkpoint(find_radio(config.checkpoint, config.offline))
         refuse_unaligned(checkpoint, config.force)
-        self._checkpoint = dataclasses.replace(
-            checkpoint, backbone={}, conditioner={}
-        )  # heads may be asked for later
         self.checkpoint_hash = checkpoint.hash
-        self.version = checkpoint.version  # c-radio_v3-b, ...; empty when nothing tells
         self.language = language_head(checkpoint, config.language)
         self.name = f"radseg-{checkpoint.hash}-{self.language}"
-        self.probability_name = self.name + (
-            "-sam" if config.refine == "sam" else ""
-        )  # refined and coarse maps do not mix
-        self.heads = tuple(checkpoint.feature_heads)  # teachers that have a feature head
 
         model: Any = build_radio(checkpoint)
         last = model.encoder.layer[-1]
@@ -76,17 +64,20 @@ class RadsegEncoder:
         self._network = torch.compile(self._run) if config.compile else self._run
         self.patch = int(model.config.patch_size)
         self.channels = int(model.config.hidden_size)
-        self._summary_head = self._head(checkpoint.summary_heads, self.language)
-        self.language_channels = head_size(checkpoint.summary_heads[self.language])
+        names = checkpoint.teacher_names
+        self._language_token = names.index(self.language) if self.language in names else 0
+        head = checkpoint.summary_heads[self.language]
+        self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
+        self.language_channels = head_size(head)
         self.text = self._text_embedder(checkpoint.teacher(self.language))
-        self.refiner = Refiner(self, config) if config.refine == "sam" else None
+        self.sam = self._sam_features(checkpoint) if config.refine == "sam" else None
 
     @torch.no_grad()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
         float32.
         """
-        image = self._image(rgb)
+        image = image_tensor(rgb, self.device)
         size = resized(image.shape[1:], self.crop, self.stride, self.patch)
         if size != tuple(image.shape[1:]):
             image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -132,40 +123,6 @@ class RadsegEncoder:
         """
         return self.text.prompts(prompts).to(self.device)
 
-    def probabilities(
-        self,
-        rgb: np.ndarray,
-        vectors: torch.Tensor | np.ndarray,
-        size: tuple[int, int] | None = None,
-        denoise_threshold: float = 0.5,
-    ) -> torch.Tensor:
-        """Probability of each text at each pixel, (Q, H, W), refined where the options say so.
-
-        See :func:`radseg_ros.segmentation.probabilities.probabilities` and
-        :func:`radseg_ros.segmentation.refine.refine`.
-        """
-        coarse = probabilities(self, rgb, vectors, size, denoise_threshold)
-        return (
-            coarse if self.refiner is None else self.refiner(self._image(rgb), coarse).probabilities
-        )
-
-    def probability_map(
-        self, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray, denoise_threshold: float = 0.5
-    ) -> FeatureMap:
-        """What a map in probability space stores: per patch, or per pixel when the masks are
-        refined.
-        """
-        if self.refiner is None:
-            return probability_map(self, rgb, vectors, denoise_threshold)
-        return FeatureMap(self.probabilities(rgb, vectors, denoise_threshold=denoise_threshold))
-
-    def refine(self, rgb: np.ndarray, coarse: torch.Tensor) -> Refinement | None:
-        """Refined masks of an image whose (Q, H, W) coarse probabilities are known.
-
-        None where refinement is off.
-        """
-        return None if self.refiner is None else self.refiner(self._image(rgb), coarse)
-
     @torch.no_grad()
     def single_pass_features(self, rgb: torch.Tensor, scra: bool = True) -> torch.Tensor:
         """One pass over the whole image, without SCGA.
@@ -184,34 +141,24 @@ class RadsegEncoder:
         """The cls token of the language teacher, of the backbone without SCRA: (3, H, W) as above
         -> (C,) float32.
         """
-        names = [t.get("name") for t in self._checkpoint.teachers]
-        cls = list(dict.fromkeys(names)).index(self.language) if self.language in names else 0
-        return self._model(rgb[None].to(self.dtype), scra=False).last_hidden_state[0, cls].float()
+        tokens = self._model(rgb[None].to(self.dtype), scra=False).last_hidden_state[0]
+        return tokens[self._language_token].float()
 
-    def feature_head(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The head that brings patch vectors into the feature space of teacher ``name`` (one of
-        ``heads``): (N, C) -> (N, D).
-
-        Raises:
-            CheckpointError: the checkpoint has no such head, or one that this encoder does not
-                support.
-        """
-        if name not in self.heads:
-            raise CheckpointError(
-                f"{self._checkpoint.path}: no feature head {name!r}; it has "
-                f"{', '.join(self.heads) or 'none'}"
-            )
-        if (factor := self._checkpoint.upsampling(name)) > 1:
-            raise CheckpointError(
-                f"{self._checkpoint.path}: feature head {name} upsamples {factor} times; this is "
-                "not supported"
-            )
-        head = self._head(self._checkpoint.feature_heads, name)
-        return lambda vectors: head(vectors.to(self.device, self.dtype)).float()
-
-    def _head(self, heads: Mapping[str, Tensors], name: str) -> nn.Module:
-        head = build_head(heads[name], f"{self._checkpoint.path}, head {name}")
+    def _head(self, tensors: Tensors, where: str) -> nn.Module:
+        head = build_head(tensors, where)
         return head.to(self.device, self.dtype).requires_grad_(False).eval()
+
+    def _sam_features(self, checkpoint: RadioCheckpoint) -> RadioSamFeatures:
+        tensors = sam_head(checkpoint)
+        head = self._head(tensors, f"{checkpoint.path}, head sam")
+        return RadioSamFeatures(
+            self.config.refinement,
+            backbone=self.single_pass_features,
+            head=lambda vectors: head(vectors.to(self.dtype)).float(),
+            channels=head_size(tensors),
+            device=self.device,
+            offline=self.config.offline,
+        )
 
     def _text_embedder(self, teacher: Mapping[str, Any]) -> TextEmbedder:
         config, dimensions = self.config, self.language_channels
@@ -220,14 +167,6 @@ class RadsegEncoder:
         )
         tower = TextTower(name, self.device, config.offline) if name else None
         return TextEmbedder(tower, dimensions, config.text_embeddings)
-
-    def _image(self, rgb: np.ndarray) -> torch.Tensor:
-        """(H, W, 3) numpy -> (3, H, W) float32 in [0, 1] on the device: the one conversion on the
-        way in.
-        """
-        rgb = check_rgb(rgb)
-        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)
-        return image.float() / 255 if rgb.dtype == np.uint8 else image.float()
 
     def _run(self, images: torch.Tensor, scra: bool) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, H / patch, W / patch) float32."""
@@ -255,12 +194,11 @@ def refuse_unaligned(checkpoint: RadioCheckpoint, force: bool) -> None:
         CheckpointError: it is that model and ``force`` is not set.
     """
     width = checkpoint.backbone["patch_generator.embedder.weight"].shape[0]
-    large_v3 = (
-        width == 1024 and "blocks.0.ls1.grandma" in checkpoint.backbone
-    )  # v2.5-l has no LayerScale, v4 no such width
+    # v2.5-l has no LayerScale, v4 no such width
+    large_v3 = width == 1024 and "blocks.0.ls1.grandma" in checkpoint.backbone
     if not force and (checkpoint.version == "c-radio_v3-l" or not checkpoint.version and large_v3):
         raise CheckpointError(
             f"{checkpoint.path}: the patches of C-RADIOv3-L are not aligned with text (0.86 "
-            "mIoU), so queries would be noise; "
-            "take c-radio_v3-b or c-radio_v3-h, or set radseg.force to use it all the same"
+            "mIoU), so queries would be noise; take c-radio_v3-b or c-radio_v3-h, or set "
+            "radseg.force to use it all the same"
         )
