@@ -312,7 +312,7 @@ def test_a_recording_is_mapped_and_answers_queries(robot, node, empty, scene):
         "hits",
     ]
     assert len(points) == len(reference.map) == answer.status.voxels
-    expected = reference.semantic_cloud(["a red square", "blue"])
+    expected = reference.query(["a red square", "blue"]).cloud()
     assert sorted(zip(*points_of(points), strict=True)) == sorted(
         zip(*points_of_cloud(expected), strict=True)
     ), "node == offline"

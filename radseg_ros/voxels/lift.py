@@ -18,8 +18,8 @@ import torch
 
 from ..config import LiftConfig
 from ..datatypes import Frame, InputError
-from ..geometry import take
 from .runs import find_runs
+from .tensors import take
 
 
 @dataclass(frozen=True, slots=True, eq=False)

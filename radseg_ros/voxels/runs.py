@@ -16,8 +16,9 @@ import torch
 
 from ..config import LiftConfig
 from ..datatypes import Frame
-from ..geometry import bilinear_cells, resize_rgb, round_half_even, take, world_points
+from ..geometry import bilinear_cells, resize_rgb, world_points
 from .index import COORDINATE_LIMIT, pack
+from .tensors import round_half_even, take
 
 # On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's
 # grain of 32 768 elements also run without a barrier between threads, which a busy machine would

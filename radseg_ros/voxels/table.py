@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import torch
 
-from ..geometry import take
 from .index import VoxelIndex, unpack
 from .storage import Column, VectorBlocks
+from .tensors import take
 
 _BLOCK_ROWS = 4096
 _INT64 = torch.iinfo(torch.int64)
