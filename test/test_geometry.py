@@ -13,11 +13,11 @@ from radseg_ros.geometry import (
     bilinear_cells,
     camera_points,
     resize_frame,
-    round_half_even,
     scale_intrinsics,
     working_size,
     world_points,
 )
+from radseg_ros.voxels.tensors import round_half_even
 
 
 @pytest.mark.parametrize(
