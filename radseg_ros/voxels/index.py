@@ -116,6 +116,7 @@ class VoxelIndex:
     def _add_bricks(self, brick: torch.Tensor) -> None:
         known = len(self._table)
         self._table.resize(known + len(brick))
-        rows = torch.arange(known, known + len(brick), device=self._device)
-        self._bricks, order = torch.sort(torch.cat([self._bricks, brick]))
-        self._rows = torch.cat([self._rows, rows])[order]
+        new_rows = torch.arange(known, known + len(brick), device=self._device)
+        bricks, order = torch.sort(torch.cat([self._bricks, brick]))
+        rows = torch.cat([self._rows, new_rows])[order]
+        self._bricks, self._rows = bricks, rows  # together: a failure leaves both as they were

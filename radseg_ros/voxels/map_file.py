@@ -26,6 +26,7 @@ import torch
 from ..config import LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, MapFileError
 from ..files import whole_file
+from .clock import MapClock
 from .index import valid_keys
 from .voxel_map import VoxelMap
 
@@ -146,7 +147,10 @@ def load_map(
     _check(path, state, own_channels, saved)
     voxel_map = VoxelMap(own_channels, config or saved, lift, device)
     voxel_map.table.load(state)
-    voxel_map.last_stamp_ns = None if last_stamp_ns is None else int(last_stamp_ns)
+    if last_stamp_ns is not None:
+        voxel_map.last_stamp_ns = int(last_stamp_ns)
+        voxel_map.clock = MapClock().at(voxel_map.last_stamp_ns)
+        voxel_map.table["seen_at"].copy_(voxel_map.clock.ago(voxel_map.table["last_seen_ns"]))
     voxel_map.camera = (float(camera[0]), float(camera[1]), float(camera[2]))
     return voxel_map, identity
 

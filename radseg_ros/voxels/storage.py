@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 _FLOAT16_MAX = 65504.0
+
+
+_UNDO_ROWS = 256  # at once: where memory has run out there is little to work with
 
 
 def allocate(
@@ -42,15 +47,16 @@ class Column:
         return self._storage.nbytes
 
     def resize(self, length: int) -> None:
-        """Keep the first ``length`` rows; new rows hold the fill value."""
+        """Keep the first ``length`` rows; new rows hold the fill value. Shrinking never fails."""
         capacity = len(self._storage)
         if length > capacity:
             self._reallocate(max(length, capacity + capacity // 8, 64), length)
-        elif length < capacity // 2:
-            self._reallocate(length, length)
-        else:
-            self._storage[self._length : length] = self._fill
-            self._length = length
+            return
+        self._storage[self._length : length] = self._fill
+        self._length = length
+        if length < capacity // 2:
+            with contextlib.suppress(MemoryError, RuntimeError):  # it only gives memory back
+                self._reallocate(length, length)
 
     def trim(self) -> None:
         """Give back what is allocated beyond the length."""
@@ -59,9 +65,9 @@ class Column:
 
     def _reallocate(self, capacity: int, length: int) -> None:
         kept = self._storage[: min(length, self._length)]
-        self._storage = allocate((capacity, *kept.shape[1:]), kept.dtype, kept.device, self._fill)
-        self._storage[: len(kept)] = kept
-        self._length = length
+        storage = allocate((capacity, *kept.shape[1:]), kept.dtype, kept.device, self._fill)
+        storage[: len(kept)] = kept
+        self._storage, self._length = storage, length
 
 
 class VectorBlocks:
@@ -95,13 +101,12 @@ class VectorBlocks:
     def resize(self, length: int) -> None:
         """Keep the first ``length`` rows; new rows are zero."""
         needed = -(-length // self.block_rows)
+        shape, missing = (self.block_rows, self.channels), needed - len(self.blocks)
+        new = [allocate(shape, self.dtype, self._device) for _ in range(missing)]
         del self.blocks[needed:]
         if length < self._length and length % self.block_rows:
             self.blocks[-1][length % self.block_rows :] = 0
-        shape = (self.block_rows, self.channels)
-        self.blocks += [
-            allocate(shape, self.dtype, self._device) for _ in range(needed - len(self.blocks))
-        ]
+        self.blocks += new
         self._length = length
 
     def add(
@@ -110,27 +115,40 @@ class VectorBlocks:
         before: torch.Tensor,
         added: torch.Tensor,
         sums: Callable[[int, int], torch.Tensor],
-    ) -> None:
-        """Add points to voxels.
+    ) -> Callable[[], None]:
+        """Add points to voxels, all or none of them.
 
         Args:
             slots: (N,) ascending, distinct.
             before, added: (N,) int64 points that the voxels had and get.
             sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of
                 ``slots[start:stop]``.
+
+        Returns:
+            A function that takes it back, to rounding.
         """
-        for block, rows, start, stop in self._pieces(slots):
-            new = sums(start, stop)
-            if self.dtype == torch.float16:
-                old, total = (
-                    before[start:stop, None].float(),
-                    (before + added)[start:stop, None].float(),
-                )
-                new += block[rows].float() * old
-                new.div_(total).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
-                block[rows] = new.half()
-            else:
-                block.index_add_(0, rows, new)
+        undo: list[Callable[[], object]] = []
+
+        def take_back() -> None:
+            while undo:
+                undo.pop()()
+
+        try:
+            for block, rows, start, stop in self._pieces(slots):
+                new = sums(start, stop)
+                if self.dtype == torch.float16:
+                    old, had = block[rows], before[start:stop, None].float()
+                    new += old.float() * had
+                    new.div_(had + added[start:stop, None]).clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
+                    block[rows] = new.half()
+                    undo.append(partial(block.index_copy_, 0, rows, old))
+                else:
+                    block.index_add_(0, rows, new)
+                    undo.append(partial(_subtract, block, rows, sums, start))
+        except BaseException:
+            take_back()
+            raise
+        return take_back
 
     def sums(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order and their hits -> (N, C) float32 sums over their points."""
@@ -179,14 +197,21 @@ class VectorBlocks:
                 )
             block[: len(part)] = part
 
-    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copy (N,) rows to (N,) others, distinct and disjoint, a block's worth at a time."""
-        for a, b in zip(source.split(self.block_rows), target.split(self.block_rows), strict=True):
-            self.write(b, self._raw(a))
+    def move(self, source: torch.Tensor, target: torch.Tensor, room: torch.Tensor) -> None:
+        """Copy (N,) rows to (N,) others, distinct and disjoint, through ``room``."""
+        for a, b in zip(source.split(len(room)), target.split(len(room)), strict=True):
+            self.write(b, self._raw(a, room))
 
-    def _raw(self, slots: torch.Tensor) -> torch.Tensor:
-        """(N,) slots in any order -> (N, C) as stored, a copy."""
-        out = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
+    def room_to_move(self, count: int) -> torch.Tensor:
+        """What :meth:`move` needs for ``count`` rows; when it is there, moving cannot fail."""
+        rows = max(1, min(count, self.block_rows))
+        return torch.empty(rows, self.channels, dtype=self.dtype, device=self._device)
+
+    def _raw(self, slots: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,) slots in any order -> (N, C) as stored, a copy, in ``room`` if there is one."""
+        if room is None:
+            room = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
+        out = room[: len(slots)]
         slots, order = torch.sort(slots)
         for block, rows, start, stop in self._pieces(slots):
             out[order[start:stop]] = block[rows]
@@ -208,3 +233,13 @@ class VectorBlocks:
         for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
             if start < stop:
                 yield self.blocks[number], slots[start:stop] - number * self.block_rows, start, stop
+
+
+def _subtract(
+    block: torch.Tensor, rows: torch.Tensor, sums: Callable[[int, int], torch.Tensor], start: int
+) -> None:
+    """Take ``sums`` of the voxels from ``start`` on out of ``rows`` of a block again."""
+    for offset in range(0, len(rows), _UNDO_ROWS):
+        some = rows[offset : offset + _UNDO_ROWS]
+        first = start + offset
+        block.index_add_(0, some, sums(first, first + len(some)), alpha=-1)

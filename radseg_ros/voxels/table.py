@@ -25,9 +25,14 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype, int]] = {
     "rgb_sum": ((3,), torch.float64, 0),
     "first_seen_ns": ((), torch.int64, _INT64.max),
     "last_seen_ns": ((), torch.int64, _INT64.min),
+    "seen_at": ((), torch.int64, _INT64.min),  # time of the map's own clock, ns, when last hit
     "seen_through": ((), torch.int32, 0),  # frames that looked through it since it was last hit
     "projected": ((), torch.bool, 0),  # whether its language vector is that of its present vector
 }
+
+
+_ADDED_TO = tuple(name for name in _COLUMNS if name != "key")  # what new points change
+_NOT_SAVED = ("projected", "seen_at")  # what follows from the rest
 
 
 class VoxelTable:
@@ -94,58 +99,93 @@ class VoxelTable:
     def claim(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) distinct keys -> their slots, ascending, new ones at the end.
 
-        And the order of the keys that gives them.
+        And the order of the keys that gives them. What is claimed and then not added to must be
+        given back with :meth:`release`.
         """
         slots = self.index.find(key)
         new = (slots < 0).nonzero()[:, 0]
         known = len(self)
-        self._resize(known + len(new))
-        fresh = torch.arange(known, len(self), device=self.device)
+        fresh = torch.arange(known, known + len(new), device=self.device)
         slots[new] = fresh
-        self["key"][fresh] = key[new]
-        self.index.assign(key[new], fresh)
-        return torch.sort(slots)
+        ascending, order = torch.sort(slots)
+        new_key = take(key, new)
+        try:
+            self._resize(known + len(new))
+            self["key"][fresh] = new_key
+            self.index.assign(new_key, fresh)
+        except BaseException:
+            self._truncate(known, new_key)
+            raise
+        return ascending, order
+
+    def release(self, length: int) -> None:
+        """Give the slots from ``length`` on back."""
+        self._truncate(length, self["key"][length:].clone())
+
+    def _truncate(self, length: int, key: torch.Tensor) -> None:
+        """Keep ``length`` rows; ``key``: of those that go, as far as the index has them."""
+        found = take(key, (self.index.find(key) >= 0).nonzero()[:, 0])
+        self.index.assign(found, torch.full_like(found, -1))
+        self._resize(length)
 
     def add(
         self,
         slots: torch.Tensor,
-        hits: torch.Tensor,
-        rgb_sum: torch.Tensor,
-        first_ns: torch.Tensor,
-        last_ns: torch.Tensor,
+        points: dict[str, torch.Tensor],
         sums: Callable[[int, int], torch.Tensor],
     ) -> None:
-        """Add points to claimed slots, one row of each argument per slot.
+        """Add points to claimed slots, all or none of them.
 
-        ``sums`` as in :meth:`VectorBlocks.add`.
+        A failure leaves the vectors as they were, to rounding, and everything else exactly.
+
+        Args:
+            points: per slot ``hits``, ``rgb_sum``, ``first_seen_ns``, ``last_seen_ns`` and
+                ``seen_at``.
+            sums: as in :meth:`VectorBlocks.add`.
         """
-        before = take(self["hits"], slots)
-        self.vectors.add(slots, before, hits, sums)
-        self["hits"][slots] = before + hits
-        self["rgb_sum"].index_add_(0, slots, rgb_sum)
-        self["first_seen_ns"][slots] = torch.minimum(take(self["first_seen_ns"], slots), first_ns)
-        self["last_seen_ns"][slots] = torch.maximum(take(self["last_seen_ns"], slots), last_ns)
-        self["seen_through"][slots] = 0
-        self["projected"][slots] = False
+        old = {name: take(self[name], slots) for name in _ADDED_TO}
+        new = {
+            "hits": old["hits"] + points["hits"],
+            "rgb_sum": old["rgb_sum"] + points["rgb_sum"],
+            "first_seen_ns": torch.minimum(old["first_seen_ns"], points["first_seen_ns"]),
+            "last_seen_ns": torch.maximum(old["last_seen_ns"], points["last_seen_ns"]),
+            "seen_at": torch.maximum(old["seen_at"], points["seen_at"]),
+            "seen_through": torch.zeros_like(old["seen_through"]),
+            "projected": torch.zeros_like(old["projected"]),
+        }
+        take_back = self.vectors.add(slots, old["hits"], points["hits"], sums)
+        try:
+            for name, values in new.items():
+                self[name][slots] = values
+        except BaseException:
+            for name, values in old.items():
+                self[name][slots] = values
+            take_back()
+            raise
 
     def remove(self, gone: torch.Tensor) -> int:
         """Remove the voxels of an (M,) mask; return how many.
 
-        The last voxels move into the holes.
+        The last voxels move into the holes. The memory that this takes is asked for before
+        anything changes.
         """
         slots = gone.nonzero()[:, 0]
         if not len(slots):
             return 0
         kept = len(self) - len(slots)
         holes, moved = slots[slots < kept], kept + (~gone[kept:]).nonzero()[:, 0]
-        self.index.assign(self["key"][slots], torch.full_like(slots, -1))
-        self.index.assign(self["key"][moved], holes)
-        for column in self._columns.values():
-            column.data[holes] = column.data[moved]
-        self.vectors.move(moved, holes)
+        key, none = take(self["key"], slots), torch.full_like(slots, -1)
+        rows = {name: take(column.data, moved) for name, column in self._columns.items()}
+        stores = [self.vectors] if self.language is None else [self.vectors, self.language]
+        rooms = [store.room_to_move(len(moved)) for store in stores]
         if self.language is not None:
             self.language.resize(len(self))
-            self.language.move(moved, holes)
+        for store, room in zip(stores, rooms, strict=True):
+            store.move(moved, holes, room)
+        for name, values in rows.items():
+            self[name][holes] = values
+        self.index.assign(key, none)
+        self.index.assign(rows["key"], holes)
         self._resize(kept)
         self._removed += len(slots)
         if self._removed > max(kept, _BLOCK_ROWS):  # amortised: trimming looks at the whole index
@@ -167,9 +207,8 @@ class VoxelTable:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that must be kept to go on later, on the CPU."""
-        columns = {
-            name: column.data.cpu() for name, column in self._columns.items() if name != "projected"
-        }
+        saved = {n: column for n, column in self._columns.items() if n not in _NOT_SAVED}
+        columns = {name: column.data.cpu() for name, column in saved.items()}
         return {**columns, "vectors": self.vectors.state().cpu()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
@@ -182,8 +221,8 @@ class VoxelTable:
         self.index.assign(self["key"], torch.arange(len(self), device=self.device))
 
     def _resize(self, length: int) -> None:
+        self.vectors.resize(length)  # the large ones first: if any, it is they who fail
         for column in self._columns.values():
             column.resize(length)
-        self.vectors.resize(length)
         if self.language is not None and len(self.language) > length:
             self.language.resize(length)

@@ -5,6 +5,7 @@ with the map.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -14,10 +15,13 @@ from ..config import LiftConfig, MapConfig
 from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapGeometry, MapSnapshot
 from ..device import pick_device
 from .carving import seen_through, spheres_in_view
+from .clock import MapClock
 from .index import BRICK_SIDE
 from .lift import lift
 from .storage import VectorBlocks
 from .table import VoxelTable
+
+logger = logging.getLogger(__name__)
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
@@ -56,6 +60,7 @@ class VoxelMap:
     def clear(self) -> None:
         """Forget everything."""
         self.last_stamp_ns: int | None = None  # of the newest frame
+        self.clock = MapClock()
         self.camera = (0.0, 0.0, 0.0)  # m, where the last frame was taken
         self.table = VoxelTable(
             self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
@@ -78,45 +83,44 @@ class VoxelMap:
     def integrate(self, frame: Frame, feature_map: FeatureMap) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
+        Whatever fails while a frame is fused, the map is afterwards as it was before.
+
         Raises:
             InputError: the features have another number of channels than the map, or are not
                 finite.
         """
         features, feature_hw = self._patch_features(feature_map)
         lifted = lift(frame, feature_hw, self.voxel_size, self.lift, self.device)
-        known = len(self)
+        clock, known = self.clock.at(frame.stamp_ns), len(self)
         slots, order = self.table.claim(lifted.key)
-        lifted = lifted.reordered(order)
-        stamp = torch.full_like(slots, frame.stamp_ns)
-        self.table.add(
-            slots,
-            lifted.hits,
-            lifted.rgb_sum,
-            stamp,
-            stamp,
-            lambda a, b: lifted.feature_sums(features, a, b),
-        )
-        self.last_stamp_ns = (
-            frame.stamp_ns
-            if self.last_stamp_ns is None
-            else max(self.last_stamp_ns, frame.stamp_ns)
-        )
+        try:
+            lifted = lifted.reordered(order)
+            stamp, now = (torch.full_like(slots, time) for time in (frame.stamp_ns, clock.now_ns))
+            rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
+            rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
+            self.table.add(slots, rows, lambda a, b: lifted.feature_sums(features, a, b))
+        except BaseException:
+            self.table.release(known)
+            raise
+        self.clock = clock
+        self.last_stamp_ns = max(frame.stamp_ns, self.last_stamp_ns or frame.stamp_ns)
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
         return IntegrationStats(
             points=int(lifted.hits.sum()),
             voxels=len(slots),
             new_voxels=len(self) - known,
             dropped=lifted.dropped,
-            carved=self._carve(frame, slots),
-            forgotten=self._forget(),
-            evicted=self._evict(),
+            carved=self._maintain(lambda: self._carve(frame, slots)),
+            forgotten=self._maintain(self._forget),
+            evicted=self._maintain(self._evict),
         )
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
         """Add all points of a map of the same world frame, as if its frames had come here.
 
-        Return the new voxels.
+        Returns:
+            The number of new voxels. Whatever fails, the map is afterwards as it was before.
 
         Raises:
             InputError: the maps differ in voxel size, channels, space or labels.
@@ -132,27 +136,31 @@ class VoxelMap:
                 f"maps of different channels cannot be merged: {self.channels} and {other.channels}"
             )
         known = len(self)
+        clock = self.clock if self.last_stamp_ns is not None else other.clock
         slots, order = self.table.claim(other.table["key"].to(self.device))
-        order = order.to(other.device)
-        hits, rgb_sum, first, last = (
-            other.table[name][order].to(self.device)
-            for name in ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns")
-        )
-        self.table.add(
-            slots,
-            hits,
-            rgb_sum,
-            first,
-            last,
-            lambda a, b: other.table.sums(order[a:b]).to(self.device),
-        )
+        try:
+            order = order.to(other.device)
+            names = ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns")
+            rows = {name: other.table[name][order].to(self.device) for name in names}
+            rows["seen_at"] = clock.ago(rows["last_seen_ns"])
+            self.table.add(slots, rows, lambda a, b: other.table.sums(order[a:b]).to(self.device))
+        except BaseException:
+            self.table.release(known)
+            raise
         new = len(self) - known
-        self.last_stamp_ns = max(
-            (s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None), default=None
-        )
-        self._forget()
-        self._evict()
+        stamps = [s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None]
+        self.clock, self.last_stamp_ns = clock, max(stamps, default=None)
+        self._maintain(self._forget)
+        self._maintain(self._evict)
         return new
+
+    def _maintain(self, step: Callable[[], int]) -> int:
+        """The result of a step that may wait: where it fails the map is sound, only larger."""
+        try:
+            return step()
+        except (MemoryError, RuntimeError):  # torch raises the latter when memory runs out
+            logger.exception("the map could not be brought within its bounds; tried again later")
+            return 0
 
     def _patch_features(self, feature_map: FeatureMap) -> tuple[torch.Tensor, tuple[int, int]]:
         """(C, h, w) -> (h * w, C) float32 on the device of the map, and (h, w)."""
@@ -292,11 +300,10 @@ class VoxelMap:
         return self.table.remove(gone)
 
     def _forget(self) -> int:
-        if not self.config.forget_after or self.last_stamp_ns is None:
+        if not self.config.forget_after:
             return 0
-        return self.table.remove(
-            self.table["last_seen_ns"] < self.last_stamp_ns - round(1e9 * self.config.forget_after)
-        )
+        oldest = self.clock.now_ns - round(1e9 * self.config.forget_after)
+        return self.table.remove(self.table["seen_at"] < oldest)
 
     def _evict(self) -> int:
         """Remove voxels until the map is within its bounds; return how many.
@@ -321,7 +328,7 @@ class VoxelMap:
         """
         order = self._distance(self.camera).argsort(descending=True)
         if self.config.evict == "least_recent":
-            order = order[self.table["last_seen_ns"][order].argsort(stable=True)]
+            order = order[self.table["seen_at"][order].argsort(stable=True)]
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[order[:count]] = True
         return self.table.remove(gone)
