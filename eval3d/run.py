@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from radseg_ros.config import from_dict, one_of, to_dict
 from radseg_ros.datatypes import InputError, RecordingError
+from radseg_ros.files import write_whole
 
 from .classes import ClassList, load_classes
 from .datasets import DATASETS, SceneSource, open_scene
 from .datasets.bag import BagScene
 from .options import EvalConfig, with_options
 from .provenance import fingerprint, provenance
-from .report.results import METRICS, read_metrics, write_atomically, write_scene
+from .report.results import METRICS, read_metrics, write_scene
 from .scoring.score import label_map, metrics_dict, queried_names, score_scene
 from .truth.ground_truth import GroundTruth, LabelLifter, from_points
 
@@ -276,4 +277,4 @@ def write_run(config: EvalConfig, names: list[str], out: Path) -> None:
     from .report.results import to_json
 
     classes = classes_of(config, names[0])
-    write_atomically(out / "run.json", to_json({"scenes": names, **provenance(config, classes)}))
+    write_whole(out / "run.json", to_json({"scenes": names, **provenance(config, classes)}))
