@@ -19,6 +19,7 @@ from eval3d.scoring.metrics import (
     labels_from_probabilities,
     predict_labels,
     score,
+    score_confusion,
     vote,
 )
 from radseg_ros.datatypes import ConfigError, InputError
@@ -255,6 +256,25 @@ def test_confusion_and_coverage():
     )
     assert coverage(gt, xyz, [0, 0], 0.1) == 0.0
     assert np.isnan(coverage(np.zeros((0, 3)), xyz, [1, 1], 0.1))
+
+
+def test_images_are_scored_over_every_class_that_occurs():
+    truth = np.array([[1, 1, 2], [2, 3, 0]])
+    predicted = np.array([[1, 2, 2], [0, 3, 5]])
+    matrix = confusion(truth.ravel(), predicted.ravel(), 5)
+    found = score_confusion(matrix, claimed=True)
+    np.testing.assert_allclose(found.iou, [1 / 2, 1 / 3, 1, np.nan, np.nan])
+    assert found.miou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3), (
+        "what nobody labelled is not judged"
+    )
+    assert found.acc == pytest.approx(3 / 5)
+    assert found.macc == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    matrix[2, 4] = 1  # claims class 4, which is nowhere
+    found = score_confusion(matrix, claimed=True)
+    assert found.iou[3] == 0
+    assert found.miou == pytest.approx((1 / 2 + 1 / 4 + 1 + 0) / 4)
+    assert score_confusion(matrix).miou == pytest.approx((1 / 2 + 1 / 4 + 1) / 3), "3D: not judged"
+    assert found.macc == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
 
 
 def test_votes_of_points():
