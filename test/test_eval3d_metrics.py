@@ -8,10 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from color_encoder import ColorEncoder
 from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval3d.classes import ClassList
+from eval3d.options import EvalConfig, with_options
 from eval3d.scoring.metrics import (
     confusion,
     coverage,
@@ -22,8 +25,12 @@ from eval3d.scoring.metrics import (
     score_confusion,
     vote,
 )
-from radseg_ros.datatypes import ConfigError, InputError
+from eval3d.scoring.score import label_map
+from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
+from radseg_ros.spaces import make_space
+from radseg_ros.voxels.voxel_map import VoxelMap
 
+K = np.array([[4.0, 0, 2], [0, 4, 2], [0, 0, 1]])
 RNG = np.random.default_rng(0)
 
 
@@ -283,3 +290,19 @@ def test_votes_of_points():
     assert voxels.tolist() == [[0, 0, 0], [1, 0, 0]] and labels.tolist() == [4, 3], (
         "majority; the lowest label on a tie"
     )
+
+
+def test_stored_probabilities_are_found_by_the_names_of_their_labels():
+    classes, encoder = ClassList("two", ("red", "green"), (1, 2)), ColorEncoder()
+    frame = Frame(0, np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.float32), K, np.eye(4))
+    for labels, expected in ((["red", "green"], 2), (["green", "red"], 1)):
+        config = with_options(EvalConfig(), {"map.space": "probability", "map.labels": labels})
+        voxel_map = VoxelMap(2, config.mapper.map)
+        probability = torch.tensor([0.2, 0.8])[:, None, None].expand(2, 4, 4)
+        voxel_map.integrate(frame, FeatureMap(probability.contiguous()))
+        space = make_space(config.mapper, encoder)
+        found = label_map(voxel_map, space, encoder, config, classes)
+        assert len(found.label) and set(found.label) == {expected}
+    others = ClassList("two", ("red", "blue"), (1, 2))
+    with pytest.raises(InputError, match="2 classes, which are not the 2 that are asked for"):
+        label_map(voxel_map, space, encoder, config, others)
