@@ -36,16 +36,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+import torch
 from tqdm import tqdm
 
 from radseg_ros.answers.objects import cosine
-from radseg_ros.config import Config, MapConfig
+from radseg_ros.config import Config, MapConfig, parse_assignments, to_dict, with_options
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.encoders.protocol import make_encoder
 from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.geometry import resize_frame
 from radseg_ros.mapper import Mapper
+from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 
@@ -90,17 +91,14 @@ def build_map(
     options: argparse.Namespace, recording: FolderRecording, left_out: set[str]
 ) -> Mapper:
     """The map of all frames but those named in ``left_out``."""
-    encoder_options = {
-        name: yaml.safe_load(value)
-        for name, _, value in (text.partition("=") for text in options.option)
+    settings = {
+        "encoder": options.encoder,
+        "short_side": options.short_side,
+        "map.voxel_size": options.voxel_size,
     }
-    encoder = make_encoder(options.encoder, **encoder_options)
-    config = Config(
-        encoder=options.encoder,
-        short_side=options.short_side,
-        map=MapConfig(voxel_size=options.voxel_size),
-    )
-    mapper = Mapper(config, encoder)
+    words = [f"{options.encoder}.{text}" for text in options.option]
+    config = with_options(Config(), {**settings, **parse_assignments(Config, words)})
+    mapper = Mapper(config, make_encoder(config.encoder, **to_dict(config)[config.encoder]))
     used = [i for i, name in enumerate(recording.names) if name not in left_out][:: options.every]
     for i in tqdm(used, "mapping", unit="frame", mininterval=1):
         mapper.integrate(recording.frame(i))
@@ -111,8 +109,6 @@ def voxels_in_box(frame: Frame, box: list[float], short_side: int, voxel_size: f
     """(V, 3) indices of the voxels that the valid depth inside a box (x0 y0 x1 y1, px of the frame)
     falls into.
     """
-    import torch
-
     height, width = frame.depth.shape
     x, y = (np.arange(n) + 0.5 for n in (width, height))
     inside = ((y >= box[1]) & (y < box[3]))[:, None] & ((x >= box[0]) & (x < box[2]))
@@ -126,12 +122,8 @@ def voxels_in_box(frame: Frame, box: list[float], short_side: int, voxel_size: f
 
 def rows_of(index: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     """Rows of ``index`` (M, 3) that are among ``voxels`` (V, 3)."""
-
-    def key(v: np.ndarray) -> np.ndarray:
-        v = v.astype(np.int64) + (1 << 20)
-        return (v[:, 0] << 42) + (v[:, 1] << 21) + v[:, 2]
-
-    return np.flatnonzero(np.isin(key(index), key(voxels)))
+    keys, wanted = (pack(torch.from_numpy(v).T).numpy() for v in (index, voxels))
+    return np.flatnonzero(np.isin(keys, wanted))
 
 
 def evaluate(mapper: Mapper, truth: dict[str, np.ndarray]) -> dict[str, Any]:

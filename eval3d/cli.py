@@ -213,7 +213,7 @@ def run_scenes(config: Any, arguments: argparse.Namespace, out: Path) -> dict[st
 
 def finish(folders: list[Path], out: Path, arguments: argparse.Namespace) -> None:
     """Pictures of the scenes, and the report."""
-    from .report.tables import write_report
+    from .report.write import write_report
 
     if arguments.pictures:
         from .report.pictures import draw_scene
@@ -240,7 +240,7 @@ def command_score(arguments: argparse.Namespace) -> int:
 
 def command_sweep(arguments: argparse.Namespace) -> int:
     """sweep."""
-    from .report.tables import write_report
+    from .report.write import write_report
     from .sweep import combinations
 
     failed: dict[str, str] = {}
@@ -258,7 +258,7 @@ def command_sweep(arguments: argparse.Namespace) -> int:
 
 def command_report(arguments: argparse.Namespace) -> int:
     """report."""
-    from .report.tables import write_report
+    from .report.write import write_report
 
     write_report(arguments.folders, arguments.out, arguments.pictures)
     return _conclude(arguments.out, {})

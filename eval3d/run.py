@@ -6,28 +6,30 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from radseg_ros.config import from_dict, one_of, to_dict
+import torch
+
+from radseg_ros.config import LABELLED_SPACES, from_dict, one_of, to_dict
 from radseg_ros.datatypes import InputError, RecordingError
+from radseg_ros.encoders.protocol import Encoder, make_encoder
+from radseg_ros.files import write_whole
+from radseg_ros.geometry import resize_frame
+from radseg_ros.mapper import Mapper, Timings
 
 from .classes import ClassList, load_classes
 from .datasets import DATASETS, SceneSource, open_scene
 from .datasets.bag import BagScene
+from .datasets.scene import nearest_resize
 from .options import EvalConfig, with_options
+from .oracle import OracleEncoder
 from .provenance import fingerprint, provenance
-from .report.results import METRICS, read_metrics, write_atomically, write_scene
+from .report.results import METRICS, read_metrics, to_json, write_scene
 from .scoring.score import label_map, metrics_dict, queried_names, score_scene
 from .truth.ground_truth import GroundTruth, LabelLifter, from_points
-
-if TYPE_CHECKING:
-    from radseg_ros.encoders.protocol import Encoder
-    from radseg_ros.mapper import Mapper
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +66,6 @@ def scene_names(config: EvalConfig, scenes: list[str]) -> list[str]:
     return list(paper) or [Path(config.root).resolve().name]
 
 
-@contextmanager
-def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the time of the block to ``seconds[name]``."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
     """The encoder of an evaluation.
 
@@ -88,11 +80,7 @@ def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
 @lru_cache(maxsize=1)
 def _cached_encoder(name: str, options: str) -> Encoder:
     if name == "oracle":
-        from .oracle import OracleEncoder
-
         return OracleEncoder(**json.loads(options))
-    from radseg_ros.encoders.protocol import make_encoder
-
     return make_encoder(name, **json.loads(options))
 
 
@@ -100,8 +88,6 @@ def set_threads(config: EvalConfig) -> None:
     """A number of threads that does not depend on how many scenes run beside: sums are then added
     in the same order.
     """
-    import torch
-
     torch.set_num_threads(config.threads or min(os.cpu_count() or 1, 8))
 
 
@@ -142,25 +128,25 @@ def build_map(
     config: EvalConfig,
     scene: SceneSource,
     encoder: Encoder,
-    lifter: LabelLifter | None,
-    seconds: dict[str, float],
+    lifter: LabelLifter | None = None,
     progress: Progress = iter,
 ) -> tuple[Mapper, int]:
-    """Integrate every frame of the scene -> the mapper and the number of frames used."""
-    from radseg_ros.geometry import resize_frame
-    from radseg_ros.mapper import Mapper
+    """Integrate every frame of the scene -> the mapper and the number of frames used.
 
-    from .datasets.scene import nearest_resize
+    Args:
+        lifter: collects the labels of the frames; None = they are not asked for.
 
+    Raises:
+        RecordingError: not one frame can be used; lists why.
+    """
     mapper = Mapper(config.mapper, encoder)
     used = 0
-    for number, item in enumerate(progress(scene)):
-        if hasattr(encoder, "look"):
-            encoder.look(item.label, number)
+    for used, item in enumerate(progress(scene), start=1):
+        if isinstance(encoder, OracleEncoder):
+            encoder.look(item.label, used - 1)
         mapper.integrate(item.frame)
-        used += 1
         if lifter is not None and item.label is not None:
-            with stage(seconds, "lift labels"):
+            with mapper.timings.stage("lift labels"):
                 frame = resize_frame(item.frame, config.mapper.short_side)
                 lifter.add(frame, nearest_resize(item.label, frame.depth.shape))
     if not used:
@@ -182,7 +168,7 @@ def evaluate_scene(
         RadsegRosError: the scene, its ground truth or the encoder cannot be used.
     """
     classes = classes_of(config, name)
-    if config.mapper.map.space == "probability":
+    if config.mapper.map.space in LABELLED_SPACES:
         config = with_options(config, {"map.labels": queried_names(config, classes)})
     scene = open_scene(
         config.dataset, Path(config.root), name, classes, config.frame_skip, config.limit
@@ -200,21 +186,21 @@ def evaluate_scene(
         log.info("%s: done already", name)
         return done
     set_threads(config)
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    gt = ground_truth_points(config, classes, points) if points else None
-    with stage(seconds, "load encoder"):
-        encoder = make_scene_encoder(config, classes)
-    lifter = None if gt else LabelLifter(config.gt_voxel_size or config.mapper.map.voxel_size)
-    with stage(seconds, "read and map"):
-        mapper, used = build_map(config, scene, encoder, lifter, seconds, progress)
-    if lifter is not None:
-        gt = lifter.result(_lifted_rule(config))
-    assert gt is not None  # one of the two
-    with stage(seconds, "predict"):
-        labelled = label_map(mapper.map, encoder, config.mapper.map.space, config, classes)
-    with stage(seconds, "score"):
-        found = score_scene(labelled, gt, config, classes)
+    timings = Timings()
+    with timings.stage("total"):
+        gt = ground_truth_points(config, classes, points) if points else None
+        with timings.stage("load encoder"):
+            encoder = make_scene_encoder(config, classes)
+        lifter = None if gt else LabelLifter(config.gt_voxel_size or config.mapper.map.voxel_size)
+        with timings.stage("read and map"):
+            mapper, used = build_map(config, scene, encoder, lifter, progress)
+        if lifter is not None:
+            gt = lifter.result(_lifted_rule(config))
+        assert gt is not None  # one of the two
+        with timings.stage("predict"):
+            labelled = label_map(mapper.map, mapper.space, encoder, config, classes)
+        with timings.stage("score"):
+            found = score_scene(labelled, gt, config, classes)
     metrics = {
         "scene": name,
         "fingerprint": mark,
@@ -229,28 +215,17 @@ def evaluate_scene(
         "provenance": {
             **provenance(config, classes),
             "encoder": encoder.name,
-            "checkpoint_hash": getattr(encoder, "checkpoint_hash", ""),
+            "checkpoint_hash": encoder.checkpoint_hash,
             "inputs_sha256": scene.digest(),
             "ground_truth_sha256": gt.digest,
             "map_sha256": labelled.digest,
         },
     }
-    seconds["total"] = time.perf_counter() - start
-    stages = {
-        **seconds,
-        **{f"mapper: {key}": value for key, value in mapper.timings.seconds.items()},
-    }
-    write_scene(
-        folder,
-        metrics,
-        {"scene": name, "frames": used, "seconds": stages},
-        found,
-        labelled,
-        gt,
-        classes,
-    )
+    stages = {f"mapper: {stage}": seconds for stage, seconds in mapper.timings.seconds.items()}
+    times = {"scene": name, "frames": used, "seconds": {**timings.seconds, **stages}}
+    write_scene(folder, metrics, times, found, labelled, gt, classes)
     if save_map:
-        mapper.save(folder / "map.radmap", frame_id="")
+        mapper.save(folder / "map.radmap")
     return {"folder": folder, **metrics}
 
 
@@ -273,7 +248,5 @@ def run_scene(
 
 def write_run(config: EvalConfig, names: list[str], out: Path) -> None:
     """``run.json``: what was asked for, so that a folder of results explains itself."""
-    from .report.results import to_json
-
     classes = classes_of(config, names[0])
-    write_atomically(out / "run.json", to_json({"scenes": names, **provenance(config, classes)}))
+    write_whole(out / "run.json", to_json({"scenes": names, **provenance(config, classes)}))

@@ -5,6 +5,7 @@ another program.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from radseg_ros.datatypes import InputError
+from radseg_ros.mapper import Timings
+from radseg_ros.spaces import make_space
+from radseg_ros.voxels.map_file import load_map
 
 from .classes import ClassList
 from .options import EvalConfig
 from .provenance import fingerprint, provenance
 from .report.results import write_scene
-from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads, stage
+from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads
 from .scoring.metrics import as_numpy, predict_labels
 from .scoring.score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
 
@@ -35,14 +39,14 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
         raise InputError(f"map {path} does not exist")
     classes = classes_of(config)
     set_threads(config)
-    seconds: dict[str, float] = {}
-    with stage(seconds, "predict"):
+    timings = Timings()
+    with timings.stage("predict"):
         labelled, identity = (_from_arrays if path.suffix == ".npz" else _from_radmap)(
             config, path, classes
         )
     points = Path(config.gt)
     gt = ground_truth_points(config, classes, points)
-    with stage(seconds, "score"):
+    with timings.stage("score"):
         found = score_scene(labelled, gt, config, classes)
     digest = _file_digest(path)
     metrics = {
@@ -62,7 +66,7 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
     write_scene(
         folder,
         metrics,
-        {"scene": path.stem, "frames": 0, "seconds": seconds},
+        {"scene": path.stem, "frames": 0, "seconds": timings.seconds},
         found,
         labelled,
         gt,
@@ -82,16 +86,15 @@ def _file_digest(path: Path) -> str:
 def _from_radmap(
     config: EvalConfig, path: Path, classes: ClassList
 ) -> tuple[LabelledMap, dict[str, Any]]:
-    from radseg_ros.voxels.map_file import load_map
-
     voxel_map, identity = load_map(path)
     encoder = make_scene_encoder(config, classes)
-    if encoder.name != identity.encoder:
+    space = make_space(dataclasses.replace(config.mapper, map=voxel_map.config), encoder)
+    if space.identity.encoder != identity.encoder:
         raise InputError(
-            f"{path} was made with the encoder {identity.encoder}, this one is {encoder.name}: "
-            "its vectors mean other things"
+            f"{path} was made with the encoder {identity.encoder}, this one is "
+            f"{space.identity.encoder}: its vectors mean other things"
         )
-    labelled = label_map(voxel_map, encoder, voxel_map.config.space, config, classes)
+    labelled = label_map(voxel_map, space, encoder, config, classes)
     return labelled, {"encoder": identity.encoder, "checkpoint_hash": identity.checkpoint_hash}
 
 

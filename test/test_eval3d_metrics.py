@@ -8,10 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from color_encoder import ColorEncoder
 from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval3d.classes import ClassList
+from eval3d.options import EvalConfig, with_options
 from eval3d.scoring.metrics import (
     confusion,
     coverage,
@@ -19,10 +22,15 @@ from eval3d.scoring.metrics import (
     labels_from_probabilities,
     predict_labels,
     score,
+    score_confusion,
     vote,
 )
-from radseg_ros.datatypes import ConfigError, InputError
+from eval3d.scoring.score import label_map
+from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
+from radseg_ros.spaces import make_space
+from radseg_ros.voxels.voxel_map import VoxelMap
 
+K = np.array([[4.0, 0, 2], [0, 4, 2], [0, 0, 1]])
 RNG = np.random.default_rng(0)
 
 
@@ -257,9 +265,44 @@ def test_confusion_and_coverage():
     assert np.isnan(coverage(np.zeros((0, 3)), xyz, [1, 1], 0.1))
 
 
+def test_images_are_scored_over_every_class_that_occurs():
+    truth = np.array([[1, 1, 2], [2, 3, 0]])
+    predicted = np.array([[1, 2, 2], [0, 3, 5]])
+    matrix = confusion(truth.ravel(), predicted.ravel(), 5)
+    found = score_confusion(matrix, claimed=True)
+    np.testing.assert_allclose(found.iou, [1 / 2, 1 / 3, 1, np.nan, np.nan])
+    assert found.miou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3), (
+        "what nobody labelled is not judged"
+    )
+    assert found.acc == pytest.approx(3 / 5)
+    assert found.macc == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    matrix[2, 4] = 1  # claims class 4, which is nowhere
+    found = score_confusion(matrix, claimed=True)
+    assert found.iou[3] == 0
+    assert found.miou == pytest.approx((1 / 2 + 1 / 4 + 1 + 0) / 4)
+    assert score_confusion(matrix).miou == pytest.approx((1 / 2 + 1 / 4 + 1) / 3), "3D: not judged"
+    assert found.macc == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
+
+
 def test_votes_of_points():
     index = np.array([[1, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]])
     voxels, labels = vote(index, np.array([2, 7, 3, 3, 4]))
     assert voxels.tolist() == [[0, 0, 0], [1, 0, 0]] and labels.tolist() == [4, 3], (
         "majority; the lowest label on a tie"
     )
+
+
+def test_stored_probabilities_are_found_by_the_names_of_their_labels():
+    classes, encoder = ClassList("two", ("red", "green"), (1, 2)), ColorEncoder()
+    frame = Frame(0, np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.float32), K, np.eye(4))
+    for labels, expected in ((["red", "green"], 2), (["green", "red"], 1)):
+        config = with_options(EvalConfig(), {"map.space": "probability", "map.labels": labels})
+        voxel_map = VoxelMap(2, config.mapper.map)
+        probability = torch.tensor([0.2, 0.8])[:, None, None].expand(2, 4, 4)
+        voxel_map.integrate(frame, FeatureMap(probability.contiguous()))
+        space = make_space(config.mapper, encoder)
+        found = label_map(voxel_map, space, encoder, config, classes)
+        assert len(found.label) and set(found.label) == {expected}
+    others = ClassList("two", ("red", "blue"), (1, 2))
+    with pytest.raises(InputError, match="2 classes, which are not the 2 that are asked for"):
+        label_map(voxel_map, space, encoder, config, others)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eval3d.datasets.labelled_images import truth_image
 from radseg_ros.cli import eval2d
 from radseg_ros.cli import segment as segment_cli
 from radseg_ros.cli.encoder_options import SETTINGS
@@ -215,30 +216,15 @@ def test_the_legend_takes_any_number_of_labels():
     assert segment_cli.overlay(np.zeros((64, 64, 3), np.uint8), 0 * labels, titles).size == (64, 64)
 
 
-def test_confusion_and_scores_by_hand():
-    truth = np.array([[1, 1, 2], [2, 3, 0]])
-    prediction = np.array([[1, 2, 2], [0, 3, 3]])
-    matrix = eval2d.confusion(prediction, truth, 4)
-    assert matrix.sum() == 5
-    got = eval2d.scores(matrix)
-    np.testing.assert_allclose(got.iou, [1 / 2, 1 / 3, 1, np.nan])
-    assert got.miou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
-    assert got.accuracy == pytest.approx(3 / 5) and got.mean_accuracy == pytest.approx(
-        (1 / 2 + 1 / 2 + 1) / 3
-    )
-    with pytest.raises(InputError, match="no labelled pixel"):
-        eval2d.scores(eval2d.confusion(prediction, 0 * truth, 4))
-
-
 def test_label_values(tmp_path):
     Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "l.png")
-    assert eval2d.truth_image(tmp_path / "l.png", 3, 1).tolist() == [[0, 1, 2, 0]]
-    assert eval2d.truth_image(tmp_path / "l.png", 3, 0).tolist() == [[1, 2, 3, 0]]
+    assert truth_image(tmp_path / "l.png", 3, 1).tolist() == [[0, 1, 2, 0]]
+    assert truth_image(tmp_path / "l.png", 3, 0).tolist() == [[1, 2, 3, 0]]
     with pytest.raises(InputError, match="value 2, but there are 1 classes"):
-        eval2d.truth_image(tmp_path / "l.png", 1, 1)
+        truth_image(tmp_path / "l.png", 1, 1)
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "rgb.png")
     with pytest.raises(InputError, match="one channel"):
-        eval2d.truth_image(tmp_path / "rgb.png", 3, 1)
+        truth_image(tmp_path / "rgb.png", 3, 1)
 
 
 def small_set(
@@ -333,6 +319,11 @@ def test_folders_that_do_not_match(tmp_path, colors, capsys):
         "--classes",
         str(tmp_path / "classes.txt"),
     ]
+    (tmp_path / "void").mkdir()
+    for path in (tmp_path / "labels").iterdir():
+        Image.fromarray(np.full((48, 96), 255, np.uint8)).save(tmp_path / "void" / path.name)
+    assert eval2d.main([folders[0], str(tmp_path / "void"), *folders[2:]]) == 1
+    assert "no labelled pixel" in capsys.readouterr().err
     (tmp_path / "images" / "p1.png").unlink()
     assert eval2d.main(folders) == 1
     assert "no image for 1 of 3 label images, e.g. p1.png" in capsys.readouterr().err

@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .tables import TITLES, cell, class_rows, run_rows, scene_rows, timings_of, varied_options
+from .results import read_timings
+from .runs import Run, varied_options
+from .tables import TITLES, cell, class_rows, run_rows, scene_rows
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto;
@@ -96,8 +98,8 @@ def _scene(scene: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _times(run: dict[str, Any]) -> str:
-    timings = timings_of(run)
+def _times(run: Run) -> str:
+    timings = [found for s in run.scenes if (found := read_timings(s["folder"]))]
     if not timings:
         return ""
     stages = sorted({stage for t in timings for stage in t["seconds"]})
@@ -106,24 +108,22 @@ def _times(run: dict[str, Any]) -> str:
     return f"<details><summary>Seconds per stage</summary>{_table(columns, rows)}</details>"
 
 
-def _run(run: dict[str, Any]) -> str:
+def _run(run: Run) -> str:
     source = {
-        key: value
-        for key, value in run["scenes"][0]["provenance"].items()
-        if not key.endswith(HASHES)
+        key: value for key, value in run.scenes[0]["provenance"].items() if not key.endswith(HASHES)
     }
     hashes = {
         s["scene"]: {k: v for k, v in s["provenance"].items() if k.endswith(HASHES)}
-        for s in run["scenes"]
+        for s in run.scenes
     }
     text = escape(json.dumps({**source, "hashes": hashes}, indent=1, sort_keys=True))
     return "\n".join(
         [
-            f"<h2>{escape(run['name'])}</h2>",
+            f"<h2>{escape(run.name)}</h2>",
             _table(*scene_rows(run)),
             "<details><summary>Classes (means over "
             f"scenes)</summary>{_table(*class_rows(run))}</details>",
-            *(_scene(scene) for scene in run["scenes"]),
+            *(_scene(scene) for scene in run.scenes),
             _times(run),
             "<details><summary>Configuration, versions, "
             f"hashes</summary><pre>{text}</pre></details>",
@@ -131,9 +131,9 @@ def _run(run: dict[str, Any]) -> str:
     )
 
 
-def page(runs: list[dict[str, Any]], plots: list[Path]) -> str:
+def page(runs: list[Run], plots: list[Path]) -> str:
     """The whole page."""
-    options, varied = runs[0]["options"], varied_options(runs)
+    options, varied = runs[0].options, varied_options(runs)
     facts = {
         "protocol": f"protocol {options['protocol']}",
         "map.voxel_size": f"{100 * options['map.voxel_size']:g} cm voxels",

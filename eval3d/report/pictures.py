@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .figures import new_figure, save_figure
 from .palette import NONE, distinct_colors
 from .results import LABELS
 
@@ -108,22 +109,7 @@ def draw_scene(folder: Path, up: str = "z") -> list[Path]:
         "classes": draw_bars,
         "confusion": draw_confusion,
     }
-    paths = []
-    for name, draw in drawings.items():
-        figure = draw(data, up)
-        path = target / f"{name}.png"
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        paths.append(path)
-    return paths
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: no global state, works in any thread and without a display
-    return figure
+    return [save_figure(draw(data, up), target / f"{name}.png") for name, draw in drawings.items()]
 
 
 def _xyz(data: dict[str, Any]) -> np.ndarray:
@@ -157,7 +143,7 @@ def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
     ]
     legend_rows = -(-(len(order) + 1) // 6)
     aspect = max(image.shape[0] / image.shape[1] for image, _ in images)
-    figure = _figure(18, 6 * aspect + 0.6 + 0.3 * legend_rows)
+    figure = new_figure(18, 6 * aspect + 0.6 + 0.3 * legend_rows)
     for axis, (image, title) in zip(figure.subplots(1, 3), images, strict=True):
         _show(axis, image, title)
     rest = " and rarer classes" if np.count_nonzero(count[1:]) > len(order) else ""
@@ -185,7 +171,7 @@ def draw_errors(data: dict[str, Any], up: str = "z") -> Any:
         (truth == predicted)[:, None], RIGHT, np.where((predicted == 0)[:, None], MISSED, WRONG)
     )
     image = draw_voxels(_xyz(data)[known], colors[known], float(data["voxel_size"]), up)
-    figure = _figure(9, 9 * image.shape[0] / image.shape[1] + 0.9)
+    figure = new_figure(9, 9 * image.shape[0] / image.shape[1] + 0.9)
     right, missed = (
         float(np.mean(v[known])) if known.any() else 0.0
         for v in (truth == predicted, predicted == 0)
@@ -217,7 +203,7 @@ def draw_bars(data: dict[str, Any], up: str = "z") -> Any:
     iou = data["iou"][np.array(labels, int) - 1]
     support = data["confusion"].sum(axis=1)[1:]
     share = support / max(support.sum(), 1)
-    figure = _figure(9, 1.2 + 0.27 * max(len(labels), 3))
+    figure = new_figure(9, 1.2 + 0.27 * max(len(labels), 3))
     axis = figure.subplots()
     axis.barh(range(len(labels)), iou, color="#3b6ea8")
     axis.set_yticks(
@@ -246,7 +232,7 @@ def draw_confusion(data: dict[str, Any], up: str = "z") -> Any:
     )
     names = [data["names"][i - 1] for i in labels]
     side = 3 + 0.27 * max(len(labels), 3)
-    figure = _figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     axis = figure.subplots()
     image = axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(range(len(columns)), [*names, "(none)"], rotation=90)

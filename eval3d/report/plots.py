@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .pictures import _figure
-from .tables import MEANS, TITLES, varied_options
+from .figures import new_figure, save_figure
+from .runs import MEANS, Run, varied_options
+from .tables import TITLES
 
 COLORS = {
     "miou": "#3b6ea8",
@@ -20,34 +21,27 @@ COLORS = {
 }
 
 
-def draw_plots(runs: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """One bar chart of all runs, and a curve for each option with numbers in which they differ ->
-    the files written.
-    """
+def draw_plots(runs: list[Run], folder: Path) -> list[Path]:
+    """One bar chart of all runs, one curve per numeric option in which they differ -> the files."""
     if len(runs) < 2:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [_save(_bars(runs), folder / "runs.png")]
+    paths = [save_figure(_bars(runs), folder / "runs.png")]
     for name in varied_options(runs):
-        values = [run["options"].get(name) for run in runs]
+        values = [run.options.get(name) for run in runs]
         if (
             all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
             and len(set(values)) > 1
         ):
-            paths.append(_save(_curve(runs, name), folder / f"{name}.png"))
+            paths.append(save_figure(_curve(runs, name), folder / f"{name}.png"))
     return paths
 
 
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return path
-
-
-def _bars(runs: list[dict[str, Any]]) -> Any:
-    figure = _figure(9, 1.6 + 0.6 * len(runs))
+def _bars(runs: list[Run]) -> Any:
+    figure = new_figure(9, 1.6 + 0.6 * len(runs))
     axis = figure.subplots()
     for i, name in enumerate(MEANS):
-        values = [100 * run["mean"].get(name, 0.0) for run in runs]
+        values = [100 * run.mean.get(name, 0.0) for run in runs]
         axis.barh(
             np.arange(len(runs)) + 0.19 * (i - 1.5),
             values,
@@ -55,7 +49,7 @@ def _bars(runs: list[dict[str, Any]]) -> Any:
             color=COLORS[name],
             label=TITLES[name],
         )
-    ceiling = [100 * run["mean"].get("ceiling", 0.0) for run in runs]
+    ceiling = [100 * run.mean.get("ceiling", 0.0) for run in runs]
     axis.scatter(
         ceiling,
         np.arange(len(runs)) - 0.285,
@@ -65,7 +59,7 @@ def _bars(runs: list[dict[str, Any]]) -> Any:
         label="ceiling of mIoU",
         zorder=3,
     )
-    axis.set_yticks(range(len(runs)), [run["name"] for run in runs])
+    axis.set_yticks(range(len(runs)), [run.name for run in runs])
     axis.invert_yaxis()
     axis.set(xlim=(0, 103), xlabel="percent, mean over scenes")
     axis.spines[["top", "right"]].set_visible(False)
@@ -73,14 +67,14 @@ def _bars(runs: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def _curve(runs: list[dict[str, Any]], name: str) -> Any:
+def _curve(runs: list[Run], name: str) -> Any:
     """Scores against the values of one option; runs that agree in it are averaged."""
-    figure = _figure(7, 4.5)
+    figure = new_figure(7, 4.5)
     axis = figure.subplots()
-    values = sorted({run["options"][name] for run in runs})
+    values = sorted({run.options[name] for run in runs})
     for key in (*MEANS, "ceiling"):
         points = [
-            [100 * r["mean"][key] for r in runs if r["options"][name] == v and key in r["mean"]]
+            [100 * r.mean[key] for r in runs if r.options[name] == v and key in r.mean]
             for v in values
         ]
         style = "--" if key == "ceiling" else "-"

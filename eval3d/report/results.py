@@ -12,13 +12,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from radseg_ros.datatypes import InputError
+from radseg_ros.files import write_whole
 
 from ..classes import ClassList
 from ..scoring.score import LabelledMap, SceneScores
@@ -27,14 +27,6 @@ from ..truth.ground_truth import GroundTruth
 METRICS = "metrics.json"
 TIMINGS = "timings.json"
 LABELS = "labels.npz"
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """A reader sees the whole file or none; parents are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(data.encode() if isinstance(data, str) else data)
-    partial.replace(path)
 
 
 def to_json(value: Any) -> str:
@@ -67,15 +59,13 @@ def write_scene(
     """
     source = metrics["provenance"]
     columns = ["label", "name", "iou", "ceiling_iou", "recall", "precision", "tp", "fp", "fn"]
-    write_atomically(folder / "classes.csv", table(metrics["classes"], columns, source))
+    write_whole(folder / "classes.csv", table(metrics["classes"], columns, source))
     names = ["(none)", *classes.names]
     used = np.flatnonzero(found.confusion.sum(axis=0) + found.confusion.sum(axis=1))
     rows = [
         {"truth": names[i], **{names[j]: int(found.confusion[i, j]) for j in used}} for i in used
     ]
-    write_atomically(
-        folder / "confusion.csv", table(rows, ["truth", *(names[j] for j in used)], source)
-    )
+    write_whole(folder / "confusion.csv", table(rows, ["truth", *(names[j] for j in used)], source))
     data = io.BytesIO()
     np.savez_compressed(
         data,
@@ -91,24 +81,48 @@ def write_scene(
         names=np.array(classes.names),
         provenance=json.dumps(source, sort_keys=True),
     )
-    write_atomically(folder / LABELS, data.getvalue())
-    write_atomically(folder / TIMINGS, to_json(timings))
-    write_atomically(folder / METRICS, to_json(metrics))
+    write_whole(folder / LABELS, data.getvalue())
+    write_whole(folder / TIMINGS, to_json(timings))
+    write_whole(folder / METRICS, to_json(metrics))
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The metrics of one scene.
+    """The metrics of one scene, and its ``folder``.
 
     Raises:
         InputError: there is no result, or it is damaged.
     """
+    metrics = _read_json(folder / METRICS)
+    return {**metrics, "folder": folder}
+
+
+def read_timings(folder: Path) -> dict[str, Any] | None:
+    """The times of one scene; None where there are none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / TIMINGS
+    return _read_json(path) if path.is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        return {"folder": folder, **metrics} if metrics["scene"] else metrics
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"no result in {folder}: {error}") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "scene": str(found["scene"])}
+    except OSError as error:
+        raise InputError(f"no result in {path.parent}: {path.name}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is damaged: it is not the result of a scene") from None
 
 
 def find_scenes(folder: Path) -> list[Path]:
-    """The folders below ``folder`` (or itself) that hold the result of a scene, sorted."""
-    return sorted(path.parent for path in folder.rglob(METRICS))
+    """The folders below ``folder`` (or itself) that hold the result of a scene, sorted.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = sorted(path.parent for path in folder.rglob(METRICS))
+    if not found:
+        raise InputError(f"no result in {folder}: it holds no {METRICS}")
+    return found

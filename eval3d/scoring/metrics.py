@@ -39,7 +39,7 @@ class Scores:
     tp: np.ndarray  # (C,) int64
     fp: np.ndarray  # (C,) int64
     fn: np.ndarray  # (C,) int64
-    iou: np.ndarray  # (C,) float64, NaN = the class is not in the ground truth, or ignored
+    iou: np.ndarray  # (C,) float64, NaN = the class does not occur, or is ignored
     miou: float
     fmiou: float  # IoU weighted by the frequency of the class in the ground truth
     macc: float  # mean recall
@@ -324,26 +324,40 @@ def score(
     return score_confusion(confusion(gt, predicted, num_classes), protocol, ignore)
 
 
-def score_confusion(matrix: np.ndarray, protocol: str = "radseg", ignore: Any = ()) -> Scores:
-    """:func:`score` of a confusion matrix of :func:`confusion`."""
+def score_confusion(
+    matrix: np.ndarray, protocol: str = "radseg", ignore: Any = (), claimed: bool = False
+) -> Scores:
+    """:func:`score` of a confusion matrix of :func:`confusion`.
+
+    Args:
+        claimed: mIoU also runs over classes that are predicted and nowhere true, whose IoU is 0:
+            so do the benchmarks of 2D segmentation.
+    """
     one_of("protocol", protocol, PROTOCOLS)
     num_classes = len(matrix) - 1
     scored = np.ones(num_classes + 1, bool)
     scored[[0, *(int(label) for label in ignore if 0 < label <= num_classes)]] = False
     rows = matrix if protocol == "hovsg" else matrix * scored[:, None]
-    tp = rows.diagonal()[1:]
+    tp = rows.diagonal()[1:].copy()
     support = rows.sum(axis=1)[1:]
     fp, fn = rows.sum(axis=0)[1:] - tp, support - tp
     present = scored[1:] & (support > 0)
-    iou, recall = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
-    iou[present] = tp[present] / (tp + fp + fn)[present]
-    recall[present] = tp[present] / support[present]
+    judged = present | (scored[1:] & (fp > 0)) if claimed else present
+    iou = np.full(num_classes, np.nan)
+    iou[judged] = tp[judged] / (tp + fp + fn)[judged]
     if not present.any():
         return Scores(tp, fp, fn, iou, np.nan, np.nan, np.nan, np.nan)
-    weight = support[present] / support[present].sum()
-    acc = tp[present].sum() / support[present].sum()
-    means = (iou[present].mean(), (weight * iou[present]).sum(), recall[present].mean(), acc)
-    return Scores(tp.copy(), fp, fn, iou, *map(float, means))
+    frequency = support[present] / support[present].sum()
+    return Scores(
+        tp,
+        fp,
+        fn,
+        iou,
+        miou=float(iou[judged].mean()),
+        fmiou=float((frequency * iou[present]).sum()),
+        macc=float((tp[present] / support[present]).mean()),
+        acc=float(tp[present].sum() / support[present].sum()),
+    )
 
 
 def coverage(gt_xyz: Any, map_xyz: Any, map_labels: Any, radius: float) -> float:

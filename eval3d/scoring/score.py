@@ -27,6 +27,7 @@ from .metrics import (
 
 if TYPE_CHECKING:
     from radseg_ros.encoders.protocol import Encoder
+    from radseg_ros.spaces import Space
     from radseg_ros.voxels.voxel_map import VoxelMap
 
 
@@ -75,35 +76,40 @@ def queried_names(config: EvalConfig, classes: ClassList) -> list[str]:
 
 
 def label_map(
-    voxel_map: VoxelMap, encoder: Encoder, space: str, config: EvalConfig, classes: ClassList
+    voxel_map: VoxelMap, space: Space, encoder: Encoder, config: EvalConfig, classes: ClassList
 ) -> LabelledMap:
     """Predict the class of every voxel.
 
+    Args:
+        space: what the voxels store; made for ``encoder``.
+
     Raises:
         LanguageError: a class name cannot be embedded.
-        InputError: the map stores probabilities of another number of classes.
+        InputError: the map stores probabilities of other classes.
     """
     queried = np.array([0, *queried_labels(config, classes)])
-    names = [classes.names[label - 1] for label in queried[1:]]
+    names = queried_names(config, classes)
     rules = (config.denoise_threshold, config.prediction_threshold, config.denoise_chunk or None)
-    geometry = voxel_map.geometry()
-    if space == "probability":
-        stored = as_numpy(voxel_map.snapshot().features)
-        if stored.shape[1] != len(names):
-            raise InputError(
-                f"the map stores probabilities of {stored.shape[1]} classes, {len(names)} are "
-                "asked for"
-            )
-        best = labels_from_probabilities(stored, *rules)
+    geometry, vectors = voxel_map.geometry(), space.language_vectors(voxel_map)
+    if vectors is None:
+        best = labels_from_probabilities(_stored_probabilities(voxel_map, names), *rules)
     else:
-        project = encoder.project if space == "backbone" else lambda vectors: vectors
-        vectors = as_numpy(voxel_map.language_vectors(project))
-        best = predict_labels(
-            vectors, as_numpy(encoder.embed_labels(names)), *rules, scale=encoder.logit_scale
-        )
+        text = as_numpy(encoder.embed_labels(names))
+        best = predict_labels(as_numpy(vectors), text, *rules, scale=encoder.logit_scale)
     xyz, label = as_numpy(geometry.xyz), queried[best]
     digest = hashlib.sha256(np.ascontiguousarray(xyz).tobytes() + label.tobytes()).hexdigest()
     return LabelledMap(xyz, label, as_numpy(geometry.rgb), int(voxel_map.nbytes), digest)
+
+
+def _stored_probabilities(voxel_map: VoxelMap, names: list[str]) -> np.ndarray:
+    """(M, Q) in the order of ``names``."""
+    labels = list(voxel_map.config.labels)
+    if sorted(labels) != sorted(names):
+        raise InputError(
+            f"the map stores probabilities of {len(labels)} classes, which are not the "
+            f"{len(names)} that are asked for"
+        )
+    return as_numpy(voxel_map.snapshot().features)[:, [labels.index(name) for name in names]]
 
 
 def score_scene(

@@ -18,7 +18,6 @@ from ..classes import ClassList
 from ..scoring.metrics import vote, voxel_index
 from .points import read_points
 
-_OFFSET = 1 << 20  # voxel coordinates lie in -_OFFSET + 1 < c < _OFFSET - 1, as those of the map
 RULES = ("auto", "majority", "non_ignored")
 
 
@@ -93,12 +92,14 @@ def from_points(
 
 
 def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
-    """(h * w,) packed voxel of every pixel, -1 where there is no return: those of
-    :func:`radseg_ros.voxels.lift.lift`.
+    """(h * w,) key of every pixel's voxel, as :func:`radseg_ros.voxels.lift.lift` finds it.
+
+    -1 where there is no return, or one that no key can say.
     """
     import torch
 
     from radseg_ros.geometry import world_points
+    from radseg_ros.voxels.index import COORDINATE_LIMIT, pack
 
     height, width = frame.depth.shape
     depth = torch.from_numpy(frame.depth)
@@ -107,18 +108,18 @@ def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
     points = world_points(
         torch.where(usable, depth, 0.0), u, v, frame.K, frame.T_world_camera, voxel_size
     )
-    index = np.stack([axis.round().flatten().numpy() for axis in points])
-    usable = usable.flatten().numpy() & (np.abs(index) < _OFFSET - 1).all(axis=0)
-    x, y, z = np.where(usable, index, 0).astype(np.int64) + _OFFSET
-    return np.where(usable, x << 42 | y << 21 | z, -1)
+    index = torch.stack([axis.round() for axis in points])
+    usable &= (index.abs() < COORDINATE_LIMIT).all(dim=0)
+    return torch.where(usable, pack(torch.where(usable, index, 0.0)), -1).flatten().numpy()
 
 
 def _unpack(key: np.ndarray) -> np.ndarray:
-    """(N,) packed voxels -> (N, 3) int64 voxel index."""
-    return (
-        np.stack([key >> 42, key >> 21 & (2 * _OFFSET - 1), key & (2 * _OFFSET - 1)], axis=1)
-        - _OFFSET
-    )
+    """(N,) keys -> (N, 3) int64 voxel index."""
+    import torch
+
+    from radseg_ros.voxels.index import unpack
+
+    return unpack(torch.from_numpy(key)).numpy()
 
 
 def _starts_of_runs(key: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -13,136 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..datatypes import InputError, RadsegRosError
 from ..device import let_threads_sleep
+from ..files import write_whole
 from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
-if TYPE_CHECKING:
-    import numpy as np
 
-ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_labelTrainIds")
-IMAGES = {".jpg", ".jpeg", ".png"}
-FIRST_LABEL = {
-    "voc": 1,
-    "context": 1,
-    "ade": 1,
-    "stuff": 0,
-    "cityscapes": 0,
-}  # value of the first class; lower ones are ignored
-VOID = 255  # never counted
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """What a confusion matrix says; fractions of 1."""
-
-    iou: np.ndarray  # (C,), NaN = the class occurs neither in the labels nor in the predictions
-    miou: float  # mean over the classes that occur
-    accuracy: float  # share of labelled pixels that are right
-    mean_accuracy: float  # mean recall of the labelled classes
-
-
-def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """(C + 1, C + 1) counts of pixels, rows = truth; both images hold 0 = none, 1..C.
-
-    Pixels without truth are not counted.
-    """
-    import numpy as np
-
-    valid = truth > 0
-    pairs = truth[valid].astype(np.int64) * (classes + 1) + prediction[valid]
-    return np.bincount(pairs, minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)
-
-
-def scores(matrix: np.ndarray) -> Scores:
-    """Scores of a confusion matrix of :func:`confusion`.
-
-    A pixel that is predicted as none counts as missed.
-
-    Raises:
-        InputError: no pixel was labelled.
-    """
-    import numpy as np
-
-    if not matrix.sum():
-        raise InputError("no labelled pixel: check --first-label and the label images")
-    hits = np.diag(matrix)[1:].astype(float)
-    truth, predicted = matrix.sum(1)[1:], matrix.sum(0)[1:]
-    with np.errstate(invalid="ignore"):
-        iou, recall = hits / (truth + predicted - hits), hits / truth
-    return Scores(
-        iou, float(np.nanmean(iou)), float(hits.sum() / matrix.sum()), float(np.nanmean(recall))
-    )
-
-
-def truth_image(path: Path, classes: int, first_label: int) -> np.ndarray:
-    """A label PNG -> (H, W) int64 with 0 = ignored, 1..C.
-
-    Raises:
-        InputError: it is no label image, or holds a value for which there is no class.
-    """
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            values = np.array(image).astype(np.int64)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as a label image ({error})") from error
-    if values.ndim != 2:
-        raise InputError(
-            f"{path}: a label image has one channel of class numbers, this one has shape "
-            f"{values.shape}"
-        )
-    labels = np.where(values == VOID, 0, values - first_label + 1).clip(min=0)
-    if labels.max() > classes:
-        value = labels.max() + first_label - 1
-        raise InputError(
-            f"{path}: holds the value {value}, but there are {classes} classes, the first is "
-            f"{first_label}"
-        )
-    return labels
-
-
-def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Label images with their images, sorted by name.
-
-    Raises:
-        InputError: a folder is missing or empty, or a label image has no image.
-    """
-    by_name = {_name(path): path for path in images.rglob("*") if path.suffix.lower() in IMAGES}
-    truths = sorted(path for path in labels.rglob("*.png") if not _other_export(path))
-    if not truths or not by_name:
-        raise InputError(f"{labels if by_name else images}: no such folder, or no images in it")
-    missing = [path.name for path in truths if _name(path) not in by_name]
-    if missing:
-        raise InputError(
-            f"{images}: no image for {len(missing)} of {len(truths)} label images, e.g. "
-            f"{missing[0]}"
-        )
-    return [(by_name[_name(path)], path) for path in truths]
-
-
-def _name(path: Path) -> str:
-    for ending in ENDINGS:
-        if path.stem.endswith(ending):
-            return path.stem.removesuffix(ending)
-    return path.stem
-
-
-def _other_export(path: Path) -> bool:
-    """Cityscapes keeps colours, instances and raw ids beside the training ids."""
-    return "_gtFine_" in path.stem and not path.stem.endswith("_gtFine_labelTrainIds")
-
-
-def evaluate(options: argparse.Namespace) -> dict:
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Run the evaluation that ``options`` describe; returns what is written as JSON."""
     import numpy as np
     from tqdm import tqdm
+
+    from eval3d.datasets.labelled_images import FIRST_LABEL, pair_files, truth_image
+    from eval3d.scoring.metrics import confusion, score_confusion
 
     from ..segmentation.probabilities import Segmenter, read_classes, read_rgb
     from ..segmentation.refine import make_refiner
@@ -166,16 +52,18 @@ def evaluate(options: argparse.Namespace) -> dict:
         prediction = segmenter(read_rgb(image), truth.shape).labels(options.threshold)
         if options.background:  # the first class is what remains where nothing else is sure enough
             prediction[prediction == 0] = 1
-        matrix += confusion(prediction.cpu().numpy(), truth, len(classes))
-    result = scores(matrix)
+        matrix += confusion(truth.ravel(), prediction.cpu().numpy().ravel(), len(classes))
+    if not matrix[1:].any():
+        raise InputError("no labelled pixel: check --first-label and the label images")
+    result = score_confusion(matrix, claimed=True)
     return {
         "encoder": encoder.name,
         "settings": options.settings or "",
         "short_side": short_side_of(options),
         "images": len(pairs),
         "miou": result.miou,
-        "accuracy": result.accuracy,
-        "mean_accuracy": result.mean_accuracy,
+        "accuracy": result.acc,
+        "mean_accuracy": result.macc,
         "iou": {
             names[0]: None if np.isnan(v) else float(v)
             for names, v in zip(classes, result.iou, strict=True)
@@ -190,8 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = evaluate(options)
         if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            write_whole(options.json, json.dumps(result, indent=2) + "\n")
     except (RadsegRosError, OSError) as error:
         print(f"radseg-eval2d: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..voxels.index import pack
 from . import pictures
 
 AZIMUTHS = (-45, 45, 135, 225)
@@ -121,8 +123,8 @@ def aligned(xyz: np.ndarray, heat: np.ndarray, voxel_size: float) -> np.ndarray:
     """(M,) scores at ``xyz`` from a cloud of the same voxels in any order; 0 where it has none."""
 
     def key(position: np.ndarray) -> np.ndarray:
-        index = np.rint(position.astype(np.float64) / voxel_size).astype(np.int64) + (1 << 20)
-        return (index[:, 0] << 42) + (index[:, 1] << 21) + index[:, 2]
+        index = np.rint(position.astype(np.float64) / voxel_size)
+        return pack(torch.from_numpy(index).T).numpy()
 
     if not len(heat):
         return np.zeros(len(xyz))

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs side by side: tables in Markdown and CSV, plots, and one HTML page that needs no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from radseg_ros.files import write_whole
+
+from .page import page
+from .plots import draw_plots
+from .results import table, to_json
+from .runs import load_runs
+from .tables import class_rows, markdown, run_rows, scene_rows
+
+
+def write_report(folders: list[Path], out: Path, pictures: bool = True) -> None:
+    """Write summary.json, summary.csv, summary.md, classes.csv (of each run), plots, report.html.
+
+    Raises:
+        InputError: a folder holds no results, or a result is damaged.
+    """
+    runs = load_runs(folders)
+    columns, rows = run_rows(runs)
+    source = {"runs": [run.scenes[0]["provenance"] for run in runs]}
+    write_whole(out / "summary.json", to_json({"runs": rows, "provenance": source}))
+    write_whole(out / "summary.csv", table(rows, columns, source))
+    text = "# Runs\n\nScores in percent, means over scenes.\n\n" + markdown(columns, rows)
+    for run in runs:
+        text += f"\n## {run.name}\n\n" + markdown(*scene_rows(run))
+        class_columns, class_table = class_rows(run)
+        name = "classes.csv" if len(runs) == 1 else f"classes-{run.name}.csv"
+        write_whole(out / name, table(class_table, class_columns, run.scenes[0]["provenance"]))
+    write_whole(out / "summary.md", text)
+    plots = draw_plots(runs, out / "plots") if pictures else []
+    write_whole(out / "report.html", page(runs, plots))
