@@ -318,7 +318,7 @@ def test_a_map_of_probabilities_holds_refined_masks(
     monkeypatch.setattr(encoder, "embed_labels", lambda labels: vectors)
     options = Config(map=MapConfig(space="probability", labels=["a", "b", "c"]), short_side=0)
     mapper = Mapper(options, encoder)
-    maps = mapper.features(rgb).data
+    maps = mapper.space.features(rgb).data
     expected = probability_map(encoder, rgb, vectors, refiner=refiner).data
     # the mapper normalises texts: rounding differs
     assert ((maps - expected).abs().amax(0) < 1e-4).float().mean() > 0.999
