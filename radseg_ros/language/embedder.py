@@ -3,7 +3,7 @@
 text tower as can be.
 
 A vector is looked for in the given files, in the cache on disk, and only then made by the text
-tower. Who asks again and again keeps what was given (:class:`radseg_ros.mapper.Mapper` does).
+tower. Vectors that are asked for again and again are kept by :mod:`radseg_ros.language.memory`.
 """
 
 from __future__ import annotations

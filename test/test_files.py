@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files appear whole or not at all, and images are what their content says."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radseg_ros import files
+from radseg_ros.datatypes import InputError
+
+
+def picture(kind: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(content, kind)
+    return content.getvalue()
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out.bin"
+    files.write_whole(target, b"old")
+    with pytest.raises(RuntimeError), files.whole_file(target) as part:
+        part.write_bytes(b"half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+    assert target.read_bytes() == b"old"
+    files.write_whole(target, "n\u00e9w")
+    assert target.read_text(encoding="utf-8") == "n\u00e9w"
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
+    target = tmp_path / "out.bin"
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    left = tmp_path / f".out.bin.{int(dead.stdout)}-0.part.bin"
+    other = tmp_path / f".other.bin.{int(dead.stdout)}-0.part.bin"
+    for path in (left, other):
+        path.write_bytes(b"half")
+    with files.whole_file(target) as mine, files.whole_file(target) as also_mine:
+        mine.write_bytes(b"first")
+        also_mine.write_bytes(b"second")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out.bin"]
+    assert target.read_bytes() == b"first"
+
+
+def test_missing_folders_are_made_for_contents(tmp_path):
+    files.write_whole(tmp_path / "a" / "b" / "c.txt", "text")
+    with pytest.raises(FileNotFoundError), files.whole_file(tmp_path / "no" / "c.txt"):
+        pass
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"x" * 99])
+def test_images_that_cannot_be_read_are_named(tmp_path, damage):
+    path = tmp_path / "image.png"
+    path.write_bytes(damage(picture()))
+    with pytest.raises(InputError, match="image.png: depth image cannot be read"):
+        files.open_image(path, "depth image")
+    with pytest.raises(InputError, match="^depth image cannot be read"):
+        files.open_image(path.read_bytes(), "depth image")
+    with pytest.raises(InputError, match="none.png.*no such file"):
+        files.open_image(tmp_path / "none.png")
+
+
+def test_the_content_and_not_the_name_tells_what_an_image_is(tmp_path, monkeypatch):
+    path = tmp_path / "image.png"
+    path.write_bytes(picture("BMP"))
+    assert files.open_image(path).size == (6, 4)
+    with pytest.raises(InputError, match="not PNG or JPEG"):
+        files.open_image(path, formats=("PNG", "JPEG"))
+    monkeypatch.setattr(files, "MAX_PIXELS", 23)
+    with pytest.raises(InputError, match="more than"):
+        files.open_image(path)
