@@ -115,7 +115,7 @@ def _draw_room(axes: Any, room: str) -> None:
     x, y, width, height = PLACES[room]
     shape = f"round,pad=0,rounding_size={MARGIN / 2}"
     axes.add_patch(
-        FancyBboxPatch((x, y), width, height, shape, facecolor=TONES[room], edgecolor=INK)
+        FancyBboxPatch((x, y), width, height, shape, fc=TONES[room], ec=INK, zorder=2)
     )
     top, title = y + height - MARGIN, room if room in NO_FOLDER else f"{room}/"
     axes.text(x + MARGIN, top, title, va="top", size=TITLE_SIZE, weight="bold", color=INK)
@@ -157,7 +157,8 @@ def _draw_arrow(axes: Any, source: tuple[float, ...], target: tuple[float, ...])
     end = middle if left < right else target[0] + target[2] / 2
     style = {"arrowstyle": "-|>", "mutation_scale": 16, "color": INK, "linewidth": 1.4}
     style |= {"shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", (end, target[1] + target[3]), (start, source[1]), arrowprops=style)
+    # below the rooms, in case it passes some
+    axes.annotate("", (end, target[1] + target[3]), (start, source[1]), arrowprops=style, zorder=1)
 
 
 def main() -> int:
