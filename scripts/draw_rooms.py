@@ -114,9 +114,7 @@ def _draw_room(axes: Any, room: str) -> None:
 
     x, y, width, height = PLACES[room]
     shape = f"round,pad=0,rounding_size={MARGIN / 2}"
-    axes.add_patch(
-        FancyBboxPatch((x, y), width, height, shape, fc=TONES[room], ec=INK, zorder=2)
-    )
+    axes.add_patch(FancyBboxPatch((x, y), width, height, shape, fc=TONES[room], ec=INK, zorder=2))
     top, title = y + height - MARGIN, room if room in NO_FOLDER else f"{room}/"
     axes.text(x + MARGIN, top, title, va="top", size=TITLE_SIZE, weight="bold", color=INK)
     lines = _lines(contents(room), width - 2 * MARGIN, int((height - 0.5) / LINE))
