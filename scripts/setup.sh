@@ -6,8 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.ros/stamp
-want=$(cat setup.py scripts/setup.sh scripts/constraints.txt radseg_interfaces/{package.xml,CMakeLists.txt,msg/*,srv/*} \
-    | sha256sum | cut -d' ' -f1)-${ROS_DISTRO:-wheels}-$PWD
+want=$({
+    cat setup.py package.xml scripts/setup.sh scripts/constraints.txt radseg_interfaces/{package.xml,CMakeLists.txt,msg/*,srv/*}
+    sed -n '/^\[dependency-groups\]/,/^\[tool/p' pyproject.toml # the settings of the tools change nothing here
+} | sha256sum | cut -d' ' -f1)-${ROS_DISTRO:-wheels}-$PWD
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
 
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
@@ -45,11 +47,13 @@ if [ -n "${ROS_DISTRO:-}" ]; then
     "$python" -c 'import rclpy' 2>/dev/null || fail "ROS_DISTRO is '$ROS_DISTRO' but $python cannot import rclpy; source its setup.bash, or unset ROS_DISTRO"
     command -v colcon >/dev/null || fail "ROS 2 $ROS_DISTRO is sourced but colcon is missing: apt install python3-colcon-common-extensions"
     say "using ROS 2 $ROS_DISTRO"
-    venv_options=(--system-site-packages) extras=lite,demo,eval,cluster,test
+    # The messages of an installed ROS are compiled against its NumPy, and crash with another major version.
+    numpy=$("$python" -c 'import numpy; print("numpy<%d" % (int(numpy.__version__.split(".")[0]) + 1))')
+    venv_options=(--system-site-packages) packages=(-e ".[lite,demo,eval,cluster,test]" --group dev "$numpy")
 else
     say "no ROS 2 is sourced: taking ROS 2 from pip"
     "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || fail "ROS 2 wheels exist for Python 3.10 to 3.13; set PYTHON=/path/to/python3"
-    venv_options=() extras=lite,demo,eval,cluster,test,ros,ros-build
+    venv_options=() packages=(-e ".[lite,demo,eval,cluster,test,ros]" --group dev --group ros-build)
 fi
 
 [ -x .venv/bin/python ] || quietly "$python" -m venv "${venv_options[@]}" .venv
@@ -57,7 +61,7 @@ fi
 source .venv/bin/activate
 say "installing Python packages into .venv (the first time this takes minutes)"
 quietly python -m pip install --upgrade pip wheel "setuptools<80" # colcon's ament_python build still calls setup.py
-quietly python -m pip install -c scripts/constraints.txt -e ".[$extras]"
+quietly python -m pip install -c scripts/constraints.txt "${packages[@]}"
 
 if [ -z "${ROS_DISTRO:-}" ]; then
     # The wheels' CMake files name the machine that they were built on.
