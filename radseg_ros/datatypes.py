@@ -156,6 +156,16 @@ class FeatureMap:
         return int(self.data.shape[0])
 
 
+_WHY_NOTHING = {  # of most pixels
+    "no_return": "the depth image has no returns",
+    "range": "all depth is outside of lift.min_range to lift.max_range",
+    "depth_edge": "all depth is at edges (lift.depth_edge)",
+    "clip": "all points are outside of lift.clip_min to lift.clip_max",
+    "out_of_range": "all points are too far from the origin of the map frame (52 km at 5 cm; "
+    "poses in UTM need a local frame)",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class IntegrationStats:
     """What one frame did to the map."""
@@ -169,6 +179,14 @@ class IntegrationStats:
     carved: int = 0  # voxels removed because frames saw through them
     forgotten: int = 0  # voxels removed because they were not seen for too long
     evicted: int = 0  # voxels removed to stay within the bounds of the map
+
+    @property
+    def why_nothing(self) -> str:
+        """Why no pixel was used, in words that name the cure: what most of them lack."""
+        most = max(self.dropped, key=lambda reason: self.dropped[reason], default="")
+        known = _WHY_NOTHING if self.dropped.get(most) else {}
+        why = known.get(most, "none is looked at (lift.border, lift.pixel_stride)")
+        return f"frame without a usable depth pixel: {why}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class LiveStatus:
     integrated: int  # frames
     waiting: int  # frames that are complete and not in the map yet
     received: dict[str, int]  # messages by kind
+    pixels: dict[str, int]  # depth pixels: used, and not used by reason
     drops: list[tuple[str, int]]  # (reason, count) of everything received and not used
 
 
@@ -54,6 +56,8 @@ class LiveMap:
         self._integrated = 0
         self._stamp_ns = 0
         self._version = 0
+        self._pixels: Counter[str] = Counter()
+        self._saved_version = 0
         self._labels: tuple[str, ...] = ()  # of the last query for names
         self._worker: LatestWorker[tuple[int, Observation]] = LatestWorker(
             self._integrate, config.node.backlog, "mapping"
@@ -104,13 +108,19 @@ class LiveMap:
                 if epoch != self._epoch:
                     self.drops.add(self._epoch_reason)
                     return
-                mapper.fuse(*prepared)
+                stats = mapper.fuse(*prepared)
                 with self._state:
-                    self._integrated += 1
-                    self._stamp_ns = observation.match.stamp_ns
-                    self._version += 1
+                    self._pixels.update(stats.dropped, used=stats.points)
+                    self._version += 1  # even a frame without points can make the map forget
+                    if stats.points:
+                        self._integrated += 1
+                        self._stamp_ns = observation.match.stamp_ns
+                if not stats.points:
+                    self.drops.add(stats.why_nothing)
         except InputError as error:
             self.drops.add(str(error))
+        except Exception as error:
+            self.drops.add_failure("frame lost to an internal error, see the log", error)
 
     # Out
 
@@ -137,15 +147,15 @@ class LiveMap:
     def status(self) -> LiveStatus:
         """How far the map is, and what was not used, by reason."""
         busy = "frame replaced by a newer one while the encoder was busy (node.backlog)"
-        failed = "frame lost to an internal error, see the log"
-        counts = [(busy, self._worker.dropped), (failed, self._worker.failed)]
+        replaced = self._worker.dropped
         with self._state:
             return LiveStatus(
                 voxels=0 if self._mapper is None else len(self._mapper.map),
                 integrated=self._integrated,
                 waiting=self._worker.pending,
                 received=dict(self._assembler.received),
-                drops=[*self.drops.items(), *((reason, n) for reason, n in counts if n)],
+                pixels=dict(self._pixels),
+                drops=[*self.drops.items(), *([(busy, replaced)] if replaced else [])],
             )
 
     def query(
@@ -188,7 +198,16 @@ class LiveMap:
         Raises:
             NotReadyError, MapFileError: there is no map yet; the file cannot be written.
         """
-        return self.mapper.save(path, self.moment()[1])
+        version = self._version
+        voxels = self.mapper.save(path, self.moment()[1])
+        self._saved_version = version
+        return voxels
+
+    @property
+    def unsaved(self) -> int:
+        """Voxels that would be lost now: 0 if the map is as it was last saved or loaded."""
+        changed = self._mapper is not None and self._version != self._saved_version
+        return self.status().voxels if changed else 0
 
     def load(self, path: Path, merge: bool = False) -> int:
         """Read a map in place of this one, or add it to this one; return the voxels afterwards.
@@ -213,6 +232,7 @@ class LiveMap:
             with self._state:
                 self._stamp_ns = mapper.map.last_stamp_ns or 0
                 self._version += 1
+                self._saved_version = self._saved_version if merge else self._version
         return len(mapper.map)
 
     def reset(self) -> int:

@@ -22,6 +22,24 @@ from .spaces import make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.voxel_map import VoxelMap
 
+MAX_TEXTS = 1000  # of one question
+MAX_TEXT_LENGTH = 100_000  # characters; towers read some 64 tokens
+MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what cannot be asked, in one sentence.
+
+    Raises:
+        InputError: no text, too many, an empty one, or one that is too long.
+    """
+    if not texts or not all(text.strip() for text in texts):
+        raise InputError("a query needs at least one label, and none of them empty")
+    if len(texts) > MAX_TEXTS:
+        raise InputError(f"a query takes at most {MAX_TEXTS} labels, got {len(texts)}")
+    if (longest := max(map(len, texts))) > MAX_TEXT_LENGTH:
+        raise InputError(f"a label takes at most {MAX_TEXT_LENGTH} characters, got {longest}")
+
 
 class Timings:
     """Seconds and number of calls per stage."""
@@ -97,10 +115,14 @@ class Mapper:
             LanguageError: a text cannot be embedded.
             ConfigError: the map stores probabilities and a text is not one of its labels.
         """
-        if not texts or not all(text.strip() for text in texts):
-            raise InputError("a query needs at least one label, and none of them empty")
+        check_texts(texts)
         scorer = self.space.scorer(texts, prompts)
         with self.timings.stage("score"), self.lock:
+            if len(self.map) * len(texts) > MAX_SCORES:
+                raise InputError(
+                    f"{len(texts)} labels over {len(self.map)} voxels are too many at once: ask "
+                    f"for {max(1, MAX_SCORES // len(self.map))} at a time"
+                )
             geometry, scores = self.map.geometry(), scorer(self.map)
         return QueryResult(tuple(texts), geometry, scores.cpu().numpy(), rules or self.config.query)
 

@@ -60,7 +60,11 @@ class Backbone:
         self.identity = _identity(encoder)
         # always the same function: the cache of the map depends on it
         self.project: Projection | None = encoder.project
-        self._background = config.query.background or encoder.background
+        self._background = config.query.background or list(encoder.background)
+        if not self._background:
+            raise ConfigError(
+                f"encoder {encoder.name} has no background texts: name some in query.background"
+            )
         self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
 
     def features(self, rgb: np.ndarray) -> FeatureMap:

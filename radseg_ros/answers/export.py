@@ -5,13 +5,15 @@ cloud holds.
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from ..datatypes import Cloud, InputError
+from ..files import whole_file
 
+POINT_BYTES = 27  # of a point in a file
 FORMATS = (".ply", ".pcd")
 
 
@@ -19,7 +21,8 @@ def write_cloud(path: Path | str, cloud: Cloud) -> None:
     """Write position (m), colour, label (-1 = none), score and hits of every point, by way of
     Open3D.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all: what was written is read back first, because Open3D
+    takes no notice of a full disk.
 
     Raises:
         InputError: another suffix than .ply or .pcd, an empty cloud, or a place that cannot be
@@ -38,15 +41,25 @@ def write_cloud(path: Path | str, cloud: Cloud) -> None:
     points.point.positions = o3d.core.Tensor(np.ascontiguousarray(cloud.xyz, np.float32))
     points.point.colors = o3d.core.Tensor(np.ascontiguousarray(cloud.rgb, np.uint8))
     for name, dtype in (("label", np.int32), ("score", np.float32), ("hits", np.float32)):
-        points.point[name] = o3d.core.Tensor(
-            np.ascontiguousarray(getattr(cloud, name), dtype)[:, None]
-        )
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix.lower()}")
+        values = np.ascontiguousarray(getattr(cloud, name), dtype)[:, None]
+        points.point[name] = o3d.core.Tensor(values)
     try:
-        if not o3d.t.io.write_point_cloud(str(part), points):
-            raise InputError(f"Open3D could not write {path}")
-        os.replace(part, path)
+        if shutil.disk_usage(path.parent).free < POINT_BYTES * len(cloud):
+            raise InputError(f"{path} cannot be written: the disk is full")
+        with whole_file(path) as part:
+            written = o3d.t.io.write_point_cloud(str(part), points)
+            if not written or not _holds(part, cloud):
+                raise InputError(f"{path} was not written whole: is the disk full?")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _holds(file: Path, cloud: Cloud) -> bool:
+    """Whether a file holds the points of ``cloud``."""
+    import open3d as o3d
+
+    with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
+        read = o3d.t.io.read_point_cloud(str(file))
+    return not read.is_empty() and np.array_equal(
+        read.point.positions.numpy(), cloud.xyz.astype(np.float32)
+    )

@@ -19,8 +19,11 @@ class DropCounts:
     Afterwards it is only counted.
     """
 
+    VERB = "dropped"
+
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._kinds: set[object] = set()  # of errors whose trace was logged
         self._lock = threading.Lock()
 
     def add(self, reason: str, count: int = 1) -> None:
@@ -33,7 +36,20 @@ class DropCounts:
                 reason, new = OTHER, OTHER not in self._counts
             self._counts[reason] = self._counts.get(reason, 0) + count
         if new:
-            logger.warning("dropped: %s (from now on this is only counted)", reason)
+            logger.warning("%s: %s (from now on this is only counted)", self.VERB, reason)
+
+    def add_failure(self, reason: str, error: Exception) -> None:
+        """Count an error that nobody expected; its trace is logged once for each kind of error."""
+        self.add(reason)
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        kind = (type(error), None if trace is None else (trace.tb_frame.f_code, trace.tb_lineno))
+        with self._lock:
+            new = kind not in self._kinds and len(self._kinds) < MAX_REASONS
+            self._kinds.add(kind)
+        if new:
+            logger.error("%s (once for each kind of error)", reason, exc_info=error)
 
     def items(self) -> list[tuple[str, int]]:
         """(reason, count), most frequent first."""

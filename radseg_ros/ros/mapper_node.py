@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import (
@@ -39,6 +40,7 @@ from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
 from ..watchdog import InputState, Watchdog
 from . import messages, params
+from .faults import Faults
 from .node_log import NodeLogHandler
 from .transport import use_image_profile
 
@@ -52,11 +54,12 @@ logger = logging.getLogger(__name__)
 NODE_NAME = "radseg_mapping"
 INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
 WATCH_PERIOD = 5.0  # s
-# inputs, clouds, watchdog, map files and two queries at a time; the encoder has a thread of its own
-THREADS = 6
+# inputs, clouds, the watchdog, events; encoder and services have threads of their own
+THREADS = 4
 POSE_QUEUE = 200  # poses are small and may come at 200 Hz
 # s; rclpy's executor frees what a running callback still needs: let short ones end first
 SETTLE_TIME = 0.1
+LOST_PIXELS = 0.1  # share of the depth pixels that is worth a word
 JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
 CLOUDS = ("semantic_cloud", "rgb_cloud")
 LATCHED = QoSProfile(
@@ -82,6 +85,7 @@ class MapperNode(Node):
         from .services import MapServices
 
         self.live = LiveMap(self.config)
+        self.faults = Faults()
         self.error: Exception | None = None  # why the node cannot go on
         self._watchdog = Watchdog(WATCH_PERIOD)
         self._published: dict[str, object] = {}
@@ -90,22 +94,28 @@ class MapperNode(Node):
         self._clouds = {
             name: self.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS
         }
-        self.services_offered = MapServices(self, self.live)
-        self._every(self.config.node.publish_period, self._publish_clouds)
+        self.services_offered = MapServices(self, self.live, self.faults)
+        self._every(self.config.node.publish_period, "publishing clouds", self._publish_clouds)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
         """Let the current frame finish, then free everything."""
+        self.services_offered.close()
         if not self.live.close(JOIN_TIMEOUT):
             self.get_logger().warning(f"the last frame was not finished within {JOIN_TIMEOUT:g} s")
+        if voxels := self.live.unsaved:
+            self.get_logger().warning(
+                f"the map of {voxels} voxels is lost: it was not saved (~/save_map)"
+            )
         self.destroy_node()
 
     # Start
 
-    def _every(self, period: float, callback: Callable[[], None]) -> None:
+    def _every(self, period: float, name: str, callback: Callable[[], None]) -> None:
         """Steady time: with use_sim_time and no /clock the watchdog must still speak."""
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(period, callback, MutuallyExclusiveCallbackGroup(), clock)
+        guarded = self.faults.guarded(name, callback)
+        self.create_timer(period, guarded, MutuallyExclusiveCallbackGroup(), clock)
 
     def _load(self) -> None:
         name = self.config.encoder
@@ -149,13 +159,13 @@ class MapperNode(Node):
             self.inputs[kind] = self.create_subscription(
                 type_,
                 topic,
-                partial(self._receive, kind),
+                self.faults.guarded(f"receiving {topic}", partial(self._receive, kind)),
                 qos,
                 callback_group=group,
                 event_callbacks=self._events(self.resolve_topic_name(topic)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-        self._every(WATCH_PERIOD, self._watch)
+        self._every(WATCH_PERIOD, "the watchdog", self._watch)
 
     def _events(self, topic: str) -> SubscriptionEventCallbacks:
         def incompatible(event: Any) -> None:
@@ -170,7 +180,10 @@ class MapperNode(Node):
             reason = f"message of {topic} lost on the way ({cure})"
             self.live.drops.add(reason, event.total_count_change)
 
-        return SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
+        guard = partial(self.faults.guarded, f"an event of {topic}")
+        return SubscriptionEventCallbacks(
+            incompatible_qos=guard(incompatible), message_lost=guard(lost)
+        )
 
     # In and out
 
@@ -216,7 +229,7 @@ class MapperNode(Node):
             status.integrated, status.waiting > 0, received, dict(status.drops), self._input_state
         )
         if progress:
-            self.get_logger().info(f"{progress}; {status.voxels} voxels")
+            self.get_logger().info(f"{progress}; {status.voxels} voxels{_pixels(status.pixels)}")
         if complaint:
             self.get_logger().warning(complaint)
 
@@ -245,9 +258,17 @@ def _descriptor(option: Option) -> ParameterDescriptor:
     return described
 
 
+def _pixels(counts: Mapping[str, int]) -> str:
+    """Why depth pixels were not used, if that is many of them."""
+    total = sum(counts.values())
+    lost = {r: n / total for r, n in counts.items() if r != "used" and n > LOST_PIXELS * total}
+    shown = ", ".join(f"{share:.0%} {reason}" for reason, share in lost.items())
+    return f"; depth pixels not used: {shown}" if shown else ""
+
+
 def _explain(error: Exception) -> str:
     text = str(error) or repr(error)
-    if not isinstance(error, RadsegRosError):
+    if not isinstance(error, (RadsegRosError, ParameterException)):
         text = f"{type(error).__name__}: {text}"
     if isinstance(error, CheckpointError) and "encoder:=lite" not in text:
         text += " (the small encoder that needs no weights: start with encoder:=lite)"
@@ -255,41 +276,50 @@ def _explain(error: Exception) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point; returns 0 after a normal end and 1, with one line on stderr, when the node
-    cannot do its work.
+    """Entry point.
+
+    Returns:
+        0 after a normal end; 1, with one line on stderr, when the node cannot do its work.
     """
     use_image_profile()
     let_threads_sleep()
-    rclpy.init(args=None if args is None else list(args))
-    node = executor = error = None
+    node: MapperNode | None = None
+    error: Exception | None = None
     try:
+        rclpy.init(args=None if args is None else list(args))
         node = MapperNode()
-        core = logging.getLogger("radseg_ros")
-        core.setLevel(logging.INFO)
-        core.addHandler(NodeLogHandler(node))
-        executor = MultiThreadedExecutor(THREADS)
-        executor.add_node(node)
-        while rclpy.ok() and node.error is None:
-            executor.spin_once(timeout_sec=0.5)
-        error = node.error
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:
         pass
-    except RadsegRosError as problem:
-        error = problem
-    finally:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # ros2 launch sends a second one while the last frame is being finished
-        if executor is not None and node is not None:
-            executor.remove_node(node)
-            time.sleep(SETTLE_TIME)
-            executor.shutdown(JOIN_TIMEOUT)
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
+    except (RadsegRosError, ParameterException, RuntimeError, ValueError, OSError) as problem:
+        error = problem  # the last four: what rclpy says of its own arguments and files
+    if node is not None:
+        error = _spin(node)
+    rclpy.try_shutdown()
     if error is not None:
         print(f"{NODE_NAME}: {_explain(error)}", file=sys.stderr)
     return int(error is not None)
+
+
+def _spin(node: MapperNode) -> Exception | None:
+    """Run the node until it is told to end, or cannot go on: then that is returned."""
+    core = logging.getLogger("radseg_ros")
+    core.setLevel(logging.INFO)
+    core.addHandler(NodeLogHandler(node))
+    executor = MultiThreadedExecutor(THREADS)
+    executor.add_node(node)
+    try:
+        while rclpy.ok() and node.error is None:
+            executor.spin_once(timeout_sec=0.5)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        # ros2 launch sends a second one while the last frame is being finished
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        executor.remove_node(node)
+        time.sleep(SETTLE_TIME)
+        executor.shutdown(JOIN_TIMEOUT)
+        node.close()
+    return node.error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..datatypes import InputError
 
+LONGEST_NAME = 200  # characters of each part of a path; file systems take 255 bytes
+
 
 def share_file(name: str) -> Path | None:
     """Path of e.g. ``config/fastdds.xml`` in the source tree or where the package is installed.
@@ -21,25 +23,37 @@ def share_file(name: str) -> Path | None:
     return next((root / name for root in roots if (root / name).is_file()), None)
 
 
-def confined(directory: str, name: str) -> Path:
+def confined(directory: str, name: str, suffix: str = "", others: tuple[str, ...] = ()) -> Path:
     """The file ``name`` below ``directory``, for names that come over the network.
 
+    Args:
+        suffix: added to a name that ends in neither it nor one of ``others``, whatever its case,
+            before anything is checked.
+
     Raises:
-        InputError: no directory is set, or ``name`` is empty, absolute, or leaves the directory by
-            '..' or a symbolic link.
+        InputError: no directory is set, or ``name`` is empty, absolute, too long, leads through a
+            file or a loop, or leaves the directory by '..' or a symbolic link.
     """
     if not directory:
         raise InputError("the node has no folder for maps: set its parameter node.map_directory")
-    if (
-        not name
-        or "\0" in name
-        or Path(name).is_absolute()
-        or ".." in Path(name).parts
-        or name.endswith(("/", "."))
-    ):
-        raise InputError(f"path {name!r} must name a file below node.map_directory, without '..'")
-    root = Path(directory).expanduser().resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root) or path == root:
-        raise InputError(f"path {name!r} leaves node.map_directory through a symbolic link")
+    shown = name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "..."
+    parts = Path(name).parts
+    plain = name.isprintable() and not Path(name).is_absolute() and ".." not in parts
+    if not name or not plain or name.endswith(("/", ".")):
+        raise InputError(f"path {shown!r} must name a file below node.map_directory, without '..'")
+    if max(map(len, parts)) > LONGEST_NAME or len(parts) > 32:
+        raise InputError(f"path {shown!r} is too long")
+    if not name.lower().endswith((suffix, *others)):
+        name += suffix
+    try:
+        root = Path(directory).expanduser().resolve()
+        path = (root / name).resolve()
+        inside = path.is_relative_to(root) and path != root
+        blocked = next((p for p in path.parents if p.is_file()), None) if inside else None
+    except (OSError, RuntimeError):  # a loop of symbolic links, names that no file system takes
+        raise InputError(f"path {shown!r} cannot be followed") from None
+    if not inside:
+        raise InputError(f"path {shown!r} leaves node.map_directory through a symbolic link")
+    if blocked is not None:
+        raise InputError(f"path {shown!r}: {blocked.name} is a file, not a folder")
     return path

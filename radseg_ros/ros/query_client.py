@@ -16,11 +16,30 @@ class NoAnswer(Exception):
     """The node does not answer, or says no; the text says why."""
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"must be in 0..{2**32 - 1}, got {text}")
+    return number
+
+
+def _label(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{ascii(text)} is not UTF-8") from None
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="radseg-query", description=__doc__)
     p.add_argument(
-        "labels", nargs="+", metavar="LABEL", help="names of things, e.g. sofa 'coffee cup'"
+        "labels",
+        nargs="+",
+        type=_label,
+        metavar="LABEL",
+        help="names of things, e.g. sofa 'coffee cup'",
     )
     p.add_argument(
         "--prompts",
@@ -32,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--max-objects",
-        type=int,
+        type=_count,
         default=0,
         help="objects per text (default: the node's query.max_objects)",
     )
@@ -64,7 +83,10 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
     node = rclpy.create_node("radseg_query")
     try:
         service = f"{options.node.rstrip('/')}/query"
-        client: Any = node.create_client(QueryText, service)
+        try:
+            client: Any = node.create_client(QueryText, service)
+        except ValueError as error:
+            raise NoAnswer(f"--node {options.node}: {' '.join(str(error).split())}") from error
         if not client.wait_for_service(options.timeout):
             raise NoAnswer(
                 f"no service {client.srv_name} after {options.timeout:g} s; is the node running, "

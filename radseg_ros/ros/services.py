@@ -1,69 +1,111 @@
 # SPDX-License-Identifier: Apache-2.0
 """The services of the node: ~/query, ~/save_map, ~/load_map, ~/reset.
 
-A failure is an answer, never the end of the node.
+A failure is an answer, never the end of the node. Requests are worked on by threads of their own,
+so that slow ones hold up neither inputs nor timers; when too many wait, more are refused at once.
 """
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import LoadMap, QueryText, SaveMap
 
 from ..answers.export import FORMATS, write_cloud
-from ..datatypes import MapFileError, RadsegRosError
+from ..datatypes import InputError, MapFileError, RadsegRosError
 from ..live_map import LiveMap
 from ..voxels.map_file import SUFFIX
 from . import messages
+from .faults import Faults
 from .paths import confined
 
-logger = logging.getLogger(__name__)
+WAITING = 64  # requests that may wait for their answer; more are told to come again
+QUEUE = 1000  # requests that the middleware keeps until they are looked at: ROS's 10 lose bursts
+QUERIES, CHANGES = 2, 1  # threads: questions run beside each other, changes of the map one by one
+
+Answer = Callable[[Any, Any], None]
 
 
 class MapServices:
-    """Offers the services of ``live`` on ``node``.
+    """Offers the services of ``live`` on ``node``."""
 
-    Queries run beside each other and beside the encoder; changes of the map one by one.
-    """
-
-    def __init__(self, node: Node, live: LiveMap) -> None:
-        self.live = live
+    def __init__(self, node: Node, live: LiveMap, faults: Faults) -> None:
+        self.live, self.faults = live, faults
         self.directory = live.config.node.map_directory
-        queries, changes = ReentrantCallbackGroup(), MutuallyExclusiveCallbackGroup()
-        for type_, name, answer, group in (
+        self._node = node
+        self._waiting = 0
+        self._lock = threading.Lock()
+        queries = ThreadPoolExecutor(QUERIES, "query")
+        changes = ThreadPoolExecutor(CHANGES, "map")
+        self._pools = (queries, changes)
+        group = ReentrantCallbackGroup()
+        for type_, name, answer, pool in (
             (QueryText, "query", self._query, queries),
             (SaveMap, "save_map", self._save, changes),
             (LoadMap, "load_map", self._load, changes),
             (Trigger, "reset", self._reset, changes),
         ):
-            callback = self._guarded(name, answer)
-            node.create_service(type_, f"~/{name}", callback, callback_group=group)
+            callback = self._in_pool(name, answer, pool)
+            qos = QoSProfile(depth=QUEUE)
+            node.create_service(type_, f"~/{name}", callback, qos_profile=qos, callback_group=group)
 
-    def _guarded(self, name: str, answer: Callable[[Any, Any], None]) -> Callable[[Any, Any], Any]:
-        """Success unless ``answer`` raises; then its reason."""
+    def close(self) -> None:
+        """Take no more requests; what runs is finished, what waits is not begun."""
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-        def callback(request: Any, response: Any) -> Any:
+    def _in_pool(self, name: str, answer: Answer, pool: ThreadPoolExecutor) -> Any:
+        """A service callback that lets a thread of ``pool`` answer."""
+
+        async def callback(request: Any, response: Any) -> Any:
+            with self._lock:
+                if self._waiting >= WAITING:
+                    response.success = False
+                    response.message = f"busy: {WAITING} requests are waiting, ask again"
+                    return response
+                self._waiting += 1
+            done: Future = Future(executor=self._node.executor)
+
+            def work() -> None:
+                try:
+                    self._answer(name, answer, request, response)
+                finally:
+                    with self._lock:
+                        self._waiting -= 1
+                    done.set_result(response)
+
             try:
-                response.success = True
-                answer(request, response)
-            except RadsegRosError as error:
-                response.success, response.message = False, str(error)
-            except ModuleNotFoundError as error:
-                missing = f"this needs the Python package {error.name}, which is not installed"
-                response.success, response.message = False, missing
-            except Exception as error:
-                logger.exception("~/%s failed", name)
-                internal = f"internal error: {type(error).__name__}: {error}"
-                response.success, response.message = False, internal
-            return response
+                pool.submit(work)
+            except RuntimeError:  # the node is closing
+                response.success, response.message = False, "the node is closing"
+                return response
+            return await done
 
         return callback
+
+    def _answer(self, name: str, answer: Answer, request: Any, response: Any) -> None:
+        """Success unless ``answer`` raises; then its reason."""
+        try:
+            response.success = True
+            answer(request, response)
+        except RadsegRosError as error:
+            response.success, response.message = False, str(error)
+        except ModuleNotFoundError as error:
+            missing = f"this needs the Python package {error.name}, which is not installed"
+            response.success, response.message = False, missing
+        except Exception as error:
+            self.faults.add_failure(f"~/{name} failed", error)
+            internal = f"internal error ({type(error).__name__}), see the node's log"
+            response.success, response.message = False, internal
 
     def _query(self, request: QueryText.Request, response: QueryText.Response) -> None:
         response.header = messages.header(*self.live.moment())
@@ -80,24 +122,26 @@ class MapServices:
             response.cloud = messages.cloud_message(points, response.header)
 
     def _save(self, request: SaveMap.Request, response: SaveMap.Response) -> None:
-        path = confined(self.directory, request.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in FORMATS:
+        path = confined(self.directory, request.path, SUFFIX, FORMATS)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path.parent} cannot be made: {error.strerror}") from error
+        if path.suffix.lower() in FORMATS:
             points = self.live.cloud(request.labels)
             write_cloud(path, points)
             response.voxels = len(points)
         else:
-            path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
             response.voxels = self.live.save(path)
         response.path, response.bytes = str(path), path.stat().st_size
         response.message = f"saved {response.voxels} voxels"
 
     def _load(self, request: LoadMap.Request, response: LoadMap.Response) -> None:
-        path = confined(self.directory, request.path)
-        if not path.exists() and path.suffix != SUFFIX:
-            path = path.with_name(path.name + SUFFIX)
+        path = confined(self.directory, request.path, SUFFIX, FORMATS)
+        if path.suffix.lower() in FORMATS:
+            raise MapFileError(f"{path.name} is a cloud to look at: only {SUFFIX} can be loaded")
         if not path.is_file():
-            raise MapFileError(f"there is no file {request.path} below node.map_directory")
+            raise MapFileError(f"there is no file {path.name} below node.map_directory")
         response.voxels = self.live.load(path, request.merge)
         frame_id = self.live.moment()[1]
         response.message = f"the map has {response.voxels} voxels in frame '{frame_id}'"
