@@ -22,7 +22,6 @@ from radseg_ros.mapper import Mapper, Timings
 
 from .classes import ClassList, load_classes
 from .datasets import DATASETS, SceneSource, open_scene
-from .datasets.bag import BagScene
 from .datasets.scene import nearest_resize
 from .options import EvalConfig, with_options
 from .oracle import OracleEncoder
@@ -170,11 +169,7 @@ def evaluate_scene(
     classes = classes_of(config, name)
     if config.mapper.map.space in LABELLED_SPACES:
         config = with_options(config, {"map.labels": queried_names(config, classes)})
-    scene = open_scene(
-        config.dataset, Path(config.root), name, classes, config.frame_skip, config.limit
-    )
-    if isinstance(scene, BagScene):
-        scene.configure(config.topics, config.mapper.sync, config.mapper.node)
+    scene = open_scene(config, name, classes)
     points = _ground_truth_file(config, name)
     mark = fingerprint(
         config,

@@ -10,7 +10,6 @@ from types import SimpleNamespace as Message
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.spatial.transform import Rotation
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.frames.decode import (
@@ -25,6 +24,7 @@ from radseg_ros.frames.decode import (
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
 MM = np.array([[0, 1, 1000], [2500, 65535, 42]], np.uint16)
+METRES = np.array([[0, 0.001, 1], [2.5, 0, 0.042]])  # 65535 is no return
 
 
 def image(
@@ -72,9 +72,9 @@ def test_mono8_becomes_grey():
 def test_16_bit_depth_is_millimetres(encoding, padding, big):
     depth = depth_image(image(MM, encoding, padding, big))
     assert depth.dtype == np.float32
-    np.testing.assert_allclose(depth, MM.astype(float) / 1000, rtol=1e-6)
+    np.testing.assert_allclose(depth, METRES, rtol=1e-6)
     np.testing.assert_allclose(
-        depth_image(image(MM, encoding, padding, big), 0.0002), MM * 0.0002, rtol=1e-6
+        depth_image(image(MM, encoding, padding, big), 0.0002), METRES / 5, rtol=1e-6
     )
 
 
@@ -145,10 +145,20 @@ def test_compressed_color():
         color_image(Message(format="jpeg", data=encoded(smooth, "jpeg")[:100]))
 
 
+def test_only_jpeg_and_png_are_decoded_whatever_the_message_calls_them():
+    for kind in ("gif", "bmp", "tiff"):
+        for reader, name in ((color_image, "jpeg"), (depth_image, "16UC1; png")):
+            with pytest.raises(InputError) as caught:
+                reader(Message(format=name, data=encoded(RGB, kind)))
+            assert str(caught.value).endswith(
+                "image cannot be read: damaged, truncated, or not JPEG or PNG"
+            )
+
+
 def test_compressed_depth_in_both_of_its_kinds():
     header = np.zeros(3, np.float32).tobytes()
     message = Message(format="16UC1; compressedDepth png", data=header + encoded(MM, "png"))
-    np.testing.assert_allclose(depth_image(message), MM / 1000.0, rtol=1e-6)
+    np.testing.assert_allclose(depth_image(message), METRES, rtol=1e-6)
     metres = np.array([[0.5, 1.0], [4.0, 0.0]], np.float32)
     a, b = 5000.0, 100.0
     inverse = np.where(metres > 0, np.round(a / np.maximum(metres, 1e-9) + b), 0).astype(np.uint16)
@@ -206,10 +216,14 @@ def ros_pose(quat_xyzw, position=(1.0, 2.0, 3.0)) -> Message:
     )
 
 
-def test_pose_matrix_agrees_with_scipy():
-    for quat in Rotation.random(20, random_state=1).as_quat():
-        T = pose_matrix(ros_pose(quat))
-        np.testing.assert_allclose(T[:3, :3], Rotation.from_quat(quat).as_matrix(), atol=1e-12)
+def test_pose_matrix_turns_as_quaternions_do():
+    rng = np.random.default_rng(1)
+    for x, y, z, w in rng.normal(size=(20, 4)):
+        x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
+        T = pose_matrix(ros_pose((x, y, z, w)))
+        v = rng.normal(size=3)
+        t = 2 * np.cross([x, y, z], v)  # q v q*, written out
+        np.testing.assert_allclose(T[:3, :3] @ v, v + w * t + np.cross([x, y, z], t), atol=1e-12)
         np.testing.assert_array_equal(T[:, 3], [1, 2, 3, 1])
 
 

@@ -14,14 +14,21 @@ import pytest
 from small_worlds import index_of, weights_of
 
 from eval3d.classes import ClassList, load_classes
-from eval3d.datasets import DATASETS, open_scene
+from eval3d.datasets import DATASETS
+from eval3d.datasets import open_scene as open_with
 from eval3d.datasets.scene import nearest_resize
+from eval3d.options import EvalConfig, with_options
 from eval3d.truth.ground_truth import LabelLifter, from_points
 from eval3d.truth.points import read_points
 from radseg_ros.datatypes import ConfigError, InputError, RecordingError
 from radseg_ros.voxels.lift import lift
 
 SIX = ClassList("six", tuple(f"{name} wall" for name in world.FACES), tuple(range(1, 7)))
+
+
+def open_scene(dataset, root, name, classes, **options):
+    config = EvalConfig(dataset=dataset, root=str(root))
+    return open_with(with_options(config, options), name, classes)
 
 
 def scenes(tmp_path):

@@ -38,11 +38,20 @@ def test_damaged_frames_are_named_counted_and_left_out(tmp_path):
     (path / "color" / "000006.png").write_bytes(b"")
     recording = open_recording(path)
     assert [frame.stamp_ns for frame in recording] == [0, 700_000_000]
-    assert recording.drops.total == 6
-    for i in range(1, 7):
-        assert any(f"{i:06d}" in reason for reason in recording.drops), i
-    with pytest.raises(InputError, match="000005.png: a depth image has one channel of 16 bit"):
+    assert dict(recording.drops.items()) == {
+        "pose missing": 1,
+        "pose damaged": 1,
+        "pose not finite": 1,
+        "depth damaged": 1,
+        "depth of wrong type": 1,
+        "colour damaged": 1,
+    }
+    examples = recording.drops.examples
+    assert examples["pose damaged"] == "000002: holds 3 numbers, not 16"
+    assert sorted(text[:6] for text in examples.values()) == [f"{i:06d}" for i in range(1, 7)]
+    with pytest.raises(InputError, match="depth of wrong type: 000005: need one channel of 16 bit"):
         recording.frame(5)
+    assert len(list(recording)) == 2 and recording.drops.total == 6, "counted anew"
 
 
 @pytest.mark.parametrize("missing", ["color", "depth", "pose", "intrinsics.txt"])

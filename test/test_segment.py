@@ -324,6 +324,11 @@ def test_folders_that_do_not_match(tmp_path, colors, capsys):
         Image.fromarray(np.full((48, 96), 255, np.uint8)).save(tmp_path / "void" / path.name)
     assert eval2d.main([folders[0], str(tmp_path / "void"), *folders[2:]]) == 1
     assert "no labelled pixel" in capsys.readouterr().err
+    (tmp_path / "images" / "more").mkdir()
+    twin = (tmp_path / "images" / "p2.png").rename(tmp_path / "images" / "more" / "p2.png")
+    Image.open(twin).save(tmp_path / "images" / "p2.jpg")
+    assert eval2d.main(folders) == 1
+    assert "which one is the image of" in capsys.readouterr().err
     (tmp_path / "images" / "p1.png").unlink()
     assert eval2d.main(folders) == 1
     assert "no image for 1 of 3 label images, e.g. p1.png" in capsys.readouterr().err

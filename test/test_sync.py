@@ -111,7 +111,7 @@ def test_a_partner_beyond_the_skew_is_none():
 def test_queues_are_bounded_and_say_what_is_missing():
     sync = FrameSync(SyncConfig(queue=5))
     feed(sync, [("color", 33 * i) for i in range(12)])
-    assert sync.waiting["colour"] == 5
+    assert sync.waiting["color"] == 5
     assert sync.drops["colour image without a depth image within 0.02 s"] == 7
 
 

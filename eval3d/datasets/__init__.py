@@ -17,6 +17,7 @@ from radseg_ros.config import one_of
 from radseg_ros.datatypes import RecordingError
 
 from ..classes import ClassList
+from ..options import EvalConfig
 from . import bag, folder, replica, scannet, scannetpp
 from .scene import LabelledFrame, Scene
 
@@ -25,9 +26,21 @@ class SceneSource(Protocol):
     """What the evaluator needs of a scene."""
 
     name: str
-    dropped: dict[str, int]
-    notes: dict[str, int]
-    examples: dict[str, str]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> frames or messages that were not used."""
+        ...
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """Reason -> faults that did not cost the frame."""
+        ...
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """Reason -> the first input with this fault, and what is wrong with it."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -47,7 +60,7 @@ class Dataset:
     """One data set: its layout and the paper's settings for it."""
 
     name: str
-    open_scene: Callable[[Path, str, ClassList], Any]
+    open_scene: Callable[[Path, str, ClassList, EvalConfig], Any]
     classes: str  # shipped class list; empty = the recording brings its own (meta.json)
     ground_truth: tuple[
         str, ...
@@ -93,22 +106,23 @@ DATASETS = {
 }
 
 
-def open_scene(
-    dataset: str, root: Path, name: str, classes: ClassList, frame_skip: int = -1, limit: int = 0
-) -> SceneSource:
-    """A scene, reading every ``frame_skip + 1``-th frame (as the official programs do), ``limit``
-    of them at most.
+def open_scene(config: EvalConfig, name: str, classes: ClassList) -> SceneSource:
+    """The scene ``name`` of ``config.root``, read as the options say.
+
+    Every ``frame_skip + 1``-th frame is used (as the official programs do), ``limit`` at most.
+    Depth has the scale ``node.depth_scale`` wherever the data set does not bring its own.
 
     Raises:
         ConfigError: unknown data set.
         RecordingError: the scene cannot be read; the message says what was looked for.
     """
-    spec = DATASETS[one_of("dataset", dataset, DATASETS)]
+    spec = DATASETS[one_of("dataset", config.dataset, DATASETS)]
+    root = Path(config.root)
     if not root.exists():
         raise RecordingError(f"{root} does not exist")
-    scene = spec.open_scene(root, name, classes)
-    scene.step = (spec.frame_skip if frame_skip < 0 else frame_skip) + 1
-    scene.limit = limit
+    scene = spec.open_scene(root, name, classes, config)
+    scene.step = (spec.frame_skip if config.frame_skip < 0 else config.frame_skip) + 1
+    scene.limit = config.limit
     return scene
 
 

@@ -10,34 +10,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from radseg_ros.config import NodeConfig, SyncConfig
-from radseg_ros.frames.assemble import KINDS
+from radseg_ros.config import NodeConfig, SyncConfig, to_dict
 from radseg_ros.frames.bag import BagRecording, Topics
 
 from ..classes import ClassList
+from ..options import EvalConfig
 from .scene import LabelledFrame
 
 
 class BagScene:
-    """A bag as a scene. There are no label images in a bag: the ground truth comes from a file."""
+    """A bag as a scene. There are no label images in a bag: the ground truth comes from a file.
 
-    def __init__(self, path: Path, name: str) -> None:
+    Args:
+        topics: empty ones are found by type and name.
+        sync, node: options as of the node.
+    """
+
+    def __init__(
+        self, path: Path, name: str, topics: Topics, sync: SyncConfig, node: NodeConfig
+    ) -> None:
         self.path = path
         self.name = name
         self.step = 1
         self.limit = 0
         self.notes: dict[str, int] = {}
-        self.examples: dict[str, str] = {}
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, Any] = {"topics": topics, "sync": sync, "node": node}
         self._recording: BagRecording | None = None
         self._hash = hashlib.sha256()
-
-    def configure(self, topics: Any, sync: SyncConfig, node: NodeConfig) -> None:
-        """Options as of the node; ``topics`` has color, depth, info and pose, empty ones are found
-        by type and name.
-        """
-        names = {kind: getattr(topics, kind) for kind in KINDS}
-        self._options = {"topics": Topics(**names), "sync": sync, "node": node}
 
     @property
     def recording(self) -> BagRecording:
@@ -50,6 +49,11 @@ class BagScene:
     def dropped(self) -> dict[str, int]:
         """Messages that did not become a frame, by reason."""
         return {str(reason): int(count) for reason, count in sorted(self.recording.drops.items())}
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """Reason -> the first message with this fault, where more is known."""
+        return self.recording.drops.examples
 
     @property
     def received(self) -> dict[str, int]:
@@ -89,9 +93,11 @@ class BagScene:
         return self._hash.hexdigest()
 
 
-def open_scene(root: Path, name: str, classes: ClassList) -> BagScene:
+def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) -> BagScene:
     """``root`` is the bag, or the folder that holds the bag ``name``."""
     del classes
     inside = root / name
     is_bag = (root / "metadata.yaml").is_file() or root.is_file()
-    return BagScene(root if is_bag or not inside.exists() else inside, name)
+    path = root if is_bag or not inside.exists() else inside
+    topics = Topics(**to_dict(config.topics))
+    return BagScene(path, name, topics, config.mapper.sync, config.mapper.node)

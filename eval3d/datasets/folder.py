@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anyone's recording as a folder: color/ depth/ pose/ intrinsics.txt, and label/ where there are
-labels.
+"""Anyone's recording as a folder, as :mod:`radseg_ros.frames.disk` reads it, and label/ beside it.
+
+The file label/NAME.png holds a class id per pixel.
 """
 
 from __future__ import annotations
@@ -8,36 +9,39 @@ from __future__ import annotations
 from pathlib import Path
 
 from radseg_ros.datatypes import RecordingError
+from radseg_ros.frames.disk import (
+    LABEL_SUFFIXES,
+    LAYOUT,
+    folder_views,
+    list_files,
+    read_intrinsics,
+)
 
 from ..classes import ClassList
-from .scene import Scene, View, numbered, read_matrix
+from ..options import EvalConfig
+from .scene import LabelledView, Scene
 
 
-def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
+def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) -> Scene:
     """``<root>/<name>``, or ``root`` itself when that is the recording.
 
-    Depth is in millimetres, registered to colour; poses are camera-to-world, one text file each;
-    frame numbers may have gaps.
-
     Raises:
-        RecordingError: the folder is not there, has no intrinsics or no frames.
+        RecordingError: the folder is not there, has no intrinsics or no frames, or one name twice.
     """
     folder = next((p for p in (root / name, root) if (p / "depth").is_dir()), None)
     if folder is None:
-        raise RecordingError(
-            f"no recording in {root / name}: need color/ depth/ pose/ intrinsics.txt [label/]"
-        )
-    K = read_matrix(folder / "intrinsics.txt", (3, 3), name)
-    color, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
-    label = numbered(folder / "label", "*.png")
+        raise RecordingError(f"no recording in {root / name}: need {LAYOUT}, label/NAME.png")
+    K = read_intrinsics(folder / "intrinsics.txt")
+    labels = list_files(folder / "label", LABEL_SUFFIXES)
     views = [
-        View(
-            name=f"{i:06d}",
-            rgb=color.get(i, folder / f"color/{i:06d}.jpg"),
-            depth=depth.get(i, folder / f"depth/{i:06d}.png"),
-            pose=pose.get(i, folder / f"pose/{i:06d}.txt"),
-            label=label.get(i, folder / f"label/{i:06d}.png") if label else None,
+        LabelledView(
+            view.name,
+            view.color,
+            view.depth,
+            view.pose,
+            labels.get(view.name, folder / "label" / f"{view.name}.png") if labels else None,
         )
-        for i in sorted({*color, *depth, *pose})
+        for view in folder_views(folder)
     ]
-    return Scene(name, views, K, 0.001, relabel=classes.labels_of if label else None)
+    scale = config.mapper.node.depth_scale
+    return Scene(name, views, K, scale, relabel=classes.labels_of if labels else None)

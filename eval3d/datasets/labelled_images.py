@@ -13,9 +13,9 @@ import numpy as np
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.files import open_image
+from radseg_ros.frames.disk import COLOR_SUFFIXES, LABEL_SUFFIXES, is_ours
 
 ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_labelTrainIds")
-IMAGES = {".jpg", ".jpeg", ".png"}
 # value of the first class; lower ones are ignored
 FIRST_LABEL = {"voc": 1, "context": 1, "ade": 1, "stuff": 0, "cityscapes": 0}
 VOID = 255  # never counted
@@ -47,10 +47,17 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     """Label images with their images, sorted by name.
 
     Raises:
-        InputError: a folder is missing or empty, or a label image has no image.
+        InputError: a folder is missing or empty, or a label image has no image, or two.
     """
-    by_name = {_name(path): path for path in images.rglob("*") if path.suffix.lower() in IMAGES}
-    truths = sorted(path for path in labels.rglob("*.png") if not _other_export(path))
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(images.rglob("*")):
+        if is_ours(path, COLOR_SUFFIXES):
+            by_name.setdefault(_name(path), []).append(path)
+    truths = sorted(
+        path
+        for path in labels.rglob("*")
+        if is_ours(path, LABEL_SUFFIXES) and not _other_export(path)
+    )
     if not truths or not by_name:
         raise InputError(f"{labels if by_name else images}: no such folder, or no images in it")
     missing = [path.name for path in truths if _name(path) not in by_name]
@@ -59,7 +66,13 @@ def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
             f"{images}: no image for {len(missing)} of {len(truths)} label images, e.g. "
             f"{missing[0]}"
         )
-    return [(by_name[_name(path)], path) for path in truths]
+    return [(_only(by_name[_name(path)], path), path) for path in truths]
+
+
+def _only(found: list[Path], truth: Path) -> Path:
+    if len(found) > 1:
+        raise InputError(f"which one is the image of {truth}: {found[0]} or {found[1]}?")
+    return found[0]
 
 
 def _name(path: Path) -> str:

@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from radseg_ros.datatypes import RecordingError
+from radseg_ros.frames.disk import COLOR_SUFFIXES, DEPTH_SUFFIXES, list_files, read_numbers
 
 from ..classes import ClassList
-from .scene import Scene, View, numbered, read_trajectory
-
-log = logging.getLogger(__name__)
+from ..options import EvalConfig
+from .scene import LabelledView, Scene
 
 SEMANTIC_NERF_K = np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]])  # 640x480, 90 degrees wide
 
@@ -27,7 +27,7 @@ def spellings(scene: str) -> list[str]:
     return [scene, f"{stem.rstrip('_')}_{digits}", f"{stem.rstrip('_')}{digits}"]
 
 
-def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
+def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) -> Scene:
     """The scene in whichever export lies under ``root``.
 
     Raises:
@@ -40,7 +40,7 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
             return _nice_slam(root, folder, name)
         for sequence in (folder / "Sequence_1", folder):
             if (sequence / "traj_w_c.txt").is_file():
-                return _semantic_nerf(sequence, name, classes)
+                return _semantic_nerf(sequence, name, classes, config.mapper.node.depth_scale)
     raise RecordingError(
         f"no Replica scene {name} under {root}: need {name}/results/frame000000.jpg with "
         f"{name}/traj.txt (NICE-SLAM export) "
@@ -60,44 +60,64 @@ def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
         size = (int(camera["h"]), int(camera["w"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RecordingError(f"{name}: {camera_file} is damaged: {error!r}") from None
-    poses = read_trajectory(folder / "traj.txt")
-    results = folder / "results"
-    color, depth = numbered(results, "frame*"), numbered(results, "depth*.png")
-    count = max([len(poses), *(i + 1 for i in (*color, *depth))])
+    poses = dict(enumerate(_read_trajectory(folder / "traj.txt")))
+    results, no_pose = folder / "results", np.full((4, 4), np.nan)
+    color = _numbered(results, COLOR_SUFFIXES, "frame")
+    depth = _numbered(results, DEPTH_SUFFIXES, "depth")
     views = [
-        View(
-            name=f"{i:06d}",
-            rgb=color.get(i, results / f"frame{i:06d}.jpg"),
-            depth=depth.get(i, results / f"depth{i:06d}.png"),
-            pose=poses[i]
-            if i < len(poses)
-            else np.full((4, 4), np.nan),  # an image without a pose is dropped, and counted
+        LabelledView(
+            f"{i:06d}",
+            color.get(i, results / f"frame{i:06d}.jpg"),
+            depth.get(i, results / f"depth{i:06d}.png"),
+            poses.get(i, no_pose),  # an image without a pose is dropped, and counted
         )
-        for i in range(count)
+        for i in sorted({*poses, *color, *depth})
     ]
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return Scene(name, views, K, 1.0 / scale, size)
 
 
-def _semantic_nerf(folder: Path, name: str, classes: ClassList) -> Scene:
-    poses = read_trajectory(folder / "traj_w_c.txt")
-    images = {kind: numbered(folder / kind) for kind in ("rgb", "depth", "semantic_class")}
-    images["semantic_class"] = {
-        i: p for i, p in images["semantic_class"].items() if p.stem.startswith("semantic_class")
-    }
+def _semantic_nerf(folder: Path, name: str, classes: ClassList, depth_scale: float) -> Scene:
+    poses = _read_trajectory(folder / "traj_w_c.txt")
+    kinds = ("rgb", "depth", "semantic_class")
+    files = {kind: _numbered(folder / kind, DEPTH_SUFFIXES, f"{kind}_") for kind in kinds}
     views = [
-        View(
-            name=str(i),
-            rgb=images["rgb"].get(i, folder / f"rgb/rgb_{i}.png"),
-            depth=images["depth"].get(i, folder / f"depth/depth_{i}.png"),
-            pose=pose,
-            label=images["semantic_class"].get(
-                i, folder / f"semantic_class/semantic_class_{i}.png"
-            ),
+        LabelledView(
+            str(i),
+            files["rgb"].get(i, folder / f"rgb/rgb_{i}.png"),
+            files["depth"].get(i, folder / f"depth/depth_{i}.png"),
+            pose,
+            files["semantic_class"].get(i, folder / f"semantic_class/semantic_class_{i}.png"),
         )
         for i, pose in enumerate(poses)
     ]
-    return Scene(name, views, SEMANTIC_NERF_K, 0.001, (480, 640), relabel=classes.labels_of)
+    return Scene(name, views, SEMANTIC_NERF_K, depth_scale, (480, 640), relabel=classes.labels_of)
+
+
+def _numbered(folder: Path, suffixes: Sequence[str], prefix: str) -> dict[int, Path]:
+    """The files that are called ``prefix`` and a number."""
+    files = list_files(folder, suffixes, prefix)
+    numbers = [name for name in files if name.isdecimal()]
+    found = {int(name): files[name] for name in numbers}
+    if len(found) < len(numbers):
+        raise RecordingError(f"{folder} holds one number twice, with and without leading zeros")
+    return found
+
+
+def _read_trajectory(path: Path) -> np.ndarray:
+    """One row-major 4x4 camera-to-world per line (or per four lines) -> (N, 4, 4).
+
+    May hold values that are not finite.
+
+    Raises:
+        RecordingError: the file is missing or not a whole number of matrices.
+    """
+    values = read_numbers(path)
+    if values.size == 0 or values.size % 16:
+        raise RecordingError(
+            f"{path} holds {values.size} numbers, not a whole number of 4x4 matrices"
+        )
+    return values.reshape(-1, 4, 4)
 
 
 def _check_classes(root: Path, name: str, classes: ClassList) -> None:

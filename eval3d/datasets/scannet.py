@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from radseg_ros.datatypes import RecordingError
+from radseg_ros.frames.disk import folder_views, read_intrinsics
 
 from ..classes import ClassList, scannet_to_nyu40
-from .scene import Scene, View, numbered, read_matrix
+from ..options import EvalConfig
+from .scene import LabelledView, Scene
 
 MAP_FILE = "scannetv2-labels.combined.tsv"
 
 
-def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
+def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) -> Scene:
     """``<root>/<name>`` or ``<root>/scans/<name>``.
 
     Raises:
@@ -32,24 +34,23 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
             f"no ScanNet scene {name} under {root}: need {name}/{{color,depth,pose,intrinsic}} of "
             "SensReader"
         )
-    K = read_matrix(folder / "intrinsic" / "intrinsic_depth.txt", (3, 3), name)
-    color, depth, pose = (numbered(folder / kind) for kind in ("color", "depth", "pose"))
+    K = read_intrinsics(folder / "intrinsic" / "intrinsic_depth.txt")
     has_labels = (folder / "label-filt").is_dir()
     views = [
-        View(
-            name=str(i),
-            rgb=color.get(i, folder / f"color/{i}.jpg"),
-            depth=depth.get(i, folder / f"depth/{i}.png"),
-            pose=pose.get(i, folder / f"pose/{i}.txt"),
-            label=folder / f"label-filt/{i}.png" if has_labels else None,
+        LabelledView(
+            view.name,
+            view.color,
+            view.depth,
+            view.pose,
+            folder / "label-filt" / f"{view.name}.png" if has_labels else None,
         )
-        for i in sorted({*color, *depth, *pose})
+        for view in folder_views(folder)
     ]
     return Scene(
         name,
         views,
         K,
-        0.001,
+        config.mapper.node.depth_scale,
         color_to_depth=True,
         relabel=relabeller(root, classes) if has_labels else None,
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from radseg_ros.datatypes import RecordingError
+from radseg_ros.frames.disk import in_natural_order
 
 from ..classes import ClassList
-from .scene import Scene, View
+from ..options import EvalConfig
+from .scene import LabelledView, Scene
 
 # Renderers of the depth images disagree about the folder's name.
 DEPTH_FOLDERS = (
@@ -29,7 +31,7 @@ COLMAP_FROM_NERFSTUDIO = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1, -1, 1])
 
 
-def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
+def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) -> Scene:
     """``<root>/data/<name>/dslr`` or ``<root>/<name>/dslr``.
 
     Raises:
@@ -47,11 +49,12 @@ def open_scene(root: Path, name: str, classes: ClassList) -> Scene:
         poses, K, size = _nerfstudio(transforms, name)
     else:
         poses, K, size = _colmap(dslr / "colmap", name)
+    by_name = {Path(file).stem: (images / Path(file).name, pose) for file, pose in poses.items()}
     views = [
-        View(image.stem, images / image.name, depths / f"{image.stem}.png", pose)
-        for image, pose in sorted((Path(file), pose) for file, pose in poses.items())
+        LabelledView(stem, by_name[stem][0], depths / f"{stem}.png", by_name[stem][1])
+        for stem in in_natural_order(by_name)
     ]
-    return Scene(name, views, K, 0.001, size)
+    return Scene(name, views, K, config.mapper.node.depth_scale, size)
 
 
 def _first(dslr: Path, names: tuple[str, ...], scene: str) -> Path:

@@ -8,12 +8,13 @@ Every function raises InputError with a sentence that says what is wrong with th
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 
+from ..config import NodeConfig
 from ..datatypes import Frame, InputError
+from ..files import open_image
 
 # encoding -> (type of one channel, channels)
 ENCODINGS = {
@@ -39,6 +40,9 @@ CHANNELS = {
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 # cameras round their image sizes; a colour and a depth image differ by more when views differ
 ASPECT_TOLERANCE = 0.02
+DEPTH_SCALE = NodeConfig().depth_scale  # m per unit of 16-bit depth, unless somebody knows better
+NO_RETURN = 65535  # what many cameras and data sets write besides 0
+IMAGE_FORMATS = ("JPEG", "PNG")  # Pillow knows many more, and starts programs for some
 QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
 
 
@@ -85,7 +89,8 @@ def image_to_array(message: Any) -> np.ndarray:
 def color_image(message: Any) -> np.ndarray:
     """sensor_msgs/Image or CompressedImage -> (H, W, 3) uint8 RGB."""
     if hasattr(message, "format"):
-        return np.asarray(_open(message.data).convert("RGB"))
+        image = open_image(bytes(message.data), "compressed image", IMAGE_FORMATS)
+        return np.asarray(image.convert("RGB"))
     if message.encoding in ENCODINGS and message.encoding not in CHANNELS:
         raise InputError(
             f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}"
@@ -94,10 +99,10 @@ def color_image(message: Any) -> np.ndarray:
     return np.ascontiguousarray(np.atleast_3d(pixels)[..., CHANNELS[message.encoding]])
 
 
-def depth_image(message: Any, depth_scale: float = 0.001) -> np.ndarray:
+def depth_image(message: Any, depth_scale: float = DEPTH_SCALE) -> np.ndarray:
     """sensor_msgs/Image or CompressedImage (compressedDepth) -> (H, W) float32 metres.
 
-    0 and non-finite = no return.
+    0 and non-finite = no return, and 65535 in images of 16 bit.
 
     Args:
         depth_scale: m per unit of 16-bit images; float images are metres (REP 118).
@@ -109,7 +114,7 @@ def depth_image(message: Any, depth_scale: float = 0.001) -> np.ndarray:
             f"depth image has encoding {message.encoding!r}; supported: "
             f"{', '.join(DEPTH_ENCODINGS)}"
         )
-    return _metres(image_to_array(message), depth_scale)
+    return to_metres(image_to_array(message), depth_scale)
 
 
 def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
@@ -145,20 +150,17 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
 
 def pose_matrix(pose: Any) -> np.ndarray:
     """geometry_msgs/Pose -> (4, 4) float64."""
+    from scipy.spatial.transform import Rotation
+
     q, t = pose.orientation, pose.position
     quat_xyzw = np.array([q.x, q.y, q.z, q.w], np.float64)
     norm = np.linalg.norm(quat_xyzw)
     if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
         raise InputError(f"pose is not a rotation: its quaternion has norm {norm:.3g}")
-    x, y, z, w = quat_xyzw / norm
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), t.x],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x), t.y],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y), t.z],
-            [0, 0, 0, 1],
-        ]
-    )
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
+    T[:3, 3] = t.x, t.y, t.z
+    return T
 
 
 def pose_message(message: Any) -> Any:
@@ -172,7 +174,7 @@ def make_frame(
     depth: Any,
     info: Any,
     T_world_camera: np.ndarray,
-    depth_scale: float = 0.001,
+    depth_scale: float = DEPTH_SCALE,
 ) -> Frame:
     """Messages of one moment -> Frame.
 
@@ -183,39 +185,34 @@ def make_frame(
     K, size = camera_matrix(info)
     _same_view("colour image", rgb.shape[:2], metres.shape)
     if size != metres.shape and 0 not in size:  # some drivers leave the size out
-        from ..geometry import (
-            scale_intrinsics,
-        )  # brings torch, which takes seconds to import and which the player does not need
+        # brings torch, which takes seconds to import and which the player does not need
+        from ..geometry import scale_intrinsics
 
         _same_view("camera info", size, metres.shape)
         K = scale_intrinsics(K, size, metres.shape)
     return Frame(stamp_ns, rgb, metres, K, T_world_camera)
 
 
+def same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether images of two sizes (h, w) can show the same view."""
+    return abs(size[1] / size[0] * other[0] / other[1] - 1) <= ASPECT_TOLERANCE
+
+
 def _same_view(name: str, size: tuple[int, int], depth: tuple[int, int]) -> None:
-    if abs(size[1] / size[0] * depth[0] / depth[1] - 1) > ASPECT_TOLERANCE:
+    if not same_aspect(size, depth):
         raise InputError(
             f"{name} ({size[1]}x{size[0]}) and depth image ({depth[1]}x{depth[0]}) do not show "
-            "the same view; "
-            "use depth that is registered to colour"
+            "the same view; use depth that is registered to colour"
         )
 
 
-def _metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:
-    if pixels.dtype == np.uint16:
-        return pixels * np.float32(depth_scale)
-    return pixels.astype(np.float32, copy=False)
-
-
-def _open(data: Any) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(io.BytesIO(bytes(data)))
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"compressed image cannot be read: {error}") from error
-    return image
+def to_metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:
+    """Depth in units of ``depth_scale`` (whole numbers) or in metres (float) -> float32 metres."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32, copy=False)
+    depth = pixels.astype(np.float32) * np.float32(depth_scale)
+    depth[pixels == NO_RETURN] = 0.0
+    return depth
 
 
 def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
@@ -224,21 +221,20 @@ def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
     """
     data = bytes(message.data)
     if "compressedDepth" not in message.format:
-        return _metres(_png16(data), depth_scale)
+        return to_metres(_png16(data), depth_scale)
     if len(data) < 12:
         raise InputError(f"compressed depth image is truncated: {len(data)} bytes")
     pixels = _png16(data[12:])
     if not message.format.startswith("32FC1"):
-        return _metres(pixels, depth_scale)
-    a, b = np.frombuffer(
-        data, "<f4", 2, offset=4
-    )  # inverse depth: value = a / depth + b; 0 = no return
+        return to_metres(pixels, depth_scale)
+    # inverse depth: value = a / depth + b; 0 = no return
+    a, b = np.frombuffer(data, "<f4", 2, offset=4)
     with np.errstate(divide="ignore"):
         return np.where(pixels > 0, a / (pixels.astype(np.float32) - b), 0).astype(np.float32)
 
 
 def _png16(data: bytes) -> np.ndarray:
-    image = _open(data)
+    image = open_image(data, "compressed depth image", IMAGE_FORMATS)
     if not image.mode.startswith("I"):
         raise InputError(f"compressed depth image has mode {image.mode}, expected 16 bit")
     return np.asarray(image).astype(np.uint16)

@@ -7,27 +7,50 @@ import logging
 import threading
 from collections.abc import Iterator
 
+from ..datatypes import InputError
+
 logger = logging.getLogger(__name__)
 
 MAX_REASONS = 64  # reasons may quote sizes and names; a sender of nonsense must not fill the memory
 OTHER = "other reasons"
 
 
+class Unusable(InputError):
+    """One input cannot be used.
+
+    Args:
+        reason: short, and the same for every input with this fault.
+        detail: what is wrong with this one.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
 class DropCounts:
     """Reason -> count, from any thread. Each reason is logged the first time.
 
     Afterwards it is only counted.
+
+    Args:
+        word: what happens to the inputs, for the log.
     """
 
-    VERB = "dropped"
-
-    def __init__(self) -> None:
+    def __init__(self, word: str = "dropped") -> None:
+        self._word = word
         self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
         self._kinds: set[object] = set()  # of errors whose trace was logged
         self._lock = threading.Lock()
 
-    def add(self, reason: str, count: int = 1) -> None:
-        """Count ``count`` (0 is fine) inputs that were dropped for ``reason``."""
+    def add(self, reason: str, count: int = 1, example: str = "") -> None:
+        """Count ``count`` (0 is fine) inputs that were dropped for ``reason``.
+
+        Args:
+            example: one of them, and what is wrong with it; the first of each reason is kept.
+        """
         if count <= 0:
             return
         with self._lock:
@@ -35,8 +58,11 @@ class DropCounts:
             if new and len(self._counts) >= MAX_REASONS:
                 reason, new = OTHER, OTHER not in self._counts
             self._counts[reason] = self._counts.get(reason, 0) + count
+            if new and example:
+                self._examples[reason] = example
         if new:
-            logger.warning("%s: %s (from now on this is only counted)", self.VERB, reason)
+            said = f"{reason} ({example})" if example else reason
+            logger.warning("%s: %s (from now on this is only counted)", self._word, said)
 
     def add_failure(self, reason: str, error: Exception) -> None:
         """Count an error that nobody expected; its trace is logged once for each kind of error."""
@@ -55,6 +81,12 @@ class DropCounts:
         """(reason, count), most frequent first."""
         with self._lock:
             return sorted(self._counts.items(), key=lambda item: -item[1])
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """Reason -> the first example that was given."""
+        with self._lock:
+            return dict(self._examples)
 
     @property
     def total(self) -> int:

@@ -5,22 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, InputError, RecordingError
-from .drops import DropCounts
+from ..datatypes import Frame, RecordingError
+from .decode import DEPTH_SCALE
+from .disk import LAYOUT, FrameReader, folder_views, read_intrinsics
+from .drops import DropCounts, Unusable
 
 if TYPE_CHECKING:
     from .bag import BagRecording
-
-COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
-LAYOUT = (
-    "color/NAME.jpg|png, depth/NAME.png (16 bit), pose/NAME.txt (4x4 camera to world), "
-    "intrinsics.txt (3x3)"
-)
 
 
 class Recording(Protocol):
@@ -77,94 +71,41 @@ class FolderRecording:
         depth_scale: m per unit of the depth images.
 
     Raises:
-        RecordingError: a part is missing altogether or the intrinsics are none.
+        RecordingError: a part is missing altogether, or the intrinsics are none.
     """
 
-    def __init__(self, path: str | Path, rate: float = 10.0, depth_scale: float = 0.001) -> None:
+    def __init__(
+        self, path: str | Path, rate: float = 10.0, depth_scale: float = DEPTH_SCALE
+    ) -> None:
         self.path = Path(path)
         self.rate = rate
-        self.depth_scale = depth_scale
         self.drops = DropCounts()
-        for part in ("color", "depth", "pose"):
-            if not (self.path / part).is_dir():
-                raise RecordingError(f"{self.path} has no folder {part}/; expected {LAYOUT}")
-        self.K = self._read_intrinsics()
-        files = sorted(
-            p for p in (self.path / "color").iterdir() if p.suffix.lower() in COLOR_SUFFIXES
-        )
-        if not files:
-            raise RecordingError(
-                f"{self.path / 'color'} holds no images ({', '.join(COLOR_SUFFIXES)})"
-            )
-        self._colors = {file.stem: file for file in files}
-        self.names = list(self._colors)
+        self._reader = FrameReader(read_intrinsics(self.path / "intrinsics.txt"), depth_scale)
+        self.views = folder_views(self.path)
+        self.names = [view.name for view in self.views]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.views)
 
     def __iter__(self) -> Iterator[Frame]:
-        for i in range(len(self)):
+        self.drops = DropCounts()
+        return (frame for _, frame in self.frames())
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Frame]]:
+        """The frames ``start`` to ``stop`` that can be used, with their numbers.
+
+        The others are counted in ``drops``.
+        """
+        for i in range(len(self))[start:stop]:
             try:
-                yield self.frame(i)
-            except InputError as error:
-                self.drops.add(str(error))
+                yield i, self.frame(i)
+            except Unusable as fault:
+                self.drops.add(fault.reason, example=fault.detail)
 
     def frame(self, i: int) -> Frame:
         """Frame ``i``, counted from 0.
 
         Raises:
-            InputError: one of its files is missing or damaged; the message names it.
+            Unusable: one of its files is missing or damaged; the message names it.
         """
-        name = self.names[i]
-        color, depth, pose = (
-            self._colors[name],
-            self.path / "depth" / f"{name}.png",
-            self.path / "pose" / f"{name}.txt",
-        )
-        rgb = np.asarray(_read_image(color).convert("RGB"))
-        units = np.asarray(_read_image(depth))
-        if units.ndim != 2 or units.dtype == np.uint8:
-            raise InputError(
-                f"{depth}: a depth image has one channel of 16 bit, got {units.shape} {units.dtype}"
-            )
-        try:
-            T_world_camera = np.loadtxt(pose, ndmin=2)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{pose}: {error}") from error
-        try:
-            stamp_ns = round(i / self.rate * 1e9)
-            return Frame(
-                stamp_ns,
-                rgb,
-                units.astype(np.float32) * np.float32(self.depth_scale),
-                self.K,
-                T_world_camera,
-            )
-        except InputError as error:
-            raise InputError(f"frame {name}: {error}") from error
-
-    def _read_intrinsics(self) -> np.ndarray:
-        file = self.path / "intrinsics.txt"
-        try:
-            K = np.loadtxt(file, ndmin=2)
-        except (OSError, ValueError) as error:
-            raise RecordingError(f"{file}: {error}") from error
-        if (
-            K.shape not in ((3, 3), (4, 4))
-            or not np.isfinite(K).all()
-            or K[0, 0] <= 0
-            or K[1, 1] <= 0
-        ):
-            raise RecordingError(f"{file}: expected a 3x3 camera matrix, got {K.tolist()}")
-        return K[:3, :3]
-
-
-def _read_image(file: Path) -> Any:
-    from PIL import Image
-
-    try:
-        image = Image.open(file)
-        image.load()  # finds half-written files
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{file}: {error}") from error
-    return image
+        return self._reader.frame(self.views[i], round(i / self.rate * 1e9))

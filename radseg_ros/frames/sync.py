@@ -22,6 +22,7 @@ from ..datatypes import InputError, check_pose
 from .drops import DropCounts
 
 STAMP = attrgetter("stamp_ns")
+SAID = {"color": "colour", "depth": "depth"}  # in messages
 
 
 class _Stamped(NamedTuple):
@@ -66,15 +67,15 @@ class FrameSync:
         )
         self.drops = DropCounts() if drops is None else drops
         self.jumps = 0  # times that a stamp went backwards by more than any delay explains
-        self._images: dict[str, list[_Stamped]] = {"colour": [], "depth": []}
-        self._pairs: list[_Stamped] = []  # data = (colour, depth)
+        self._images: dict[str, list[_Stamped]] = {"color": [], "depth": []}
+        self._pairs: list[_Stamped] = []  # data = (color, depth)
         self._poses: list[_Stamped] = []  # data = (4, 4)
         self._newest: dict[str, int] = {}  # stamp per kind of input
         self._last_match_ns: int | None = None
 
     def add_color(self, stamp_ns: int, image: Any) -> list[Match]:
         """Take a colour image (anything: it is handed through) and return what became complete."""
-        return self._add_image("colour", stamp_ns, image)
+        return self._add_image("color", stamp_ns, image)
 
     def add_depth(self, stamp_ns: int, image: Any) -> list[Match]:
         """Take a depth image (anything: it is handed through) and return what became complete."""
@@ -157,10 +158,10 @@ class FrameSync:
         if self._last_match_ns is not None and stamp_ns <= self._last_match_ns - _ns(
             self.config.max_skew
         ):
-            self.drops.add(f"{kind} image that came after later ones had been used")
+            self.drops.add(f"{SAID[kind]} image that came after later ones had been used")
             return []
         if _holds(queue, stamp_ns):
-            self.drops.add(f"{kind} image with the stamp of another one")
+            self.drops.add(f"{SAID[kind]} image with the stamp of another one")
             return []
         insort(queue, _Stamped(stamp_ns, image), key=STAMP)
         if len(queue) > self.config.queue:
@@ -175,7 +176,7 @@ class FrameSync:
         """
         skew = _ns(self.config.max_skew)
         queues = self._images
-        while queues["colour"] and queues["depth"]:
+        while queues["color"] and queues["depth"]:
             early, late = sorted(queues, key=lambda kind: queues[kind][0].stamp_ns)
             gap = queues[late][0].stamp_ns - queues[early][0].stamp_ns
             if gap > 0:
@@ -190,7 +191,7 @@ class FrameSync:
                     continue
                 if successor is None and not final:
                     return
-            color, depth = queues["colour"].pop(0), queues["depth"].pop(0)
+            color, depth = queues["color"].pop(0), queues["depth"].pop(0)
             self._pairs.append(_Stamped(depth.stamp_ns, (color.data, depth.data)))
             if len(self._pairs) > self.config.queue:
                 self._drop_pairs(1)
@@ -262,8 +263,9 @@ class FrameSync:
         del self._pairs[:count]
 
     def _unpaired(self, kind: str) -> str:
-        partner = "depth" if kind == "colour" else "colour"
-        return f"{kind} image without a {partner} image within {self.config.max_skew:g} s"
+        partner = "depth" if kind == "color" else "color"
+        skew = f"{self.config.max_skew:g} s"
+        return f"{SAID[kind]} image without a {SAID[partner]} image within {skew}"
 
 
 def interpolate_pose(start: np.ndarray, end: np.ndarray, fraction: float) -> np.ndarray:

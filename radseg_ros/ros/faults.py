@@ -15,7 +15,8 @@ Callback = TypeVar("Callback", bound=Callable[..., Any])
 class Faults(DropCounts):
     """Counts what callbacks raise, by callback."""
 
-    VERB = "caught"
+    def __init__(self) -> None:
+        super().__init__("caught")
 
     def guarded(self, name: str, callback: Callback) -> Callback:
         """``callback``, which from now on returns None where it would raise."""
