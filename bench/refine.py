@@ -1,193 +1,193 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of the RADIO-SAM refinement against one region at a time through transformers'
-own mask decoder.
+"""Time and memory of the refinement with SAM's decoder, three ways: one region at a time through
+transformers' mask decoder, all regions of a class at once through the same (its batched call), and
+our decoder.
 
-    python bench/refine.py                # 50 regions of 10 classes at 640 x 864, random weights of
-        ViT-H's decoder size
-    python bench/refine.py --kept 0.2     # as many masks pass the predicted IoU; the others are not
-        made by either side
+    python bench/refine.py                # 50 regions of 10 classes at 640 x 864
+    python bench/refine.py --kept 0.2     # as many masks pass the predicted IoU
+    python bench/refine.py --classes 4 --batch 50    # larger batches for the batched call
 
-Both sides share weights, coarse probabilities and image embedding, run in turns in one process, and
-must agree. The passes of RADIO are the same on both sides and are not counted. Peak memory is the
-rise of the resident set over its value before the call.
+The three share random weights of the size of ViT-H's decoder, coarse probabilities and image
+embedding, run in turns in one process, and must agree. The passes of RADIO are the same for all and
+are not counted. Peak memory is the rise of the resident set over its value before the call, in a
+process of its own for each.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import multiprocessing
-import re
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import patience  # noqa: F401  # isort: skip
-
-import random_sam  # isort: skip
-import torch  # isort: skip
-from torch.nn import functional as F  # isort: skip
+import measure
+import numpy as np
+import plain_sam
+import random_sam
+import torch
+from torch.nn import functional as F
 
 from radseg_ros.config import RefineConfig
 from radseg_ros.segmentation.maps import Segmentation, label_map
 from radseg_ros.segmentation.refine import (
-    Regions,
     find_regions,
     mask_prompts,
+    merge,
     prompts_of,
     refine,
     sam_input_size,
 )
-from radseg_ros.segmentation.sam_decoder import SamDecoder, load_sam
+from radseg_ros.segmentation.sam_decoder import SamDecoder
+from radseg_ros.segmentation.sam_weights import load_sam
 
 SIZE = (640, 864)
-CLASSES = 10
 
 
-def world(regions: int, seed: int = 0) -> torch.Tensor:
-    """(Q, H, W) coarse probabilities with that many regions: a grid of cells, neighbours of
-    different classes.
-    """
-    rows = max(1, int((regions / 2) ** 0.5))
-    columns = -(-regions // rows)
-    y, x = (
-        torch.arange(side) * count // side
-        for side, count in zip(SIZE, (rows, columns), strict=True)
-    )
-    labels = (3 * y[:, None] + x[None]) % CLASSES
-    cell = y[:, None] * columns + x[None]
-    random = torch.Generator().manual_seed(seed)
-    noise = F.interpolate(
-        torch.rand(1, CLASSES, 40, 54, generator=random), SIZE, mode="bilinear", align_corners=False
-    )[0]
-    logits = 2 * noise + 4 * F.one_hot(labels, CLASSES).permute(2, 0, 1)
-    return torch.where(cell < regions, logits.softmax(0), 0.05)
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What one measurement is about; small enough to be sent to another process."""
+
+    folder: str  # of the SAM
+    regions: int
+    classes: int
+    kept: float  # share of the masks that pass the predicted IoU
+    batch: int
 
 
-class OneByOne:
-    """The same method, one region after the other: prompt, decode with ``SamMaskDecoder``, enlarge,
-    merge.
-    """
+class Sides:
+    """The three ways, on the same world."""
 
-    def __init__(self, sam: SamDecoder, config: RefineConfig) -> None:
-        self.sam, self.config = sam, config
-        side = sam.grid
-        self.position = sam.grid_position.T.reshape(1, -1, side, side)
+    def __init__(self, world: World, iou: float | None = None) -> None:
+        weights = load_sam(world.folder)
+        self.sam, self.plain = SamDecoder(weights), plain_sam.PlainSam(weights)
+        self.coarse = coarse_maps(world)
+        random = torch.Generator().manual_seed(1)
+        with torch.inference_mode():
+            features = torch.randn(self.sam.features, 48, 64, generator=random)
+            self.embedding = self.sam.embed_image(features)
+        self.config = RefineConfig(batch=world.batch, iou=-1e9)
+        found = len(find_regions(self.coarse, self.config.threshold, self.config.min_area))
+        if found != world.regions:
+            raise SystemExit(f"{found} regions instead of {world.regions}: too many, or < 4 kinds")
+        iou = self._threshold(world) if iou is None else iou
+        self.config = dataclasses.replace(self.config, iou=iou)
 
     @torch.inference_mode()
-    def __call__(self, coarse: torch.Tensor, embedding: torch.Tensor) -> Segmentation:
-        """(Q, H, W) coarse probabilities and (T, C) image embedding -> refined ones."""
-        sam, config, side = self.sam, self.config, self.sam.grid
+    def ours(self) -> Segmentation:
+        """The refinement as the product runs it."""
+        regions = find_regions(self.coarse, self.config.threshold, self.config.min_area)
+        return refine(self.coarse, regions, self.embedding, self.sam, self.config)
+
+    @torch.inference_mode()
+    def batched(self) -> Segmentation:
+        """transformers' decoder on the regions of a class; masks are made for kept regions only."""
+        coarse, config = self.coarse, self.config
         regions = find_regions(coarse, config.threshold, config.min_area)
-        boxes, points = prompts_of(regions, sam)
-        image = embedding.T.reshape(1, -1, side, side)
-        input_size = sam_input_size(tuple(coarse.shape[1:]), sam)
-        refined, failed = torch.zeros_like(coarse), torch.zeros(coarse.shape[1:], dtype=torch.bool)
+        boxes, points = prompts_of(regions, self.sam)
+        size = (coarse.shape[1], coarse.shape[2])
+        input_size = sam_input_size(size, self.sam)
+        kept, best = np.zeros(len(regions), bool), {}
+        for c in np.unique(regions.classes).tolist():
+            mask = mask_prompts(coarse, torch.tensor([c]), self.sam, config)[0]
+            own = torch.from_numpy(np.flatnonzero(regions.classes == c))
+            for some in own.split(config.batch):
+                masks, iou = self.plain(self.embedding, mask, boxes[some], points[some])
+                kept[some] = iou > config.iou
+                for low in masks[iou > config.iou]:
+                    logits = self.plain.enlarge(low, input_size, size)
+                    best[c] = torch.maximum(best[c], logits) if c in best else logits
+        return merge(coarse, regions, kept, best)
+
+    @torch.inference_mode()
+    def one_by_one(self) -> Segmentation:
+        """The method as it is written down: prompt, decode, enlarge, merge, region after region."""
+        coarse, config = self.coarse, self.config
+        regions = find_regions(coarse, config.threshold, config.min_area)
+        boxes, points = prompts_of(regions, self.sam)
+        size = (coarse.shape[1], coarse.shape[2])
+        input_size = sam_input_size(size, self.sam)
+        refined, failed = torch.zeros_like(coarse), torch.zeros(size, dtype=torch.bool)
         for i, c in enumerate(regions.classes.tolist()):
-            prompts = sam.embed_prompts(boxes[i : i + 1], points[i : i + 1])[None]
-            mask = mask_prompts(coarse, torch.tensor([c]), sam, config)
-            dense = sam.embed_masks(mask)[0].T.reshape(1, -1, side, side)
-            low, iou = sam.decoder(image, self.position, prompts, dense, multimask_output=False)
+            mask = mask_prompts(coarse, torch.tensor([c]), self.sam, config)[0]
+            low, iou = self.plain(self.embedding, mask, boxes[i : i + 1], points[i : i + 1])
             if iou.item() <= config.iou:
                 area = torch.from_numpy(regions.ids == i + 1)[None, None].float()
-                failed |= F.interpolate(area, coarse.shape[1:], mode="nearest")[0, 0] > 0
+                failed |= F.interpolate(area, size, mode="nearest")[0, 0] > 0
                 continue
-            large = F.interpolate(
-                low[0], 2 * (sam.image_size,), mode="bilinear", align_corners=False
-            )
-            large = large[..., : input_size[0], : input_size[1]]
-            logits = F.interpolate(large, coarse.shape[1:], mode="bilinear", align_corners=False)[
-                0, 0
-            ]
-            refined[c] = torch.maximum(
-                refined[c], torch.where(logits > 0, logits.sigmoid() * coarse[c], 0.0)
-            )
+            logits = self.plain.enlarge(low[0], input_size, size)
+            mine = torch.where(logits > 0, logits.sigmoid() * coarse[c], 0.0)
+            refined[c] = torch.maximum(refined[c], mine)
         masked = refined.amax(0) > 0
         best = label_map(torch.where(masked, refined, coarse))
-        return Segmentation(
-            torch.where(failed | ~masked, torch.maximum(refined, coarse), refined), best
-        )
+        left = torch.where(failed | ~masked, coarse, 0.0)
+        return Segmentation(torch.maximum(refined, left), best)
+
+    def all(self) -> dict[str, Callable[[], Segmentation]]:
+        """By name, ours last."""
+        return {"one by one": self.one_by_one, "batched": self.batched, "ours": self.ours}
+
+    def _threshold(self, world: World) -> float:
+        """A predicted IoU that the wanted share of the regions passes."""
+        if world.kept >= 1:
+            return -1e9
+        regions = find_regions(self.coarse, self.config.threshold, self.config.min_area)
+        boxes, points = prompts_of(regions, self.sam)
+        qualities = []
+        for i, c in enumerate(regions.classes.tolist()):
+            mask = mask_prompts(self.coarse, torch.tensor([c]), self.sam, self.config)[0]
+            qualities.append(self.plain(self.embedding, mask, boxes[[i]], points[[i]])[1].item())
+        qualities = [max(qualities) + 1, *sorted(qualities, reverse=True)]
+        n = round(world.kept * world.regions)
+        return (qualities[n] + qualities[n + 1]) / 2
 
 
-@torch.inference_mode()
-def batched(
-    sam: SamDecoder, config: RefineConfig, coarse: torch.Tensor, embedding: torch.Tensor
-) -> Segmentation:
-    """The refinement as the encoder runs it."""
-    regions = find_regions(coarse, config.threshold, config.min_area)
-    return refine(coarse, regions, embedding, sam, config)
+def coarse_maps(world: World, seed: int = 0) -> torch.Tensor:
+    """(Q, H, W) probabilities with that many regions: cells, no two alike side by side."""
+    rows = max(1, int((world.regions / 2) ** 0.5))
+    columns = -(-world.regions // rows)
+    sides = zip(SIZE, (rows, columns), strict=True)
+    y, x = (torch.arange(side) * count // side for side, count in sides)
+    labels = (2 * y[:, None] + x[None]) % world.classes
+    cell = y[:, None] * columns + x[None]
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.rand(1, world.classes, 40, 54, generator=random)
+    smooth = F.interpolate(noise, SIZE, mode="bilinear", align_corners=False)[0]
+    logits = 2 * smooth + 4 * F.one_hot(labels, world.classes).permute(2, 0, 1)
+    return torch.where(cell < world.regions, logits.softmax(0), 0.05)
 
 
-@torch.inference_mode()
-def quality(
-    sam: SamDecoder,
-    config: RefineConfig,
-    coarse: torch.Tensor,
-    embedding: torch.Tensor,
-    regions: Regions,
-) -> torch.Tensor:
-    """(N,) predicted IoU of every region, to place the threshold."""
-    tokens, classes = (
-        sam.embed_prompts(*prompts_of(regions, sam)),
-        torch.from_numpy(regions.classes),
-    )
-    scores = []
-    for i in range(len(regions)):
-        prompted = sam.prompt_image(
-            embedding, mask_prompts(coarse, classes[i : i + 1], sam, config)[0]
-        )
-        scores.append(sam.decode(tokens[i : i + 1], [prompted])[0].iou)
-    return torch.tensor(scores)
+def side_of(world: World, iou: float, name: str) -> Callable[[], Segmentation]:
+    """One of the three, in a process of its own."""
+    return Sides(world, iou).all()[name]
 
 
-def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
-    return 1024 * int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+def agreement(ours: Segmentation, other: Segmentation) -> str:
+    """How far two results are the same.
 
-
-def setting(
-    folder: str, regions: int, kept: float, batch: int
-) -> tuple[SamDecoder, RefineConfig, torch.Tensor, torch.Tensor]:
-    """Decoder, options, coarse probabilities and image embedding; the same for every process."""
-    sam = load_sam(folder)
-    config = RefineConfig(iou=-1e9, batch=batch)
-    coarse = world(regions)
-    features = torch.randn(sam.features, 48, 64, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        embedding = sam.embed_image(features)
-    found = find_regions(coarse, config.threshold, config.min_area)
-    if len(found) != regions:
-        raise SystemExit(
-            f"{len(found)} regions instead of {regions}: cells too small for refine_min_area"
-        )
-    if kept < 1:
-        scores = quality(sam, config, coarse, embedding, found).sort(descending=True).values
-        n = round(kept * regions)
-        between = (scores[n - 1] + scores[n]) / 2 if n else scores[0] + 1
-        config = dataclasses.replace(config, iou=float(between))
-    return sam, config, coarse, embedding
-
-
-def peak(side: str, threads: int, pipe: object, *options: object) -> None:
-    """Send the rise of the resident set while ``side`` runs once (after a first run on a small
-    world).
+    A mask ends where its logit changes its sign: there rounding may decide.
     """
-    torch.set_num_threads(threads)
-    sam, config, coarse, embedding = setting(*options)
-    run = functions(sam, config)[side]
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present size
-    before = resident("VmRSS")
-    run(coarse, embedding)
-    pipe.send(resident("VmHWM") - before)
+    equal = (ours.best == other.best).float().mean()
+    difference = (ours.probabilities - other.probabilities).abs().amax(0)
+    near = (difference < 1e-4).float().mean()
+    return f"labels equal on {equal:.4%} of the pixels, probabilities within 1e-4 on {near:.4%}"
 
 
-def functions(
-    sam: SamDecoder, config: RefineConfig
-) -> dict[str, Callable[[torch.Tensor, torch.Tensor], Segmentation]]:
-    """Both sides."""
-    return {"batched": lambda c, e: batched(sam, config, c, e), "one by one": OneByOne(sam, config)}
+def report(world: World, rounds: int, memory: bool) -> None:
+    """Print what the three take."""
+    sides = Sides(world)
+    runs = sides.all()
+    results = {name: run() for name, run in runs.items()}  # warms up, too
+    taken = measure.in_turns(runs, rounds)
+    ours = taken["ours"]
+    for name, seconds in taken.items():
+        line = f"{name:10}  {seconds.wall:6.2f} s ({seconds.wall / ours.wall:.2f}x)   processor "
+        line += f"{seconds.processor:6.2f} s ({seconds.processor / ours.processor:.2f}x)"
+        if memory:
+            peak = measure.peak_memory(side_of, world, sides.config.iou, name)
+            line += f"   memory {peak:4.0f} MiB"
+        print(line, flush=True)
+    for name in ("one by one", "batched"):
+        print(f"ours and {name}: {agreement(results['ours'], results[name])}")
 
 
 def main() -> None:
@@ -196,6 +196,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--regions", type=int, default=50)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument(
         "--kept", type=float, default=1.0, help="share of the masks that pass the predicted IoU (1)"
     )
@@ -207,48 +208,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         random_sam.write(folder)
-        world_options = (folder, options.regions, options.kept, options.batch)
-        sam, config, coarse, embedding = setting(*world_options)
-        sides = functions(sam, config)
-        first = {side: run(coarse, embedding) for side, run in sides.items()}  # warms up, too
-        results = list(first.values())
-        difference = (results[0].probabilities - results[1].probabilities).abs().amax(0).flatten()
-        equal = (results[0].best == results[1].best).float().mean()
-        seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        for _ in range(options.rounds):
-            for side, run in sides.items():
-                start, start_cpu = time.perf_counter(), time.process_time()
-                run(coarse, embedding)
-                seconds[side].append((time.perf_counter() - start, time.process_time() - start_cpu))
-        (mine, my_cpu), (plain, plain_cpu) = (
-            map(statistics.median, zip(*seconds[side], strict=True)) for side in sides
-        )
+        world = World(folder, options.regions, options.classes, options.kept, options.batch)
         print(
-            f"{options.regions} regions, {options.kept:.0%} kept, {SIZE[0]} x {SIZE[1]}, batch "
-            f"{options.batch}",
-            end="",
+            f"{options.regions} regions of {options.classes} classes, {options.kept:.0%} kept, "
+            f"{SIZE[0]} x {SIZE[1]}, batch {options.batch}, {options.threads} threads"
         )
-        print(f", {options.threads} threads")
-        print(f"time: batched {mine:.2f} s, one by one {plain:.2f} s ({plain / mine:.2f}x)")
-        print(
-            f"processor time: batched {my_cpu:.2f} s, one by one {plain_cpu:.2f} s "
-            f"({plain_cpu / my_cpu:.2f}x)"
-        )
-        print(f"agreement: labels equal on {equal:.4%} of the pixels, ", end="")
-        near = (
-            (difference < 1e-4).float().mean()
-        )  # a mask ends where its logit changes its sign: there rounding may decide
-        print(f"probabilities within 1e-4 on {near:.4%}")
-        if not options.no_memory:
-            context = multiprocessing.get_context("spawn")
-            for side in sides:
-                receive, send = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=peak, args=(side, options.threads, send, *world_options)
-                )
-                process.start()
-                print(f"memory: {side} {receive.recv() / 2**20:.0f} MiB")
-                process.join()
+        report(world, options.rounds, not options.no_memory)
 
 
 if __name__ == "__main__":

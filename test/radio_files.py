@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import random_radio
 import torch
-
-sys.path.append(
-    str(Path(__file__).resolve().parents[1] / "bench")
-)  # last: bench/eval3d.py must not hide the package
-import random_radio  # noqa: E402
 
 OUTPUTS = {"clip": 16, "siglip2": 24, "dino_v2": 12, "sam": 8}
 

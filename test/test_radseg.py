@@ -14,6 +14,7 @@ import torch
 from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_encoder import PlainEncoder
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -151,8 +152,6 @@ def same_labels(
     ],
 )
 def test_against_the_formulation_line_by_line(tmp_path, size, crop, stride, patch_grid):
-    from encoder import PlainEncoder  # bench/encoder.py
-
     path = radio_files.write_small(tmp_path / "a.pth.tar", width=96, depth=3, heads=6, grid=20)
     rgb = np.random.default_rng(1).random((*size, 3), np.float32)
     ours = encoder_of(path, crop=crop, stride=stride).encode(rgb).data

@@ -8,7 +8,7 @@ probabilities
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from ..config import RefineConfig
 from ..datatypes import CheckpointError
 from ..encoders.protocol import Encoder, SamFeatures
 from .maps import Segmentation, label_map
-from .sam_decoder import PromptedImage, SamDecoder, load_sam
+from .sam_decoder import PromptedImage, SamDecoder
+from .sam_weights import load_sam
 
 EIGHT = np.ones((3, 3), bool)  # neighbours that belong together
 
@@ -59,7 +60,7 @@ class Refiner:
 
     def __init__(self, features: SamFeatures) -> None:
         self.features, self.config = features, features.config
-        self.sam = load_sam(self.config.sam, features.offline, features.device)
+        self.sam = SamDecoder(load_sam(self.config.sam, features.offline, features.device))
         if features.channels != self.sam.features:
             raise CheckpointError(
                 f"{self.config.sam} takes {self.sam.features} channels, the SAM head of RADIO has "
@@ -182,7 +183,13 @@ def refine(
         Probabilities and labels. Where there is neither mask nor failed region the coarse
         probabilities stay, as the coarse label does (the authors' are 0 there).
     """
-    kept, masks = _best_logits(coarse, regions, embedding, sam, config)
+    return merge(coarse, regions, *best_logits(coarse, regions, embedding, sam, config))
+
+
+def merge(
+    coarse: torch.Tensor, regions: Regions, kept: np.ndarray, masks: Mapping[int, torch.Tensor]
+) -> Segmentation:
+    """The last step of :func:`refine`, with what :func:`best_logits` gives."""
     if not masks:
         return Segmentation.of(coarse)
     refined = torch.zeros_like(coarse)
@@ -197,7 +204,7 @@ def refine(
     return Segmentation(torch.maximum(refined, left, out=refined), best)
 
 
-def _best_logits(
+def best_logits(
     coarse: torch.Tensor,
     regions: Regions,
     embedding: torch.Tensor,

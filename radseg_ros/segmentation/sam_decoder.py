@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAM without its image encoder: neck, prompts and mask decoder, many prompts of one image at a
-time.
+"""SAM's neck, prompts and mask decoder, for many prompts of one image at a time.
 
-Weights and layers are those of ``transformers.SamModel``; its vision transformer is never built.
-The decoder runs the same network in an order that costs less: a few tokens look at 4096 image
-vectors, so key, value and query projections of the image side are moved over to the token side,
-what the first layer makes of the image is made once for all prompts with the same mask prompt, and
-masks are made only for prompts that are kept, only where the image is, in a layout that needs no
-transpositions. Tokens go through in batches, the image one prompt at a time: a few MB stay in the
-cache. The results equal those of ``SamMaskDecoder`` up to rounding.
+The network is that of ``transformers``, run in an order that costs less: a few tokens look at 4096
+image vectors, so key, value and query projections of the image side are moved over to the token
+side, what the first layer makes of the image is made once for all prompts with the same mask
+prompt, and masks are made only for prompts that are kept, only where the image is, in a layout that
+needs no transpositions. Tokens go through in batches, the image one prompt at a time: a few MB stay
+in the cache. The results equal those of ``SamMaskDecoder`` up to rounding; ``bench/refine.py``
+compares the costs.
 """
 
 from __future__ import annotations
@@ -16,21 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from ..datatypes import CheckpointError
-from ..hub import download_folder
-
-PARTS = {
-    "neck": "vision_encoder.neck.",
-    "prompt_encoder": "prompt_encoder.",
-    "mask_decoder": "mask_decoder.",
-}
-POSITION = "shared_image_embedding.positional_embedding"  # (2, C / 2), also that of the prompts
+from .sam_weights import SamWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,32 +43,19 @@ class Decoded:
 
 
 class SamDecoder:
-    """The parts of SAM behind its image encoder, float32."""
+    """What SAM makes of image features and prompts."""
 
-    def __init__(
-        self,
-        neck: Any,
-        prompt_encoder: Any,
-        mask_decoder: Any,
-        position: torch.Tensor,
-        image_size: int,
-    ) -> None:
-        self.neck, self.prompts, self.decoder, self.position = (
-            neck,
-            prompt_encoder,
-            mask_decoder,
-            position,
-        )
-        self.image_size = image_size  # px, side of the square that SAM sees
-        self.grid = int(prompt_encoder.image_embedding_size[0])  # side of the image embedding
+    def __init__(self, weights: SamWeights) -> None:
+        self.neck, self.prompts = weights.neck, weights.prompt_encoder
+        self.decoder = weights.mask_decoder
+        self.position = self.prompts.shared_embedding.positional_embedding  # (2, C / 2)
+        self.image_size = int(self.prompts.input_image_size)  # px, side of the square SAM sees
+        self.grid = int(self.prompts.image_embedding_size[0])  # side of the image embedding
         self.mask_side = 4 * self.grid  # side of mask prompts and of mask logits
-        self.features = int(
-            neck.conv1.in_channels
-        )  # channels of the image features that the neck takes
+        self.features = int(self.neck.conv1.in_channels)  # of the image features
         self.grid_position = self._encode(self._grid_centres())  # (T, C)
-        self.splits = [
-            _as_matrix(conv) for conv in (mask_decoder.upscale_conv1, mask_decoder.upscale_conv2)
-        ]
+        convs = self.decoder.upscale_conv1, self.decoder.upscale_conv2
+        self.splits = [_as_matrix(conv) for conv in convs]
 
     @property
     def device(self) -> torch.device:
@@ -108,13 +85,10 @@ class SamDecoder:
         return embed.conv3(x).flatten(2).transpose(1, 2)
 
     def embed_prompts(self, boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """(N, 4) boxes x0 y0 x1 y1 and (N, 2) positive points, pixels of the SAM image -> (N, 3,
-        C).
-        """
+        """(N, 4) boxes x0 y0 x1 y1 and (N, 2) positive points, SAM's pixels -> (N, 3, C)."""
         corners = torch.cat([points, boxes], 1).view(-1, 3, 2)
-        kinds = torch.cat(
-            [self.prompts.point_embed[i].weight for i in (1, 2, 3)]
-        )  # positive point, upper left, lower right
+        # positive point, upper left, lower right
+        kinds = torch.cat([self.prompts.point_embed[i].weight for i in (1, 2, 3)])
         return self._encode((corners + 0.5) / self.image_size) + kinds
 
     def prompt_image(self, embedding: torch.Tensor, mask: torch.Tensor) -> PromptedImage:
@@ -141,27 +115,17 @@ class SamDecoder:
         x = tokens = torch.cat([output.expand(len(prompts), -1, -1), prompts], 1)
         images = [each.image for each in prompted]
         for layer in transformer.layers:
-            first = (
-                layer.skip_first_layer_pe
-            )  # where the image is still the same for all prompts of a class
-            shared = prompted if first else None
-            x = layer.layer_norm1(
-                _attend(layer.self_attn, x, x)
-                if first
-                else x + _attend(layer.self_attn, x + tokens, x)
-            )
-            x = layer.layer_norm2(
-                x + self._read(layer.cross_attn_token_to_image, x + tokens, images, shared)
-            )
+            first = layer.skip_first_layer_pe
+            shared = prompted if first else None  # the image is the same for all of a class yet
+            own = _attend(layer.self_attn, x if first else x + tokens, x)
+            x = layer.layer_norm1(own if first else x + own)
+            read = self._read(layer.cross_attn_token_to_image, x + tokens, images, shared)
+            x = layer.layer_norm2(x + read)
             x = layer.layer_norm3(x + layer.mlp(x))
             self._write(layer, x, x + tokens, images, shared)
-        x, tokens = (
-            x[:, :2],
-            tokens[:, :2],
-        )  # from here on only the tokens of the IoU and of the single mask count
-        x = transformer.layer_norm_final_attn(
-            x + self._read(transformer.final_attn_token_to_image, x + tokens, images)
-        )
+        x, tokens = x[:, :2], tokens[:, :2]  # from here on only IoU and the single mask count
+        read = self._read(transformer.final_attn_token_to_image, x + tokens, images)
+        x = transformer.layer_norm_final_attn(x + read)
         iou = decoder.iou_prediction_head(x[:, 0])[:, 0].tolist()
         return [Decoded(*each) for each in zip(iou, x[:, 1], images, strict=True)]
 
@@ -190,9 +154,8 @@ class SamDecoder:
             _linear(image + self.grid_position, q[i]).softmax(0) for i, image in enumerate(images)
         )  # (T, h * n) each
         read = torch.stack([w.T @ image for w, image in zip(weights, images, strict=True)])
-        value = read.unflatten(1, (h, -1)) @ attention.v_proj.weight.unflatten(
-            0, (h, -1)
-        ).transpose(1, 2)
+        v_proj = attention.v_proj.weight.unflatten(0, (h, -1)).transpose(1, 2)
+        value = read.unflatten(1, (h, -1)) @ v_proj
         return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
     def _write(
@@ -210,25 +173,18 @@ class SamDecoder:
         attention = layer.cross_attn_image_to_token
         h = attention.num_attention_heads
         k = _heads(attention.k_proj(key), h) * attention.scaling  # (N, h, n, d)
-        v = _heads(attention.v_proj(x), h) @ attention.out_proj.weight.unflatten(
-            1, (h, -1)
-        ).permute(1, 2, 0)
-        v = (
-            (v + attention.out_proj.bias / h).flatten(1, 2).transpose(1, 2).contiguous()
-        )  # (N, C, h * n)
+        out_proj = attention.out_proj.weight.unflatten(1, (h, -1)).permute(1, 2, 0)
+        v = _heads(attention.v_proj(x), h) @ out_proj + attention.out_proj.bias / h
+        v = v.flatten(1, 2).transpose(1, 2).contiguous()  # (N, C, h * n)
+        q_proj = attention.q_proj.weight.unflatten(0, (h, -1))
+        queries = (k @ q_proj).flatten(1, 2)  # (N, h * n, C), of the tokens' keys
         offset = (k @ attention.q_proj.bias.view(h, -1, 1)).flatten(1)  # (N, h * n)
-        queries = (k @ attention.q_proj.weight.unflatten(0, (h, -1))).flatten(
-            1, 2
-        )  # (N, h * n, C), of the tokens' keys
         for i, image in enumerate(images):
             if prompted is not None:
                 scores = k[i] @ prompted[i].query.transpose(1, 2)  # (h, n, T)
             else:  # T last: softmax runs over contiguous numbers
-                scores = (
-                    _linear(image + self.grid_position, queries[i], offset[i])
-                    .T.contiguous()
-                    .unflatten(0, (h, -1))
-                )
+                scores = _linear(image + self.grid_position, queries[i], offset[i])
+                scores = scores.T.contiguous().unflatten(0, (h, -1))
             weights = scores.softmax(1).flatten(0, 1).T.contiguous()
             images[i] = layer.layer_norm4(_linear(weights, v[i]).add_(image))
 
@@ -240,37 +196,21 @@ class SamDecoder:
         """
         scale = self.image_size // self.mask_side
         # one row of logits more than the image covers: the last pixels blend with it
-        cells = [
-            min(self.grid, math.ceil((math.ceil(side / scale) + 1) / 4)) for side in input_size
-        ]
-        low = self._low_resolution(decoded, *cells)
-        large = F.interpolate(
-            low[None, None], scale_factor=scale, mode="bilinear", align_corners=False
-        )
-        return F.interpolate(
-            large[:, :, : input_size[0], : input_size[1]],
-            size,
-            mode="bilinear",
-            align_corners=False,
-        )[0, 0]
+        needed = [math.ceil((math.ceil(side / scale) + 1) / 4) for side in input_size]
+        low = self._low_resolution(decoded, *(min(self.grid, cells) for cells in needed))
+        return enlarge(low, scale, input_size, size)
 
     def _low_resolution(self, decoded: Decoded, rows: int, columns: int) -> torch.Tensor:
         """Logits of the upper left ``rows`` x ``columns`` cells of the grid: (4 rows, 4 columns)"""
         decoder, (first, second) = self.decoder, self.splits
         cells = decoded.image.unflatten(0, (self.grid, self.grid))[:rows, :columns].flatten(0, 1)
-        x = _linear(cells, *first).view(
-            4 * len(cells), -1
-        )  # (cells * 2 * 2, C / 4): a cell becomes 2 x 2
+        # a cell becomes 2 x 2 of C / 4 channels, and each of those 2 x 2 of C / 8
+        x = _linear(cells, *first).view(4 * len(cells), -1)
         x = decoder.activation(F.layer_norm(x, x.shape[-1:], *_affine(decoder.upscale_layer_norm)))
-        x = decoder.activation(_linear(x, *second)).view(
-            16 * len(cells), -1
-        )  # (cells * 2 * 2 * 2 * 2, C / 8)
+        x = decoder.activation(_linear(x, *second)).view(16 * len(cells), -1)
         logits = x @ decoder.output_hypernetworks_mlps[0](decoded.mask_token)
-        return (
-            logits.view(rows, columns, 2, 2, 2, 2)
-            .permute(0, 2, 4, 1, 3, 5)
-            .reshape(4 * rows, 4 * columns)
-        )
+        blocks = logits.view(rows, columns, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5)
+        return blocks.reshape(4 * rows, 4 * columns)
 
     def _encode(self, places: torch.Tensor) -> torch.Tensor:
         """(..., 2) x, y in 0..1 -> (..., C) random Fourier features."""
@@ -281,6 +221,21 @@ class SamDecoder:
         steps = (torch.arange(self.grid, device=self.device) + 0.5) / self.grid
         y, x = torch.meshgrid(steps, steps, indexing="ij")
         return torch.stack([x, y], -1).flatten(0, 1)
+
+
+def enlarge(
+    low: torch.Tensor, scale: int, input_size: tuple[int, int], size: tuple[int, int]
+) -> torch.Tensor:
+    """Mask logits as SAM gives them -> (H, W) at ``size``, in SAM's two steps.
+
+    Args:
+        low: (h, w), at least what the image covers.
+        scale: pixels of the SAM image per logit.
+        input_size: (H, W) pixels of the SAM image that the image covers.
+    """
+    large = F.interpolate(low[None, None], scale_factor=scale, mode="bilinear", align_corners=False)
+    covered = large[:, :, : input_size[0], : input_size[1]]
+    return F.interpolate(covered, size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _affine(norm: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -295,9 +250,7 @@ def _norm_rows(x: torch.Tensor, norm: Any) -> torch.Tensor:
 
 
 def _as_matrix(conv: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (2 * 2 * C_out, C_in) and bias of a 2 x 2 transposed convolution of stride 2, as the
-    product that it is.
-    """
+    """Weight (2 * 2 * C_out, C_in) and bias of a transposed convolution 2 x 2 of stride 2."""
     return conv.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), conv.bias.repeat(4)
 
 
@@ -324,80 +277,6 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 def _attend(attention: Any, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Tokens ``x`` (N, n, C) attend to themselves and read ``value``."""
     h = attention.num_attention_heads
-    q, k, v = (
-        _heads(attention.q_proj(x), h),
-        _heads(attention.k_proj(x), h),
-        _heads(attention.v_proj(value), h),
-    )
+    q, k = _heads(attention.q_proj(x), h), _heads(attention.k_proj(x), h)
+    v = _heads(attention.v_proj(value), h)
     return attention.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def load_sam(name: str, offline: bool = False, device: torch.device | str = "cpu") -> SamDecoder:
-    """Read neck, prompt encoder and mask decoder.
-
-    The tensors of the vision transformer are not even read.
-
-    Args:
-        name: a folder in the layout of ``SamModel.save_pretrained``, or a hub id
-            (``facebook/sam-vit-huge``).
-        offline: never touch the network.
-        device: where the weights go.
-
-    Raises:
-        CheckpointError: there is no such model, a part of it is missing, or it is no SAM.
-    """
-    from transformers import SamConfig
-    from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder, SamVisionNeck
-
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = download_folder(name, ["config.json", "model.safetensors"], offline)
-    try:
-        config: Any = SamConfig.from_pretrained(folder)
-        tensors = _read_parts(folder / "model.safetensors")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{name} is not a SAM model: {str(error).splitlines()[0]}") from error
-    config.mask_decoder_config._attn_implementation = "eager"  # asked for by its layers, not used
-    with torch.device("meta"):
-        parts = {
-            "neck": SamVisionNeck(config.vision_config),
-            "prompt_encoder": SamPromptEncoder(config),
-            "mask_decoder": SamMaskDecoder(config.mask_decoder_config),
-        }
-    for part, module in parts.items():
-        own = {
-            key.removeprefix(PARTS[part]): value
-            for key, value in tensors.items()
-            if key.startswith(PARTS[part])
-        }
-        if part == "prompt_encoder":
-            own["shared_embedding.positional_embedding"] = tensors[POSITION]
-        try:
-            module.load_state_dict(own, assign=True)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise CheckpointError(
-                f"{name}: the {part} does not fit the configuration: {reason}"
-            ) from error
-        module.to(device).requires_grad_(False).eval()
-    return SamDecoder(
-        **parts,
-        position=tensors[POSITION].to(device),
-        image_size=config.prompt_encoder_config.image_size,
-    )
-
-
-def _read_parts(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    wanted = (*PARTS.values(), POSITION)
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {
-                key: file.get_tensor(key).float() for key in file.keys() if key.startswith(wanted)
-            }  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
-    if POSITION not in tensors:
-        raise ValueError(f"{path} has no {POSITION}")
-    return tensors

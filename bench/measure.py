@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What benchmarks share: sides that run in turns, the memory of one side, and the tests' helpers.
+
+Imported before torch: threads wait as those of the product do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import patience  # noqa: F401
+
+# random weights and plain references; last, so that no package is hidden
+sys.path.append(str(Path(__file__).resolve().parents[1] / "test"))
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Medians over the rounds."""
+
+    wall: float
+    processor: float  # of all threads: other processes disturb it less
+
+
+def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:
+    """What each side takes. Who calls has run each once before, so that everything is loaded."""
+    runs: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, run in sides.items():
+            start, start_processor = time.perf_counter(), time.process_time()
+            run()
+            spent = time.perf_counter() - start, time.process_time() - start_processor
+            runs[side].append(spent)
+    return {side: Seconds(*map(statistics.median, zip(*runs[side], strict=True))) for side in sides}
+
+
+def peak_memory(prepare: Callable[..., Callable[[], object]], *options: Any) -> float:
+    """MiB by which the resident set rises while ``prepare(*options)()`` runs, over what it is after
+    ``prepare(*options)``, in a process of its own.
+    """
+    import torch
+
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    arguments = (send, torch.get_num_threads(), prepare, options)
+    process = context.Process(target=_send_peak, args=arguments)
+    process.start()
+    send.close()  # so that the end of the process is noticed
+    peak = receive.recv()
+    process.join()
+    return peak
+
+
+def _send_peak(
+    send: Connection, threads: int, prepare: Callable[..., Callable[[], object]], options: tuple
+) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    run = prepare(*options)
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present size
+    before = _resident("VmRSS")
+    run()
+    send.send((_resident("VmHWM") - before) / 1024)
+
+
+def _resident(field: str) -> int:
+    """VmRSS or VmHWM of this process in KiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"{field}:\s+(\d+)", status)[0])
