@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,13 @@ import torch
 from ..config import LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, MapFileError
 from ..files import whole_file
-from .clock import MapClock
 from .index import valid_keys
 from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
 VERSION = 1
+MAX_CHANNELS = 65_536
+STAMP_LIMIT_NS = 2**31 * 10**9  # seconds of a ROS stamp are an int32
 _DTYPES = {
     torch.int32: "I32",
     torch.int64: "I64",
@@ -77,10 +79,12 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
     Its leftovers go with the next save.
 
     Raises:
-        MapFileError: the file cannot be written; the old one is still there.
+        MapFileError: the map is damaged, or the file cannot be written; the old one is still
+            there.
     """
     path = Path(path)
     state = voxel_map.table.state()
+    _check("the map in memory", state, voxel_map.channels, voxel_map.config)
     header = {
         "version": VERSION,
         "identity": dataclasses.asdict(identity or MapIdentity()),
@@ -93,7 +97,9 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
     }
     try:
         with whole_file(path) as part:
-            _write(part, state, {"radmap": json.dumps(header)})
+            written = _write(part, state, {"radmap": json.dumps(header)})
+            if part.stat().st_size != written:
+                raise MapFileError(f"the map was not written whole to {path}")
     except OSError as error:
         reason = error.strerror or error
         raise MapFileError(f"the map cannot be written to {path}: {reason}") from error
@@ -123,18 +129,7 @@ def load_map(
     """
     path = Path(path)
     header, state = _read(path)
-    try:
-        identity = MapIdentity(
-            **{**header["identity"], "labels": tuple(header["identity"]["labels"])}
-        )
-        saved = from_dict(MapConfig, header["map"], "map.")
-        lift = lift or from_dict(LiftConfig, header["lift"], "lift.")
-        own_channels = int(header["channels"])
-        last_stamp_ns, camera = header["last_stamp_ns"], header["camera"]
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise MapFileError(
-            f"{path} is damaged: its header cannot be understood ({error})"
-        ) from error
+    identity, saved, saved_lift, own_channels, last_stamp_ns, camera = _understood(path, header)
     if expect is not None:
         identity.require(expect, str(path))
     for name in ("voxel_size", "space", "labels") if config is not None else ():
@@ -144,19 +139,50 @@ def load_map(
             )
     if channels is not None and own_channels != channels:
         raise MapFileError(f"{path} holds {own_channels} numbers per voxel, here it is {channels}")
-    _check(path, state, own_channels, saved)
-    voxel_map = VoxelMap(own_channels, config or saved, lift, device)
+    _check(str(path), state, own_channels, saved)
+    voxel_map = VoxelMap(own_channels, config or saved, lift or saved_lift, device)
     voxel_map.table.load(state)
-    if last_stamp_ns is not None:
-        voxel_map.last_stamp_ns = int(last_stamp_ns)
-        voxel_map.clock = MapClock().at(voxel_map.last_stamp_ns)
-        voxel_map.table["seen_at"].copy_(voxel_map.clock.ago(voxel_map.table["last_seen_ns"]))
-    voxel_map.camera = (float(camera[0]), float(camera[1]), float(camera[2]))
+    voxel_map.camera = camera
+    voxel_map.continue_from(last_stamp_ns)
     return voxel_map, identity
 
 
-def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file.
+def _understood(
+    path: Path, header: dict[str, Any]
+) -> tuple[MapIdentity, MapConfig, LiftConfig, int, int | None, tuple[float, float, float]]:
+    """What a header says, each part of the type that it must have.
+
+    Raises:
+        MapFileError: a part is missing or impossible.
+    """
+    try:
+        said = dict(header["identity"])
+        labels = tuple(said.pop("labels"))
+        identity = MapIdentity(**said, labels=labels)
+        config = from_dict(MapConfig, header["map"], "map.")
+        lift = from_dict(LiftConfig, header["lift"], "lift.")
+        channels, last_stamp_ns, camera = (
+            header[name] for name in ("channels", "last_stamp_ns", "camera")
+        )
+        sound = {
+            "identity": all(isinstance(text, str) for text in (*said.values(), *labels)),
+            "channels": type(channels) is int and 0 < channels <= MAX_CHANNELS,
+            "last_stamp_ns": last_stamp_ns is None
+            or (type(last_stamp_ns) is int and abs(last_stamp_ns) < STAMP_LIMIT_NS),
+            "camera": len(camera) == 3
+            and all(type(c) in (int, float) and math.isfinite(c) for c in camera),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise MapFileError(f"{path} is damaged: its header cannot be understood") from error
+    for what, good in sound.items():
+        if not good:
+            raise MapFileError(f"{path} is damaged: its header has an impossible {what}")
+    x, y, z = (float(c) for c in camera)
+    return identity, config, lift, channels, last_stamp_ns, (x, y, z)
+
+
+def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> int:
+    """Write a safetensors file; return its size in bytes.
 
     The format is a length, a JSON header and the bytes of the tensors. The library's own writer
     goes by a temporary file of a random name, which a killed process would leave behind for ever.
@@ -176,6 +202,7 @@ def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str])
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in state.values():
             file.write(_bytes(tensor))
+    return 8 + len(text) + offset
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -211,42 +238,51 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
                 raise MapFileError(f"{path} is a safetensors file, but not a map")
             header = json.loads(metadata["radmap"])
             if not isinstance(header, dict) or header.get("version") != VERSION:
-                version = header.get("version") if isinstance(header, dict) else None
+                version = str(header.get("version"))[:20] if isinstance(header, dict) else "unknown"
                 raise MapFileError(
                     f"{path} is a map file of version {version}, this program reads version "
                     f"{VERSION}"
                 )
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise MapFileError(f"{path} is damaged or incomplete: {error}") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        raise MapFileError(f"{path} is damaged, incomplete, or not a map") from error
+    if any(tensor.dtype not in _DTYPES for tensor in state.values()):
+        raise MapFileError(f"{path} is damaged: it holds numbers of another type")
     if header.get("sha256") != _digests(state):
         raise MapFileError(f"{path} is damaged: its contents do not match their checksums")
     return header, state
 
 
-def _check(path: Path, state: dict[str, torch.Tensor], channels: int, saved: MapConfig) -> None:
-    """Refuse a file that was made wrong, although it is what was written."""
-    empty = VoxelMap(channels, saved, device="cpu").table.state()
+def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: MapConfig) -> None:
+    """Refuse what cannot be the contents of a map.
+
+    Raises:
+        MapFileError: names what is impossible, and ``what`` it is in.
+    """
+    empty = VoxelMap(channels, config, device="cpu").table.state()
+    count = state["key"].shape[:1] if "key" in state else ()
     for name, wanted in empty.items():
         found = state.get(name)
         if (
             found is None
             or found.dtype != wanted.dtype
-            or found.shape != (len(state["key"]), *wanted.shape[1:])
+            or found.shape != (*count, *wanted.shape[1:])
         ):
-            raise MapFileError(
-                f"{path} is damaged: {name} is missing or has the wrong shape or type"
-            )
-    key, hits, vectors = state["key"], state["hits"], state["vectors"]
+            raise MapFileError(f"{what} is damaged: {name} is missing or has another shape or type")
+    key, hits, rgb_sum = state["key"], state["hits"], state["rgb_sum"]
+    first, last = state["first_seen_ns"], state["last_seen_ns"]
     sound = {
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
         "hits": bool((hits > 0).all()),
-        "colours": bool(state["rgb_sum"].isfinite().all()),
+        "colours": bool(((rgb_sum >= 0) & (rgb_sum <= hits[:, None] * (1 + 1e-6))).all()),
+        "stamps": bool(((first <= last) & (first.abs() < STAMP_LIMIT_NS)).all())
+        and bool((last.abs() < STAMP_LIMIT_NS).all()),
+        "counts of looks through a voxel": bool((state["seen_through"] >= 0).all()),
         "vectors": all(
             bool(part.float().sum().isfinite()) or bool(part.isfinite().all())
-            for part in vectors.split(4096)
+            for part in state["vectors"].split(4096)
         ),
     }
-    for what, good in sound.items():
+    for part, good in sound.items():
         if not good:
-            raise MapFileError(f"{path} is damaged: impossible {what}")
+            raise MapFileError(f"{what} is damaged: impossible {part}")

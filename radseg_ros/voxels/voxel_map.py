@@ -154,6 +154,13 @@ class VoxelMap:
         self._maintain(self._evict)
         return new
 
+    def continue_from(self, last_stamp_ns: int | None) -> None:
+        """Go on with a table that was just filled, whose newest frame had this stamp."""
+        if last_stamp_ns is not None:
+            self.last_stamp_ns, self.clock = last_stamp_ns, MapClock().at(last_stamp_ns)
+            self.table["seen_at"].copy_(self.clock.ago(self.table["last_seen_ns"]))
+        self._evict()
+
     def _maintain(self, step: Callable[[], int]) -> int:
         """The result of a step that may wait: where it fails the map is sound, only larger."""
         try:
