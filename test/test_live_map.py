@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 from color_encoder import ColorEncoder
-from plain_messages import image, info, pair, pose
+from plain_messages import image, info, pose
 
-from radseg_ros.config import Config, NodeConfig
+from radseg_ros.config import Config, LiftConfig, NodeConfig
 from radseg_ros.datatypes import ConfigError, InputError, MapFileError, NotReadyError
 from radseg_ros.live_map import LiveMap
 from radseg_ros.mapper import Mapper
@@ -264,10 +264,70 @@ def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
     assert drops(live) == {"frame lost to an internal error, see the log": 1}
 
 
-def test_pairs_of_other_sizes_are_counted_not_raised(live):
-    feed(live, *pair(100), ("pose", pose(100)))  # depth without any return
+@pytest.mark.parametrize(
+    ("options", "metres", "x", "reason"),
+    [
+        ({}, 0.0, 0.0, "the depth image has no returns"),
+        ({"lift": LiftConfig(min_range=3.0)}, 1.0, 0.0, "outside of lift.min_range"),
+        ({"lift": LiftConfig(max_range=0.5)}, 1.0, 0.0, "outside of lift.min_range"),
+        ({"lift": LiftConfig(clip_min=[50.0, 0.0, 0.0])}, 1.0, 0.0, "outside of lift.clip_min"),
+        ({"lift": LiftConfig(border=20)}, 1.0, 0.0, "none is looked at"),
+        ({}, 1.0, 5_412_000.0, "too far from the origin of the map frame"),
+    ],
+)
+def test_a_frame_that_adds_nothing_is_dropped_with_the_reason(options, metres, x, reason):
+    config = Config(short_side=0, **options)
+    live = LiveMap(config)
+    live.start(Mapper(config, GatedEncoder()))
+    depth = image(100, "16UC1")
+    depth.data = np.full(12 * 16, round(1000 * metres), "<u2").tobytes()
+    feed(live, ("info", info()), ("color", image(100)), ("depth", depth), ("pose", pose(100, x=x)))
     settle(live)
-    assert live.status().integrated + sum(drops(live).values()) == 1
+    status = live.status()
+    assert (status.integrated, status.voxels) == (0, 0) and live.moment()[0] == 0
+    ((said, count),) = status.drops
+    assert count == 1 and reason in said and said.startswith("frame without a usable depth pixel")
+    assert status.pixels["used"] == 0
+    live.close(5)
+
+
+def test_what_would_be_lost_is_known(live, tmp_path):
+    assert live.unsaved == 0
+    feed(live, *frames(100))
+    settle(live)
+    assert live.unsaved == live.status().voxels > 0
+    live.save(tmp_path / "a.radmap")
+    assert live.unsaved == 0
+    feed(live, *frames(200))
+    settle(live)
+    assert live.unsaved > 0
+    live.load(tmp_path / "a.radmap")
+    assert live.unsaved == 0
+    live.load(tmp_path / "a.radmap", merge=True)
+    assert live.unsaved > 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["x"] * 1001, "at most 1000 labels"),
+        (["x" * 100_001], "at most 100000 characters"),
+        (["red"] * 600, "too many at once"),
+    ],
+)
+def test_questions_are_bounded(live, monkeypatch, texts, reason):
+    monkeypatch.setattr("radseg_ros.mapper.MAX_SCORES", 10_000)
+    feed(live, *frames(100))
+    settle(live)
+    with pytest.raises(InputError, match=reason):
+        live.query(texts)
+
+
+def test_a_label_asked_twice_is_answered_twice(live):
+    feed(live, *frames(100))
+    settle(live)
+    first, second = live.query(["red", "red"]).answers
+    assert first == second
 
 
 def test_resets_at_any_moment_leave_only_what_came_after_the_last(live):

@@ -151,6 +151,29 @@ def rewrite(path: Path, change) -> None:
         lambda header, state: header.update(channels=6),
         lambda header, state: state.pop("hits"),
         lambda header, state: state.update(hits=state["hits"][1:]),
+        lambda header, state: header.update(channels="five"),
+        lambda header, state: header.update(channels=0),
+        lambda header, state: header.update(channels=10**15),
+        lambda header, state: header.update(channels=True),
+        lambda header, state: header.update(last_stamp_ns=2**62),
+        lambda header, state: header.update(last_stamp_ns=1.5),
+        lambda header, state: header.update(camera=[0.0, 1.0]),
+        lambda header, state: header.update(camera=[0.0, 1.0, float("inf")]),
+        lambda header, state: header.update(camera="xyz"),
+        lambda header, state: header.update(identity=[]),
+        lambda header, state: header["identity"].update(labels=[1, 2]),
+        lambda header, state: header["identity"].update(encoder={"a": 1}),
+        lambda header, state: header["identity"].update(colour="red"),
+        lambda header, state: header.update(map=[]),
+        lambda header, state: header.update(lift="far"),
+        lambda header, state: header["map"].update(voxel_size=float("nan")),
+        lambda header, state: state.update(key=state["key"][0]),
+        lambda header, state: state.update(vectors=state["vectors"].bfloat16()),
+        lambda header, state: state["last_seen_ns"].__setitem__(0, -(2**62)),
+        lambda header, state: state["first_seen_ns"].__setitem__(0, 2**40),
+        lambda header, state: state["rgb_sum"].__setitem__((0, 0), -1.0),
+        lambda header, state: state["rgb_sum"].__setitem__((0, 0), 1e9),
+        lambda header, state: state["seen_through"].__setitem__(0, -4),
         lambda header, state: state["hits"].__setitem__(0, 0),
         lambda header, state: state["key"].__setitem__(0, -5),
         lambda header, state: state["key"].__setitem__(0, state["key"][1]),
@@ -174,6 +197,40 @@ def test_other_files_and_no_files_are_refused(tmp_path):
         load_map(tmp_path / "weights.safetensors")
     with pytest.raises(MapFileError):
         save_map(tmp_path / "no" / "a.radmap", some_map())
+
+
+def test_a_header_of_any_depth_is_one_sentence(tmp_path):
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map())
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for text in ("[" * 100_000, '{"a":' * 50_000, "null", "7", '"map"', "{", "\x00", "NaN"):
+        save_file(state, path, {"radmap": text})
+        with pytest.raises(MapFileError) as error:
+            load_map(path)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_loading_keeps_to_the_bounds_of_the_reader(tmp_path):
+    whole = some_map()
+    save_map(tmp_path / "a.radmap", whole)
+    for bounds in ({"max_voxels": 50}, {"max_bytes": 20_000}):
+        config = MapConfig(voxel_size=0.2, **bounds)
+        loaded, _ = load_map(tmp_path / "a.radmap", config=config)
+        assert 0 < len(loaded) < len(whole)
+        assert len(loaded) <= bounds.get("max_voxels", 10**9)
+        assert loaded.nbytes <= bounds.get("max_bytes", 10**9)
+
+
+def test_a_damaged_map_in_memory_is_not_written(tmp_path):
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map())
+    before = path.read_bytes()
+    broken = some_map()
+    broken.table["rgb_sum"][3, 1] = torch.nan
+    with pytest.raises(MapFileError, match="the map in memory is damaged: impossible colours"):
+        save_map(path, broken)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.radmap"]
 
 
 VERSIONS = sorted((Path(__file__).parent / "data" / "maps").glob("*.radmap"))

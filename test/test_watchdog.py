@@ -127,6 +127,64 @@ def test_a_path_inside_its_folder(tmp_path):
         confined("", "x")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("evil", "leaves node.map_directory through a symbolic link"),  # evil.radmap is the link
+        ("x" * 5000, "too long"),
+        ("/".join("abcdefghij" * 4), "too long"),
+        ("round/and/round", "cannot be followed"),
+        ("file.ply/inner", "file.ply is a file, not a folder"),
+        ("file.ply/a/b/c", "file.ply is a file, not a folder"),
+        ("a\nb", "must name a file"),
+    ],
+)
+def test_names_that_lead_nowhere_get_one_sentence(tmp_path, name, reason):
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    (tmp_path / "secret.radmap").write_text("x")
+    (maps / "evil.radmap").symlink_to(tmp_path / "secret.radmap")
+    (maps / "round").symlink_to(maps / "round")
+    (maps / "file.ply").write_text("x")
+    with pytest.raises(InputError, match=reason) as error:
+        confined(str(maps), name, ".radmap", (".ply", ".pcd"))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_the_suffix_is_added_where_there_is_none(tmp_path):
+    def name(text: str) -> str:
+        return confined(str(tmp_path), text, ".radmap", (".ply", ".pcd")).name
+
+    assert [name(text) for text in ("a", "a.radmap", "a.ply", "a.PLY", "a.v2", "a.RADMAP")] == [
+        "a.radmap",
+        "a.radmap",
+        "a.ply",
+        "a.PLY",
+        "a.v2.radmap",
+        "a.RADMAP",
+    ]
+
+
+def test_a_failure_is_counted_and_its_trace_told_once_for_each_kind(caplog):
+    drops = DropCounts()
+
+    def fail(value: object) -> None:
+        try:
+            len(value)
+        except TypeError as error:
+            drops.add_failure("frame lost", error)
+
+    for i in range(50):
+        fail(i)
+    assert drops["frame lost"] == 50
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
+    try:
+        raise ValueError("another kind")
+    except ValueError as error:
+        drops.add_failure("frame lost", error)
+    assert sum(record.exc_info is not None for record in caplog.records) == 2
+
+
 def test_the_image_profile_is_used_unless_the_user_chose_one(monkeypatch):
     for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.delenv(variable, raising=False)
