@@ -475,8 +475,10 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     for service, type_, path, text in (
         ("save_map", SaveMap, "../office", "without '..'"),
         ("save_map", SaveMap, "/tmp/office", "must name a file below"),
-        ("load_map", LoadMap, "nowhere", "no file nowhere"),
+        ("load_map", LoadMap, "nowhere", "no file nowhere.radmap"),
         ("load_map", LoadMap, "broken", "broken.radmap"),
+        ("load_map", LoadMap, "office.ply", "only .radmap can be loaded"),
+        ("save_map", SaveMap, "office.ply/inner", "office.ply is a file, not a folder"),
     ):
         response = robot.call(type_, f"/radseg_mapping/{service}", path=path)
         assert not response.success and text in response.message, response.message
@@ -558,8 +560,9 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
         np.full((12, 16), np.nan, np.float32), messages.header(0, "camera")
     )
     send(depth={"encoding": nothing.encoding, "step": nothing.step, "data": nothing.data})
-    wait_for(lambda: integrated(robot) == first + 5, what="a frame without any valid depth")
-    assert robot.query("red").status.voxels == voxels
+    wait_for(lambda: any("no returns" in reason for reason in empty()), what="an empty frame")
+    status = robot.query("red").status
+    assert (status.voxels, status.frames_integrated) == (voxels, first + 4)
 
 
 def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(robot, node, empty):
@@ -585,6 +588,33 @@ def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(r
 
 
 @pytest.mark.slow
+def test_a_burst_of_questions_is_answered_or_refused_at_once(robot, node, empty, scene):
+    first = integrated(robot)
+    play(str(scene), "--rate", "20")
+    wait_for(lambda: integrated(robot) == first + FRAMES)
+    client = robot.node.create_client(QueryText, "/radseg_mapping/query")
+    assert client.wait_for_service(5)
+    futures = [client.call_async(QueryText.Request(labels=["red"])) for _ in range(200)]
+    wait_for(lambda: all(future.done() for future in futures), 60, "200 answers")
+    answers = [future.result() for future in futures]
+    refused = [answer for answer in answers if not answer.success]
+    assert all("busy: 64 requests are waiting" in answer.message for answer in refused)
+    good = [answer for answer in answers if answer.success]
+    assert len(good) >= 64 and all(answer.answers[0].found for answer in good)
+    robot.node.destroy_client(client)
+    assert robot.query("red").success, "and then it goes on"
+
+
+def test_questions_that_are_refused_name_what_is_wrong(robot, node):
+    for request, text in (
+        ({"labels": ["x"] * 1001}, "at most 1000 labels"),
+        ({"labels": ["red"], "threshold": float("nan")}, "query.threshold must be a finite number"),
+        ({"labels": ["red"], "threshold": 7.0}, "query.threshold must be in 0..1"),
+    ):
+        answer = robot.call(QueryText, "/radseg_mapping/query", **request)
+        assert not answer.success and text in answer.message, answer.message
+
+
 def test_lite_finds_the_sofa_of_the_real_recording(robot):
     recording = shared("data/hololens_office")
     lite = ["-p", "encoder:=lite", "-p", "node.backlog:=50", "-r", "__ns:=/lite"]
@@ -635,6 +665,45 @@ def test_a_node_that_cannot_work_ends_with_one_clear_line(robot, arguments, text
     assert code == 1 and "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("radseg_mapping:")]
     assert text in line
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "missing.yaml"),
+        ("/**:\n  ros__parameters:\n    node.camera_offset: [0, 0.1]\n", "params.yaml"),
+        ("{", "params.yaml"),
+        ("/**:\n  ros__parameters:\n    map:\n      voxel_size: .inf\n", "map.voxel_size"),
+    ],
+)
+def test_a_parameter_file_that_cannot_be_used_is_one_line(robot, tmp_path, content, text):
+    path = tmp_path / ("missing.yaml" if content is None else "params.yaml")
+    if content is not None:
+        path.write_text(content)
+    arguments = ["--ros-args", "-p", "encoder:=lite", "--params-file", str(path)]
+    code, output = Process("-m", "radseg_ros.ros.mapper_node", *arguments).result(60)
+    assert code == 1 and "Traceback" not in output, output
+    (line,) = [line for line in output.splitlines() if line.startswith("radseg_mapping:")]
+    assert text in line
+
+
+def test_a_map_that_was_not_saved_is_told_at_the_end(robot, scene):
+    node = "/unsaved/radseg_mapping"
+    parameters = ["-p", "encoder:=colors", "-p", "short_side:=0", "-r", "__ns:=/unsaved"]
+    process = Process(str(HERE / "color_node.py"), "--ros-args", *parameters)
+    try:
+        wait_for(lambda: "ready" in process.text, 60, "start of the node")
+        remaps = [
+            w
+            for topic in ("color/image", "depth/image", "depth/camera_info", "pose")
+            for w in ("-r", f"{topic}:=/unsaved/{topic}")
+        ]
+        play(str(scene), "--rate", "20", "--ros-args", *remaps)
+        wait_for(lambda: robot.query("red", node=node).status.voxels > 0)
+    finally:
+        process.process.send_signal(signal.SIGTERM)
+        code, text = process.result()
+    assert code == 0 and re.search(r"map of \d+ voxels is lost: it was not saved", text), text
 
 
 def test_a_player_without_listeners_gives_up(robot, scene):
