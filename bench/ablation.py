@@ -2,7 +2,7 @@
 """What can be said about an encoder without labels, on any checkpoint and any folder of images.
 
     python bench/ablation.py c-radio_v3-b IMAGES
-    python bench/ablation.py ../shared/golden/tiny_radio.pth.tar IMAGES --short-side 144 --crop 96
+    python bench/ablation.py test/data/golden/tiny_radio.pth.tar IMAGES --short-side 144 --crop 96
         --stride 48
 
 1. CLS-to-patch alignment (Fig. A.2): the mean cosine between each patch and the cls token of the
