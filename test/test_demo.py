@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval3d.report.voxel_view import View
 from radseg_ros.demo import pictures
 from radseg_ros.demo.album import aligned, spacing, write_ply
 from radseg_ros.demo.processes import DemoError, Program
@@ -48,20 +49,20 @@ def scene():
     colors = np.array([[120, 120, 120], [220, 30, 30], [240, 240, 240]], np.uint8)
     rgb = np.repeat(colors, [len(floor), len(block), len(wall)], axis=0)
     made, rows = pictures.make_scene(
-        xyz, rgb, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL
+        xyz, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL
     )
-    return made, rows, len(xyz)
+    return made, rgb[rows], len(xyz)
 
 
 def test_everything_solid_is_drawn(scene):
-    made, rows, count = scene
-    assert len(rows) == count
+    made, rgb, count = scene
+    assert len(rgb) == count
     np.testing.assert_allclose(made.rotation @ (0, 0, 1), (0, 0, 1), atol=1e-9)
 
 
 def test_a_position_is_found_in_the_picture(scene):
-    view = pictures.View(scene[0], azimuth=-135, elevation=40, width=400)
-    image = np.asarray(view.paint(scene[0].rgb)).astype(int)
+    view = View(scene[0], azimuth=-135, elevation=40, width=400)
+    image = np.asarray(view.paint(scene[1])).astype(int)
     x, y = view.pixel((1.0, 1.0, 0.45))  # top of the block
     r, g, b = image[round(y), round(x)]
     assert r > 2 * g and r > 2 * b
@@ -70,13 +71,13 @@ def test_a_position_is_found_in_the_picture(scene):
 
 def test_a_wall_is_drawn_only_from_the_side_it_was_seen_from(scene):
     wall = np.flatnonzero(scene[0].xyz[:, 0] > 1.99)
-    inside, behind = (pictures.View(scene[0], azimuth, 30, width=300) for azimuth in (180, 0))
+    inside, behind = (View(scene[0], azimuth, 30, width=300) for azimuth in (180, 0))
     assert np.isin(inside.owner, wall).sum() > 2000
     assert np.isin(behind.owner, wall).sum() < 0.1 * np.isin(inside.owner, wall).sum()
 
 
 def test_from_above_the_map_has_its_true_proportions(scene):
-    view = pictures.View(scene[0], -90, 90, width=500, max_height=500)
+    view = View(scene[0], -90, 90, width=500, max_height=500)
     (x0, y0), (x1, y1) = view.pixel((0, 0, 0)), view.pixel((1, 1, 0))
     assert x1 - x0 == pytest.approx(y0 - y1) and x1 > x0  # x to the right, y upwards
     assert (view.owner >= 0).mean() > 0.85

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of one scene: colours, truth and prediction side by side with their legend; errors.
-
-Bars; confusion.
-"""
+"""Pictures of one scene: colours, truth and prediction; errors; IoU per class; confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +11,48 @@ import numpy as np
 from .figures import new_figure, save_figure
 from .palette import NONE, distinct_colors
 from .results import LABELS
+from .voxel_view import View, VoxelScene
 
 WRONG, RIGHT, MISSED = (0.86, 0.15, 0.15), (0.25, 0.65, 0.35), (0.95, 0.72, 0.2)
 MOST_CLASSES = 30  # rows of the legend, bars and confusion; the rest is the tail of rare classes
-UP = {"x": 0, "y": 1, "z": 2}
+WHITE = (255, 255, 255)
+AZIMUTH, ELEVATION, WIDTH = -55.0, 55.0, 900  # degrees, px; see voxel_view.View
+AXES = {"x": 0, "y": 1, "z": 2}
 
 
-def view_from_above(
-    xyz: np.ndarray, up: str = "z", azimuth: float = 35.0, elevation: float = 55.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Orthographic view of a scene like a doll's house.
+class DollsHouse:
+    """The voxels of a scene from above, without the upper part of the rooms, so that one looks in.
 
     Args:
-        xyz: (N, 3) metres.
+        xyz: (N, 3) centres in metres.
         up: world axis that points up: x, y or z, with a minus where it points down.
-
-    Returns:
-        (N, 2) metres right and up in the picture, and (N,) nearness to the viewer.
     """
-    axis = UP[up[-1]]
-    x, y, z = (xyz[:, (axis + i) % 3] for i in (1, 2, 3))
-    if up.startswith("-"):
-        x, y, z = y, x, -z  # stays right-handed: no mirror image
-    a, e = np.radians(azimuth), np.radians(elevation)
-    right = np.cos(a) * x + np.sin(a) * y
-    away = -np.sin(a) * x + np.cos(a) * y
-    return np.stack([right, np.sin(e) * away + np.cos(e) * z], axis=1), np.sin(e) * z - np.cos(
-        e
-    ) * away
+
+    def __init__(self, xyz: np.ndarray, voxel_size: float, up: str = "z") -> None:
+        rotation = upright(up)
+        turned = xyz @ rotation.T
+        self.rows = np.flatnonzero(below_the_lid(turned[:, 2]))
+        scene = VoxelScene(turned[self.rows], voxel_size, rotation)
+        self._view = View(scene, AZIMUTH, ELEVATION, WIDTH, WIDTH)
+
+    def paint(self, colors: np.ndarray) -> np.ndarray:
+        """(N, 3) colours in [0, 1] -> (h, w, 3) uint8."""
+        return np.asarray(self._view.paint(255 * colors[self.rows], paper=WHITE))
 
 
-def without_lid(xyz: np.ndarray, up: str = "z", keep: float = 0.72) -> np.ndarray:
-    """(N,) bool: what lies below the upper part of the rooms, so that one can look in."""
-    axis = UP[up[-1]]
-    z = -xyz[:, axis] if up.startswith("-") else xyz[:, axis]
+def upright(up: str) -> np.ndarray:
+    """(3, 3) rotation after which the world axis ``up`` is z."""
+    axis = AXES[up[-1]]
+    x, y, z = (np.eye(3)[(axis + i) % 3] for i in (1, 2, 3))
+    return np.stack([y, x, -z] if up.startswith("-") else [x, y, z])
+
+
+def below_the_lid(z: np.ndarray, keep: float = 0.72) -> np.ndarray:
+    """(N,) heights -> (N,) bool: not in the upper part of the rooms."""
+    if not len(z):
+        return np.zeros(0, bool)
     low, high = np.percentile(z, [1, 99])
     return z <= low + keep * (high - low)
-
-
-def draw_voxels(
-    xyz: np.ndarray, rgb: np.ndarray, voxel_size: float, up: str = "z", width: int = 900
-) -> np.ndarray:
-    """(N, 3) voxels with (N, 3) colours in [0, 1] -> (h, width, 3) uint8: squares, the nearest in
-    front, shaded by height.
-    """
-    if len(xyz) == 0:
-        return np.full((width // 2, width, 3), 255, np.uint8)
-    shown = without_lid(xyz, up)
-    xyz, rgb = xyz[shown], rgb[shown]
-    plane, near = view_from_above(xyz, up)
-    low, high = plane.min(axis=0), plane.max(axis=0)
-    scale = (width - 8) / max(float((high - low)[0]), voxel_size)
-    height = int(np.ceil((high - low)[1] * scale)) + 8
-    column, row = ((plane - low) * scale + 4).astype(int).T
-    row = height - 1 - row
-    half = max(int(np.ceil(voxel_size * scale * 0.6)), 1)
-    shade = 0.82 + 0.18 * (near - near.min()) / max(float(np.ptp(near)), 1e-9)
-    order = np.argsort(near, kind="stable")[
-        :, None
-    ]  # painter's algorithm: of equal pixels the last write, the nearest, stays
-    dy, dx = (offset.ravel() for offset in np.mgrid[-half : half + 1, -half : half + 1])
-    painted = np.full((height, width), -1)
-    painted[(row[order] + dy).clip(0, height - 1), (column[order] + dx).clip(0, width - 1)] = order
-    colors = np.concatenate(
-        [rgb * shade[:, None], np.ones((1, 3))]
-    )  # the last one, -1, is the background
-    return np.round(colors[painted] * 255).clip(0, 255).astype(np.uint8)
 
 
 def class_colors(labels: np.ndarray, order: list[int]) -> np.ndarray:
@@ -101,19 +73,17 @@ def read_labels(folder: Path) -> dict[str, Any]:
 def draw_scene(folder: Path, up: str = "z") -> list[Path]:
     """Draw all pictures of a scene from its results -> ``<folder>/pictures/*.png``."""
     data = read_labels(folder)
+    size = float(data["voxel_size"])
+    truth = DollsHouse(data["gt_index"][data["gt_label"] != 0] * size, size, up)
+    figures = {
+        "labels": draw_labels(data, DollsHouse(data["map_xyz"], size, up), truth),
+        "errors": draw_errors(data, truth),
+        "classes": draw_bars(data),
+        "confusion": draw_confusion(data),
+    }
     target = folder / "pictures"
     target.mkdir(exist_ok=True)
-    drawings: dict[str, Callable[[dict[str, Any], str], Any]] = {
-        "labels": draw_labels,
-        "errors": draw_errors,
-        "classes": draw_bars,
-        "confusion": draw_confusion,
-    }
-    return [save_figure(draw(data, up), target / f"{name}.png") for name, draw in drawings.items()]
-
-
-def _xyz(data: dict[str, Any]) -> np.ndarray:
-    return data["gt_index"] * float(data["voxel_size"])
+    return [save_figure(figure, target / f"{name}.png") for name, figure in figures.items()]
 
 
 def _show(axis: Any, image: np.ndarray, title: str) -> None:
@@ -122,11 +92,8 @@ def _show(axis: Any, image: np.ndarray, title: str) -> None:
     axis.axis("off")
 
 
-def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
-    """Colours, truth and prediction side by side, the classes below (like Fig.
-
-    A.5 of the paper).
-    """
+def draw_labels(data: dict[str, Any], in_map: DollsHouse, in_truth: DollsHouse) -> Any:
+    """Colours, truth and prediction side by side, the classes below (like the paper's Fig. A.5)."""
     from matplotlib.patches import Patch
 
     truth, predicted = data["gt_label"].astype(int), data["predicted"].astype(int)
@@ -134,12 +101,11 @@ def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
         predicted, minlength=len(data["names"]) + 1
     )
     order = [int(i) for i in np.argsort(-count, kind="stable") if i > 0 and count[i]][:MOST_CLASSES]
-    xyz, size = _xyz(data), float(data["voxel_size"])
     known = truth != 0
     images = [
-        (draw_voxels(data["map_xyz"], data["map_rgb"] / 255, size, up), "colours of the map"),
-        (draw_voxels(xyz[known], class_colors(truth[known], order), size, up), "ground truth"),
-        (draw_voxels(xyz[known], class_colors(predicted[known], order), size, up), "prediction"),
+        (in_map.paint(data["map_rgb"] / 255), "colours of the map"),
+        (in_truth.paint(class_colors(truth[known], order)), "ground truth"),
+        (in_truth.paint(class_colors(predicted[known], order)), "prediction"),
     ]
     legend_rows = -(-(len(order) + 1) // 6)
     aspect = max(image.shape[0] / image.shape[1] for image, _ in images)
@@ -161,7 +127,7 @@ def draw_labels(data: dict[str, Any], up: str = "z") -> Any:
     return figure
 
 
-def draw_errors(data: dict[str, Any], up: str = "z") -> Any:
+def draw_errors(data: dict[str, Any], in_truth: DollsHouse) -> Any:
     """Where the prediction is right, wrong, or missing."""
     from matplotlib.patches import Patch
 
@@ -170,7 +136,7 @@ def draw_errors(data: dict[str, Any], up: str = "z") -> Any:
     colors = np.where(
         (truth == predicted)[:, None], RIGHT, np.where((predicted == 0)[:, None], MISSED, WRONG)
     )
-    image = draw_voxels(_xyz(data)[known], colors[known], float(data["voxel_size"]), up)
+    image = in_truth.paint(colors[known])
     figure = new_figure(9, 9 * image.shape[0] / image.shape[1] + 0.9)
     right, missed = (
         float(np.mean(v[known])) if known.any() else 0.0
@@ -196,9 +162,8 @@ def _frequent(data: dict[str, Any]) -> list[int]:
     ]
 
 
-def draw_bars(data: dict[str, Any], up: str = "z") -> Any:
+def draw_bars(data: dict[str, Any]) -> Any:
     """IoU per class of the ground truth, the most frequent on top."""
-    del up
     labels = _frequent(data)
     iou = data["iou"][np.array(labels, int) - 1]
     support = data["confusion"].sum(axis=1)[1:]
@@ -221,9 +186,8 @@ def draw_bars(data: dict[str, Any], up: str = "z") -> Any:
     return figure
 
 
-def draw_confusion(data: dict[str, Any], up: str = "z") -> Any:
+def draw_confusion(data: dict[str, Any]) -> Any:
     """Rows: true classes, each summing to 1; columns: what was predicted, and "none"."""
-    del up
     labels = _frequent(data)
     columns = [*labels, 0]
     matrix = (

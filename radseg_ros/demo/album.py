@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from eval3d.report.voxel_view import View
+
 from ..voxels.index import pack
 from . import pictures
 
@@ -34,15 +36,16 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
     rgb = np.stack([points["rgb"] >> shift & 255 for shift in (16, 8, 0)], 1).astype(np.uint8)
     write_ply(folder / "map.ply", xyz, rgb, view["heats"])
     voxel_size = spacing(xyz)
-    scene, kept = pictures.make_scene(xyz, rgb, points["hits"], np.stack(view["poses"]), voxel_size)
+    scene, kept = pictures.make_scene(xyz, points["hits"], np.stack(view["poses"]), voxel_size)
+    rgb = rgb[kept]
     scores = {text: aligned(xyz[kept], heat, voxel_size) for text, heat in view["heats"].items()}
-    views = {azimuth: pictures.View(scene, azimuth, ELEVATION) for azimuth in AZIMUTHS}
-    above = pictures.View(scene, -90, 90)
+    views = {azimuth: View(scene, azimuth, ELEVATION) for azimuth in AZIMUTHS}
+    above = View(scene, -90, 90)
     front = max(
         AZIMUTHS,
         key=lambda azimuth: sum(_visible(views[azimuth], score) for score in scores.values()),
     )
-    images = {"map_above": above.paint(scene.rgb), "map_angle": views[front].paint(scene.rgb)}
+    images = {"map_above": _painted(above, rgb), "map_angle": _painted(views[front], rgb)}
     tiles = []
     for row in rows:
         text, score = row["label"], scores[row["label"]]
@@ -51,9 +54,9 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
             if row["found"]
             else front
         )
-        colors = pictures.heat(scene.rgb, score, THRESHOLD)
+        colors = pictures.heat(rgb, score, THRESHOLD)
         for place, eye in (("above", above), ("angle", views[best])):
-            image = eye.paint(colors)
+            image = _painted(eye, colors)
             if row["found"]:
                 pictures.pin(image, eye.pixel(row["found"]), RING)
             images[f"query_{_file_name(text)}_{place}"] = pictures.caption(
@@ -95,6 +98,10 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
     path.write_bytes("\n".join(head).encode() + table.tobytes())
 
 
+def _painted(view: View, colors: np.ndarray) -> Any:
+    return view.paint(colors, pictures.BRIGHTNESS)
+
+
 def _file_name(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text)
 
@@ -107,7 +114,7 @@ def _verdict(row: dict[str, Any]) -> str:
     )
 
 
-def _visible(view: pictures.View, score: np.ndarray) -> float:
+def _visible(view: View, score: np.ndarray) -> float:
     """How much of what answers can be seen."""
     seen = view.owner[view.owner >= 0]
     return float(np.count_nonzero(score[seen] >= THRESHOLD)) / view.owner.size
