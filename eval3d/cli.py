@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``eval3d``. Only argparse is imported until the arguments are known to be right."""
+"""The command ``eval3d``. Nothing heavy is imported until the arguments are known to be right."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,21 @@ EXAMPLES = """examples:
 
 # command-line name -> option; everything else goes through --set
 FLAGS = {
-    "encoder": ("encoder", "radseg, lite, or oracle (knows the labels of the recording)"),
-    "checkpoint": ("radseg.checkpoint", "RADIO weights: file, folder or hub id"),
-    "preset": ("radseg.preset", "paper, balanced or fast"),
-    "space": ("map.space", "what a voxel stores: backbone, language or probability"),
-    "voxel-size": ("map.voxel_size", "m"),
-    "device": ("radseg.device", "cpu, cuda, cuda:N or auto"),
-    "classes": (
-        "classes",
-        "class list: replica101, nyu40, scannet20, scannet200, scannetpp100, or a file",
-    ),
-    "ignore": ("ignore", "classes that are not scored, separated by commas"),
-    "gt": ("gt", "labelled points (.ply .npz .pt), {root} and {scene} are filled in; or lifted"),
-    "protocol": ("protocol", "radseg or hovsg"),
-    "k": ("k", "neighbours that vote; 0 = only the same voxel"),
-    "frame-skip": ("frame_skip", "frames left out after each one used"),
-    "limit": ("limit", "use at most so many frames"),
-    "seed": ("seed", "of everything random"),
-    "threads": ("threads", "threads of one scene"),
+    "encoder": "encoder",
+    "checkpoint": "radseg.checkpoint",
+    "preset": "radseg.preset",
+    "space": "map.space",
+    "voxel-size": "map.voxel_size",
+    "device": "radseg.device",
+    "classes": "classes",
+    "ignore": "ignore",
+    "gt": "gt",
+    "protocol": "protocol",
+    "k": "k",
+    "frame-skip": "frame_skip",
+    "limit": "limit",
+    "seed": "seed",
+    "threads": "threads",
 }
 
 
@@ -97,10 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _dataset(parser: argparse.ArgumentParser) -> None:
+    from .datasets import DATASETS
+
     parser.add_argument(
-        "--dataset",
-        default="folder",
-        help="replica, scannet, scannetpp, folder or bag (default: folder)",
+        "--dataset", choices=DATASETS, default="folder", help="how the data lie (default: folder)"
     )
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument(
@@ -111,8 +109,15 @@ def _dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    for flag, (_, text) in FLAGS.items():
-        parser.add_argument(f"--{flag}", help=text)
+    from radseg_ros.config import options_of
+
+    from .options import EvalConfig
+
+    known = options_of(EvalConfig)
+    for flag, option in ((flag, known[name]) for flag, name in FLAGS.items()):
+        many = "A,B,..." if typing.get_origin(option.kind) is list else None
+        help = option.doc.replace("%", "%%")
+        parser.add_argument(f"--{flag}", choices=option.choices or None, metavar=many, help=help)
     parser.add_argument(
         "--set",
         action="append",
@@ -165,9 +170,7 @@ def make_config(arguments: argparse.Namespace) -> Any:
     )
     name, root = dataset or (arguments.dataset, arguments.root)
     config = with_options(EvalConfig(), {"dataset": name, "root": str(root)})
-    given = {
-        option: getattr(arguments, flag.replace("-", "_")) for flag, (option, _) in FLAGS.items()
-    }
+    given = {option: getattr(arguments, flag.replace("-", "_")) for flag, option in FLAGS.items()}
     flags = [f"{option}={value}" for option, value in given.items() if value is not None]
     if any(flag.startswith("radseg.device=") for flag in flags):
         flags.append(f"lite.device={arguments.device}")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from radseg_ros.config import LABELLED_SPACES, Config, Options, group, option
 from radseg_ros.config import with_options as change_options
 
+from .classes import SHIPPED
 from .scoring.metrics import PROTOCOLS
 from .truth.ground_truth import RULES
 
@@ -51,12 +52,14 @@ class EvalConfig(Options):
 
     dataset: str = option("folder", "replica, scannet, scannetpp, folder or bag")
     root: str = option("", "folder of the data set (the bag itself for a bag)")
-    classes: str = option("", "class list: a shipped one or a file; empty = the data set's own")
+    classes: str = option(
+        "", f"class list: {', '.join(SHIPPED)}, or a file; empty = the data set's own"
+    )
     encoder: str = option("radseg", "radseg, lite, or oracle (knows the labels)")
     gt: str = option(
         "",
-        "labelled points, {root} and {scene} are filled in; lifted = from label images; empty = "
-        "by data set",
+        "labelled points (.ply .npz .pt), {root} and {scene} are filled in; lifted = from label "
+        "images; empty = by data set",
     )
     gt_holds: str = option(
         "",

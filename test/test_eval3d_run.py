@@ -14,9 +14,10 @@ import pytest
 from color_encoder import ColorEncoder
 from conftest import golden_file
 
-from eval3d.cli import main
+from eval3d.cli import FLAGS, main
+from eval3d.datasets import DATASETS
 from eval3d.options import EvalConfig, with_options
-from radseg_ros.config import Config, parse_assignments, parse_value
+from radseg_ros.config import Config, options_of, parse_assignments, parse_value
 from radseg_ros.datatypes import ConfigError
 
 FAST = ["--voxel-size", "0.1", "--set", "short_side=0", "--no-pictures"]
@@ -419,7 +420,8 @@ REFUSED = {
     "unknown option": (["--set", "map.voxel_sise=1"], "did you mean map.voxel_size"),
     "wrong type": (["--k", "many"], "k takes int"),
     "unknown encoder": (["--encoder", "radsegg"], "radseg"),
-    "unknown protocol": (["--protocol", "x"], "radseg, hovsg"),
+    "unknown protocol": (["--set", "protocol=hovsgg"], "did you mean 'hovsg'?"),
+    "unknown data set": (["--set", "dataset=replika"], "did you mean 'replica'?"),
     "no such class": (["--ignore", "unicorn"], "unicorn"),
     "no ground truth file": (["--gt", "{root}/none.npz"], "none.npz"),
     "no value": (["--set", "k"], "OPTION=VALUE"),
@@ -455,6 +457,20 @@ def test_options_are_found_by_their_short_names():
     )
     with pytest.raises(ConfigError, match="unknown option nothing.at.all"):
         with_options(EvalConfig(), {"nothing.at.all": 1})
+
+
+def test_flags_are_options_and_have_their_choices(capsys):
+    options = options_of(EvalConfig)
+    assert set(FLAGS.values()) <= options.keys()
+    for flag, name in FLAGS.items():
+        if options[name].choices:
+            with pytest.raises(SystemExit):
+                main(["run", "--root", ".", "--out", ".", f"--{flag}", "something else"])
+            assert options[name].choices[-1] in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "--root", ".", "--out", ".", "--dataset", "replika"])
+    error = capsys.readouterr().err
+    assert all(name in error for name in DATASETS)
 
 
 def test_options_command_lists_every_option(capsys):

@@ -18,7 +18,7 @@ from radseg_ros.datatypes import RecordingError
 
 from ..classes import ClassList
 from ..options import EvalConfig
-from . import bag, folder, replica, scannet, scannetpp
+from . import folder, replica, scannet, scannetpp
 from .scene import LabelledFrame, Scene
 
 
@@ -81,6 +81,13 @@ _SCANNETPP_SCENES = (
 ).split()
 _SUFFIXES = ("npz", "pt", "pth", "ply")
 
+
+def _open_bag(root: Path, name: str, classes: ClassList, config: EvalConfig) -> SceneSource:
+    from .bag import open_scene  # brings scipy; only bags need it
+
+    return open_scene(root, name, classes, config)
+
+
 DATASETS = {
     "replica": Dataset(
         "replica",
@@ -102,7 +109,7 @@ DATASETS = {
         tuple(_SCANNETPP_SCENES),
     ),
     "folder": Dataset("folder", folder.open_scene, "", ("lifted",), "ids", frame_skip=0),
-    "bag": Dataset("bag", bag.open_scene, "", (), "ids", frame_skip=0),
+    "bag": Dataset("bag", _open_bag, "", (), "ids", frame_skip=0),
 }
 
 

@@ -55,13 +55,6 @@ class BagScene:
         """Reason -> the first message with this fault, where more is known."""
         return self.recording.drops.examples
 
-    @property
-    def received(self) -> dict[str, int]:
-        """Messages read, by kind."""
-        return {
-            kind: int(count) for kind, count in sorted(self.recording.assembler.received.items())
-        }
-
     def __len__(self) -> int:
         count = -(-len(self.recording) // self.step)
         return min(count, self.limit) if self.limit else count
