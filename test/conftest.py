@@ -7,7 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+
+from radseg_ros.device import let_threads_sleep
+
+let_threads_sleep()  # read when torch is loaded
+
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
