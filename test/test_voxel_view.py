@@ -81,12 +81,6 @@ def test_the_blur_is_nearly_gaussian():
 
     image = np.zeros((200, 220), bool)
     image[50:130, 70:90] = True
-<<<<<<< HEAD
-    for sigma in (5.0, 13.0, 40.0):
-        expected = gaussian_filter(image.astype(np.float64), sigma)
-        assert np.abs(_blur(image, sigma) - expected).max() < 0.03 * expected.max()
-=======
     for sigma in (5.0, 13.0):
         expected = gaussian_filter(image.astype(np.float64), sigma)
         assert np.abs(_blur(image, sigma) - expected).max() < 0.08 * expected.max()
->>>>>>> eval
