@@ -202,6 +202,7 @@ class MapGeometry:
     hits: torch.Tensor  # (M,) float32, number of points
     first_seen_ns: torch.Tensor  # (M,) int64
     last_seen_ns: torch.Tensor  # (M,) int64
+    voxel_size: float  # metres
 
     def __len__(self) -> int:
         return int(self.index.shape[0])

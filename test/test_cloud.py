@@ -16,7 +16,7 @@ def geometry() -> MapGeometry:
     xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0.5]])
     stamps = torch.zeros(3, dtype=torch.int64)
-    return MapGeometry(xyz.long(), xyz, rgb, torch.tensor([1.0, 5.0, 9.0]), stamps, stamps)
+    return MapGeometry(xyz.long(), xyz, rgb, torch.tensor([1.0, 5.0, 9.0]), stamps, stamps, 0.05)
 
 
 def test_true_colors_are_rgb_and_rounded(geometry):
@@ -48,7 +48,9 @@ def test_no_labels_and_empty_map(geometry):
         -1,
         -1,
     ]
-    empty = MapGeometry(*(getattr(geometry, name)[:0] for name in MapGeometry.__dataclass_fields__))
+    names = list(MapGeometry.__dataclass_fields__)[:-1]
+    tensors = [getattr(geometry, name)[:0] for name in names]
+    empty = MapGeometry(*tensors, 0.05)
     assert len(semantic_cloud(empty, np.zeros((0, 2), np.float32), 0.5)) == 0
 
 

@@ -10,10 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
-from radseg_ros.answers.objects import connected_groups, cosine, find_objects, relevancy
+from radseg_ros.answers.groups import connected_groups
+from radseg_ros.answers.objects import cosine, find_objects, relevancy
 from radseg_ros.config import QueryConfig
 from radseg_ros.datatypes import MapGeometry
+from radseg_ros.voxels.index import COORDINATE_LIMIT
 
 
 def geometry(xyz: list, last_seen: list | None = None) -> MapGeometry:
@@ -21,7 +26,8 @@ def geometry(xyz: list, last_seen: list | None = None) -> MapGeometry:
     n = len(points)
     stamps = torch.tensor(last_seen if last_seen is not None else [0] * n, dtype=torch.int64)
     index = torch.round(points / 0.05).long()
-    return MapGeometry(index, points, torch.zeros(n, 3), torch.ones(n), stamps, stamps)
+    rgb, hits = torch.zeros(n, 3), torch.ones(n)
+    return MapGeometry(index, points, rgb, hits, stamps, stamps, 0.05)
 
 
 def test_cosine_of_orthogonal_and_zero_vectors():
@@ -45,28 +51,57 @@ def test_score_of_a_text_does_not_depend_on_the_other_texts():
     torch.testing.assert_close(relevancy(similarity, background, 100.0)[:, 1:2], alone)
 
 
-@settings(max_examples=40, deadline=None)
+def groups_by_k_d_tree(index: np.ndarray, voxel_size: float, max_gap: float) -> np.ndarray:
+    """The slow reference: every pair of near voxels, from their positions."""
+    xyz = (index * voxel_size).astype(np.float32).astype(np.float64)
+    pairs = cKDTree(xyz).query_pairs(max_gap, output_type="ndarray")
+    edges = (np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1]))
+    graph = coo_matrix(edges, shape=(len(xyz), len(xyz)))
+    return connected_components(graph, directed=False)[1]
+
+
+def partition(group: np.ndarray) -> list[list[int]]:
+    return sorted(np.flatnonzero(group == g).tolist() for g in np.unique(group))
+
+
+GAPS = [0.3, 0.99, 1, 1.2, 2**0.5, 1.42, 3**0.5, 1.75, 2, 2.5, 3, 3.2, 4.5, 6, 7, 11.3, 40, 500]
+
+
+@settings(max_examples=150, deadline=None)
 @given(
-    st.lists(st.tuples(*[st.integers(0, 12)] * 3), min_size=1, max_size=25, unique=True),
-    st.sampled_from([1.1, 1.8, 3.2]),
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 250),
+    extent=st.integers(1, 40),
+    voxel_size=st.sampled_from([0.02, 0.05, 0.1, 0.25]),
+    gap=st.sampled_from(GAPS),
+    shift=st.sampled_from([0, -300, 300]),
 )
-def test_groups_equal_flood_fill(points, gap):
-    xyz = np.array(points, float)
-    group = connected_groups(xyz, gap)
-    seen, expected = set(), []
-    for start in range(len(xyz)):
-        if start in seen:
-            continue
-        stack, members = [start], set()
-        while stack:
-            i = stack.pop()
-            if i not in members:
-                members.add(i)
-                stack += [j for j in range(len(xyz)) if np.linalg.norm(xyz[i] - xyz[j]) <= gap]
-        seen |= members
-        expected.append(members)
-    found = [set(np.flatnonzero(group == g).tolist()) for g in np.unique(group)]
-    assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
+def test_groups_equal_those_of_a_k_d_tree(seed, count, extent, voxel_size, gap, shift):
+    rng = np.random.default_rng(seed)
+    index = np.unique(rng.integers(-extent, extent + 1, (count, 3)), axis=0)
+    index = rng.permutation(index) + shift
+    found = connected_groups(index, voxel_size, gap * voxel_size)
+    assert partition(found) == partition(groups_by_k_d_tree(index, voxel_size, gap * voxel_size))
+
+
+def test_groups_across_the_whole_range_of_keys():
+    far = COORDINATE_LIMIT - 1
+    corners = np.array([[x, y, z] for x in (-far, far) for y in (-far, far) for z in (-far, far)])
+    index = np.concatenate([corners, corners - np.sign(corners)])
+    assert len(np.unique(connected_groups(index, 0.05, 0.15))) == 8
+    assert len(np.unique(connected_groups(index, 0.05, 0.05))) == 16
+    assert len(np.unique(connected_groups(index, 0.05, 1e6))) == 1
+
+
+def test_dense_pieces_that_nearly_touch_are_compared_voxel_by_voxel(monkeypatch):
+    block = np.stack(np.unravel_index(np.arange(1000), (10, 10, 10)), 1)
+    for apart in (4, 5, 6):
+        index = np.concatenate([block, block + (9 + apart, 0, 0)])
+        for at_once in (1 << 20, 50):
+            monkeypatch.setattr("radseg_ros.answers.groups.PAIRS_AT_ONCE", at_once)
+            found = connected_groups(index, 0.05, 5 * 0.05)
+            assert partition(found) == partition(groups_by_k_d_tree(index, 0.05, 5 * 0.05))
+            assert len(np.unique(found)) == (1 if apart <= 5 else 2)
 
 
 def test_two_blobs_are_two_objects_best_first():

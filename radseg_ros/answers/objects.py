@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from ..config import QueryConfig
 from ..datatypes import FoundObject, MapGeometry
+from .groups import connected_groups
 
 
 def cosine(vectors: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -37,16 +35,6 @@ def relevancy(similarity: torch.Tensor, background: torch.Tensor, scale: float) 
     return torch.sigmoid(scale * (similarity - background.amax(1, keepdim=True)))
 
 
-def connected_groups(xyz: np.ndarray, max_gap: float) -> np.ndarray:
-    """(N, 3) metres -> (N,) group numbers; points nearer than ``max_gap`` share a group."""
-    n = len(xyz)
-    if n == 0:
-        return np.zeros(0, np.int64)
-    pairs = cKDTree(xyz).query_pairs(max_gap, output_type="ndarray")
-    graph = coo_matrix((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return connected_components(graph, directed=False)[1]
-
-
 def find_objects(
     geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
 ) -> tuple[FoundObject, ...]:
@@ -57,26 +45,33 @@ def find_objects(
         scores: (M,) in 0..1.
     """
     chosen = np.flatnonzero(scores >= config.threshold)
-    xyz = geometry.xyz[chosen].cpu().numpy().astype(np.float64)
-    last_seen = geometry.last_seen_ns[chosen].cpu().numpy()
-    scores = scores[chosen].astype(np.float64)
-    group = connected_groups(xyz, config.max_gap)
+    if not len(chosen):
+        return ()
+    rows = torch.from_numpy(chosen).to(geometry.index.device)
+    index, last_seen = (
+        values.index_select(0, rows).cpu().numpy()
+        for values in (geometry.index, geometry.last_seen_ns)
+    )
+    score = scores[chosen].astype(np.float64)
+    group = connected_groups(index, geometry.voxel_size, config.max_gap)
     order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    objects = []
-    for rows in np.split(order, starts[1:]) if len(order) else []:
-        if len(rows) < config.min_voxels:
-            continue
-        points, weight = xyz[rows], scores[rows]
-        centre = weight @ points / weight.sum()
-        objects.append(
-            FoundObject(
-                centre=tuple(centre.tolist()),
-                size=tuple(np.ptp(points, axis=0).tolist()),
-                score=float(weight.max()),
-                voxels=len(rows),
-                last_seen_ns=int(last_seen[rows].max()),
-            )
+    voxels = np.bincount(group)
+    starts = np.cumsum(voxels) - voxels
+    points = (index * geometry.voxel_size)[order]
+    weight = np.add.reduceat(score[order], starts)
+    centre = np.add.reduceat(points * score[order, None], starts) / weight[:, None]
+    size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
+    best = np.maximum.reduceat(score[order], starts)
+    latest = np.maximum.reduceat(last_seen[order], starts)
+    large = np.flatnonzero(voxels >= config.min_voxels)
+    ranked = large[np.lexsort((*centre[large].T[::-1], -voxels[large], -best[large]))]
+    return tuple(
+        FoundObject(
+            centre=tuple(centre[i].tolist()),
+            size=tuple(size[i].tolist()),
+            score=float(best[i]),
+            voxels=int(voxels[i]),
+            last_seen_ns=int(latest[i]),
         )
-    objects.sort(key=lambda found: (-found.score, -found.voxels, found.centre))
-    return tuple(objects[: config.max_objects])
+        for i in ranked[: config.max_objects]
+    )

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval3d.report.voxel_view import PAPER, VoxelScene
 
-from ..answers.objects import connected_groups
+from ..answers.groups import connected_groups
 
 INK = (40, 42, 46)
 BRIGHTNESS = 1.08  # sensors under-expose white walls
@@ -54,7 +54,8 @@ def make_scene(
     cameras = poses[:, :3, 3] @ rotation.T
     points = xyz.astype(np.float64) @ rotation.T
     rows = np.flatnonzero((points[:, 2] <= cameras[:, 2].max() + HEADROOM) & (hits >= MIN_HITS))
-    group = connected_groups(points[rows], 2.1 * voxel_size)
+    index = np.rint(xyz[rows] / voxel_size).astype(np.int64)
+    group = connected_groups(index, voxel_size, 2.1 * voxel_size)
     rows = rows[np.bincount(group)[group] >= SMALLEST_PIECE * len(rows)]
     points = points[rows]
     neighbours = points[cKDTree(points).query(points, min(NEIGHBOURS, len(points)))[1]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import normalize
@@ -195,7 +196,7 @@ class VoxelMap:
         """A copy of the map without the vectors; rows as in :meth:`snapshot`."""
         return MapGeometry(**self._geometry())
 
-    def _geometry(self) -> dict[str, torch.Tensor]:
+    def _geometry(self) -> dict[str, Any]:
         index, hits = self.table.coordinates(), self.table["hits"]
         return {
             "index": index,
@@ -204,6 +205,7 @@ class VoxelMap:
             "hits": hits.float(),
             "first_seen_ns": self.table["first_seen_ns"].clone(),
             "last_seen_ns": self.table["last_seen_ns"].clone(),
+            "voxel_size": self.voxel_size,
         }
 
     @torch.no_grad()

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which voxels belong together: connected groups, found on the voxel grid in linear time and space.
+
+Voxels are packed into cells of 2 x 2 x 2, whose contents are eight bits. Whether two neighbouring
+cells hold a pair of voxels that is near enough is read off a table of bits, and this joins nearly
+all that is connected. What is left apart is compared in cells as large as can be while all voxels
+of a cell are near each other, and voxel by voxel only between cells of different groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+MARGIN = 1e-5  # relative: nearer to ``max_gap`` than this, positions decide and not the grid
+PAIRS_AT_ONCE = 1 << 20  # pairs of voxels that are compared at once: some 64 MB
+_BITS = 21  # of a cell's coordinate in its key
+_DIAGONAL = 3**0.5
+
+
+def connected_groups(index: np.ndarray, voxel_size: float, max_gap: float) -> np.ndarray:
+    """(N, 3) distinct whole numbers -> (N,) group numbers.
+
+    Voxels whose centres are at most ``max_gap`` metres apart share a group.
+
+    Args:
+        index: voxel indices; the centre is index * voxel_size.
+        voxel_size, max_gap: metres.
+    """
+    if len(index) == 0:
+        return np.zeros(0, np.int64)
+    reach = max_gap / voxel_size  # in voxels
+    surely, perhaps = reach * (1 - MARGIN), reach * (1 + MARGIN)
+    local = index.astype(np.int64) - index.min(0)
+    small = _Cells(local, 2 if surely >= _DIAGONAL else 1)
+    group = _join_adjacent(small, local, surely)
+    side = int(surely / _DIAGONAL) + 1
+    large = small if side == small.side else _Cells(local, side)
+    group = _join_within(large, group)
+    xyz = (index * voxel_size).astype(np.float32).astype(np.float64)  # as the map has them
+    return _join_apart(large, group, xyz, max_gap, radius=int((perhaps + side - 1) / side))
+
+
+class _Cells:
+    """Voxels sorted into cells of ``side`` voxels."""
+
+    def __init__(self, local: np.ndarray, side: int) -> None:
+        self.side = side
+        room = 1 if side == 1 else 3  # cells on all sides: the key of a neighbour never wraps
+        x, y, z = (local >> 1 if side == 2 else local // side).T + room
+        key = (x << 2 * _BITS) + (y << _BITS) + z
+        self.order = np.argsort(key, kind="stable")  # of the voxels, cell after cell
+        key = key[self.order]
+        first = np.diff(key, prepend=-1) != 0
+        self.key = key[first]  # (C,) ascending
+        self.starts = np.flatnonzero(first)
+        self.counts = np.diff(self.starts, append=len(key))
+        self.of_voxel = np.empty(len(key), np.int64)  # (N,) the cell of each voxel
+        self.of_voxel[self.order] = np.cumsum(first) - 1
+
+    def neighbours(
+        self, cells: np.ndarray, radius: int, half: bool = False
+    ) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]]:
+        """Neighbours up to ``radius`` cells away along each axis.
+
+        Keys follow each other along the last axis: one search finds a whole row of neighbours.
+
+        Args:
+            half: of every two opposite offsets only one.
+
+        Yields:
+            The offset along the first two axes; rows of ``cells``; for each the offset along the
+            last axis, and the neighbour there.
+        """
+        last = len(self.key) - 1
+        for dx in range(0 if half else -radius, radius + 1):
+            for dy in range(-radius if dx or not half else 0, radius + 1):
+                own_row = dx == dy == 0
+                nearest = 1 if half and own_row else -radius
+                begin = self.key[cells] + (dx << 2 * _BITS) + (dy << _BITS) + nearest
+                place = np.searchsorted(self.key, begin)
+                for step in range(radius - nearest + 1):
+                    at = np.minimum(place + step, last)
+                    ahead = self.key[at] - begin
+                    rows = np.flatnonzero((ahead <= radius - nearest) & (place + step <= last))
+                    dz, at = ahead[rows] + nearest, at[rows]
+                    if own_row and not half:
+                        other = dz != 0
+                        rows, dz, at = rows[other], dz[other], at[other]
+                    yield (dx, dy), rows, dz, at
+
+
+def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The group of each of ``count`` nodes when ``first[i]`` and ``second[i]`` are joined."""
+    edges = (np.ones(len(first), bool), (first, second))
+    return connected_components(coo_matrix(edges, shape=(count, count)), directed=False)[1]
+
+
+def _join_adjacent(cells: _Cells, local: np.ndarray, surely: float) -> np.ndarray:
+    """(N,) groups by what is within ``surely`` voxels of each other in adjacent cells."""
+    x, y, z = (local & cells.side - 1).astype(np.uint8).T  # which corner of its cell
+    bit = np.left_shift(np.uint8(1), x << 2 | y << 1 | z)
+    contents = np.bitwise_or.reduceat(bit[cells.order], cells.starts)
+    first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for (dx, dy), rows, dz, at in cells.neighbours(np.arange(len(cells.key)), 1, half=True):
+        tables = np.stack([_reachable((dx, dy, z), cells.side, surely) for z in (-1, 0, 1)])
+        near = (tables[dz + 1, contents[rows]] & contents[at]) != 0
+        first.append(rows[near])
+        second.append(at[near])
+    joined = _components(len(cells.key), np.concatenate(first), np.concatenate(second))
+    return joined[cells.of_voxel]
+
+
+def _reachable(offset: tuple[int, int, int], side: int, surely: float) -> np.ndarray:
+    """(256,) uint8: contents of a cell -> the bits of the cell at ``offset`` that are near one."""
+    corners = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), 1)
+    corners = corners[(corners < side).all(1)]
+    apart = side * np.array(offset) + corners[None] - corners[:, None]  # from each to each
+    weight = 1 << (corners @ (4, 2, 1))
+    reached = (np.linalg.norm(apart, axis=2) <= surely) @ weight  # bits, for each corner
+    table = np.zeros(256, np.uint8)
+    for corner_bit, bits in zip(weight, reached, strict=True):
+        table[(np.arange(256) & corner_bit) != 0] |= np.uint8(bits)
+    return table
+
+
+def _join_within(cells: _Cells, group: np.ndarray) -> np.ndarray:
+    """(N,) groups, after joining all that share a cell."""
+    count = int(group.max()) + 1
+    return _components(count, group, group[cells.order[cells.starts]][cells.of_voxel])[group]
+
+
+def _join_apart(
+    cells: _Cells, group: np.ndarray, xyz: np.ndarray, max_gap: float, radius: int
+) -> np.ndarray:
+    """(N,) groups, after joining those of which two voxels are within ``max_gap``.
+
+    Each cell is of one group. Cells of the largest group need not look around: others do.
+    """
+    of_cell = group[cells.order[cells.starts]]
+    others = np.flatnonzero(of_cell != np.bincount(of_cell).argmax())
+    first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for _, rows, _, at in cells.neighbours(others, radius):
+        apart = of_cell[others[rows]] != of_cell[at]
+        first.append(others[rows[apart]])
+        second.append(at[apart])
+    a, b = np.concatenate(first), np.concatenate(second)
+    near = _any_within(cells, a, b, xyz, max_gap)
+    return _components(int(of_cell.max()) + 1, of_cell[a[near]], of_cell[b[near]])[group]
+
+
+def _any_within(
+    cells: _Cells, a: np.ndarray, b: np.ndarray, xyz: np.ndarray, max_gap: float
+) -> np.ndarray:
+    """(P,) whether any voxel of cell ``a[i]`` is within ``max_gap`` of any of cell ``b[i]``."""
+    near = np.zeros(len(a), bool)
+    pairs = cells.counts[a] * cells.counts[b]
+    for i in np.flatnonzero(pairs > PAIRS_AT_ONCE):
+        mine, theirs = (
+            xyz[cells.order[cells.starts[c] :][: cells.counts[c]]] for c in (a[i], b[i])
+        )
+        distance, _ = cKDTree(theirs).query(mine, distance_upper_bound=np.nextafter(max_gap, 1e9))
+        near[i] = (distance <= max_gap).any()
+    few = np.flatnonzero(pairs <= PAIRS_AT_ONCE)
+    chunk = np.cumsum(pairs[few]) // PAIRS_AT_ONCE
+    for some in np.split(few, np.flatnonzero(np.diff(chunk)) + 1):
+        count = pairs[some]
+        pair = np.repeat(np.arange(len(some)), count)
+        number = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
+        row, column = np.divmod(number, cells.counts[b[some]][pair])
+        mine = xyz[cells.order[cells.starts[a[some]][pair] + row]]
+        theirs = xyz[cells.order[cells.starts[b[some]][pair] + column]]
+        found = np.square(mine - theirs).sum(1) <= max_gap * max_gap
+        near[some[np.unique(pair[found])]] = True
+    return near
