@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a map from a file: one saved by the node or by ``eval3d run --save-map``, or arrays from
-another program.
-"""
+"""Score a map from a file: saved by the node or ``eval3d run --save-map``, or arrays of others."""
 
 from __future__ import annotations
 
@@ -101,9 +99,7 @@ def _from_radmap(
 def _from_arrays(
     config: EvalConfig, path: Path, classes: ClassList
 ) -> tuple[LabelledMap, dict[str, Any]]:
-    """``xyz`` (N, 3) metres with ``labels`` (N,) 1..C, or with ``vectors`` (N, D) and ``text`` (Q,
-    D) in one space.
-    """
+    """``xyz`` (N, 3) m with ``labels`` (N,) 1..C, or ``vectors`` (N, D) and ``text`` (Q, D)."""
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {key: data[key] for key in data.files}

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same room in every layout: equal frames, equal labels.
-
-And every fault named, counted, skipped or refused.
-"""
+"""The same room in every layout: equal frames, equal labels, every fault named and counted."""
 
 from __future__ import annotations
 
@@ -64,9 +61,8 @@ def test_every_layout_gives_the_same_frames(tmp_path):
 
 def test_semantic_nerf_and_its_labels(tmp_path):
     root = world.write_semantic_nerf(tmp_path)
-    frames = list(
-        open_scene("replica", root, "office0", SIX, frame_skip=0)
-    )  # the folder is called office_0
+    # the folder is called office_0
+    frames = list(open_scene("replica", root, "office0", SIX, frame_skip=0))
     assert len(frames) == 2
     for i, item in enumerate(frames):
         _, depth, label = world.render(

@@ -67,9 +67,8 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if {"x", "y", "z"} <= fields.keys():
         fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
     xyz, labels = (_first(fields, keys, path) for keys in (XYZ_KEYS, LABEL_KEYS))
-    labels = (
-        labels[:, 0] if labels.ndim == 2 else labels
-    )  # ScanNet++ lists up to three labels a vertex, the best first
+    if labels.ndim == 2:  # ScanNet++ lists up to three labels a vertex, the best first
+        labels = labels[:, 0]
     if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
         raise InputError(
             f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"

@@ -71,9 +71,7 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
 
 
 def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.ndarray]) -> None:
-    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY, which every viewer
-    opens.
-    """
+    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY."""
     names = [f"score_{_file_name(text)}" for text in heats]
     kinds = (
         [(n, "<f4") for n in "xyz"]
