@@ -11,6 +11,7 @@ import torch
 
 from eval3d.report.voxel_view import View
 
+from ..files import write_whole
 from ..voxels.index import pack
 from . import pictures
 
@@ -93,7 +94,7 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
         "end_header",
         "",
     ]
-    path.write_bytes("\n".join(head).encode() + table.tobytes())
+    write_whole(path, "\n".join(head).encode() + table.tobytes())
 
 
 def _painted(view: View, colors: np.ndarray) -> Any:
