@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""k-NN of the evaluator against scikit-learn's BallTree: one million ground-truth points, 200 000
-map voxels, k = 5.
+"""k-NN of the evaluator against scikit-learn's BallTree: a million points, 200 000 voxels, k = 5.
 
     python bench/eval3d.py [--points 1000000] [--voxels 200000] [--repeats 3]
 
@@ -40,9 +39,7 @@ def walls(count: int, seed: int) -> np.ndarray:
 
 
 def map_voxels(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 3) voxel centres, sorted as a map is, and their labels: patches of one metre with 5 %
-    noise.
-    """
+    """(count, 3) voxel centres as a map has them, and labels: patches of 1 m with 5 % noise."""
     index = np.unique(np.round(walls(4 * count, 0) / VOXEL_SIZE).astype(np.int64), axis=0)
     rng = np.random.default_rng(1)
     index = index[np.sort(rng.choice(len(index), count, replace=False))]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well an encoder's map of a real recording ranks places for a text: mean average precision
-over labelled boxes.
+"""How well a map of a real recording ranks places for a text: mean average precision over boxes.
 
     python bench/real_recording.py ../shared/data/hololens_office --encoder lite
     python bench/real_recording.py RECORDING --encoder radseg --option
@@ -106,9 +105,7 @@ def build_map(
 
 
 def voxels_in_box(frame: Frame, box: list[float], short_side: int, voxel_size: float) -> np.ndarray:
-    """(V, 3) indices of the voxels that the valid depth inside a box (x0 y0 x1 y1, px of the frame)
-    falls into.
-    """
+    """(V, 3) indices of the voxels behind a box (x0 y0 x1 y1, px), where its depth is valid."""
     height, width = frame.depth.shape
     x, y = (np.arange(n) + 0.5 for n in (width, height))
     inside = ((y >= box[1]) & (y < box[3]))[:, None] & ((x >= box[0]) & (x < box[2]))

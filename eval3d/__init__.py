@@ -1,4 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of 3D open-vocabulary maps: the protocol of the RADSeg paper, reproducible to the last
-digit.
-"""
+"""Evaluation of 3D open-vocabulary maps: the RADSeg paper's protocol, reproducible to the digit."""

@@ -299,9 +299,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 1 when a scene failed, or 2 for wrong options and
-    inputs.
-    """
+    """Entry point; the exit status is 0, 1 when a scene failed, 2 for wrong options and inputs."""
     parsed = build_parser().parse_args(arguments)
     import logging
 

@@ -46,9 +46,7 @@ class TopicConfig(Options):
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig(Options):
-    """One evaluation. The defaults are those of the paper (docs/method.md: 5 cm voxels, k 5, frame
-    skip 10).
-    """
+    """One evaluation. The defaults are those of the paper (docs/method.md)."""
 
     dataset: str = option("folder", "replica, scannet, scannetpp, folder or bag")
     root: str = option("", "folder of the data set (the bag itself for a bag)")

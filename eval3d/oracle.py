@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoder that knows the truth: label images become text-space vectors, with as much noise as
-one asks for.
+"""An encoder that knows the truth: label images become text-space vectors, plus noise on request.
 
 With it the whole chain (loading, lifting, fusing, labelling, k-NN, scoring) has a known answer
 where no weights exist.

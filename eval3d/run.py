@@ -56,9 +56,7 @@ def classes_of(config: EvalConfig, scene: str = "") -> ClassList:
 
 
 def scene_names(config: EvalConfig, scenes: list[str]) -> list[str]:
-    """What to evaluate: the names given, or the paper's scenes, or the one recording that ``root``
-    is.
-    """
+    """What to evaluate: the names given, the paper's scenes, or the one recording at ``root``."""
     if scenes and scenes != ["paper"]:
         return scenes
     paper = DATASETS[one_of("dataset", config.dataset, DATASETS)].paper_scenes
@@ -84,9 +82,7 @@ def _cached_encoder(name: str, options: str) -> Encoder:
 
 
 def set_threads(config: EvalConfig) -> None:
-    """A number of threads that does not depend on how many scenes run beside: sums are then added
-    in the same order.
-    """
+    """Use a number of threads that is the same with any --jobs: sums keep their order."""
     torch.set_num_threads(config.threads or min(os.cpu_count() or 1, 8))
 
 

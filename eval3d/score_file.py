@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a map from a file: one saved by the node or by ``eval3d run --save-map``, or arrays from
-another program.
-"""
+"""Score a map from a file: saved by the node or ``eval3d run --save-map``, or arrays of others."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ from .options import EvalConfig
 from .provenance import fingerprint, provenance
 from .report.results import write_scene
 from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads
-from .scoring.metrics import as_numpy, predict_labels
+from .scoring.metrics import predict_labels
 from .scoring.score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
+from .truth.points import numbers_of, read_npz
 
 
 def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
@@ -101,37 +100,37 @@ def _from_radmap(
 def _from_arrays(
     config: EvalConfig, path: Path, classes: ClassList
 ) -> tuple[LabelledMap, dict[str, Any]]:
-    """``xyz`` (N, 3) metres with ``labels`` (N,) 1..C, or with ``vectors`` (N, D) and ``text`` (Q,
-    D) in one space.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {key: data[key] for key in data.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"map {path} cannot be read: {error}") from None
+    """``xyz`` (N, 3) m with ``labels`` (N,) 1..C, or ``vectors`` (N, D) and ``text`` (Q, D)."""
+    arrays = read_npz(path)
     if "xyz" not in arrays or not ("labels" in arrays or {"vectors", "text"} <= arrays.keys()):
         raise InputError(
             f"map {path} holds {', '.join(arrays) or 'nothing'}; need xyz with labels, or xyz "
             "with vectors and text"
         )
-    xyz = as_numpy(arrays["xyz"]).astype(np.float32)
+    xyz = numbers_of(arrays, "xyz", path).astype(np.float32)
     if "labels" in arrays:
-        label = arrays["labels"].astype(np.int64)
+        label = numbers_of(arrays, "labels", path).astype(np.int64)
     else:
-        queried = np.array([0, *queried_labels(config, classes)])
-        if len(arrays["text"]) != len(queried) - 1:
-            raise InputError(
-                f"map {path} brings {len(arrays['text'])} text vectors, the class list asks for "
-                f"{len(queried) - 1}"
-            )
-        rules = (
-            config.denoise_threshold,
-            config.prediction_threshold,
-            config.denoise_chunk or None,
-        )
-        label = queried[predict_labels(arrays["vectors"], arrays["text"], *rules)]
+        label = _predicted(config, path, classes, arrays)
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or label.shape != xyz.shape[:1]:
+        raise InputError(f"map {path}: {xyz.shape} positions do not fit {label.shape} labels")
     rgb = arrays.get("rgb", np.full((len(xyz), 3), 0.6, np.float32))
     rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb
     digest = hashlib.sha256(xyz.tobytes() + label.tobytes()).hexdigest()
     labelled = LabelledMap(xyz, label, rgb, sum(array.nbytes for array in arrays.values()), digest)
     return labelled, {"encoder": "arrays", "checkpoint_hash": ""}
+
+
+def _predicted(
+    config: EvalConfig, path: Path, classes: ClassList, arrays: dict[str, np.ndarray]
+) -> np.ndarray:
+    """(N,) labels 1..C of ``vectors`` by ``text``."""
+    vectors, text = (numbers_of(arrays, name, path) for name in ("vectors", "text"))
+    queried = np.array([0, *queried_labels(config, classes)])
+    if len(text) != len(queried) - 1:
+        raise InputError(
+            f"map {path} brings {len(text)} text vectors, the class list asks for "
+            f"{len(queried) - 1}"
+        )
+    rules = (config.denoise_threshold, config.prediction_threshold, config.denoise_chunk or None)
+    return queried[predict_labels(vectors, text, *rules)]

@@ -29,8 +29,7 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
 
 
 def combinations(config: EvalConfig, axes: list[str]) -> Iterator[tuple[str, EvalConfig]]:
-    """(name of a folder, configuration) for every combination of the values, the last axis running
-    fastest.
+    """(name of a folder, configuration) per combination of values, the last axis running fastest.
 
     All are built first, so that a value that is refused costs no evaluation.
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A room of known shape, colours and labels, rendered exactly and written in every layout that the
-evaluator reads.
-"""
+"""A room of known shape, colours and labels, in every layout that the evaluator reads."""
 
 from __future__ import annotations
 
@@ -13,14 +11,8 @@ from color_encoder import COLORS
 from PIL import Image
 
 LOW, HIGH = np.array([-1.6, -1.2, -0.9]), np.array([1.6, 1.2, 2.4])  # m; the cameras are inside
-FACES = (
-    "red",
-    "green",
-    "blue",
-    "yellow",
-    "magenta",
-    "cyan",
-)  # x low, x high, y low, ...: label i + 1 is face i
+# x low, x high, y low, ...: label i + 1 is face i
+FACES = ("red", "green", "blue", "yellow", "magenta", "cyan")
 SIZE = (48, 64)
 K = np.array([[40.0, 0, 31.5], [0, 40, 23.5], [0, 0, 1]])
 FRAMES = 6
@@ -126,14 +118,8 @@ def write_semantic_nerf(root: Path, scene: str = "office_0") -> Path:
     return root
 
 
-SCANNET_IDS = {
-    1: 1,
-    2: 3,
-    3: 7,
-    4: 2,
-    5: 1163,
-    6: 16,
-}  # face -> raw id: wall, floor, cabinet, chair, object, window
+# face -> raw id: wall, floor, cabinet, chair, object, window
+SCANNET_IDS = {1: 1, 2: 3, 3: 7, 4: 2, 5: 1163, 6: 16}
 
 
 def write_scannet(root: Path, scene: str = "scene0011_00") -> Path:
@@ -170,9 +156,8 @@ def write_scannetpp(root: Path, scene: str = "00777c41d4", layout: str = "nerfst
         save(dslr / "render_depth" / f"DSC{i:05d}.png", millimetres(depth))
         pose = pose_of(i)
         opengl = pose @ np.diag([1.0, -1, -1, 1])
-        nerfstudio = np.stack(
-            [opengl[1], opengl[0], -opengl[2], opengl[3]]
-        )  # x and y swapped, z upside down
+        # x and y swapped, z upside down
+        nerfstudio = np.stack([opengl[1], opengl[0], -opengl[2], opengl[3]])
         frames.append({"file_path": f"DSC{i:05d}.JPG", "transform_matrix": nerfstudio.tolist()})
         inverse = np.linalg.inv(pose)
         angle = np.arctan2(inverse[0, 2], inverse[0, 0])
@@ -224,9 +209,7 @@ def write_folder(root: Path, frames: int = FRAMES) -> Path:
 
 
 def write_bag(path: Path, frames: int = FRAMES) -> Path:
-    """A rosbag2 at 10 Hz; colour of frame 2 has no depth, so that one frame is dropped for a
-    reason.
-    """
+    """A rosbag2 at 10 Hz; frame 2 has no depth image and is dropped."""
     from recordings import BagWriter
     from rosbags.rosbag2 import StoragePlugin
     from scipy.spatial.transform import Rotation

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same room in every layout: equal frames, equal labels.
-
-And every fault named, counted, skipped or refused.
-"""
+"""The same room in every layout: equal frames, equal labels, every fault named and counted."""
 
 from __future__ import annotations
 
@@ -64,9 +61,8 @@ def test_every_layout_gives_the_same_frames(tmp_path):
 
 def test_semantic_nerf_and_its_labels(tmp_path):
     root = world.write_semantic_nerf(tmp_path)
-    frames = list(
-        open_scene("replica", root, "office0", SIX, frame_skip=0)
-    )  # the folder is called office_0
+    # the folder is called office_0
+    frames = list(open_scene("replica", root, "office0", SIX, frame_skip=0))
     assert len(frames) == 2
     for i, item in enumerate(frames):
         _, depth, label = world.render(
@@ -263,19 +259,32 @@ def test_points_that_cannot_be_trusted_are_refused(tmp_path):
             return (exec, (f"open({str(tmp_path / 'owned')!r}, 'w')",))
 
     torch.save({"xyz": np.zeros((1, 3)), "labels": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(InputError, match="more than arrays"):
+    with pytest.raises(InputError, match="holds more than arrays"):
         read_points(tmp_path / "evil.pt")
     assert not (tmp_path / "owned").exists()
     np.savez(tmp_path / "short.npz", xyz=np.zeros((3, 3)), labels=np.zeros(2))
     np.savez(tmp_path / "other.npz", xyz=np.zeros((3, 3)), colors=np.zeros(3))
     write_ply(tmp_path / "cut.ply", np.zeros((9, 3)), np.zeros(9), "binary_little_endian")
     (tmp_path / "cut.ply").write_bytes((tmp_path / "cut.ply").read_bytes()[:-20])
-    (tmp_path / "cut.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "words.npz", xyz=np.zeros((3, 3)), labels=np.array(["a", "b", "c"]))
+    whole = (tmp_path / "words.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "flipped.npz").write_bytes(whole[:200] + b"\xff" * 60 + whole[260:])
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    start = b"ply\nformat ascii 1.0\nelement vertex"
+    (tmp_path / "header.ply").write_bytes(start + b"\nproperty float x\nend_header\n1\n")
+    (tmp_path / "kind.ply").write_bytes(start + b" 1\nproperty float99 x\nend_header\nabc\n")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "evil.pt").read_bytes()[:100])
     for name, reason in (
         ("short.npz", "do not fit"),
         ("other.npz", "holds xyz, colors"),
+        ("words.npz", "labels holds <U1, not numbers"),
         ("cut.ply", "truncated"),
-        ("cut.npz", "read"),
+        *((f"{name}.npz", "cannot be read") for name in ("cut", "flipped", "array")),
+        ("header.ply", "cannot be read"),
+        ("kind.ply", "cannot be read"),
+        ("cut.pt", "is damaged or holds more than arrays"),
     ):
         with pytest.raises(InputError, match=reason):
             read_points(tmp_path / name)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluator on a rendered house of 41 classes: the oracle reaches the ceiling, noise costs,
-lite says what it can.
-"""
+"""The evaluator on a rendered house: oracle, noise, and lite as far as it goes."""
 
 from __future__ import annotations
 

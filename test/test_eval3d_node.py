@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node over real transport and the evaluator on the same recording make the same map, and score
-the same.
-"""
+"""The node over real transport and the evaluator make maps that score the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command, end to end: every layout, every subcommand, and the promises about repeated and
-parallel runs.
-"""
+"""The command, end to end: every layout, every subcommand, repeated and parallel runs."""
 
 from __future__ import annotations
 
@@ -246,9 +244,8 @@ def test_a_finished_scene_is_not_computed_again_unless_something_changed(
     assert len(built) == 1
     evaluate(capsys, *oracle(recording, tmp_path, "--k", 1))
     assert len(built) == 2
-    (tmp_path / "room" / "metrics.json").write_text(
-        "{"
-    )  # as a crash would leave it, were it not written atomically
+    # as a crash would leave it, were it not written whole
+    (tmp_path / "room" / "metrics.json").write_text("{")
     evaluate(capsys, *oracle(recording, tmp_path, "--k", 1))
     assert len(built) == 3
 
@@ -276,9 +273,8 @@ def two_scenes(tmp_path):
     "execution", [["--jobs", 2], ["--cluster", "local:2"]], ids=["jobs", "cluster"]
 )
 def test_scenes_side_by_side_give_the_same_bytes(tmp_path, capsys, monkeypatch, execution):
-    monkeypatch.setenv(
-        "EVAL3D_REVISION", "under test"
-    )  # a commit during the test must not make a difference
+    # a commit during the test must not make a difference
+    monkeypatch.setenv("EVAL3D_REVISION", "under test")
     if "--cluster" in execution:
         pytest.importorskip(
             "distributed", reason="the optional package distributed is not installed"

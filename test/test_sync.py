@@ -173,9 +173,7 @@ def test_old_poses_are_forgotten():
 
 
 def reference(color: list, depth: list, poses: list, config: SyncConfig) -> list:
-    """Greedy in time: the earliest pair of mutually nearest images within the skew, bracketed by
-    poses.
-    """
+    """Greedy in time: the earliest mutually nearest images within the skew, between poses."""
     color, depth, result = sorted(color), sorted(depth), []
     while color and depth:
         c, d = color[0], depth[0]

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class lists, shipped as data: what the classes of a data set are called and which ids its files
-use for them.
-"""
+"""Class lists, shipped as data: what the classes are called, and their ids in a data set."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ HOVSG_IGNORED_WORDS = ("wall", "floor", "ceiling", "door", "window", "background
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes in order: label i + 1 is ``names[i]``, which the files of the data set call
-    ``ids[i]``.
-    """
+    """Classes in order: label i + 1 is ``names[i]``, and ``ids[i]`` in the data set's files."""
 
     name: str
     names: tuple[str, ...]
@@ -98,8 +94,10 @@ def read_table(path: Path) -> list[list[str]]:
 
 
 def load_classes(source: str | Path) -> ClassList:
-    """A shipped list by name, or a file: ``.tsv`` (id, name), ``.json`` (small_house's meta.json,
-    Replica's info_semantic.json, or a list of names), ``.txt`` (one name a line, ids from 1).
+    """A shipped list by its name, or a file.
+
+    ``.tsv`` holds id and name; ``.json`` a folder's meta.json, Replica's info_semantic.json, or a
+    list of names; ``.txt`` one name a line, ids from 1.
 
     Raises:
         InputError: no such list, or a file that holds none.

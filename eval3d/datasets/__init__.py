@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets that can be scored: how to open a scene, which classes, which ground truth, which
-scenes the paper takes.
+"""The data sets that can be scored: how to open a scene, its classes, truth, and paper's scenes.
 
 A scene is anything with ``name``, ``len()``, iteration over LabelledFrame, ``dropped`` / ``notes``
 / ``examples`` and ``listing()`` / ``digest()``: see :class:`eval3d.datasets.scene.Scene`.

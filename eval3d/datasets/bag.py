@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rosbag2 through the very code that the node uses: same decoding, same pairing in time, same
-reasons to drop.
-"""
+"""A rosbag2, decoded, paired in time and dropped by the very code that the node uses."""
 
 from __future__ import annotations
 

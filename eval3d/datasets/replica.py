@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replica in its two exports: NICE-SLAM (``<scene>/results``) and Semantic-NeRF
-(``<scene>/Sequence_1``).
-"""
+"""Replica as NICE-SLAM exports it (``<scene>/results``), or Semantic-NeRF (``Sequence_1``)."""
 
 from __future__ import annotations
 
@@ -121,9 +119,7 @@ def _read_trajectory(path: Path) -> np.ndarray:
 
 
 def _check_classes(root: Path, name: str, classes: ClassList) -> None:
-    """Say so when the copy of the data set names its classes differently from the list that is
-    scored.
-    """
+    """Refuse a copy of the data set that names its classes differently from the list."""
     for spelling in spellings(name):
         path = root / "semantic_info" / spelling / "info_semantic.json"
         if classes.name == "replica101" and path.is_file():

@@ -57,9 +57,7 @@ def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) ->
 
 
 def relabeller(root: Path, classes: ClassList) -> Callable[[np.ndarray], np.ndarray]:
-    """From raw ids of label-filt to labels: by NYU40 for nyu40 and scannet20, directly for
-    scannet200.
-    """
+    """From raw ids of label-filt to labels: by NYU40, or directly for scannet200."""
     if classes.name not in ("nyu40", "scannet20"):
         return classes.labels_of
     own = root / MAP_FILE

@@ -98,9 +98,7 @@ class Scene:
         return {**self._drops.examples, **self._notes.examples}
 
     def listing(self) -> list[str]:
-        """Name and size of every file of the selected views: changes when the data set does, costs
-        no reading.
-        """
+        """Name and size of every file of the selected views: changes when the data set does."""
         paths = [
             path
             for _, v in self.selected()

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from radseg_ros.files import whole_file
+
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure; inches. No pyplot: no global state, works in any thread."""
@@ -19,5 +21,6 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Write a PNG that does not name the library's version -> ``path``."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110, metadata={"Software": None})
     return path

@@ -29,18 +29,16 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def distinct_colors(count: int) -> np.ndarray:
-    """(count, 3) in [0, 1]: each the candidate farthest (CIELAB) from white, black, grey and all
-    colours before it.
+    """(count, 3) in [0, 1]: each the farthest (CIELAB) from those before it.
 
-    Colour i does not depend on ``count``.
+    Also from white, black and grey. Colour i does not depend on ``count``.
     """
     steps = np.linspace(0.0, 1.0, 13)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _lab(candidates)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    usable = (
-        (lab[:, 0] > 30) & (lab[:, 0] < 86) & (chroma > 20) & (chroma < 78)
-    )  # neither near grey nor glaring
+    # neither near grey nor glaring
+    usable = (lab[:, 0] > 30) & (lab[:, 0] < 86) & (chroma > 20) & (chroma < 78)
     candidates, lab = candidates[usable], lab[usable]
     taken = _lab(np.array([[1.0, 1, 1], [0, 0, 0], NONE]))
     distance = np.sqrt(((lab[:, None] - taken[None]) ** 2).sum(-1)).min(axis=1)

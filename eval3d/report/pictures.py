@@ -56,9 +56,7 @@ def below_the_lid(z: np.ndarray, keep: float = 0.72) -> np.ndarray:
 
 
 def class_colors(labels: np.ndarray, order: list[int]) -> np.ndarray:
-    """(N,) labels -> (N, 3): the classes of ``order`` get the most distinct colours, none and the
-    rest grey.
-    """
+    """(N,) labels -> (N, 3): distinct colours for the classes of ``order``, grey for the rest."""
     table = np.full((int(max(labels.max(initial=0), max(order, default=0))) + 1, 3), NONE)
     table[order] = distinct_colors(len(order))
     return table[labels]

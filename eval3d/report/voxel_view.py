@@ -105,9 +105,7 @@ class View:
         self.shade = FACE_SHADE[face].reshape(self.size) * occlusion
 
     def _stencil(self) -> list[tuple[int, int, float, int]]:
-        """Pixels of one cube: offset in px (right, down), depth of its surface against the centre
-        in m, axis of the face.
-        """
+        """Pixels of one cube: offset (right, down) in px, m behind its centre, axis of the face."""
         half = self.scene.voxel_size / 2 * 1.02  # no gaps between neighbours
         reach = int(np.ceil(half * np.sqrt(3) * self.scale))
         dy, dx = (grid.ravel() for grid in np.mgrid[-reach : reach + 1, -reach : reach + 1])
@@ -124,9 +122,7 @@ class View:
         ]
 
     def _occlusion(self, depth: np.ndarray) -> np.ndarray:
-        """(H, W) factor, darker where the surroundings are nearer to the eye (depth darkening,
-        Luft et al. 2006).
-        """
+        """(H, W) factor: dark behind what is nearer (depth darkening, Luft et al. 2006)."""
         known = np.isfinite(depth)
         filled = np.where(known, depth, 0.0)
         factor = np.ones(self.size)
@@ -159,9 +155,7 @@ class View:
 
 
 def _in_company(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
-    """(N,) bool: not a left-over of a wall that is seen from behind, such as the row of voxels
-    along its top.
-    """
+    """(N,) bool: not a left-over of a wall seen from behind, such as the row along its top."""
     from scipy.spatial import cKDTree
 
     return cKDTree(xyz).query(xyz, 10)[0][:, -1] < 2.5 * voxel_size

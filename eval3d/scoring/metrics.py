@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 
 LOGIT_SCALE = 100.0
 PROTOCOLS = ("radseg", "hovsg")
-_QUERIES = (
-    1 << 16
-)  # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
+# queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
+_QUERIES = 1 << 16
 _ROWS = 8192  # rows per block of the similarity product: 75 MB at 1152 channels in float64
 
 
@@ -105,9 +104,8 @@ def probabilities(vectors: Any, text: Any, scale: float = LOGIT_SCALE) -> np.nda
         unit = _unit(vectors[start : start + _ROWS])
         defined = unit.any(axis=1)
         undefined += int((~defined).sum())
-        cosine = (unit[defined] @ directions).astype(
-            np.float32
-        )  # rounding hides the order of summation
+        # rounding hides the order of summation
+        cosine = (unit[defined] @ directions).astype(np.float32)
         logits = np.float32(scale) * cosine
         exp = np.exp(logits - logits.max(axis=1, keepdims=True))
         out[start : start + _ROWS][defined] = exp / exp.sum(axis=1, keepdims=True)
@@ -189,9 +187,7 @@ def voxel_index(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
 
 
 def vote(index: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One label per voxel by majority, the smallest on a tie: (N, 3) int, (N,) -> (M, 3) sorted,
-    (M,).
-    """
+    """Majority per voxel, the smallest on a tie: (N, 3) int, (N,) -> (M, 3) sorted, (M,)."""
     if len(index) == 0:
         return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
     rows, count = np.unique(np.column_stack([index, labels]), axis=0, return_counts=True)
@@ -217,8 +213,7 @@ def _same_voxel_labels(
 def knn_labels(
     gt_xyz: Any, map_xyz: Any, map_labels: Any, k: int = 5, voxel_size: float = 0.05
 ) -> np.ndarray:
-    """The most frequent label among the ``k`` nearest map voxels of each ground-truth voxel: ->
-    (M,) int64.
+    """(M,) int64: the most frequent label of the ``k`` map voxels nearest to each true voxel.
 
     Label 0 counts like any other, the smallest label wins a tie, no distance is too far. A map with
     fewer than ``k`` voxels uses them all, an empty one predicts 0 everywhere. ``k`` = 0 takes the
@@ -257,9 +252,8 @@ def _nearest_labels(
     # give it one order only.
     order = np.lexsort((map_labels, map_xyz[:, 2], map_xyz[:, 1], map_xyz[:, 0]))
     map_labels = map_labels[order]
-    tree = cKDTree(
-        map_xyz[order], balanced_tree=False
-    )  # voxels are spread evenly: quicker to build and to search
+    # voxels are spread evenly: an unbalanced tree is quicker to build and to search
+    tree = cKDTree(map_xyz[order], balanced_tree=False)
     out = np.empty(len(gt_xyz), np.int64)
     walk = _walk(gt_xyz)
     for start in range(0, len(walk), _QUERIES):
@@ -270,15 +264,12 @@ def _nearest_labels(
 
 
 def _walk(xyz: np.ndarray) -> np.ndarray:
-    """An order that visits neighbours one after the other: the tree's nodes stay in the cache,
-    twice as fast.
-    """
+    """An order in which neighbours follow each other: the tree stays cached, twice as fast."""
     low = xyz.min(axis=0)
     span = max(float((xyz.max(axis=0) - low).max()), 1e-9)
     x, y, z = ((xyz - low) * (39.99 / span)).astype(np.uint16).T
-    return np.argsort(
-        (x * np.uint16(40) + y) * np.uint16(40) + z, kind="stable"
-    )  # 16 bits: numpy sorts these by radix
+    # 16 bits: numpy sorts these by radix
+    return np.argsort((x * np.uint16(40) + y) * np.uint16(40) + z, kind="stable")
 
 
 def confusion(gt: Any, predicted: Any, num_classes: int) -> np.ndarray:

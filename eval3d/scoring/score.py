@@ -63,9 +63,7 @@ def ignored_labels(config: EvalConfig, classes: ClassList) -> tuple[int, ...]:
 
 
 def queried_labels(config: EvalConfig, classes: ClassList) -> tuple[int, ...]:
-    """The labels that may be predicted: under radseg the ignored classes are no candidates, under
-    hovsg they are.
-    """
+    """The labels that may be predicted: under hovsg also those that are not scored."""
     ignored = set(ignored_labels(config, classes)) if config.protocol == "radseg" else set()
     return tuple(label for label in range(1, len(classes) + 1) if label not in ignored)
 

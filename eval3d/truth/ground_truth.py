@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The true label of each voxel: from labelled points, or lifted from label images through the same
-mapping as the map.
-"""
+"""The true label of each voxel: from labelled points, or lifted from label images as the map is."""
 
 from __future__ import annotations
 
@@ -140,8 +138,7 @@ def _count_votes(
 
 
 class LabelLifter:
-    """Collects the votes of label images: every usable depth pixel votes for the label that it sees
-    in its voxel.
+    """Collects the votes of label images: every depth pixel votes for its label in its voxel.
 
     The voxels are those of :func:`radseg_ros.voxels.lift.lift`, so the ground truth lies exactly
     where the map does.
@@ -149,11 +146,8 @@ class LabelLifter:
 
     def __init__(self, voxel_size: float) -> None:
         self.voxel_size = voxel_size
-        self._votes = (
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int64),
-        )  # packed voxel, label, count
+        nothing = np.zeros(0, np.int64)
+        self._votes = nothing, nothing, nothing  # key of the voxel, label, count
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, frame: Frame, label: np.ndarray) -> None:
@@ -163,9 +157,8 @@ class LabelLifter:
                 f"label image {label.shape} does not fit the depth image {frame.depth.shape}"
             )
         key, votes = _pixel_voxels(frame, self.voxel_size), label.ravel()
-        starts = _starts_of_runs(
-            key, votes
-        )  # neighbouring pixels mostly agree: a tenth is left to sort
+        # neighbouring pixels mostly agree: a tenth is left to sort
+        starts = _starts_of_runs(key, votes)
         count = np.diff(starts, append=len(key))
         starts, count = starts[key[starts] >= 0], count[key[starts] >= 0]
         self._waiting.append(_count_votes(key[starts], votes[starts], count))

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,15 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     if not path.is_file():
         raise InputError(f"ground truth {path} does not exist")
-    readers = {".ply": read_ply, ".npz": _read_npz, ".pt": _read_torch, ".pth": _read_torch}
+    readers = {".ply": read_ply, ".npz": read_npz, ".pt": _read_torch, ".pth": _read_torch}
     if path.suffix not in readers:
         raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
-    try:
-        fields = readers[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"ground truth {path} cannot be read: {error}") from None
+    fields = readers[path.suffix](path)
     if {"x", "y", "z"} <= fields.keys():
         fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
     xyz, labels = (_first(fields, keys, path) for keys in (XYZ_KEYS, LABEL_KEYS))
-    labels = (
-        labels[:, 0] if labels.ndim == 2 else labels
-    )  # ScanNet++ lists up to three labels a vertex, the best first
+    if labels.ndim == 2:  # ScanNet++ lists up to three labels a vertex, the best first
+        labels = labels[:, 0]
     if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
         raise InputError(
             f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"
@@ -79,17 +76,52 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return xyz[finite].astype(np.float64), labels[finite].astype(np.int64)
 
 
-def _first(fields: Mapping[str, np.ndarray], keys: tuple[str, ...], path: Path) -> np.ndarray:
-    for key in keys:
-        if key in fields:
-            return as_numpy(fields[key])
-    raise InputError(
-        f"ground truth {path} holds {', '.join(fields) or 'nothing'}; need one of {', '.join(keys)}"
-    )
+def _first(fields: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> np.ndarray:
+    key = next((key for key in keys if key in fields), None)
+    if key is None:
+        raise InputError(
+            f"ground truth {path} holds {', '.join(fields) or 'nothing'}; need one of "
+            f"{', '.join(keys)}"
+        )
+    return numbers_of(fields, key, path)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as data:
+def numbers_of(fields: Mapping[str, Any], key: str, path: Path) -> np.ndarray:
+    """``fields[key]`` as an array.
+
+    Raises:
+        InputError: it holds something else than numbers.
+    """
+    array = as_numpy(fields[key])
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: {key} holds {array.dtype}, not numbers")
+    return array
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever libraries raise at a damaged file becomes one sentence.
+
+    Raises:
+        InputError: instead of any other error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # numpy, zipfile, zlib and struct raise a dozen kinds
+        raise InputError(
+            f"{path} cannot be read: damaged, truncated, or not what its name says"
+        ) from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file; nothing in it is executed.
+
+    Raises:
+        InputError: it is damaged, or something else.
+    """
+    with _readable(path), np.load(path, allow_pickle=False) as data:
         return {key: data[key] for key in data.files}
 
 
@@ -105,17 +137,17 @@ def _read_torch(path: Path) -> dict[str, Any]:
         scalar,
         *sorted({type(np.dtype(kind)) for kind in kinds}, key=repr),
     ]
-    aliases = [
+    aliases = [  # of numpy 1
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         (scalar, "numpy.core.multiarray.scalar"),
-    ]  # of numpy 1
+    ]
     try:
         with torch.serialization.safe_globals([*arrays, *aliases]):
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the loader refuses with errors of several libraries
         raise InputError(
-            f"{path} holds more than arrays, so it is not loaded: {str(error).splitlines()[0]}"
-        ) from None
+            f"{path} is damaged or holds more than arrays, so it is not loaded"
+        ) from error
     if not isinstance(data, dict):
         raise InputError(
             f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels"
@@ -129,7 +161,7 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: not a PLY file, truncated, or its vertices hold lists.
     """
-    with path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         kind, elements = _ply_header(file, path)
         name, count, properties = next((e for e in elements if e[0] == "vertex"), ("", 0, []))
         if not name or elements[0][0] != "vertex" or any(t == "list" for t, _ in properties):

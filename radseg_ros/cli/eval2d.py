@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""radseg-eval2d: mIoU over a folder of images and a folder of label PNGs (docs/method.md 2.5, Table
-A.1).
+"""radseg-eval2d: mIoU over a folder of images and one of label PNGs (docs/method.md 2.5).
 
 VOC, Context, Stuff, ADE and Cityscapes come as such folders. A label image has the name of its
 image, up to the usual endings (_leftImg8bit, _gtFine_labelTrainIds, _labelTrainIds); sub-folders

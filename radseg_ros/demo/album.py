@@ -11,6 +11,7 @@ import torch
 
 from eval3d.report.voxel_view import View
 
+from ..files import write_whole
 from ..voxels.index import pack
 from . import pictures
 
@@ -71,9 +72,7 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
 
 
 def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.ndarray]) -> None:
-    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY, which every viewer
-    opens.
-    """
+    """(M, 3) m, (M, 3) uint8 and a score per query and voxel as a binary PLY."""
     names = [f"score_{_file_name(text)}" for text in heats]
     kinds = (
         [(n, "<f4") for n in "xyz"]
@@ -95,7 +94,7 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
         "end_header",
         "",
     ]
-    path.write_bytes("\n".join(head).encode() + table.tobytes())
+    write_whole(path, "\n".join(head).encode() + table.tobytes())
 
 
 def _painted(view: View, colors: np.ndarray) -> Any:

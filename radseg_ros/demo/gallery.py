@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import open_image
 from .raycast import Box, Cylinder, Solid, render
 
 SIZE = (480, 640)  # px
@@ -66,15 +67,13 @@ def photograph(file: str) -> np.ndarray:
     """(h, w, 3) uint8 of 'package/path'; nothing is downloaded."""
     import importlib.util
 
-    from PIL import Image
-
     package, path = file.split("/", 1)
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
             f"{file}: package {package} is not installed; pip install 'radseg_ros[demo]'"
         )
-    return np.asarray(Image.open(Path(spec.origin).parent / path).convert("RGB"))
+    return np.asarray(open_image(Path(spec.origin).parent / path).convert("RGB"))
 
 
 def canvas(exhibit: Exhibit) -> Box:

@@ -45,9 +45,7 @@ def upright(rotations: np.ndarray) -> np.ndarray:
 def make_scene(
     xyz: np.ndarray, hits: np.ndarray, poses: np.ndarray, voxel_size: float
 ) -> tuple[VoxelScene, np.ndarray]:
-    """Voxels and camera poses (N, 4, 4) in the world -> what is drawn of them, and which rows of
-    ``xyz`` those are.
-    """
+    """Voxels and camera poses (N, 4, 4) -> what is drawn, and which rows of ``xyz`` those are."""
     from scipy.spatial import cKDTree
 
     rotation = upright(poses[:, :3, :3])
@@ -67,9 +65,7 @@ def make_scene(
 
 
 def heat(rgb: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
-    """(M, 3) uint8 and (M,) 0..1 -> (M, 3) colours: pale grey, and glowing where the score passes
-    the threshold.
-    """
+    """(M, 3) uint8 and (M,) 0..1 -> (M, 3): grey, and glowing where scores pass the threshold."""
     grey = rgb.astype(np.float32) @ np.array([0.3, 0.59, 0.11], np.float32)
     base = np.repeat((112 + 0.5 * grey)[:, None], 3, 1)
     stops = np.array([0.0, 0.35, 0.7, 1.0])

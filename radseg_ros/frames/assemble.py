@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages in, complete observations out: the node and the bag reader share this, so both drop and
-keep the same frames.
-"""
+"""Messages in, complete observations out, the same ones in the node and offline."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ KINDS = ("color", "depth", "info", "pose")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """The messages of one frame, still encoded, so that a frame that is never used costs no
-    decoding.
-    """
+    """The messages of one frame, still encoded: a frame that is never used costs no decoding."""
 
     match: Match
     info: Any  # sensor_msgs/CameraInfo

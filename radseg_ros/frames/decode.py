@@ -52,11 +52,11 @@ def stamp_to_ns(stamp: Any) -> int:
 
 
 def image_to_array(message: Any) -> np.ndarray:
-    """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order, native
-    byte order.
+    """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order.
 
-    Reads height, width, encoding, step, is_bigendian and data (bytes, array.array or ndarray); rows
-    may be padded. The result may be a view of the message.
+    The byte order is that of this machine. Reads height, width, encoding, step, is_bigendian and
+    data (bytes, array.array or ndarray); rows may be padded. The result may be a view of the
+    message.
     """
     if message.encoding not in ENCODINGS:
         raise InputError(
@@ -118,8 +118,7 @@ def depth_image(message: Any, depth_scale: float = DEPTH_SCALE) -> np.ndarray:
 
 
 def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
-    """sensor_msgs/CameraInfo -> K (3, 3) float64 of the rectified image, and that image's size (h,
-    w).
+    """sensor_msgs/CameraInfo -> K (3, 3) float64 of the rectified image, and its size (h, w).
 
     ``p`` describes rectified images and is used when it is set, else ``k``; binning and region of
     interest are applied.
@@ -216,9 +215,7 @@ def to_metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:
 
 
 def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
-    """compressed_depth_image_transport: 12 bytes (int32 format, float32 a, b), then a PNG of 16
-    bit.
-    """
+    """compressed_depth_image_transport: int32 format, float32 a and b, then a PNG of 16 bit."""
     data = bytes(message.data)
     if "compressedDepth" not in message.format:
         return to_metres(_png16(data), depth_scale)

@@ -125,9 +125,7 @@ class FrameSync:
     # Time
 
     def _see(self, kind: str, stamp_ns: int) -> None:
-        """Note the newest stamp. A jump backwards (a bag that starts again) makes everything later
-        worthless.
-        """
+        """Note the newest stamp; a jump back (a bag that starts again) voids all that is later."""
         newest = self._newest.get(kind, stamp_ns)
         if stamp_ns < newest - _ns(self.config.max_pose_gap + self.config.pose_wait):
             self.jumps += 1
@@ -171,9 +169,7 @@ class FrameSync:
         return self._complete()
 
     def _match_images(self, final: bool = False) -> None:
-        """Turn the oldest colour and depth images into pairs as far as nothing that may still come
-        can change them.
-        """
+        """Pair the oldest colour and depth images as far as nothing can change it any more."""
         skew = _ns(self.config.max_skew)
         queues = self._images
         while queues["color"] and queues["depth"]:
