@@ -17,7 +17,11 @@ import torch  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
 
-torch.set_num_threads(2)
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """The worlds are small: threads that wait for each other cost more than they bring."""
+    torch.set_num_threads(1)
 
 
 def golden_file(path: str) -> Path:

@@ -25,15 +25,6 @@ def encoder():
     return make_encoder("lite")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The images are small: threads that wait for each other cost more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def score(encoder, rgb, texts):
     """(Q,) best score over the patches, by the rule of radseg_ros.answers.objects."""
     from radseg_ros.answers.objects import cosine, relevancy
