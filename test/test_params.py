@@ -37,7 +37,7 @@ def test_the_shipped_file_holds_every_option_and_equals_the_defaults():
 
 def test_launch_file_player_and_node_speak_of_the_same_topics():
     launch = (MAPPING.parents[1] / "launch" / "mapping.launch.py").read_text()
-    node = (MAPPING.parents[1] / "radseg_ros" / "ros" / "mapper_node.py").read_text()
+    node = (MAPPING.parents[1] / "radseg_ros" / "ros" / "inputs.py").read_text()
     for topic in TOPICS.values():
         assert f'"{topic}"' in launch and f'"{topic}"' in node, topic
 

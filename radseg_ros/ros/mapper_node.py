@@ -12,42 +12,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_policy_name_from_kind,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from ..config import Option, to_dict
-from ..datatypes import CheckpointError, NotReadyError, RadsegRosError
+from ..datatypes import CheckpointError, RadsegRosError
 from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
-from ..watchdog import InputState, Watchdog
-from . import messages, params
+from ..watchdog import Watchdog
+from . import params
+from .clouds import Clouds
 from .faults import Faults
+from .inputs import Inputs
 from .node_log import NodeLogHandler
 from .transport import use_image_profile
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +41,10 @@ INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
 WATCH_PERIOD = 5.0  # s
 # inputs, clouds, the watchdog, events; encoder and services have threads of their own
 THREADS = 4
-POSE_QUEUE = 200  # poses are small and may come at 200 Hz
 # s; rclpy's executor frees what a running callback still needs: let short ones end first
 SETTLE_TIME = 0.1
 LOST_PIXELS = 0.1  # share of the depth pixels that is worth a word
 JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
-CLOUDS = ("semantic_cloud", "rgb_cloud")
-LATCHED = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
 
 
 class MapperNode(Node):
@@ -87,20 +67,16 @@ class MapperNode(Node):
         self.live = LiveMap(self.config)
         self.faults = Faults()
         self.error: Exception | None = None  # why the node cannot go on
+        self.inputs = Inputs(self, self.live, self.faults)
+        self.clouds = Clouds(self, self.live)
+        self.map_services = MapServices(self, self.live, self.faults)
         self._watchdog = Watchdog(WATCH_PERIOD)
-        self._published: dict[str, object] = {}
-        self._types = self._input_types()
-        self.inputs: dict[str, Any] = {}  # kind -> subscription
-        self._clouds = {
-            name: self.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS
-        }
-        self.services_offered = MapServices(self, self.live, self.faults)
-        self._every(self.config.node.publish_period, "publishing clouds", self._publish_clouds)
+        self._every(self.config.node.publish_period, "publishing clouds", self.clouds.publish)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
         """Let the current frame finish, then free everything."""
-        self.services_offered.close()
+        self.map_services.close()
         if not self.live.close(JOIN_TIMEOUT):
             self.get_logger().warning(f"the last frame was not finished within {JOIN_TIMEOUT:g} s")
         if voxels := self.live.unsaved:
@@ -126,119 +102,27 @@ class MapperNode(Node):
             from ..mapper import Mapper
 
             self.live.start(Mapper(self.config, encoder))
-            self._subscribe()
+            self.inputs.subscribe()
+            self._every(WATCH_PERIOD, "the watchdog", self._watch)
         except Exception as error:
             if not isinstance(error, RadsegRosError):
                 logger.exception("the encoder cannot be loaded")
             self.error = error
             return
-        topics = ", ".join(subscription.topic_name for subscription in self.inputs.values())
+        topics = ", ".join(self.inputs.topics.values())
         self.get_logger().info(f"ready: encoder '{encoder.name}', listening to {topics}")
-
-    def _input_types(self) -> dict[str, tuple[type, str]]:
-        raw = self.config.node.image_transport == "raw"
-        image = Image if raw else CompressedImage
-        pose = Odometry if self.config.node.pose_type == "odometry" else PoseStamped
-        return {
-            "info": (CameraInfo, "depth/camera_info"),
-            "pose": (pose, "pose"),
-            "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
-            "color": (image, "color/image" if raw else "color/image/compressed"),
-        }
-
-    def _subscribe(self) -> None:
-        group = MutuallyExclusiveCallbackGroup()
-        for kind, (type_, topic) in self._types.items():
-            # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
-            # overrides it by qos_overrides.
-            qos = QoSProfile(
-                history=HistoryPolicy.KEEP_LAST,
-                depth=max(self.config.sync.queue, POSE_QUEUE if kind == "pose" else 1),
-                reliability=ReliabilityPolicy.BEST_EFFORT,
-            )
-            self.inputs[kind] = self.create_subscription(
-                type_,
-                topic,
-                self.faults.guarded(f"receiving {topic}", partial(self._receive, kind)),
-                qos,
-                callback_group=group,
-                event_callbacks=self._events(self.resolve_topic_name(topic)),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-        self._every(WATCH_PERIOD, "the watchdog", self._watch)
-
-    def _events(self, topic: str) -> SubscriptionEventCallbacks:
-        def incompatible(event: Any) -> None:
-            policy = qos_policy_name_from_kind(event.last_policy_kind)
-            self.get_logger().warning(
-                f"a publisher of {topic} offers incompatible QoS ({policy}); none of its messages "
-                "arrive"
-            )
-
-        def lost(event: Any) -> None:
-            cure = "large images need the shared-memory profile config/fastdds.xml"
-            reason = f"message of {topic} lost on the way ({cure})"
-            self.live.drops.add(reason, event.total_count_change)
-
-        guard = partial(self.faults.guarded, f"an event of {topic}")
-        return SubscriptionEventCallbacks(
-            incompatible_qos=guard(incompatible), message_lost=guard(lost)
-        )
-
-    # In and out
-
-    def _receive(self, kind: str, message: Any) -> None:
-        if self.live.receive(kind, message):
-            self.get_logger().warning(
-                f"time ran backwards on {self.inputs[kind].topic_name} (a recording that starts "
-                "again?): waiting inputs were dropped, the map is kept",
-                throttle_duration_sec=WATCH_PERIOD,
-            )
-
-    def _publish_clouds(self) -> None:
-        """Publish what changed and is listened to.
-
-        A late subscriber is served at the next turn or by the latch.
-        """
-        version, labels = self.live.version, self.live.cloud_labels
-        self._publish("rgb_cloud", version)
-        if labels:
-            self._publish("semantic_cloud", (version, labels), labels)
-
-    def _publish(self, name: str, key: object, labels: Sequence[str] = ()) -> None:
-        publisher = self._clouds[name]
-        if self._published.get(name) == key or not publisher.get_subscription_count():
-            return
-        try:
-            cloud = self.live.cloud(labels)
-        except NotReadyError:
-            return
-        except RadsegRosError as error:
-            self.get_logger().error(f"no {name}: {error}", throttle_duration_sec=60.0)
-        else:
-            publisher.publish(messages.cloud_message(cloud, messages.header(*self.live.moment())))
-        self._published[name] = key
-
-    # Watchdog
 
     def _watch(self) -> None:
         """Every few seconds one line: progress, or why there is none."""
         status = self.live.status()
-        received = {kind: status.received.get(kind, 0) for kind in self.inputs}
+        received = {kind: status.received.get(kind, 0) for kind in self.inputs.topics}
         progress, complaint = self._watchdog.look(
-            status.integrated, status.waiting > 0, received, dict(status.drops), self._input_state
+            status.integrated, status.waiting > 0, received, dict(status.drops), self.inputs.state
         )
         if progress:
             self.get_logger().info(f"{progress}; {status.voxels} voxels{_pixels(status.pixels)}")
         if complaint:
             self.get_logger().warning(complaint)
-
-    def _input_state(self, kind: str, received: int) -> InputState:
-        topic = self.inputs[kind].topic_name
-        publishers = [info.topic_type for info in self.get_publishers_info_by_topic(topic)]
-        type_ = self._types[kind][0]
-        full_name = f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}"
-        return InputState(kind, topic, full_name, publishers, received)
 
 
 def _descriptor(option: Option) -> ParameterDescriptor:

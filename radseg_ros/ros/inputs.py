@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node listens to: four topics into the live map, and why one of them is silent."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import (
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ..config import Config
+from ..watchdog import InputState
+from .faults import Faults
+
+if TYPE_CHECKING:
+    from ..live_map import LiveMap
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+POSE_QUEUE = 200  # poses are small and may come at 200 Hz
+JUMP_PERIOD = 5.0  # s between two warnings that time ran backwards
+
+
+def input_types(config: Config) -> dict[str, tuple[type, str]]:
+    """Kind of input -> message type and topic."""
+    raw = config.node.image_transport == "raw"
+    image = Image if raw else CompressedImage
+    pose = Odometry if config.node.pose_type == "odometry" else PoseStamped
+    return {
+        "info": (CameraInfo, "depth/camera_info"),
+        "pose": (pose, "pose"),
+        "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
+        "color": (image, "color/image" if raw else "color/image/compressed"),
+    }
+
+
+class Inputs:
+    """Subscriptions of ``node`` that feed ``live``."""
+
+    def __init__(self, node: Node, live: LiveMap, faults: Faults) -> None:
+        self._node, self._live, self._faults = node, live, faults
+        self._types = input_types(live.config)
+        self._subscriptions: dict[str, Any] = {}  # by kind
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Kind of input -> its topic, after remapping; empty before :meth:`subscribe`."""
+        return {kind: each.topic_name for kind, each in self._subscriptions.items()}
+
+    def subscribe(self) -> None:
+        """Begin to listen."""
+        queue = self._live.config.sync.queue
+        group = MutuallyExclusiveCallbackGroup()
+        for kind, (type_, topic) in self._types.items():
+            # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
+            # overrides it by qos_overrides.
+            qos = QoSProfile(
+                history=HistoryPolicy.KEEP_LAST,
+                depth=max(queue, POSE_QUEUE if kind == "pose" else 1),
+                reliability=ReliabilityPolicy.BEST_EFFORT,
+            )
+            self._subscriptions[kind] = self._node.create_subscription(
+                type_,
+                topic,
+                self._faults.guarded(f"receiving {topic}", partial(self._receive, kind)),
+                qos,
+                callback_group=group,
+                event_callbacks=self._events(self._node.resolve_topic_name(topic)),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+
+    def state(self, kind: str, received: int) -> InputState:
+        """What is known about one input, for the watchdog."""
+        topic, type_ = self.topics[kind], self._types[kind][0]
+        publishers = [info.topic_type for info in self._node.get_publishers_info_by_topic(topic)]
+        full_name = f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}"
+        return InputState(kind, topic, full_name, publishers, received)
+
+    def _receive(self, kind: str, message: Any) -> None:
+        if self._live.receive(kind, message):
+            self._node.get_logger().warning(
+                f"time ran backwards on {self.topics[kind]} (a recording that starts again?): "
+                "waiting inputs were dropped, the map is kept",
+                throttle_duration_sec=JUMP_PERIOD,
+            )
+
+    def _events(self, topic: str) -> SubscriptionEventCallbacks:
+        def incompatible(event: Any) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
+            self._node.get_logger().warning(
+                f"a publisher of {topic} offers incompatible QoS ({policy}); none of its messages "
+                "arrive"
+            )
+
+        def lost(event: Any) -> None:
+            cure = "large images need the shared-memory profile config/fastdds.xml"
+            reason = f"message of {topic} lost on the way ({cure})"
+            self._live.drops.add(reason, event.total_count_change)
+
+        guard = partial(self._faults.guarded, f"an event of {topic}")
+        return SubscriptionEventCallbacks(
+            incompatible_qos=guard(incompatible), message_lost=guard(lost)
+        )
