@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ import torch  # isort: skip
 
 from radseg_ros.config import MapConfig
 from radseg_ros.voxels.index import pack
+from radseg_ros.voxels.view import MapView
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 CHANNELS, HIDDEN, LANGUAGE = 768, 1520, 1152
@@ -96,8 +98,12 @@ def main() -> None:
     world, head = filled_map(options.voxels, dtype=options.dtype), Head()
     text = torch.nn.functional.normalize(torch.randn(options.labels, LANGUAGE), dim=1)
 
+    view = MapView(lambda means: torch.nn.functional.normalize(head(means), dim=1), LANGUAGE)
+    lock = threading.Lock()
+
     def query() -> torch.Tensor:
-        return world.cosines(text, head)
+        view.catch_up(world, lock)
+        return view.scored(world.voxel_size, lambda rows: rows @ text.T, len(text), "labels")[1]
 
     first = seconds(query)
     repeated = [seconds(query) for _ in range(options.rounds)]

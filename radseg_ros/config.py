@@ -312,6 +312,12 @@ class MapConfig(Options):
     cache_projections: bool = option(
         True, "keep language vectors per voxel: a repeated query is fast; counts as map memory"
     )
+    work_ahead: float = option(
+        0.25,
+        "share of one core's time in which language vectors are made before anybody asks; 0 = off",
+        low=0,
+        high=1,
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

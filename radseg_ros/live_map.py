@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from .mapper import Mapper
 from .voxels.map_file import MapIdentity
 from .worker import LatestWorker
 
+IDLE_PERIOD = 0.2  # s between two looks whether there is anything to do ahead
+AHEAD_ROWS = 512  # voxels at a time
+
 
 @dataclass(frozen=True, slots=True)
 class LiveStatus:
     """How far a live map is."""
 
     voxels: int
+    answerable: float  # share of the voxels whose vectors are ready for questions
     integrated: int  # frames
     waiting: int  # frames that are complete and not in the map yet
     received: dict[str, int]  # messages by kind
@@ -59,6 +64,8 @@ class LiveMap:
         self._pixels: Counter[str] = Counter()
         self._saved_version = 0
         self._labels: tuple[str, ...] = ()  # of the last query for names
+        self._closing = threading.Event()
+        self._ahead = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         self._worker: LatestWorker[tuple[int, Observation]] = LatestWorker(
             self._integrate, config.node.backlog, "mapping"
         )
@@ -68,6 +75,8 @@ class LiveMap:
     def start(self, mapper: Mapper) -> None:
         """Take the mapper, once it is there; frames that were complete before are lost."""
         self._mapper = mapper
+        if self.config.map.work_ahead:
+            self._ahead.start()
 
     @property
     def mapper(self) -> Mapper:
@@ -80,8 +89,22 @@ class LiveMap:
             raise NotReadyError("the encoder is still loading, ask again")
         return self._mapper
 
+    def _work_ahead(self) -> None:
+        """In a thread of its own: vectors for the questions that will come, a share of the time."""
+        share, pause = self.config.map.work_ahead, IDLE_PERIOD
+        while not self._closing.wait(pause):
+            start = time.monotonic()
+            try:
+                missing = self.mapper.work_ahead(AHEAD_ROWS)
+            except Exception as error:
+                self.drops.add_failure("voxels whose vectors could not be made ahead", error)
+                return
+            spent = time.monotonic() - start
+            pause = spent * (1 / share - 1) if missing else IDLE_PERIOD
+
     def close(self, timeout: float | None = None) -> bool:
         """Let the frame in hand finish; False when ``timeout`` (s) was not enough."""
+        self._closing.set()
         return self._worker.close(timeout)
 
     # In
@@ -147,10 +170,13 @@ class LiveMap:
     def status(self) -> LiveStatus:
         """How far the map is, and what was not used, by reason."""
         busy = "frame replaced by a newer one while the encoder was busy (node.backlog)"
-        replaced = self._worker.dropped
+        replaced, mapper = self._worker.dropped, self._mapper
+        voxels = 0 if mapper is None else len(mapper.map)
+        answerable = 1.0 if mapper is None else mapper.view.share(mapper.map)
         with self._state:
             return LiveStatus(
-                voxels=0 if self._mapper is None else len(self._mapper.map),
+                voxels=voxels,
+                answerable=answerable,
                 integrated=self._integrated,
                 waiting=self._worker.pending,
                 received=dict(self._assembler.received),
@@ -164,11 +190,13 @@ class LiveMap:
         prompts: bool = False,
         threshold: float | None = None,
         max_objects: int | None = None,
+        time_limit: float | None = None,
     ) -> QueryResult:
         """Ask the map; see :meth:`Mapper.query`.
 
         Args:
             threshold, max_objects: instead of those of the configuration.
+            time_limit: s; see :meth:`Mapper.query`.
 
         Raises:
             NotReadyError: the encoder is still loading.
@@ -178,7 +206,8 @@ class LiveMap:
         changes: dict[str, Any] = {"threshold": threshold, "max_objects": max_objects}
         given = {name: value for name, value in changes.items() if value is not None}
         rules = dataclasses.replace(self.config.query, **given)
-        result = self.mapper.query([text.strip() for text in texts], rules, prompts)
+        names = [text.strip() for text in texts]
+        result = self.mapper.query(names, rules, prompts, time_limit)
         if not prompts:
             self._labels = result.texts
         return result

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from .encoders.protocol import Encoder
 from .geometry import resize_frame
 from .spaces import make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
+from .voxels.view import MapView, scored_directly
 from .voxels.voxel_map import VoxelMap
 
 MAX_TEXTS = 1000  # of one question
@@ -78,6 +80,7 @@ class Mapper:
         self.lock = threading.Lock()  # guards self.map
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
+        self.view = MapView(self.space.answer_vectors, self.space.answer_channels, self.space.exact)
 
     def integrate(self, frame: Frame) -> IntegrationStats:
         """Fuse one frame into the map.
@@ -98,33 +101,71 @@ class Mapper:
     def fuse(self, frame: Frame, features: FeatureMap) -> IntegrationStats:
         """The short part of ``integrate``: what ``prepare`` gave goes into the map."""
         with self.timings.stage("fuse"), self.lock:
-            return self.map.integrate(frame, features)
+            stats = self.map.integrate(frame, features)
+        if self.view.nbytes:  # it may have to go, now that the map is larger
+            self._may_keep(self.map)
+        return stats
 
     @torch.inference_mode()
     def query(
-        self, texts: Sequence[str], rules: QueryConfig | None = None, prompts: bool = False
+        self,
+        texts: Sequence[str],
+        rules: QueryConfig | None = None,
+        prompts: bool = False,
+        time_limit: float | None = None,
     ) -> QueryResult:
-        """How well every voxel answers each text, at one moment of the map.
+        """How well every voxel answers each text.
+
+        Frames are fused meanwhile: the map is locked for milliseconds at a time. Voxels are as
+        they were when the question came, or newer.
 
         Args:
             rules: what counts as found; None = the configuration's.
             prompts: take the texts as they are instead of as names of things.
+            time_limit: s after which the answer is made of the voxels whose vectors are there;
+                ``QueryResult.covered`` says which share that is.
 
         Raises:
-            InputError: no text, or an empty one.
+            InputError: no text, or an empty one, or too much at once.
             LanguageError: a text cannot be embedded.
             ConfigError: the map stores probabilities and a text is not one of its labels.
         """
+        deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
         check_texts(texts)
         scorer = self.space.scorer(texts, prompts)
-        with self.timings.stage("score"), self.lock:
-            if len(self.map) * len(texts) > MAX_SCORES:
-                raise InputError(
-                    f"{len(texts)} labels over {len(self.map)} voxels are too many at once: ask "
-                    f"for {max(1, MAX_SCORES // len(self.map))} at a time"
+        source = self.map
+        if len(source) * len(texts) > MAX_SCORES:
+            raise InputError(
+                f"{len(texts)} labels over {len(source)} voxels are too many at once: ask for "
+                f"{max(1, MAX_SCORES // len(source))} at a time"
+            )
+        with self.timings.stage("score"):
+            if self._may_keep(source):
+                self.view.catch_up(source, self.lock, deadline)
+                question = (tuple(texts), prompts)
+                size = source.voxel_size
+                geometry, scores = self.view.scored(size, scorer, len(texts), question)
+            else:
+                geometry, scores = scored_directly(
+                    source, self.lock, self.space.answer_vectors, scorer, len(texts)
                 )
-            geometry, scores = self.map.geometry(), scorer(self.map)
-        return QueryResult(tuple(texts), geometry, scores.cpu().numpy(), rules or self.config.query)
+        covered = min(1.0, len(geometry) / len(source)) if len(source) else 1.0
+        rules = rules or self.config.query
+        return QueryResult(tuple(texts), geometry, scores.cpu().numpy(), rules, covered)
+
+    @torch.inference_mode()
+    def work_ahead(self, rows: int) -> int:
+        """Make up to ``rows`` answer vectors before anybody asks; return how many are missing."""
+        source = self.map
+        return self.view.catch_up(source, self.lock, ahead=rows) if self._may_keep(source) else 0
+
+    def _may_keep(self, source: VoxelMap) -> bool:
+        """Whether the bound of the map leaves room for the view, which is given up otherwise."""
+        if source.room_for(self.view.nbytes_for(len(source))):
+            return True
+        self.view.clear()
+        source.cache_nbytes = 0
+        return False
 
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
@@ -147,9 +188,9 @@ class Mapper:
         Raises:
             MapFileError: the file cannot be written.
         """
-        with self.lock:
-            save_map(path, self.map, self.identity(frame_id))
-            return len(self.map)
+        frozen = self.map.frozen(self.lock)
+        save_map(path, frozen, self.identity(frame_id))
+        return len(frozen)
 
     def read(self, path: Path) -> tuple[VoxelMap, MapIdentity]:
         """A map from a file, and what it says of itself; this map does not change.

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from .answers.objects import relevancy
 from .config import Config, one_of
@@ -17,9 +18,9 @@ from .language.memory import TextMemory
 from .segmentation.probabilities import probability_map
 from .segmentation.refine import make_refiner
 from .voxels.map_file import MapIdentity
-from .voxels.voxel_map import Projection, VoxelMap
+from .voxels.voxel_map import VoxelMap
 
-Scorer = Callable[[VoxelMap], torch.Tensor]
+Scorer = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Space(Protocol):
@@ -27,15 +28,21 @@ class Space(Protocol):
 
     channels: int  # numbers per voxel
     identity: MapIdentity  # maps of different identity cannot be mixed
+    answer_channels: int  # W, numbers that a voxel's answers are made of
+    exact: bool  # whether answer vectors must be kept as they are
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) image at the working size -> (C, h, w)."""
         ...
 
-    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
-        """A function from the map to (M, Q) in 0..1: how well each voxel answers each text.
+    def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
+        """(n, C) mean vectors of voxels -> (n, W), what texts are compared with."""
+        ...
 
-        What takes long and needs no map (embedding) is done here, before the function is called.
+    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+        """A function from (n, W) answer vectors to (n, Q) in 0..1: how well each answers each text.
+
+        What takes long (embedding) is done here, before the function is called.
 
         Args:
             prompts: take the texts as they are instead of as names of things.
@@ -54,12 +61,13 @@ class Space(Protocol):
 class Backbone:
     """Voxels store the encoder's vectors; they are projected when a question comes."""
 
+    exact = False
+
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
         self.channels = encoder.channels
+        self.answer_channels = encoder.language_channels
         self.identity = _identity(encoder)
-        # always the same function: the cache of the map depends on it
-        self.project: Projection | None = encoder.project
         self._background = config.query.background or list(encoder.background)
         if not self._background:
             raise ConfigError(
@@ -71,21 +79,27 @@ class Backbone:
         """As the encoder gives them."""
         return self.encoder.encode(rgb)
 
+    def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
+        """Unit vectors, through the language head."""
+        return normalize(self.encoder.project(means).float(), dim=1)
+
     def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
         """Relevancy against the background texts."""
         wanted = self._texts.vectors(texts, prompts)
         both = torch.cat([wanted, self._texts.vectors(self._background)])
 
-        def score(voxel_map: VoxelMap) -> torch.Tensor:
-            similarity = voxel_map.cosines(both, self.project)
+        def score(vectors: torch.Tensor) -> torch.Tensor:
+            similarity = vectors @ both.to(vectors.device, torch.float32).T
             own, background = similarity.tensor_split([len(wanted)], dim=1)
             return relevancy(own, background, self.encoder.logit_scale)
 
         return score
 
     def language_vectors(self, voxel_map: VoxelMap) -> torch.Tensor:
-        """The voxels' vectors through the language head."""
-        return voxel_map.language_vectors(self.project)
+        """The answer vectors of all voxels, a copy."""
+        parts = [self.answer_vectors(means) for means in voxel_map.means()]
+        empty = torch.zeros(0, self.answer_channels, device=voxel_map.device)
+        return torch.cat(parts) if parts else empty
 
 
 class Language(Backbone):
@@ -94,7 +108,6 @@ class Language(Backbone):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
         self.channels = encoder.language_channels
-        self.project = None
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """The encoder's vectors through the language head."""
@@ -102,14 +115,20 @@ class Language(Backbone):
         projected = self.encoder.project(features.flatten(1).T)
         return FeatureMap(projected.T.unflatten(1, features.shape[1:]).contiguous())
 
+    def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
+        """Unit vectors; zero vectors stay zero."""
+        return normalize(means, dim=1)
+
 
 class Probability:
     """Voxels store the probability of each label of a fixed set."""
 
+    exact = True
+
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
         self.labels = list(config.map.labels)
-        self.channels = len(self.labels)
+        self.channels = self.answer_channels = len(self.labels)
         self.refiner = make_refiner(encoder)
         refined = "" if self.refiner is None else "-sam"  # refined and coarse maps do not mix
         self.identity = _identity(encoder, encoder.name + refined, self.labels)
@@ -120,11 +139,15 @@ class Probability:
         vectors = self._texts.vectors(self.labels)
         return probability_map(self.encoder, rgb, vectors, refiner=self.refiner)
 
+    def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
+        """The probabilities themselves."""
+        return means
+
     def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
         """The stored probabilities of those labels."""
         del prompts
         columns = [self._column(text) for text in texts]
-        return lambda voxel_map: voxel_map.snapshot().features[:, columns]
+        return lambda vectors: vectors[:, columns]
 
     def language_vectors(self, voxel_map: VoxelMap) -> None:
         """There are none."""

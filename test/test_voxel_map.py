@@ -229,8 +229,7 @@ def test_an_empty_map_answers():
     world = make_map(0.05, 5)
     snapshot = world.snapshot()
     assert len(snapshot) == len(world.geometry()) == 0 and snapshot.features.shape == (0, 5)
-    assert world.cosines(torch.eye(2), lambda v: v[:, :2]).shape == (0, 2)
-    assert world.language_vectors(lambda v: v[:, :2]).shape == (0, 2)
+    assert list(world.means()) == []
     assert world.clear_box((0, 0, 0), (1, 1, 1)) == 0
 
 
@@ -288,9 +287,7 @@ def test_half_precision_and_gradients_of_the_encoder_do_not_matter():
     )
     with torch.inference_mode():
         world = mapped([(one, features)])
-        world.cosines(torch.eye(5), lambda v: v)
     world.integrate(*observed(1))  # what was made in inference mode can still be written to
-    world.cosines(torch.eye(5), lambda v: v)
     assert not world.snapshot().features.is_inference()
 
 

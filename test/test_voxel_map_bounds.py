@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map is bounded: removing, forgetting, evicting, carving; the index stays right.
-
-The cache is never stale.
-"""
+"""The map is bounded: removing, forgetting, evicting, carving; the index stays right."""
 
 from __future__ import annotations
 
@@ -122,14 +119,12 @@ def test_recently_seen_voxels_outlive_near_ones():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("channels", [5, 300])
-def test_bytes_are_bounded_while_voxels_come_and_queries_are_asked(dtype, channels):
+def test_bytes_are_bounded_while_voxels_come(dtype, channels):
     world = make_map(0.05, channels, dtype=dtype, max_bytes=400_000)
     rng, evicted, most = np.random.default_rng(0), 0, 0
     for step in range(12):
         one, features = random_frame(rng, shift=3.0, channels=channels, stamp_ns=step)
         evicted += world.integrate(one, features).evicted
-        assert world.nbytes <= 400_000
-        world.cosines(torch.eye(4), lambda v: v[:, :4])
         assert world.nbytes <= 400_000
         check(world)
         most = max(most, len(world))
@@ -138,11 +133,9 @@ def test_bytes_are_bounded_while_voxels_come_and_queries_are_asked(dtype, channe
 
 def test_the_reported_bytes_are_those_of_the_tensors():
     world = explored()
-    world.cosines(torch.eye(5), lambda v: v)
     table = world.table
     tensors = [
         *table.vectors.blocks,
-        *table.language.blocks,
         *(column._storage for column in table._columns.values()),
     ]
     tensors += [table.index._bricks, table.index._rows, table.index._table._storage]
@@ -264,76 +257,3 @@ def test_a_moving_window_does_not_leak_bricks():
         sizes.append(world.table.index.nbytes)
     assert len(world) < 500 and sizes[-1] < 6 * 10**6
     check(world)
-
-
-# ---- language vectors ----------------------------------------------------------------------------
-
-
-class Projection:
-    """A linear head that counts the vectors that it is given."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.matrix = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
-        self.rows = 0
-
-    def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        self.rows += len(vectors)
-        return vectors @ self.matrix
-
-
-def expected_vectors(world: VoxelMap, head: Projection) -> torch.Tensor:
-    return torch.nn.functional.normalize(world.snapshot().features @ head.matrix, dim=1)
-
-
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float16", 2e-3)])
-@pytest.mark.parametrize("cache", [True, False])
-def test_language_vectors_are_never_stale(dtype, tolerance, cache):
-    world, head, rng = (
-        make_map(0.2, 5, dtype=dtype, cache_projections=cache),
-        Projection(),
-        np.random.default_rng(0),
-    )
-    text = torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
-    for step in range(8):
-        world.integrate(*random_frame(rng, stamp_ns=step))
-        if step % 3 == 1:
-            world.clear_box((-1, -1, -1), (0.5, 1, 1))
-        if step % 2:
-            expected = expected_vectors(world, head)
-            torch.testing.assert_close(
-                world.language_vectors(head), expected, atol=tolerance, rtol=0
-            )
-            torch.testing.assert_close(
-                world.cosines(text, head), expected @ text.T, atol=tolerance, rtol=0
-            )
-    assert (world.table.language is not None) == cache
-
-
-def test_only_changed_voxels_are_projected_again():
-    world, head = explored(3), Projection()
-    world.cosines(torch.eye(3), head)
-    known, head.rows = len(world), 0
-    world.cosines(torch.eye(3), head)
-    assert head.rows == 0
-    stats = world.integrate(*random_frame(np.random.default_rng(9)))
-    world.cosines(torch.eye(3), head)
-    assert head.rows == stats.voxels < known
-    world.cosines(torch.eye(3), Projection(1))
-    torch.testing.assert_close(
-        world.language_vectors(head), expected_vectors(world, head), atol=1e-5, rtol=0
-    )
-
-
-def test_language_vectors_need_no_projection():
-    world = make_map(0.2, 5, space="language")
-    world.integrate(*random_frame(np.random.default_rng(0)))
-    expected = torch.nn.functional.normalize(world.snapshot().features, dim=1)
-    torch.testing.assert_close(world.language_vectors(), expected)
-    torch.testing.assert_close(world.cosines(torch.eye(5)), expected)
-    assert world.table.language is None, "nothing to keep"
-
-
-def test_zero_vectors_stay_zero():
-    world = make_map(0.2, 5)
-    world.integrate(frame(1.0), FeatureMap(torch.zeros(5, 1, 1)))
-    assert (world.cosines(torch.eye(5), lambda v: v) == 0).all()

@@ -15,12 +15,13 @@ from .objects import find_objects
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryResult:
-    """The voxels of the map and how well each answers each text, all from one moment."""
+    """The voxels of the map and how well each answers each text."""
 
     texts: tuple[str, ...]  # Q of them
     geometry: MapGeometry  # M voxels
     scores: np.ndarray  # (M, Q) float32 in 0..1
     rules: QueryConfig  # what counts as found
+    covered: float = 1.0  # share of the voxels of the map that are among the M
 
     @property
     def answers(self) -> list[Answer]:

@@ -7,6 +7,7 @@ every per-voxel array is dense, and reading the whole map is a copy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ from .storage import Column, VectorBlocks
 from .tensors import take
 
 _BLOCK_ROWS = 4096
+_revision = itertools.count(1)  # of all tables: voxel and revision name one content for ever
 _INT64 = torch.iinfo(torch.int64)
 
 # What is kept per voxel besides its vectors: shape, type, value of a new voxel.
@@ -27,12 +29,12 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype, int]] = {
     "last_seen_ns": ((), torch.int64, _INT64.min),
     "seen_at": ((), torch.int64, _INT64.min),  # time of the map's own clock, ns, when last hit
     "seen_through": ((), torch.int32, 0),  # frames that looked through it since it was last hit
-    "projected": ((), torch.bool, 0),  # whether its language vector is that of its present vector
+    "changed": ((), torch.int64, 0),  # revision: another number whenever points are added
 }
 
 
 _ADDED_TO = tuple(name for name in _COLUMNS if name != "key")  # what new points change
-_NOT_SAVED = ("projected", "seen_at")  # what follows from the rest
+_NOT_SAVED = ("changed", "seen_at")  # what follows from the rest
 
 
 class VoxelTable:
@@ -55,9 +57,6 @@ class VoxelTable:
             else _BLOCK_ROWS
         )
         self.vectors = VectorBlocks(channels, dtype, device, block_rows)
-        self.language: VectorBlocks | None = (
-            None  # a cache: may have fewer rows than the table, never more
-        )
         self._columns = {
             name: Column(shape, kind, device, fill)
             for name, (shape, kind, fill) in _COLUMNS.items()
@@ -70,13 +69,8 @@ class VoxelTable:
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        language = self.language.nbytes if self.language is not None else 0
-        return (
-            self.index.nbytes
-            + self.vectors.nbytes
-            + language
-            + sum(column.nbytes for column in self._columns.values())
-        )
+        columns = sum(column.nbytes for column in self._columns.values())
+        return self.index.nbytes + self.vectors.nbytes + columns
 
     def __getitem__(self, column: str) -> torch.Tensor:
         """(M, ...) one value of every voxel, as a view that is valid until the table changes its
@@ -151,7 +145,7 @@ class VoxelTable:
             "last_seen_ns": torch.maximum(old["last_seen_ns"], points["last_seen_ns"]),
             "seen_at": torch.maximum(old["seen_at"], points["seen_at"]),
             "seen_through": torch.zeros_like(old["seen_through"]),
-            "projected": torch.zeros_like(old["projected"]),
+            "changed": torch.full_like(old["changed"], next(_revision)),
         }
         take_back = self.vectors.add(slots, old["hits"], points["hits"], sums)
         try:
@@ -176,12 +170,7 @@ class VoxelTable:
         holes, moved = slots[slots < kept], kept + (~gone[kept:]).nonzero()[:, 0]
         key, none = take(self["key"], slots), torch.full_like(slots, -1)
         rows = {name: take(column.data, moved) for name, column in self._columns.items()}
-        stores = [self.vectors] if self.language is None else [self.vectors, self.language]
-        rooms = [store.room_to_move(len(moved)) for store in stores]
-        if self.language is not None:
-            self.language.resize(len(self))
-        for store, room in zip(stores, rooms, strict=True):
-            store.move(moved, holes, room)
+        self.vectors.move(moved, holes, self.vectors.room_to_move(len(moved)))
         for name, values in rows.items():
             self[name][holes] = values
         self.index.assign(key, none)
@@ -194,16 +183,10 @@ class VoxelTable:
         return len(slots)
 
     def trim(self) -> None:
-        """Give back what is allocated and not in use, and the cache."""
-        self.drop_language()
+        """Give back what is allocated and not in use."""
         self.index.trim()
         for column in self._columns.values():
             column.trim()
-
-    def drop_language(self) -> None:
-        """Give back the cached language vectors."""
-        self.language = None
-        self["projected"].fill_(False)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that must be kept to go on later, on the CPU."""
@@ -211,12 +194,29 @@ class VoxelTable:
         columns = {name: column.data.cpu() for name, column in saved.items()}
         return {**columns, "vectors": self.vectors.state().cpu()}
 
+    def follow(self, other: VoxelTable, most: int) -> int:
+        """Copy up to ``most`` rows of ``other`` that are not here yet; return how many were not.
+
+        Once that is 0, this table holds what the other one does, except for the index.
+        """
+        self._resize(len(other))
+        missing = (self["key"] != other["key"]) | (self["changed"] != other["changed"])
+        # a look through a voxel does not change its revision
+        self["seen_through"].copy_(other["seen_through"])
+        stale = missing.nonzero()[:, 0]
+        slots = stale[:most]
+        for name in self._columns:
+            self[name][slots] = take(other[name], slots)
+        self.vectors.write(slots, other.vectors.stored(slots))
+        return len(stale)
+
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Fill an empty table with what :meth:`state` gave."""
         self._resize(len(state["key"]))
         for name, column in self._columns.items():
             if name in state:
                 column.data.copy_(state[name])
+        self["changed"].fill_(next(_revision))
         self.vectors.load(state["vectors"], self["hits"])
         self.index.assign(self["key"], torch.arange(len(self), device=self.device))
 
@@ -224,5 +224,3 @@ class VoxelTable:
         self.vectors.resize(length)  # the large ones first: if any, it is they who fail
         for column in self._columns.values():
             column.resize(length)
-        if self.language is not None and len(self.language) > length:
-            self.language.resize(length)

@@ -6,11 +6,11 @@ with the map.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
 
 from ..config import LiftConfig, MapConfig
 from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapGeometry, MapSnapshot
@@ -19,12 +19,11 @@ from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
 from .lift import lift
-from .storage import VectorBlocks
 from .table import VoxelTable
 
 logger = logging.getLogger(__name__)
 
-Projection = Callable[[torch.Tensor], torch.Tensor]
+COPY_BYTES = 16 << 20  # of vectors that are copied while a map is locked: some milliseconds
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
 
 
@@ -66,17 +65,15 @@ class VoxelMap:
         self.table = VoxelTable(
             self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
         )
-        self._projection: Projection | None = (
-            None  # what the cached language vectors were made with
-        )
+        self.cache_nbytes = 0  # of what questions keep of this map (MapView)
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for the map, with index and cache."""
-        return self.table.nbytes
+        """Bytes allocated for the map, with index and what questions keep of it."""
+        return self.table.nbytes + self.cache_nbytes
 
     # ---- in --------------------------------------------------------------------------------------
 
@@ -209,63 +206,29 @@ class VoxelMap:
         }
 
     @torch.no_grad()
-    def cosines(self, text: torch.Tensor, project: Projection | None = None) -> torch.Tensor:
-        """(Q, D) unit text vectors -> (M, Q) float32 cosines; rows as in :meth:`snapshot`.
+    def means(self) -> Iterator[torch.Tensor]:
+        """The mean vectors of successive rows, (n, C) float32 each; rows as in :meth:`snapshot`."""
+        rows = torch.arange(len(self), device=self.device)
+        for part in rows.split(self.table.vectors.block_rows) if len(self) else ():
+            yield self.table.means(part)
 
-        Args:
-            project: (N, C) -> (N, D), brings stored vectors into the space of the texts; None =
-                they are there already. What it made is kept, and only voxels that changed since
-                are projected again, as long as the cache fits into ``max_bytes``. Another function
-                than last time makes the cache void.
+    def frozen(self, lock: threading.Lock) -> VoxelMap:
+        """A copy of this map at one moment, that ``lock`` is held for only milliseconds at a time.
+
+        Rows are copied in steps while frames go on to change them; those that have changed since
+        are copied again, until what is left fits into one step. The copy finds no voxel by its
+        key: it is for files.
         """
-        text = text.to(self.device, torch.float32)
-        parts = [part @ text.T for part in self._language_parts(project)]
-        return torch.cat(parts) if parts else torch.zeros(0, len(text), device=self.device)
-
-    @torch.no_grad()
-    def language_vectors(self, project: Projection | None = None) -> torch.Tensor:
-        """(M, D) float32 unit vectors, a copy; zero vectors stay zero.
-
-        Prefer :meth:`cosines`, which copies nothing.
-        """
-        parts = list(self._language_parts(project))
-        if parts:
-            return torch.cat(parts)
-        empty = torch.zeros(0, self.channels, device=self.device)
-        return empty if project is None else project(empty).float()
-
-    def _language_parts(self, project: Projection | None) -> Iterator[torch.Tensor]:
-        """The unit language vectors of successive rows, (n, D) float32."""
-        table, rows = self.table, torch.arange(len(self), device=self.device)
-        parts = rows.split(table.vectors.block_rows) if len(self) else ()
-        if project is None:
-            return (normalize(table.means(part), dim=1) for part in parts)
-        cache = self._cache(project) if len(self) else None
-        if cache is None:
-            return (normalize(project(table.means(part)).float(), dim=1) for part in parts)
-        for part in (~table["projected"]).nonzero()[:, 0].split(cache.block_rows):
-            cache.write(part, normalize(project(table.means(part)).float(), dim=1))
-        table["projected"].fill_(True)
-        blocks = zip(cache.blocks, parts, strict=True)
-        return (block[: len(part)].float() for block, part in blocks)
-
-    def _cache(self, project: Projection) -> VectorBlocks | None:
-        """Room for the language vectors of all voxels; None if they may not be kept."""
-        table, vectors = self.table, self.table.vectors
-        if self._projection != project:
-            table.drop_language()
-            self._projection = project
-        cache = table.language
-        if cache is None:
-            width = project(torch.zeros(1, self.channels, device=self.device)).shape[1]
-            cache = VectorBlocks(width, vectors.dtype, self.device, vectors.block_rows)
-        needed = table.nbytes + (len(vectors.blocks) - len(cache.blocks)) * cache.block_nbytes
-        if not self.config.cache_projections or 0 < self.config.max_bytes < needed:
-            table.drop_language()
-            return None
-        cache.resize(len(self))
-        table.language = cache
-        return cache
+        with lock:
+            copy = VoxelMap(self.channels, self.config, self.lift, self.device)
+        vectors = self.table.vectors
+        step = max(64, COPY_BYTES // (vectors.block_nbytes // vectors.block_rows))
+        while True:
+            with lock:
+                stale = copy.table.follow(self.table, step)
+                if stale <= step:
+                    copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
+                    return copy
 
     # ---- forgetting ------------------------------------------------------------------------------
 
@@ -314,18 +277,23 @@ class VoxelMap:
         oldest = self.clock.now_ns - round(1e9 * self.config.forget_after)
         return self.table.remove(self.table["seen_at"] < oldest)
 
+    def room_for(self, nbytes: int) -> bool:
+        """Whether questions may keep so many bytes of this map."""
+        bound = self.config.max_bytes
+        return self.config.cache_projections and (not bound or self.table.nbytes + nbytes <= bound)
+
     def _evict(self) -> int:
         """Remove voxels until the map is within its bounds; return how many.
 
-        The cache goes before any voxel.
+        What questions keep goes before any voxel: they see that there is no room for it any more.
         """
         evicted, most, bound = 0, self.config.max_voxels, self.config.max_bytes
         if most and len(self) > most:
             evicted += self._remove_least(len(self) - (most - most // _SLACK))
-        if bound and self.nbytes > bound:
+        if bound and self.table.nbytes > bound:
             self.table.trim()
-        while bound and self.nbytes > bound and len(self):
-            keep = int(len(self) * bound / self.nbytes * (1 - 1 / _SLACK))
+        while bound and self.table.nbytes > bound and len(self):
+            keep = int(len(self) * bound / self.table.nbytes * (1 - 1 / _SLACK))
             evicted += self._remove_least(len(self) - keep)
             self.table.trim()
         return evicted

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What questions read: never stale, made once, within a difference, and in nobody's way."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from small_worlds import assert_same, frame, make_map, random_frame, rows
+from torch.nn.functional import normalize
+
+from radseg_ros.datatypes import FeatureMap, MapGeometry
+from radseg_ros.voxels.storage import ScaledBytes
+from radseg_ros.voxels.view import NARROW, STEP_ROWS, MapView, scored_directly
+from radseg_ros.voxels.voxel_map import VoxelMap
+
+TEXTS = normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+
+
+class Head:
+    """A linear head that counts the vectors that it is given."""
+
+    def __init__(self) -> None:
+        self.matrix = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+        self.rows = 0
+
+    def __call__(self, means: torch.Tensor) -> torch.Tensor:
+        self.rows += len(means)
+        return normalize(means @ self.matrix, dim=1)
+
+
+def scorer(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors @ TEXTS.T
+
+
+def ask(view: MapView, world: VoxelMap, question=None) -> tuple[MapGeometry, torch.Tensor]:
+    assert view.catch_up(world, threading.Lock()) == 0
+    return view.scored(world.voxel_size, scorer, len(TEXTS), question)
+
+
+def grown(world: VoxelMap, step: int) -> None:
+    """One more frame; now and then a part of the map goes."""
+    world.integrate(*random_frame(np.random.default_rng(step), stamp_ns=step))
+    if step % 3 == 1:
+        world.clear_box((-1, -1, -1), (0.5, 1, 1))
+
+
+def wide_map(voxels_wide: int = 120) -> VoxelMap:
+    """More voxels than are copied in one step."""
+    world = make_map(0.05, 5)
+    depth = np.full((voxels_wide, voxels_wide), 2.0, np.float32)
+    camera = np.diag([40.0, 40.0, 1.0])
+    world.integrate(frame(depth, camera=camera), FeatureMap(torch.randn(5, 30, 30)))
+    assert len(world) > 2 * STEP_ROWS
+    return world
+
+
+@pytest.mark.parametrize("narrow, tolerance", [(NARROW, 1e-6), (0, 0.02)])
+def test_answers_are_those_of_the_map_as_it_is(monkeypatch, narrow, tolerance):
+    monkeypatch.setattr("radseg_ros.voxels.view.NARROW", narrow)
+    world, head = make_map(0.2, 5), Head()
+    view = MapView(head, 3)
+    for step in range(9):
+        grown(world, step)
+        if step % 2:
+            geometry, scores = ask(view, world, "the same question")
+            expected = scorer(head(world.snapshot().features))
+            assert_same_geometry(geometry, world.geometry())
+            torch.testing.assert_close(scores, expected, atol=tolerance, rtol=0)
+
+
+def assert_same_geometry(one: MapGeometry, other: MapGeometry) -> None:
+    for name in ("index", "xyz", "rgb", "hits", "first_seen_ns", "last_seen_ns"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name))
+
+
+def test_only_what_changed_is_made_again():
+    world, head = make_map(0.2, 5), Head()
+    for step in range(3):
+        grown(world, step)
+    view = MapView(head, 3)
+    ask(view, world)
+    assert head.rows == len(world)
+    head.rows = 0
+    ask(view, world)
+    assert head.rows == 0
+    stats = world.integrate(*random_frame(np.random.default_rng(9)))
+    ask(view, world)
+    assert head.rows == stats.voxels < len(world)
+
+
+def test_another_map_is_another_map_even_with_the_same_voxels():
+    one, other = make_map(0.2, 5), make_map(0.2, 5)
+    one.integrate(frame(2.0), FeatureMap(torch.ones(5, 1, 1)))
+    other.integrate(frame(2.0), FeatureMap(-torch.ones(5, 1, 1)))
+    view = MapView(Head(), 3, exact=True)
+    _, scores = ask(view, one, "question")
+    _, others = ask(view, other, "question")
+    torch.testing.assert_close(others, -scores)
+
+
+def test_without_a_copy_the_answers_are_the_same():
+    world, head = wide_map(), Head()
+    geometry, scores = scored_directly(world, threading.Lock(), head, scorer, len(TEXTS))
+    assert_same_geometry(geometry, world.geometry())
+    torch.testing.assert_close(scores, scorer(head(world.snapshot().features)))
+
+
+def test_an_empty_map_answers():
+    world, view = make_map(0.2, 5), MapView(Head(), 3)
+    for geometry, scores in (
+        ask(view, world),
+        scored_directly(world, threading.Lock(), Head(), scorer, 4),
+    ):
+        assert len(geometry) == 0 and scores.shape == (0, 4)
+    grown(world, 0)
+    ask(view, world)
+    world.clear()
+    geometry, scores = ask(view, world, "again")
+    assert len(geometry) == 0 and scores.shape == (0, 4)
+
+
+def test_a_zero_vector_stays_zero():
+    world, view = make_map(0.2, 5), MapView(Head(), 3)
+    world.integrate(frame(1.0), FeatureMap(torch.zeros(5, 1, 1)))
+    assert (ask(view, world)[1] == 0).all()
+
+
+def test_a_question_with_a_time_limit_answers_from_what_is_there():
+    world, view = wide_map(), MapView(Head(), 3)
+    missing = view.catch_up(world, threading.Lock(), deadline=time.monotonic())
+    geometry, scores = view.scored(world.voxel_size, scorer, len(TEXTS))
+    assert len(geometry) == len(scores) == len(world) - missing == STEP_ROWS
+    assert view.share(world) == pytest.approx(STEP_ROWS / len(world))
+    everything = rows(world.snapshot()).keys()
+    assert {tuple(index) for index in geometry.index.tolist()} <= everything
+
+
+def test_working_ahead_takes_the_newest_first():
+    world, head = wide_map(), Head()
+    world.integrate(frame(1.0, stamp_ns=9), FeatureMap(torch.ones(5, 1, 1)))
+    newest = int((world.table["changed"] == world.table["changed"].max()).sum())
+    view = MapView(head, 3)
+    missing = view.catch_up(world, threading.Lock(), ahead=newest)
+    assert head.rows == newest and missing == len(world) - newest
+    geometry, _ = view.scored(world.voxel_size, scorer, len(TEXTS))
+    assert (geometry.last_seen_ns == 9).all() and len(geometry) == newest
+
+
+def test_a_voxel_that_changes_while_its_vector_is_made_stays_old():
+    world, head = make_map(0.2, 5), Head()
+    world.integrate(frame(2.0), FeatureMap(torch.ones(5, 1, 1)))
+
+    def meanwhile(means):
+        if head.rows == 0:
+            world.integrate(frame(2.0), FeatureMap(torch.full((5, 1, 1), -3.0)))
+        return head(means)
+
+    view = MapView(meanwhile, 3, exact=True)
+    ask(view, world)
+    _, scores = ask(view, world)
+    torch.testing.assert_close(scores, scorer(Head()(world.snapshot().features)))
+
+
+def test_the_lock_is_free_while_vectors_are_made():
+    world, lock = wide_map(), threading.Lock()
+
+    def transform(means):
+        assert not lock.locked()
+        return means[:, :3]
+
+    view = MapView(transform, 3)
+    assert view.catch_up(world, lock) == 0
+
+
+def test_questions_and_frames_at_once_end_with_the_right_answers():
+    world, lock, head = make_map(0.2, 5), threading.Lock(), Head()
+    view, errors = MapView(head, 3, exact=True), []
+
+    def asking():
+        try:
+            for _ in range(15):
+                view.catch_up(world, lock)
+                geometry, scores = view.scored(world.voxel_size, scorer, len(TEXTS), "q")
+                assert len(geometry) == len(scores)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=asking) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for step in range(30):
+        with lock:
+            grown(world, step)
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not errors
+    geometry, scores = ask(view, world, "q")
+    assert_same_geometry(geometry, world.geometry())
+    torch.testing.assert_close(scores, scorer(head(world.snapshot().features)))
+
+
+# ---- a copy at one moment ------------------------------------------------------------------------
+
+
+def test_a_frozen_copy_is_the_map_at_one_moment_while_frames_come():
+    world, lock, stop = wide_map(), threading.Lock(), threading.Event()
+    moments = {}
+
+    def mapping():
+        step = 0
+        while not stop.is_set():
+            step += 1
+            with lock:
+                world.integrate(*random_frame(np.random.default_rng(step), stamp_ns=step))
+                moments[world.last_stamp_ns] = (len(world), int(world.table["hits"].sum()))
+
+    thread = threading.Thread(target=mapping)
+    thread.start()
+    try:
+        copies = [world.frozen(lock) for _ in range(8)]
+    finally:
+        stop.set()
+        thread.join(60)
+    assert len({copy.last_stamp_ns for copy in copies}) > 1, "no frame came while copying"
+    for copy in copies:
+        if copy.last_stamp_ns in moments:
+            hits = int(copy.table["hits"].sum())
+            assert (len(copy), hits) == moments[copy.last_stamp_ns]
+    assert_same(world.frozen(lock).snapshot(), world.snapshot(), 0)
+
+
+# ---- bytes with a scale --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 33, 512, 768, 1152])
+def test_scaled_bytes_are_near(width):
+    vectors = normalize(torch.randn(500, width), dim=1)
+    store = ScaledBytes(width, torch.device("cpu"), 64)
+    store.resize(500)
+    order = torch.randperm(500)
+    store.write(order, vectors[order])
+    again = store.rows(torch.arange(500))
+    cosine = (normalize(again, dim=1) * vectors).sum(1)
+    assert again.shape == vectors.shape and (1 - cosine).max() < 1e-3
+    texts = normalize(torch.randn(20, width), dim=1)
+    assert (again @ texts.T - vectors @ texts.T).abs().max() < (1e-3 if width >= NARROW else 1e-2)
+    assert store.nbytes < 500 * (width + 32) * 1.3
+
+
+def test_scaled_bytes_of_odd_numbers_stay_finite():
+    store = ScaledBytes(4, torch.device("cpu"), 64)
+    store.resize(3)
+    odd = torch.tensor([[0.0, 0, 0, 0], [1e-12, 0, 0, 0], [6e4, -6e4, 1, 0]])
+    store.write(torch.arange(3), odd)
+    again = store.rows(torch.arange(3))
+    assert again.isfinite().all() and (again[0] == 0).all()
+    torch.testing.assert_close(again[2], odd[2], atol=6e4 / 200, rtol=0)
