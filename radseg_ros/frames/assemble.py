@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, InputError, check_pose
+from ..datatypes import Frame, check_pose
 from . import decode
 from .drops import DropCounts, Unusable
 from .evidence import Evidence
@@ -113,7 +113,7 @@ class Assembler:
         self._in_hand -= 1
         self._ledger.used.update(IMAGES)
 
-    def drop(self, reason: str | InputError, count: int = 1) -> None:
+    def drop(self, reason: str | Exception, count: int = 1) -> None:
         """``count`` observations will not become part of anything."""
         self._in_hand -= count
         self._ledger.drop(reason, count=count)

@@ -216,10 +216,8 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
     bins = [max(int(getattr(message, name, 1)), 1) for name in ("binning_x", "binning_y")]
     K[:2] /= np.array(bins)[:, None]
     low, high = FOCAL_LENGTHS
-    if not (
-        np.isfinite(K).all() and (low <= K[[0, 1], [0, 1]]).all() and (K[[0, 1], [0, 1]] <= high).all()
-        and (K[2] == (0, 0, 1)).all()
-    ):
+    calibrated = all(low <= focal_length <= high for focal_length in (K[0, 0], K[1, 1]))
+    if not (calibrated and np.isfinite(K).all() and (K[2] == (0, 0, 1)).all()):
         raise Unusable(
             "camera info without a camera matrix",
             "the camera is not calibrated: focal lengths are missing or impossible",
@@ -305,8 +303,8 @@ def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
         return to_metres(_png16(data), depth_scale)
     if "rvl" in message.format:
         raise Unusable(
-            "compressed depth in RVL, which is not supported",
-            "let the publisher compress as png (its parameter .compressedDepth.format)",
+            "compressed depth in RVL, which is not supported: let its publisher compress as png "
+            "(parameter .compressedDepth.format)"
         )
     if len(data) < 12:
         raise Unusable("compressed depth damaged", f"it is truncated: {len(data)} bytes")

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 
-from ..datatypes import InputError, brief
+from ..datatypes import InputError, RadsegRosError, brief
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,20 @@ class DropCounts:
                 "%s: %s (from now on this is only counted)", self._word, _said(reason, example)
             )
 
-    def add_error(self, error: InputError, count: int = 1) -> None:
-        """Count inputs that were dropped for what ``error`` says."""
-        fault = error if isinstance(error, Unusable) else Unusable(str(error))
-        self.add(fault.reason, count, fault.detail)
+    def add_error(self, error: Exception, count: int = 1) -> None:
+        """Count inputs that were dropped for what ``error`` says, or by an error that nobody
+        expected.
+        """
+        if isinstance(error, Unusable):
+            self.add(error.reason, count, error.detail)
+        elif isinstance(error, RadsegRosError):
+            self.add(str(error), count)
+        else:
+            self.add_failure("frame lost to an internal error, see the log", error, count)
 
-    def add_failure(self, reason: str, error: Exception) -> None:
+    def add_failure(self, reason: str, error: Exception, count: int = 1) -> None:
         """Count an error that nobody expected; its trace is logged once for each kind of error."""
-        self.add(reason)
+        self.add(reason, count)
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

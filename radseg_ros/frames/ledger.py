@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ..datatypes import InputError
-from .drops import DropCounts, Unusable
+from .drops import DropCounts
 
 IMAGES = ("color", "depth")  # of one frame
 
@@ -39,14 +38,17 @@ class Ledger:
         self.dropped: Counter[str] = Counter()
 
     def drop(
-        self, reason: str | InputError, kinds: tuple[str, ...] = IMAGES, count: int = 1
+        self, reason: str | Exception, kinds: tuple[str, ...] = IMAGES, count: int = 1
     ) -> None:
         """``count`` times one input of each of ``kinds`` is not used.
 
         Args:
-            reason: a short text, or the error that says why.
+            reason: a short text, or the error that is to blame.
         """
-        self.drops.add_error(reason if isinstance(reason, InputError) else Unusable(reason), count)
+        if isinstance(reason, str):
+            self.drops.add(reason, count)
+        else:
+            self.drops.add_error(reason, count)
         self.dropped.update(dict.fromkeys(kinds, count))
 
     def account(self, kind: str, waiting: int) -> Account:
