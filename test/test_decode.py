@@ -21,6 +21,7 @@ from radseg_ros.frames.decode import (
     pose_matrix,
     stamp_to_ns,
 )
+from radseg_ros.frames.drops import Unusable
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
 MM = np.array([[0, 1, 1000], [2500, 65535, 42]], np.uint16)
@@ -146,12 +147,16 @@ def test_compressed_color():
 
 
 def test_only_jpeg_and_png_are_decoded_whatever_the_message_calls_them():
-    for kind in ("gif", "bmp", "tiff"):
-        for reader, name in ((color_image, "jpeg"), (depth_image, "16UC1; png")):
-            with pytest.raises(InputError) as caught:
+    for kind in ("gif", "bmp", "tiff", "ppm"):
+        for reader, name, known in (
+            (color_image, "jpeg", "JPEG or PNG"),
+            (depth_image, "16UC1; png", "PNG"),
+        ):
+            with pytest.raises(Unusable) as caught:
                 reader(Message(format=name, data=encoded(RGB, kind)))
-            assert str(caught.value).endswith(
-                "image cannot be read: damaged, truncated, or not JPEG or PNG"
+            assert caught.value.reason in ("compressed colour damaged", "compressed depth damaged")
+            assert caught.value.detail.endswith(
+                f"image cannot be read: damaged, truncated, or not {known}"
             )
 
 
@@ -229,7 +234,7 @@ def test_pose_matrix_turns_as_quaternions_do():
 
 @pytest.mark.parametrize("quat", [(0, 0, 0, 0), (0, 0, 0, 2.0), (np.nan, 0, 0, 1)])
 def test_a_quaternion_that_is_no_rotation_is_refused(quat):
-    with pytest.raises(InputError, match="not a rotation"):
+    with pytest.raises(Unusable, match="pose not rigid: its quaternion has norm"):
         pose_matrix(ros_pose(quat))
 
 

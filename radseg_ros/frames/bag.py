@@ -181,7 +181,7 @@ def _border(path: Path) -> Iterator[None]:
             "'radseg_ros[recordings]')"
         ) from error
     except Exception as error:
-        why = brief(f"{type(error).__name__}: {error}", 200)
+        why = brief(f"{type(error).__name__}: {error}".removesuffix(": "), 200)
         raise RecordingError(f"{path} cannot be read as a bag ({why}); {_cure(path)}") from error
 
 

@@ -231,7 +231,8 @@ def pose_matrix(pose: Any) -> np.ndarray:
 
     q, t = pose.orientation, pose.position
     quat_xyzw = np.array([q.x, q.y, q.z, q.w], np.float64)
-    norm = np.linalg.norm(quat_xyzw)
+    with np.errstate(over="ignore"):
+        norm = np.linalg.norm(quat_xyzw)
     if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
         raise Unusable("pose not rigid", f"its quaternion has norm {norm:.3g}, not 1")
     T = np.eye(4)

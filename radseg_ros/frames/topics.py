@@ -105,9 +105,9 @@ def _of_the_same_camera(kind: str, names: Sequence[str], found: Mapping[str, str
     """Those that share most of their namespace with what is known of the camera, or else with the
     pose. Intrinsics are those of the depth image, so they are looked for beside that.
     """
+    if kind == "info":
+        return _nearest(names, [found["depth"]]) if "depth" in found else names
     known = [found[other] for other in ("color", "depth", "info") if other in found]
-    if kind == "info" and "depth" in found:
-        known = [found["depth"]]
     return _nearest(names, known or list(found.values()))
 
 
