@@ -3,8 +3,8 @@
 
 Duck-typed: messages of rclpy, of rosbags and plain namespaces all work; imports no ROS.
 
-What a message holds is not believed before it is looked at: whatever is wrong with it becomes an
-``Unusable`` that says what.
+What a message holds is not believed before it is looked at: values that cannot be become an
+``Unusable`` that says what is wrong, and so do missing fields within ``reading``.
 """
 
 from __future__ import annotations
