@@ -49,6 +49,16 @@ class RecordingError(RadsegRosError):
     """A recording (folder or bag) that cannot be read."""
 
 
+def brief(text: object, limit: int = 120) -> str:
+    """What came from outside, as it may be logged or become part of a message: one line of at most
+    ``limit`` characters, in which nothing controls a terminal or forges a second line.
+    """
+    raw = str(text)
+    cut = " ".join(raw[:limit].split())
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    return safe if len(raw) <= limit >= len(safe) else f"{safe[: limit - 3]}..."
+
+
 ROTATION_TOLERANCE = 1e-3  # float32 poses and text files with six digits stay well below this
 
 

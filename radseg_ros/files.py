@@ -17,7 +17,7 @@ from .datatypes import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 64_000_000  # of an image from outside: 8K is 33 million; decoding takes 3 bytes each
+MAX_PIXELS = 36_000_000  # of an image from outside: 8K is 33 million; decoding takes 14 bytes each
 _number = itertools.count()
 
 
@@ -105,10 +105,11 @@ def open_image(
             io.BytesIO(source) if isinstance(source, bytes) else source, "r", formats
         )
         if image.width * image.height > MAX_PIXELS:
-            raise InputError(f"{name} has more than {MAX_PIXELS // 1_000_000} million pixels")
+            raise Image.DecompressionBombError
         image.load()  # finds half-written files
-    except InputError:
-        raise
+    except Image.DecompressionBombError:  # Pillow has a limit of its own
+        most = f"{MAX_PIXELS // 1_000_000} million pixels"
+        raise InputError(f"{name} has more than {most}") from None
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except (

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from .datatypes import Frame, InputError
+from .files import MAX_PIXELS
+
+LONGEST_ASPECT = 8.0  # long side to short side: a full turn of a lidar camera is 4
 
 
 def scale_intrinsics(K: np.ndarray, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
@@ -24,12 +27,19 @@ def scale_intrinsics(K: np.ndarray, old_hw: tuple[int, int], new_hw: tuple[int, 
 def working_size(hw: tuple[int, int], short_side: int) -> tuple[int, int]:
     """The size (h, w) that has ``short_side`` as its short side and the aspect of ``hw``.
 
-    0 = ``hw`` itself.
+    Args:
+        short_side: px; 0 = ``hw`` itself.
+
+    Raises:
+        InputError: the image is a strip, or would have too many pixels.
     """
-    if short_side == 0:
-        return hw
-    scale = short_side / min(hw)
-    return max(1, round(hw[0] * scale)), max(1, round(hw[1] * scale))
+    if max(hw) > LONGEST_ASPECT * min(hw):
+        raise InputError(f"image more than {LONGEST_ASPECT:g} times as long as wide")
+    scale = short_side / min(hw) if short_side else 1.0
+    height, width = (max(1, round(side * scale)) for side in hw)
+    if height * width > MAX_PIXELS:
+        raise InputError(f"image of more than {MAX_PIXELS // 10**6} million pixels (short_side)")
+    return height, width
 
 
 def resize_rgb(rgb: np.ndarray, hw: tuple[int, int], antialias: bool = True) -> np.ndarray:
@@ -64,6 +74,9 @@ def resize_frame(frame: Frame, short_side: int) -> Frame:
 
     Args:
         short_side: px; 0 returns the frame unchanged.
+
+    Raises:
+        InputError: see :func:`working_size`.
     """
     if short_side < 0:
         raise InputError(f"short_side must be >= 0, got {short_side}")

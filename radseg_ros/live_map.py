@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from collections import Counter
@@ -14,15 +15,20 @@ from typing import Any
 
 from .answers.result import QueryResult
 from .config import Config
-from .datatypes import Cloud, InputError, NotReadyError
+from .datatypes import Cloud, NotReadyError
 from .frames.assemble import Assembler, Observation
-from .frames.drops import DropCounts
+from .frames.drops import DropCounts, Unusable
+from .frames.ledger import Account
 from .mapper import Mapper
 from .voxels.map_file import MapIdentity
 from .worker import LatestWorker
 
+logger = logging.getLogger(__name__)
+
 IDLE_PERIOD = 0.2  # s between two looks whether there is anything to do ahead
 AHEAD_ROWS = 512  # voxels at a time
+BUSY = "frame replaced by a newer one while the encoder was busy (node.backlog)"
+CLOSED = "frame that came when the map was closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ class LiveStatus:
     waiting: int  # frames that are complete and not in the map yet
     received: dict[str, int]  # messages by kind
     pixels: dict[str, int]  # depth pixels: used, and not used by reason
-    drops: list[tuple[str, int]]  # (reason, count) of everything received and not used
+    drops: list[tuple[str, int]]  # (reason and an example, count) of what was not used
+    accounts: dict[str, Account]  # what became of the messages, by kind
 
 
 class LiveMap:
@@ -56,6 +63,7 @@ class LiveMap:
         self._assembler = Assembler(config.sync, config.node)
         self._state = threading.Lock()
         self._turn = threading.Lock()
+        self._closed = False
         self._epoch = 0  # grows whenever what waits becomes worthless
         self._epoch_reason = ""
         self._integrated = 0
@@ -96,8 +104,8 @@ class LiveMap:
             start = time.monotonic()
             try:
                 missing = self.mapper.work_ahead(AHEAD_ROWS)
-            except Exception as error:
-                self.drops.add_failure("voxels whose vectors could not be made ahead", error)
+            except Exception:
+                logger.exception("no vectors are made ahead of questions any more")
                 return
             spent = time.monotonic() - start
             pause = spent * (1 / share - 1) if missing else IDLE_PERIOD
@@ -105,6 +113,9 @@ class LiveMap:
     def close(self, timeout: float | None = None) -> bool:
         """Let the frame in hand finish; False when ``timeout`` (s) was not enough."""
         self._closing.set()
+        with self._state:
+            self._closed = True
+            self._assembler.drop(CLOSED, self._worker.clear())
         return self._worker.close(timeout)
 
     # In
@@ -118,32 +129,38 @@ class LiveMap:
         with self._state:
             jumps = self._assembler.sync.jumps
             for observation in self._assembler.add(kind, message):
-                self._worker.submit((self._epoch, observation))
+                lost = self._worker.submit((self._epoch, observation))
+                self._assembler.drop(CLOSED if self._closed else BUSY, lost)
             return self._assembler.sync.jumps != jumps
 
     def _integrate(self, item: tuple[int, Observation]) -> None:
         """In the worker's thread."""
-        epoch, observation = item
-        mapper = self.mapper
         try:
-            prepared = mapper.prepare(observation.frame())
-            with self._turn:
-                if epoch != self._epoch:
-                    self.drops.add(self._epoch_reason)
-                    return
-                stats = mapper.fuse(*prepared)
-                with self._state:
-                    self._pixels.update(stats.dropped, used=stats.points)
-                    self._version += 1  # even a frame without points can make the map forget
-                    if stats.points:
-                        self._integrated += 1
-                        self._stamp_ns = observation.match.stamp_ns
-                if not stats.points:
-                    self.drops.add(stats.why_nothing)
-        except InputError as error:
-            self.drops.add(str(error))
+            self._fuse(*item)
         except Exception as error:
-            self.drops.add_failure("frame lost to an internal error, see the log", error)
+            with self._state:
+                self._assembler.drop(error)
+
+    def _fuse(self, epoch: int, observation: Observation) -> None:
+        """Decode, encode, fuse.
+
+        Raises:
+            Exception: the frame is not part of the map.
+        """
+        mapper = self.mapper
+        prepared = mapper.prepare(observation.frame())
+        with self._turn:
+            if epoch != self._epoch:
+                raise Unusable(self._epoch_reason)
+            stats = mapper.fuse(*prepared)
+            with self._state:
+                self._pixels.update(stats.dropped, used=stats.points)
+                self._version += 1  # even a frame without points can make the map forget
+                if not stats.points:
+                    raise Unusable(stats.why_nothing)
+                self._integrated += 1
+                self._stamp_ns = observation.match.stamp_ns
+                self._assembler.used()
 
     # Out
 
@@ -169,8 +186,7 @@ class LiveMap:
 
     def status(self) -> LiveStatus:
         """How far the map is, and what was not used, by reason."""
-        busy = "frame replaced by a newer one while the encoder was busy (node.backlog)"
-        replaced, mapper = self._worker.dropped, self._mapper
+        mapper = self._mapper
         voxels = 0 if mapper is None else len(mapper.map)
         answerable = 1.0 if mapper is None else mapper.view.share(mapper.map)
         with self._state:
@@ -181,7 +197,8 @@ class LiveMap:
                 waiting=self._worker.pending,
                 received=dict(self._assembler.received),
                 pixels=dict(self._pixels),
-                drops=[*self.drops.items(), *([(busy, replaced)] if replaced else [])],
+                drops=self.drops.told(),
+                accounts=self._assembler.accounts(),
             )
 
     def query(
@@ -289,4 +306,4 @@ class LiveMap:
         self._epoch += 1
         self._epoch_reason = reason
         self._assembler.clear(reason, forget_frame)
-        self.drops.add(reason, self._worker.clear())
+        self._assembler.drop(reason, self._worker.clear())

@@ -42,16 +42,22 @@ class LatestWorker(Generic[Item]):
         with self._changed:
             return len(self._waiting) + self._busy
 
-    def submit(self, item: Item) -> None:
-        """Let ``item`` wait for its turn; never blocks. After ``close`` items are ignored."""
+    def submit(self, item: Item) -> int:
+        """Let ``item`` wait for its turn; never blocks. After ``close`` items are ignored.
+
+        Returns:
+            How many items will not be worked on because of it: an older one, or itself.
+        """
         with self._changed:
-            if self._closed:
-                return
-            self._waiting.append(item)
-            if len(self._waiting) > self._capacity:
-                self._waiting.popleft()
-                self.dropped += 1
+            lost = 1 if self._closed else 0
+            if not self._closed:
+                self._waiting.append(item)
+                if len(self._waiting) > self._capacity:
+                    self._waiting.popleft()
+                    lost = 1
+            self.dropped += lost
             self._changed.notify_all()
+            return lost
 
     def clear(self) -> int:
         """Forget what is waiting, e.g. because the map was reset.

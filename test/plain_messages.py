@@ -12,10 +12,10 @@ def head(ms: int, frame: str = "map") -> Message:
     return Message(stamp=Message(sec=ms // 1000, nanosec=ms % 1000 * 1_000_000), frame_id=frame)
 
 
-def image(ms: int, encoding: str = "rgb8") -> Message:
+def image(ms: int, encoding: str = "rgb8", frame: str = "map") -> Message:
     step = 16 * {"rgb8": 3, "16UC1": 2}[encoding]
     return Message(
-        header=head(ms),
+        header=head(ms, frame),
         height=12,
         width=16,
         encoding=encoding,
@@ -25,17 +25,26 @@ def image(ms: int, encoding: str = "rgb8") -> Message:
     )
 
 
-def info(k: list | None = None) -> Message:
-    return Message(header=head(0), height=12, width=16, k=k or K, p=[0.0] * 12)
+def info(k: list | None = None, **fields: object) -> Message:
+    default = {"header": head(0), "height": 12, "width": 16, "k": k or K, "p": [0.0] * 12}
+    return Message(**{**default, **fields})
 
 
 def pose(
-    ms: int, x: float = 0.0, frame: str = "map", w: float = 1.0, odometry: bool = False
+    ms: int,
+    x: float = 0.0,
+    frame: str = "map",
+    w: float = 1.0,
+    odometry: bool = False,
+    child: str | None = None,
 ) -> Message:
     inner = Message(
         position=Message(x=x, y=0.0, z=0.0), orientation=Message(x=0.0, y=0.0, z=0.0, w=w)
     )
-    return Message(header=head(ms, frame), pose=Message(pose=inner) if odometry else inner)
+    message = Message(header=head(ms, frame), pose=Message(pose=inner) if odometry else inner)
+    if child is not None:
+        message.child_frame_id = child
+    return message
 
 
 def pair(ms: int) -> list:

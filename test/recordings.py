@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 K = np.array([[50.0, 0, 8], [0, 50, 6], [0, 0, 1]])
@@ -35,9 +35,17 @@ def write_folder(path: Path, names: list[int]) -> Path:
 class BagWriter:
     """Writes the messages of a small robot."""
 
-    def __init__(self, path: Path, plugin: StoragePlugin, prefix: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        plugin: StoragePlugin,
+        prefix: str = "",
+        compression: CompressionMode = CompressionMode.NONE,
+    ) -> None:
         self.store = get_typestore(Stores.ROS2_HUMBLE)
         self.writer = Writer(path, version=9, storage_plugin=plugin)
+        if compression:
+            self.writer.set_compression(compression, CompressionFormat.ZSTD)
         self.writer.open()
         self.prefix = prefix
         self.connections: dict = {}
@@ -53,11 +61,16 @@ class BagWriter:
 
     def write(self, topic: str, message: object, time_ns: int) -> None:
         kind = message.__msgtype__
+        data = bytes(self.store.serialize_cdr(message, kind))
         if topic not in self.connections:
             self.connections[topic] = self.writer.add_connection(
                 self.prefix + topic, kind, typestore=self.store
             )
-        self.writer.write(self.connections[topic], time_ns, self.store.serialize_cdr(message, kind))
+        self.writer.write(self.connections[topic], time_ns, self.damage(topic, data))
+
+    def damage(self, topic: str, data: bytes) -> bytes:
+        """What is stored of a message; tests replace it."""
+        return data
 
     def header(self, ns: int, frame: str) -> object:
         stamp = self.message("builtin_interfaces/msg/Time", sec=ns // 10**9, nanosec=ns % 10**9)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from radseg_ros.datatypes import FeatureMap, Frame, InputError
+from radseg_ros.datatypes import FeatureMap, Frame, InputError, brief
 
 GOOD = {
     "stamp_ns": 5,
@@ -61,3 +61,26 @@ def test_feature_map_needs_three_dimensions():
     assert FeatureMap(torch.zeros(5, 2, 3)).channels == 5
     with pytest.raises(InputError, match=r"\(C, h, w\)"):
         FeatureMap(torch.zeros(1, 5, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("map", "map"),
+        ("caméra 1", "caméra 1"),
+        ("a\nb\r\n  c\t", "a b c"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\ud800", r"\ud800"),
+        ("a\u2028b", "a b"),
+        ("", ""),
+        (12, "12"),
+        ("x" * 21, "x" * 17 + "..."),
+        ("x" * 20, "x" * 20),
+        ("\0" * 19, r"\x00" * 4 + r"\..."),
+        ("x" * 10**7, "x" * 17 + "..."),
+    ],
+)
+def test_what_comes_from_outside_is_shown_on_one_bounded_line(text, shown):
+    assert brief(text, 20) == shown
+    assert len(brief(text, 20)) <= 20 and brief(text, 20).isprintable()

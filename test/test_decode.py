@@ -13,14 +13,19 @@ from PIL import Image
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.frames.decode import (
+    Damaged,
     camera_matrix,
     color_image,
     depth_image,
+    frame_id,
     image_to_array,
     make_frame,
     pose_matrix,
+    pose_message,
+    reading,
     stamp_to_ns,
 )
+from radseg_ros.frames.drops import Unusable
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
 MM = np.array([[0, 1, 1000], [2500, 65535, 42]], np.uint16)
@@ -146,12 +151,16 @@ def test_compressed_color():
 
 
 def test_only_jpeg_and_png_are_decoded_whatever_the_message_calls_them():
-    for kind in ("gif", "bmp", "tiff"):
-        for reader, name in ((color_image, "jpeg"), (depth_image, "16UC1; png")):
-            with pytest.raises(InputError) as caught:
+    for kind in ("gif", "bmp", "tiff", "ppm"):
+        for reader, name, known in (
+            (color_image, "jpeg", "JPEG or PNG"),
+            (depth_image, "16UC1; png", "PNG"),
+        ):
+            with pytest.raises(Unusable) as caught:
                 reader(Message(format=name, data=encoded(RGB, kind)))
-            assert str(caught.value).endswith(
-                "image cannot be read: damaged, truncated, or not JPEG or PNG"
+            assert caught.value.reason in ("compressed colour damaged", "compressed depth damaged")
+            assert caught.value.detail.endswith(
+                f"image cannot be read: damaged, truncated, or not {known}"
             )
 
 
@@ -229,7 +238,7 @@ def test_pose_matrix_turns_as_quaternions_do():
 
 @pytest.mark.parametrize("quat", [(0, 0, 0, 0), (0, 0, 0, 2.0), (np.nan, 0, 0, 1)])
 def test_a_quaternion_that_is_no_rotation_is_refused(quat):
-    with pytest.raises(InputError, match="not a rotation"):
+    with pytest.raises(Unusable, match="pose not rigid: its quaternion has norm"):
         pose_matrix(ros_pose(quat))
 
 
@@ -268,6 +277,217 @@ def test_make_frame_refuses_different_views():
 
 def test_stamp():
     assert stamp_to_ns(Message(sec=1_700_000_000, nanosec=123)) == 1_700_000_000_000_000_123
+    assert stamp_to_ns(Message(sec=0, nanosec=0)) == 0
+    last = stamp_to_ns(Message(sec=2**31 - 1, nanosec=999_999_999))
+    assert last == 2_147_483_647_999_999_999 == int(np.int64(last))
+
+
+@pytest.mark.parametrize(
+    ("sec", "nanosec"),
+    [
+        (-1, 0),
+        (2**31, 0),
+        (2**32 - 1, 5),
+        (0, 10**9),
+        (5, 2**32 - 1),
+        (5, -1),
+        (-(2**31), 999_999_999),
+        (10**30, 0),
+        (0, 10**400),
+    ],
+)
+def test_a_stamp_that_is_no_time_is_refused_and_never_wrapped(sec, nanosec):
+    with pytest.raises(Unusable) as caught:
+        stamp_to_ns(Message(sec=sec, nanosec=nanosec))
+    assert caught.value.reason.startswith("stamp that is no time")
+    assert len(caught.value.detail) < 100
+
+
+def test_frame_ids_are_names():
+    for name in ("map", "/map", "caméra 2", "", "x" * 255):
+        assert frame_id(name) == name
+    for name in ("x" * 256, "map\nERROR", "\x1b[2J", "a\0", "\ud800"):
+        with pytest.raises(Unusable, match="frame id that is no name") as caught:
+            frame_id(name)
+        assert caught.value.detail.isprintable() and len(caught.value.detail) < 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"data": bytes(46)}, "longer than its rows: 46 bytes, 5x3 rgb8 needs 45"),
+        ({"data": bytes(10_000)}, "longer than its rows"),
+        ({"step": 20, "data": bytes(54)}, "truncated: 54 bytes, 5x3 rgb8 needs 55"),
+        ({"step": 20, "data": bytes(61)}, "longer than its rows"),
+        ({"step": 2**32 - 1}, "truncated"),
+        ({"height": 2}, "longer than its rows"),
+        ({"height": 4}, "truncated"),
+    ],
+)
+def test_data_that_does_not_fit_its_rows_is_refused(changes, what):
+    message = image(RGB, "rgb8")
+    message.__dict__.update(changes)
+    with pytest.raises(Unusable) as caught:
+        color_image(message)
+    assert caught.value.reason == "colour damaged" and what in caught.value.detail
+
+
+def test_data_with_or_without_the_last_padding_fits():
+    for size in range(55, 61):
+        message = image(RGB, "rgb8", padding=5)
+        message.data = message.data[:size]
+        np.testing.assert_array_equal(color_image(message), RGB)
+
+
+def test_headers_that_promise_too_much_cost_nothing():
+    for height, width in ((2**32 - 1, 2**32 - 1), (1, 2**32 - 1), (6001, 6000), (10**400, 1)):
+        for encoding, reader in (("rgb8", color_image), ("32FC1", depth_image)):
+            step = width * 12
+            message = Message(
+                height=height, width=width, encoding=encoding, step=step, is_bigendian=0, data=b"xy"
+            )
+            with pytest.raises(Unusable, match="(colour|depth) (too large|damaged)"):
+                reader(message)
+    message.height, message.width, message.data = 6000, 6000, b""
+    with pytest.raises(Unusable, match="depth damaged"):
+        depth_image(message)
+    message.height, message.width = -1, 5
+    with pytest.raises(Unusable, match="depth empty"):
+        depth_image(message)
+
+
+def test_a_compressed_image_of_too_many_pixels_is_not_decoded():
+    content = io.BytesIO()
+    Image.new("1", (6001, 6001)).save(content, "PNG")
+    with pytest.raises(Unusable, match="compressed colour damaged: .* 36 million pixels"):
+        color_image(Message(format="png", data=content.getvalue()))
+    for head in (b"", bytes(12)):
+        kind = f"16UC1; {'compressedDepth ' if head else ''}png"
+        with pytest.raises(Unusable, match="compressed depth damaged: .* 36 million pixels"):
+            depth_image(Message(format=kind, data=head + content.getvalue()))
+
+
+def test_no_program_is_started_for_an_image(monkeypatch):
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a program was started"))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 9 9 rectfill\n"
+    for name in ("jpeg", "png", "eps"):
+        with pytest.raises(Unusable, match="not JPEG or PNG"):
+            color_image(Message(format=name, data=script))
+
+
+@pytest.mark.parametrize(
+    "kind", ["16UC1; compressedDepth rvl", "32FC1; compressedDepth rvl", "compressedDepth rvl"]
+)
+def test_rvl_depth_is_named(kind):
+    with pytest.raises(Unusable, match="RVL, which is not supported: .* compress as png"):
+        depth_image(Message(format=kind, data=bytes(100)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.0, 1.0), (-5.0, 1.0), (np.nan, 1.0), (np.inf, 1.0), (5.0, np.nan)]
+)
+def test_an_impossible_quantisation_of_depth_is_refused(a, b):
+    data = bytes(4) + np.array([a, b], "<f4").tobytes() + encoded(MM, "png")
+    with pytest.raises(Unusable, match="compressed depth damaged: its quantisation"):
+        depth_image(Message(format="32FC1; compressedDepth png", data=data))
+
+
+def test_compressed_depth_of_8_bit_or_of_colour_is_refused():
+    for pixels in (RGB, RGB[..., 0]):
+        with pytest.raises(Unusable, match="depth of wrong type: it has mode"):
+            depth_image(Message(format="16UC1; png", data=encoded(pixels, "png")))
+
+
+def test_65535_is_no_return_in_every_kind_of_message():
+    units = np.array([[65535, 2000, 65534]], np.uint16)
+    for message in (
+        image(units, "16UC1"),
+        image(units, "mono16", big=True),
+        Message(format="16UC1; png", data=encoded(units, "png")),
+        Message(format="16UC1; compressedDepth png", data=bytes(12) + encoded(units, "png")),
+    ):
+        np.testing.assert_allclose(depth_image(message), [[0, 2, 65.534]], rtol=1e-6)
+    metres = np.array([[65535.0]], np.float32)
+    assert depth_image(image(metres, "32FC1")) == 65535, "metres are metres"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"k": [1e-30, 0, 0, 0, 1e-30, 0, 0, 0, 1]},
+        {"k": [500.0, 0, np.nan, 0, 500, 0, 0, 0, 1]},
+        {"k": [500.0, 0, 320, 0, 0, 240, 0, 0, 1]},
+        {"k": [1e10, 0, 320, 0, 500, 240, 0, 0, 1]},
+        {"k": [500.0, 0, 320, 0, 500, 240, 0, 0, 0]},
+        {"k": [500.0, 0, 320, 0, 500, 240, 1, 0, 1]},
+        {"k": [500.0]},
+        {"binning_x": 2**32 - 1},
+    ],
+)
+def test_a_camera_matrix_that_is_none_is_refused(changes):
+    with pytest.raises(Unusable, match="camera info without a camera matrix: .* not calibrated"):
+        camera_matrix(info(**changes))
+
+
+def test_focal_lengths_at_their_bounds_are_taken():
+    for low in (1e-3, 1e9):
+        K, _ = camera_matrix(info(k=[low, 0, 1, 0, low, 1, 0, 0, 1]))
+        assert K[0, 0] == K[1, 1] == low
+
+
+FRAME = {"color": image(RGB, "rgb8"), "depth": image(np.ones((3, 5), np.float32), "32FC1")}
+
+
+@pytest.mark.parametrize("part", ["color", "depth", "info"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"width": "wide"},
+        {"height": None},
+        {"height": float("nan")},
+        {"height": -3, "width": -5},
+    ],
+)
+def test_fields_of_other_types_are_refused_in_one_sentence(part, fields):
+    parts = {**FRAME, "info": info()}
+    parts[part] = Message(**{**vars(parts[part]), **fields})
+    with pytest.raises(Unusable) as caught:
+        make_frame(0, parts["color"], parts["depth"], parts["info"], np.eye(4))
+    assert "0x" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("part", ["color", "depth", "info"])
+def test_messages_without_fields_are_refused(part):
+    for nothing in (Message(), None, 5, Message(encoding=[], k="", format=None)):
+        parts = {**FRAME, "info": info(), part: nothing}
+        with pytest.raises(Unusable):
+            make_frame(0, parts["color"], parts["depth"], parts["info"], np.eye(4))
+
+
+def test_data_that_is_a_number_is_not_taken_for_a_size():
+    for kind in ("jpeg", "16UC1; png"):
+        with pytest.raises(TypeError):
+            color_image(Message(format=kind, data=10**12))
+
+
+def test_a_damaged_message_has_its_stamp_and_a_reason():
+    fault = Unusable("colour message damaged", "cut")
+    damaged = Damaged(fault, (3, 5))
+    assert stamp_to_ns(damaged.header.stamp) == 3_000_000_005 and damaged.header.frame_id == ""
+    for reader in (color_image, depth_image, image_to_array, camera_matrix, pose_message):
+        with pytest.raises(Unusable, match="colour message damaged: cut"):
+            reader(damaged)
+    with pytest.raises(Unusable, match="cut"):
+        _ = Damaged(fault).header
+    for what in (MemoryError(), fault):
+        with pytest.raises(type(what)), reading("x"):
+            raise what
+    with pytest.raises(Unusable, match="^x refused: no pose$"), reading("x"):
+        raise InputError("no pose")
+    with pytest.raises(Unusable, match="^x whose fields cannot be read: KeyError$"), reading("x"):
+        raise KeyError(object())
 
 
 def test_every_supported_encoding_is_decoded():

@@ -73,6 +73,17 @@ def test_the_content_and_not_the_name_tells_what_an_image_is(tmp_path, monkeypat
     assert files.open_image(path).size == (6, 4)
     with pytest.raises(InputError, match="not PNG or JPEG"):
         files.open_image(path, formats=("PNG", "JPEG"))
+    monkeypatch.setattr(files, "MAX_PIXELS", 24)
+    assert files.open_image(path).size == (6, 4)
     monkeypatch.setattr(files, "MAX_PIXELS", 23)
-    with pytest.raises(InputError, match="more than"):
+    with pytest.raises(InputError, match="has more than 0 million pixels"):
         files.open_image(path)
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    content = io.BytesIO()
+    Image.new("1", (7000, 7000)).save(content, "PNG")
+    for limit in (Image.MAX_IMAGE_PIXELS, 1000):  # ours, and Pillow's own
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(InputError, match="^image has more than 36 million pixels$"):
+            files.open_image(content.getvalue())

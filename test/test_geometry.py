@@ -29,6 +29,30 @@ def test_working_size_keeps_the_aspect(hw, size):
     assert working_size(hw, 0) == hw
 
 
+@pytest.mark.parametrize("hw", [(1, 300), (300, 1), (1, 9), (12, 97), (2, 8192)])
+@pytest.mark.parametrize("short_side", [0, 1, 640])
+def test_strips_are_refused(hw, short_side):
+    with pytest.raises(InputError, match="^image more than 8 times as long as wide$"):
+        working_size(hw, short_side)
+    with pytest.raises(InputError, match="8 times"):
+        resize_frame(frame(np.ones(hw, np.float32)), short_side)
+
+
+@pytest.mark.parametrize("hw", [(1, 8), (12, 96), (1024, 4096), (1, 1)])
+def test_panoramas_are_taken(hw):
+    assert working_size(hw, 64) == (64, 64 * hw[1] // hw[0])
+    assert working_size(hw, 0) == hw
+
+
+@pytest.mark.parametrize(
+    ("hw", "short_side"), [((600, 800), 8192), ((6000, 6001), 0), ((10, 80), 3000)]
+)
+def test_the_working_size_is_bounded(hw, short_side):
+    with pytest.raises(InputError, match="^image of more than 36 million pixels"):
+        working_size(hw, short_side)
+    assert working_size((6000, 6000), 0) == (6000, 6000)
+
+
 def test_a_pixel_sees_the_same_direction_after_resizing():
     scaled = scale_intrinsics(K, (12, 16), (24, 48))
     # Rows are scaled: pixel (u, v) of the small image and (3 u, 2 v) of the large one lie on one

@@ -11,10 +11,11 @@ import time
 import numpy as np
 import pytest
 from color_encoder import ColorEncoder
-from plain_messages import image, info, pose
+from plain_messages import image, info, pair, pose
 
 from radseg_ros.config import Config, LiftConfig, NodeConfig
 from radseg_ros.datatypes import ConfigError, InputError, MapFileError, NotReadyError
+from radseg_ros.frames.ledger import Account
 from radseg_ros.live_map import LiveMap
 from radseg_ros.mapper import Mapper
 
@@ -351,3 +352,137 @@ def test_resets_at_any_moment_leave_only_what_came_after_the_last(live):
     assert int(live.mapper.map.table["hits"].sum()) == 12 * 16
     status = live.status()
     assert status.integrated + sum(drops(live).values()) >= 61
+
+
+# What became of everything
+
+
+def even(live: LiveMap) -> dict[str, Account]:
+    """The accounts at this moment, which come out even."""
+    accounts = live.status().accounts
+    for kind, a in accounts.items():
+        parts = (a.used, a.superseded, a.waiting, a.dropped)
+        assert min(parts) >= 0 and a.received == sum(parts), (kind, a)
+    return accounts
+
+
+def test_a_frame_is_accounted_for_from_its_images_to_the_map(live):
+    live.mapper.encoder.open.clear()
+    feed(live, *visible_pair(100))
+    assert even(live)["color"] == Account(received=1, used=0, waiting=1, dropped=0)
+    feed(live, ("pose", pose(100)))
+    assert live.mapper.encoder.entered.wait(5)
+    assert even(live)["color"] == Account(received=1, used=0, waiting=1, dropped=0)
+    live.mapper.encoder.open.set()
+    settle(live)
+    for kind in ("color", "depth", "pose", "info"):
+        assert even(live)[kind] == Account(received=1, used=1, waiting=0, dropped=0)
+    feed(live, *pair(200), ("pose", pose(200)))  # without any return
+    settle(live)
+    assert even(live)["depth"] == Account(received=2, used=1, waiting=0, dropped=1)
+
+
+def test_frames_that_the_encoder_has_no_time_for_are_accounted_for():
+    config = Config(encoder="colors", short_side=0, node=NodeConfig(backlog=2))
+    live = LiveMap(config)
+    live.start(Mapper(config, GatedEncoder()))
+    live.mapper.encoder.open.clear()
+    feed(live, ("info", info()), *frames(0))
+    assert live.mapper.encoder.entered.wait(5)
+    feed(live, *frames(*range(100, 1000, 100)))
+    assert even(live)["color"] == Account(received=10, used=0, waiting=3, dropped=7)
+    assert drops(live) == {
+        "frame replaced by a newer one while the encoder was busy (node.backlog)": 7
+    }
+    live.mapper.encoder.open.set()
+    settle(live)
+    assert even(live)["depth"] == Account(received=10, used=3, waiting=0, dropped=7)
+    live.mapper.encoder.open.clear()
+    live.mapper.encoder.entered.clear()
+    feed(live, *frames(2000), *visible_pair(2100))
+    assert live.mapper.encoder.entered.wait(5)
+    feed(live, ("pose", pose(2100)))
+    assert not live.close(0.01), "one frame is being encoded"
+    assert even(live)["color"].waiting == 1, "what waited is not going to be used"
+    feed(live, *frames(3000))
+    live.mapper.encoder.open.set()
+    assert live.close(10)
+    settle(live)
+    assert even(live)["color"] == Account(received=13, used=4, waiting=0, dropped=9)
+    assert drops(live)["frame that came when the map was closed"] == 2
+
+
+def test_frames_before_the_encoder_are_accounted_for():
+    live = LiveMap(Config(node=NodeConfig(backlog=9)))
+    feed(live, ("info", info()), *frames(100, 200))
+    settle(live)
+    assert even(live)["color"] == Account(received=2, used=0, waiting=0, dropped=2)
+    assert drops(live) == {"the encoder is still loading, ask again": 2}
+    assert live.close(5)
+
+
+def test_garbage_ends_nothing_and_is_accounted_for(live):
+    feed(live, *frames(100))
+    for kind in ("color", "depth", "pose", "info"):
+        feed(live, (kind, None), (kind, object()), (kind, pose(-5000)))
+    damaged = image(300)
+    damaged.data = "no bytes"
+    feed(live, ("color", damaged), visible_pair(300)[1], ("pose", pose(300)), *frames(400))
+    settle(live)
+    accounts = even(live)
+    assert accounts["color"] == Account(received=6, used=2, waiting=0, dropped=4)
+    assert accounts["pose"] == Account(received=6, used=3, waiting=0, dropped=3)
+    assert accounts["info"].dropped == 3 and live.status().integrated == 2
+
+
+def test_at_every_moment_of_a_storm_everything_is_accounted_for(live, tmp_path):
+    """Inputs faster than the encoder, resets, loads, failures and questions beside them."""
+    feed(live, *frames(0))
+    settle(live)
+    live.save(tmp_path / "a.radmap")
+    encode, calls = live.mapper.encoder.encode, []
+
+    def sometimes(rgb):
+        calls.append(1)
+        time.sleep(0.002)
+        if len(calls) % 7 == 0:
+            raise RuntimeError("CUDA went away")
+        if len(calls) % 5 == 0:
+            raise InputError("an image that the encoder does not like")
+        return encode(rgb)
+
+    live.mapper.encoder.encode = sometimes
+    stop, failures = threading.Event(), []
+
+    def disturb(action, pause: float) -> None:
+        try:
+            while not stop.is_set():
+                action()
+                time.sleep(pause)
+        except Exception as error:
+            failures.append(error)
+
+    actions = (
+        (lambda: even(live), 0.0005),
+        (live.reset, 0.02),
+        (lambda: live.load(tmp_path / "a.radmap", merge=True), 0.03),
+        (lambda: live.query(["red"]), 0.01),
+    )
+    threads = [threading.Thread(target=disturb, args=action) for action in actions]
+    for thread in threads:
+        thread.start()
+    sent = 0
+    for i in range(1, 300):
+        events = frames(10 * i)
+        feed(live, *(event for n, event in enumerate(events) if (i + n) % 11), ("color", None))
+        sent += 1 + sum((i + n) % 11 != 0 for n in (0,))
+        time.sleep(0.0005)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    settle(live)
+    assert not failures
+    accounts = even(live)
+    assert accounts["color"].received == sent + 1
+    assert accounts["color"].used == accounts["depth"].used == live.status().integrated > 0
+    assert accounts["color"].dropped > 299, "each None, and what was dropped otherwise"

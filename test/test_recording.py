@@ -11,8 +11,9 @@ from recordings import SIZE, BagWriter, K, rgb_of, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
 
 from radseg_ros.datatypes import InputError, RecordingError
-from radseg_ros.frames.bag import BagRecording, Topics
+from radseg_ros.frames.bag import BagRecording
 from radseg_ros.frames.folder import FolderRecording, open_recording
+from radseg_ros.frames.topics import Topics
 
 
 def test_a_folder_is_read_in_order_with_its_gaps(tmp_path):
@@ -152,12 +153,13 @@ def test_ambiguous_and_missing_topics_are_named(tmp_path):
             bag.image(f"{side}/image", 0, rgb_of(0), "rgb8")
         bag.image("/depth", 0, np.ones(SIZE, np.float32), "32FC1")
         bag.info("/camera_info", 0)
-    with pytest.raises(
-        RecordingError, match="several color topics, say which one: /left/image, /right/image"
-    ):
+        bag.pose("/pose", 0, 0.0)
+    several = (
+        "several color topics: /left/image, /right/image; say which one .*--bag-color TOPIC.*"
+        "topics.color=TOPIC"
+    )
+    with pytest.raises(RecordingError, match=several):
         open_recording(tmp_path / "bag")
-    with pytest.raises(RecordingError, match="no pose topic"):
-        open_recording(tmp_path / "bag", topics={"color": "/left/image"})
     with pytest.raises(
         RecordingError, match="no color topic /middle; candidates: /left/image, /right/image"
     ):

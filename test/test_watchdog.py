@@ -10,7 +10,7 @@ import pytest
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.frames import drops as drops_module
-from radseg_ros.frames.drops import DropCounts
+from radseg_ros.frames.drops import DropCounts, Unusable
 from radseg_ros.ros.paths import confined, share_file
 from radseg_ros.ros.transport import profile_environment, profile_variable
 from radseg_ros.watchdog import InputState, Watchdog, why_no_frames
@@ -90,6 +90,29 @@ def test_a_sender_of_nonsense_does_not_fill_the_memory():
         len(drops.items()) == drops_module.MAX_REASONS + 1
         and drops.total == 10 * drops_module.MAX_REASONS
     )
+
+
+def test_a_reason_keeps_one_example_and_both_are_bounded(caplog):
+    drops = DropCounts()
+    drops.add_error(Unusable("image damaged", "12 bytes\nERROR forged"), 2)
+    drops.add_error(Unusable("image damaged", "13 bytes"))
+    drops.add_error(InputError("no pose"), 3)
+    drops.add("x" * 1000, example="y" * 1000)
+    assert dict(drops.items()) == {"image damaged": 3, "no pose": 3, "x" * 297 + "...": 1}
+    assert drops.examples["image damaged"] == "12 bytes ERROR forged"
+    told = dict(drops.told())
+    assert told["image damaged (e.g. 12 bytes ERROR forged)"] == told["no pose"] == 3
+    assert all(len(text) < 620 for text in told)
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0, 0]
+    assert str(Unusable("alone")) == "alone" and str(Unusable("a", "b")) == "a: b"
+
+
+def test_an_error_that_nobody_expected_is_a_drop_with_a_trace(caplog):
+    drops = DropCounts()
+    for _ in range(2):
+        drops.add_error(RuntimeError("memory at 0x7f"), 2)
+    assert dict(drops.items()) == {"frame lost to an internal error, see the log": 4}
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
 
 
 def test_drops_from_many_threads_are_all_counted():

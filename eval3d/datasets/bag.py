@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from radseg_ros.config import NodeConfig, SyncConfig, to_dict
-from radseg_ros.frames.bag import BagRecording, Topics
+from radseg_ros.frames.bag import BagRecording
+from radseg_ros.frames.topics import Topics
 
 from ..classes import ClassList
 from ..options import EvalConfig

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, InputError, check_pose
+from ..datatypes import Frame, check_pose
 from . import decode
-from .drops import DropCounts
-from .sync import FrameSync, Match
-
-logger = logging.getLogger(__name__)
+from .drops import DropCounts, Unusable
+from .evidence import Evidence
+from .ledger import IMAGES, Account, Ledger
+from .sync import SAID, FrameSync, Match
 
 KINDS = ("color", "depth", "info", "pose")
 
@@ -33,7 +33,7 @@ class Observation:
         """Decode.
 
         Raises:
-            InputError: a message cannot be used; the text says why.
+            Unusable: a message cannot be used; the text says why.
         """
         match = self.match
         return decode.make_frame(
@@ -49,33 +49,44 @@ class Observation:
 class Assembler:
     """Pairs messages and remembers the camera info and the frame of the map. Not thread safe.
 
+    Whoever gets an observation says in the end what became of it: ``used`` or ``drop``.
+
     Raises:
         InputError: ``node.camera_offset`` is not a rigid transform.
     """
 
     def __init__(self, sync: SyncConfig | None = None, node: NodeConfig | None = None) -> None:
         self.config = node or NodeConfig()
-        self.drops = DropCounts()
-        self.received: Counter[str] = Counter()
         self.map_frame = self.config.map_frame
         offset = (
             np.reshape(self.config.camera_offset, (4, 4)) if self.config.camera_offset else None
         )
-        self.sync = FrameSync(sync, offset, self.drops)
+        self._ledger = Ledger()
+        self._evidence = Evidence(offset is not None)
+        self.sync = FrameSync(sync, offset, self._ledger)
         self._info: Any = None
+        self._info_used = True
         self._without_info: deque[Match] = deque()
+        self._in_hand = 0  # observations of which nobody has said yet what became of them
+
+    # Messages
 
     def add(self, kind: str, message: Any) -> list[Observation]:
         """Take one message of ``kind`` (one of KINDS) and return what became complete."""
-        self.received[kind] += 1
-        if kind == "info":
-            return self._add_info(message)
-        stamp_ns = decode.stamp_to_ns(message.header.stamp)
-        if kind == "color":
-            return self._observations(self.sync.add_color(stamp_ns, message))
-        if kind == "depth":
-            return self._observations(self.sync.add_depth(stamp_ns, message))
-        return self._observations(self._add_pose(stamp_ns, message))
+        self._ledger.received[kind] += 1
+        try:
+            with decode.reading(f"{SAID.get(kind, kind)} message"):
+                stamp_ns, content = self._read(kind, message)
+        except Unusable as fault:
+            self._ledger.drop(fault, (kind,))
+            return []
+        take = {
+            "color": self.sync.add_color,
+            "depth": self.sync.add_depth,
+            "pose": self.sync.add_pose,
+            "info": self._add_info,
+        }[kind]
+        return self._observations(take(stamp_ns, content))
 
     def flush(self) -> list[Observation]:
         """The inputs have ended: return what can still be completed, count the rest."""
@@ -90,55 +101,91 @@ class Assembler:
             forget_frame: also forget the frame that poses brought, and them; the next one decides.
         """
         self.sync.clear(reason, poses=forget_frame)
-        self.drops.add(reason, len(self._without_info))
+        self._ledger.drop(reason, count=len(self._without_info))
         self._without_info.clear()
         if forget_frame:
             self.map_frame = self.config.map_frame
 
-    def _add_info(self, message: Any) -> list[Observation]:
-        try:
+    # What became of them
+
+    def used(self) -> None:
+        """One observation has become part of something."""
+        self._in_hand -= 1
+        self._ledger.used.update(IMAGES)
+
+    def drop(self, reason: str | Exception, count: int = 1) -> None:
+        """``count`` observations will not become part of anything."""
+        self._in_hand -= count
+        self._ledger.drop(reason, count=count)
+
+    @property
+    def drops(self) -> DropCounts:
+        """Why inputs were not used."""
+        return self._ledger.drops
+
+    @property
+    def received(self) -> Counter[str]:
+        """Messages by kind."""
+        return self._ledger.received
+
+    def accounts(self) -> dict[str, Account]:
+        """What became of the messages of each kind."""
+        waiting = {**self.sync.waiting, "info": int(not self._info_used)}
+        for kind in IMAGES:
+            waiting[kind] += len(self._without_info) + self._in_hand
+        return {kind: self._ledger.account(kind, waiting[kind]) for kind in KINDS}
+
+    # Inside
+
+    def _read(self, kind: str, message: Any) -> tuple[int, Any]:
+        """Stamp (ns) and what is to be paired: images and camera info as they are, poses decoded.
+
+        Raises:
+            Unusable: the message cannot be used; nothing changed.
+        """
+        if kind == "info":
             decode.camera_matrix(message)
-        except InputError as error:
-            self.drops.add(str(error))
-            return []
-        if self._info is None and any(getattr(message, "d", ())):
-            logger.warning(
-                "camera info has lens distortion: images are used as if they were rectified, feed "
-                "rectified ones"
+            return 0, message
+        stamp_ns = decode.stamp_to_ns(message.header.stamp)
+        return stamp_ns, self._read_pose(message) if kind == "pose" else message
+
+    def _read_pose(self, message: Any) -> np.ndarray:
+        frame_id = decode.frame_id(message.header.frame_id)
+        if frame_id and self.map_frame and frame_id != self.map_frame:
+            raise Unusable(
+                "pose in another frame than the map",
+                f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter "
+                "node.map_frame)",
             )
-        self._info = message
+        T_world_body = check_pose(decode.pose_matrix(decode.pose_message(message)))
+        self._evidence.pose(message)
+        self.map_frame = self.map_frame or frame_id  # the first pose that can be used decides
+        return T_world_body
+
+    def _add_info(self, _stamp_ns: int, message: Any) -> list[Match]:
+        self._ledger.superseded["info"] += not self._info_used
+        self._info, self._info_used = message, False
         waiting = list(self._without_info)
         self._without_info.clear()
-        return self._observations(waiting)
-
-    def _add_pose(self, stamp_ns: int, message: Any) -> list[Match]:
-        frame_id = message.header.frame_id
-        if frame_id and self.map_frame and frame_id != self.map_frame:
-            self.drops.add(
-                f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter "
-                "node.map_frame)"
-            )
-            return []
-        try:
-            T_world_body = check_pose(decode.pose_matrix(decode.pose_message(message)))
-        except InputError as error:
-            logger.debug("pose at %d ns: %s", stamp_ns, error)
-            self.drops.add(
-                "pose that is not a rigid transform (its quaternion must have norm 1, its numbers "
-                "must be finite)"
-            )
-            return []
-        self.map_frame = self.map_frame or frame_id  # the first pose that can be used decides
-        return self.sync.add_pose(stamp_ns, T_world_body)
+        return waiting
 
     def _observations(self, matches: list[Match]) -> list[Observation]:
         if self._info is None:
             self._without_info.extend(matches)
             self._drop_without_info(len(self._without_info) - self.sync.config.queue)
             return []
-        return [Observation(match, self._info, self.config.depth_scale) for match in matches]
+        return [self._observation(match) for match in matches]
+
+    def _observation(self, match: Match) -> Observation:
+        self._ledger.used["info"] += not self._info_used
+        self._info_used = True
+        self._in_hand += 1
+        with suppress(Unusable), decode.reading("frame"):  # whoever decodes it will be told
+            self._evidence.frame(match.color, match.depth, self._info)
+        return Observation(match, self._info, self.config.depth_scale)
 
     def _drop_without_info(self, count: int) -> None:
+        count = max(count, 0)
         for _ in range(count):
             self._without_info.popleft()
-        self.drops.add("frame without any camera info so far", count)
+        self._ledger.drop("frame without any camera info so far", count=count)

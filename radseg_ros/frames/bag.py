@@ -1,40 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rosbag2 (sqlite3 or mcap) as Frames and as raw messages, read with `rosbags`.
 
-Imports no ROS.
+Imports no ROS. A recording may be cut or damaged: a message that cannot be decoded costs itself, a
+part of a file that cannot be read costs the messages in it, and what the bag counts but does not
+hold is counted as dropped.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
+import logging
+import struct
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, InputError, RecordingError
+from ..datatypes import Frame, InputError, RadsegRosError, RecordingError, brief
 from .assemble import KINDS, Assembler, Observation
-from .decode import DEPTH_ENCODINGS
-from .drops import DropCounts
+from .decode import DEPTH_ENCODINGS, Damaged
+from .disk import BAG_SUFFIXES
+from .drops import DropCounts, Unusable
+from .topics import IMAGE_TYPES, Topics, find_topics
 
-TYPES = {
-    "color": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
-    "depth": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
-    "info": ("sensor_msgs/msg/CameraInfo",),
-    "pose": ("nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"),
+logger = logging.getLogger(__name__)
+
+CURES = {
+    ".mcap": "`mcap recover {path} -o NEW.mcap` saves what is whole",
+    ".db3": "`sqlite3 {path} .recover | sqlite3 NEW.db3` saves what is whole",
+    ".bag": "`rosbag reindex {path}` may help",
 }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Topics:
-    """Which topic of a bag is what; empty = found by type and name."""
-
-    color: str = ""
-    depth: str = ""
-    info: str = ""
-    pose: str = ""
+MISSING = (
+    "message that the bag counts but does not hold (damaged or cut short: mcap recover, ros2 bag "
+    "reindex)"
+)
+MOST_GAPS = 100  # unreadable parts that are skipped; the rest is given up
+SHORTEST_GAP = 1_000_000  # ns; how exactly the end of an unreadable part is found
+FIRST_MESSAGES = 10  # that are looked at to tell depth from colour
 
 
 class RawMessage(NamedTuple):
@@ -68,14 +71,16 @@ class BagRecording:
         self.path = Path(path)
         self._sync, self._node = sync, node
         self.assembler = Assembler(sync, node)
-        with self._open() as reader:
-            self.topics = _find_topics(reader, topics or Topics())
-            self.types = {
-                kind: reader.topics[topic].msgtype or "" for kind, topic in self._by_kind().items()
-            }
-            self._length = min(
-                reader.topics[topic].msgcount for topic in (self.topics.color, self.topics.depth)
-            )
+        self.read: Counter[str] = Counter()  # messages of the last iteration by kind
+        with self._open() as reader, _border(self.path):
+            types = {name: info.msgtype or "" for name, info in reader.topics.items()}
+            images = [name for name, type_ in types.items() if type_ in IMAGE_TYPES]
+            depth = {name for name in images if _is_depth(reader, name)}
+            self.topics = find_topics(types, depth, topics or Topics())
+            by_kind = {kind: getattr(self.topics, kind) for kind in KINDS}
+            self.types = {kind: types[topic] for kind, topic in by_kind.items()}
+            # messages that the bag says it holds, by kind
+            self.expected = {kind: int(reader.topics[t].msgcount) for kind, t in by_kind.items()}
             self.is_ros1 = not reader.is2
 
     @property
@@ -84,113 +89,206 @@ class BagRecording:
         return self.assembler.drops
 
     def __len__(self) -> int:
-        return self._length
+        return max(0, min(self.expected["color"], self.expected["depth"]))
 
     def __iter__(self) -> Iterator[Frame]:
-        self.assembler = Assembler(self._sync, self._node)
-        for observation in self._observations(self.assembler):
+        assembler = self._begin()
+        for observation in self._observations(assembler):
             try:
-                yield observation.frame()
+                frame = observation.frame()
             except InputError as error:
-                self.drops.add(str(error))
+                assembler.drop(error)
+            else:
+                assembler.used()
+                yield frame
 
     def raw_messages(self) -> Iterator[RawMessage]:
-        """Everything of the four topics in the order of recording, for playing."""
+        """Everything of the four topics in the order of recording, for playing; what nobody could
+        decode is left out.
+        """
+        assembler = self._begin()
         with self._open() as reader:
             for kind, connection, time_ns, data in self._read(reader):
-                yield RawMessage(time_ns, kind, connection.msgtype, data)
+                try:
+                    _decode(reader, kind, connection, data)
+                except Unusable as fault:
+                    assembler.drops.add_error(fault)
+                else:
+                    yield RawMessage(time_ns, kind, connection.msgtype, data)
+        self._count_missing()
+
+    def _begin(self) -> Assembler:
+        self.assembler = Assembler(self._sync, self._node)
+        self.read = Counter()
+        return self.assembler
 
     def _observations(self, assembler: Assembler) -> Iterator[Observation]:
         with self._open() as reader:
             for kind, connection, _, data in self._read(reader):
-                yield from assembler.add(kind, reader.deserialize(data, connection.msgtype))
+                try:
+                    message = _decode(reader, kind, connection, data)
+                except Unusable as fault:
+                    message = Damaged(fault, _stamp(data, reader.is2 and data[1:2] == b"\0"))
+                yield from assembler.add(kind, message)
         yield from assembler.flush()
+        self._count_missing()
 
     def _read(self, reader: Any) -> Iterator[tuple[str, Any, int, bytes]]:
-        kinds = {topic: kind for kind, topic in self._by_kind().items()}
+        kinds = {getattr(self.topics, kind): kind for kind in KINDS}
         connections = [c for c in reader.connections if c.topic in kinds]
-        for connection, time_ns, data in reader.messages(connections=connections):
-            yield kinds[connection.topic], connection, time_ns, data
+        for connection, time_ns, data in _readable(reader, connections, self.path):
+            kind = kinds[connection.topic]
+            self.read[kind] += 1
+            yield kind, connection, time_ns, data
 
-    def _by_kind(self) -> dict[str, str]:
-        return {kind: getattr(self.topics, kind) for kind in KINDS}
+    def _count_missing(self) -> None:
+        missing = {kind: self.expected[kind] - self.read[kind] for kind in KINDS}
+        of_each = [
+            f"{kind}: {self.read[kind]} of {self.expected[kind]}"
+            for kind, count in missing.items()
+            if count > 0
+        ]
+        total = sum(count for count in missing.values() if count > 0)
+        self.drops.add(MISSING, total, ", ".join(of_each))
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_typestore
+        with _border(self.path):
+            from rosbags.highlevel import AnyReader
+            from rosbags.typesys import Stores, get_typestore
 
-        try:  # bags of Humble and before do not bring their message definitions
+            _check_parts(self.path)
+            # bags of Humble and before do not bring their message definitions
             reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             reader.open()
-        except (AnyReaderError, OSError, ValueError) as error:
-            raise RecordingError(f"{self.path} cannot be read as a bag: {error}") from error
         try:
             yield reader
-        except AnyReaderError as error:
-            raise RecordingError(f"{self.path} is damaged: {error}") from error
         finally:
-            reader.close()
+            with suppress(Exception):  # of a damaged file that was read all the same
+                reader.close()
 
 
-def _find_topics(reader: Any, wanted: Topics) -> Topics:
-    """Fill in the topics that ``wanted`` leaves open."""
-    images = {
-        name: _is_depth(reader, name)
-        for name, info in reader.topics.items()
-        if info.msgtype in TYPES["color"]
-    }
-    candidates = {
-        "color": [name for name, depth in images.items() if not depth],
-        "depth": [name for name, depth in images.items() if depth],
-        **{
-            kind: [n for n, info in reader.topics.items() if info.msgtype in TYPES[kind]]
-            for kind in ("info", "pose")
-        },
-    }
-    found: dict[str, str] = {}
-    for kind in ("color", "depth", "info", "pose"):
-        name = getattr(wanted, kind)
-        if name:
-            if name not in reader.topics or reader.topics[name].msgtype not in TYPES[kind]:
-                raise RecordingError(
-                    f"the bag has no {kind} topic {name}; candidates: "
-                    f"{', '.join(candidates[kind]) or 'none'}"
-                )
-            found[kind] = name
-        else:
-            found[kind] = _choose(kind, candidates[kind], found)
-    return Topics(**found)
+@contextmanager
+def _border(path: Path) -> Iterator[None]:
+    """Whatever `rosbags` and what it uses raise on a damaged bag becomes one sentence."""
+    try:
+        yield
+    except RadsegRosError:
+        raise
+    except ImportError as error:
+        raise RecordingError(
+            f"{path}: reading bags needs the Python package {error.name} (pip install "
+            "'radseg_ros[recordings]')"
+        ) from error
+    except Exception as error:
+        why = brief(f"{type(error).__name__}: {error}".removesuffix(": "), 200)
+        raise RecordingError(f"{path} cannot be read as a bag ({why}); {_cure(path)}") from error
 
 
-def _choose(kind: str, names: list[str], found: dict[str, str]) -> str:
-    """The one that is meant: the only one, or the only one with a telling name."""
-    if kind == "info" and len(names) > 1:  # the one that stands beside the depth image
-        names = [
-            name
-            for name in names
-            if name.rsplit("/", 1)[0] in (found["depth"].rsplit("/", i)[0] for i in (1, 2))
-        ] or names
-    if kind == "color" and len(names) > 1:
-        names = [name for name in names if re.search(r"colou?r|rgb", name)] or names
-    if kind == "depth" and len(names) > 1:
-        names = [name for name in names if re.search(r"aligned|registered", name)] or names
-    if len(names) == 1:
-        return names[0]
-    types = " or ".join(TYPES[kind])
-    if not names:
-        raise RecordingError(f"the bag has no {kind} topic ({types})")
-    raise RecordingError(
-        f"the bag has several {kind} topics, say which one: {', '.join(sorted(names))}"
-    )
+def _check_parts(path: Path) -> None:
+    """Say what is missing, before `rosbags` says it in its own words."""
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        files = sorted(file for file in path.iterdir() if file.suffix in BAG_SUFFIXES)
+        if not files:
+            raise RecordingError(f"{path} holds no bag: no metadata.yaml, no .mcap, no .db3")
+        raise RecordingError(
+            f"{path} has no metadata.yaml (was the recorder killed?): `ros2 bag reindex {path}` "
+            f"writes it, or give the file {files[0]} itself"
+        )
+    for log in path.glob("*.db3-wal") if path.is_dir() else [path.with_name(f"{path.name}-wal")]:
+        if log.is_file() and log.stat().st_size:
+            logger.warning(
+                "%s holds messages that are not in the bag yet (was the recorder killed?): "
+                "`sqlite3 %s 'PRAGMA wal_checkpoint'` brings them in",
+                *(log, log.with_name(log.name.removesuffix("-wal"))),
+            )
+
+
+def _cure(path: Path) -> str:
+    if path.suffix in CURES and not path.is_dir():
+        return CURES[path.suffix].format(path=path)
+    if not path.is_dir():
+        return "a bag is a folder with metadata.yaml, or a .mcap or .db3 file"
+    files = [file for file in sorted(path.iterdir()) if file.suffix in CURES]
+    inside = "".join(f"; {CURES[file.suffix].format(path=file)}" for file in files[:1])
+    return f"`ros2 bag reindex {path}` writes its metadata.yaml anew{inside}"
+
+
+# Damaged recordings
+
+
+def _readable(reader: Any, connections: list[Any], path: Path) -> Iterator[tuple[Any, int, bytes]]:
+    """Every message that can be read, in the order of recording: parts that cannot are skipped."""
+    start: int | None = None
+    for _ in range(MOST_GAPS):
+        at = reader.start_time - 1 if start is None else start
+        try:
+            for connection, time_ns, data in reader.messages(connections=connections, start=start):
+                at = time_ns
+                yield connection, time_ns, data
+            return
+        except Exception as error:
+            logger.debug("%s: unreadable after %d ns", path, at, exc_info=error)
+        start = _end_of_gap(reader, connections, at + 1)
+    logger.warning("%s: unreadable at more than %d places, the rest is left out", path, MOST_GAPS)
+
+
+def _end_of_gap(reader: Any, connections: list[Any], start: int) -> int:
+    """The time (ns) from which messages can be read again, looked for at growing distances."""
+    bad, step = start - 1, SHORTEST_GAP
+    good = start
+    while good < reader.end_time and not _goes_on(reader, connections, good):
+        bad, good, step = good, good + step, 2 * step
+    while good - bad > SHORTEST_GAP:
+        middle = (bad + good) // 2
+        bad, good = (bad, middle) if _goes_on(reader, connections, middle) else (middle, good)
+    return good
+
+
+def _goes_on(reader: Any, connections: list[Any], start: int) -> bool:
+    """Whether reading from ``start`` (ns) gives a message, or tells that there is none."""
+    try:
+        next(iter(reader.messages(connections=connections, start=start)), None)
+    except Exception:
+        return False
+    return True
+
+
+def _decode(reader: Any, kind: str, connection: Any, data: bytes) -> Any:
+    """A message from its bytes.
+
+    Raises:
+        Unusable: they are none.
+    """
+    try:
+        return reader.deserialize(data, connection.msgtype)
+    except Exception as error:
+        what = "camera info" if kind == "info" else kind.replace("color", "colour")
+        raise Unusable(
+            f"{what} message damaged", f"{len(data)} bytes are no {connection.msgtype}"
+        ) from error
+
+
+def _stamp(data: bytes, big_endian: bool) -> tuple[int, int] | None:
+    """Seconds and nanoseconds of the header that all four types begin with, if it is there.
+
+    In CDR it follows the encapsulation (4 bytes), in ROS 1 a counter (4 bytes).
+    """
+    if len(data) < 12:
+        return None
+    seconds, nanoseconds = struct.unpack_from(">iI" if big_endian else "<iI", data, 4)
+    return seconds, nanoseconds
 
 
 def _is_depth(reader: Any, topic: str) -> bool:
-    """By the encoding of the first image."""
+    """By the encoding of the first image that can be decoded, else by the topic's name."""
     connections = [c for c in reader.connections if c.topic == topic]
-    for connection, _, data in reader.messages(connections=connections):
-        message = reader.deserialize(data, connection.msgtype)
-        if hasattr(message, "format"):
-            return "compressedDepth" in message.format or message.format.startswith(DEPTH_ENCODINGS)
-        return message.encoding in DEPTH_ENCODINGS
+    messages = _readable(reader, connections, Path(topic))
+    for _, (connection, _, data) in zip(range(FIRST_MESSAGES), messages, strict=False):
+        with suppress(Exception):
+            message = reader.deserialize(data, connection.msgtype)
+            if hasattr(message, "format"):
+                kind = message.format
+                return "compressedDepth" in kind or kind.startswith(DEPTH_ENCODINGS)
+            return message.encoding in DEPTH_ENCODINGS
     return "depth" in topic

@@ -3,18 +3,26 @@
 
 Duck-typed: messages of rclpy, of rosbags and plain namespaces all work; imports no ROS.
 
-Every function raises InputError with a sentence that says what is wrong with the message.
+What a message holds is not believed before it is looked at: values that cannot be become an
+``Unusable`` that says what is wrong, and so do missing fields within ``reading``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import NodeConfig
-from ..datatypes import Frame, InputError
-from ..files import open_image
+from ..datatypes import Frame, InputError, brief
+from ..files import MAX_PIXELS, open_image
+from .drops import Unusable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # encoding -> (type of one channel, channels)
 ENCODINGS = {
@@ -43,43 +51,105 @@ ASPECT_TOLERANCE = 0.02
 DEPTH_SCALE = NodeConfig().depth_scale  # m per unit of 16-bit depth, unless somebody knows better
 NO_RETURN = 65535  # what many cameras and data sets write besides 0
 IMAGE_FORMATS = ("JPEG", "PNG")  # Pillow knows many more, and starts programs for some
+MAX_SECONDS = 2**31 - 1  # builtin_interfaces/Time holds them in an int32
+MAX_FRAME_ID = 255  # characters
+FOCAL_LENGTHS = (1e-3, 1e9)  # px; others are none, and cannot be inverted
 QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """The border to messages: whatever goes wrong while their fields are read becomes Unusable.
+
+    Fields may be missing or of other types, because a bag brings its own definitions.
+    """
+    try:
+        yield
+    except (Unusable, MemoryError):
+        raise
+    except InputError as error:
+        raise Unusable(f"{what} refused", str(error)) from error
+    except Exception as error:
+        raise Unusable(f"{what} whose fields cannot be read", type(error).__name__) from error
+
+
+class Damaged:
+    """Stands for a message that cannot be decoded, so that it still has its place in time.
+
+    Whoever reads more of it than its header is told why.
+
+    Args:
+        fault: what is wrong with the message.
+        stamp: (seconds, nanoseconds) of its header; None = not known either.
+    """
+
+    def __init__(self, fault: Unusable, stamp: tuple[int, int] | None = None) -> None:
+        self.fault = fault
+        if stamp is not None:
+            time = SimpleNamespace(sec=stamp[0], nanosec=stamp[1])
+            self.header = SimpleNamespace(stamp=time, frame_id="")
+
+    def __getattr__(self, name: str) -> Any:
+        raise Unusable(self.fault.reason, self.fault.detail)
+
+
 def stamp_to_ns(stamp: Any) -> int:
-    """builtin_interfaces/Time -> ns."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    """builtin_interfaces/Time -> ns, which fit an int64."""
+    seconds, nanoseconds = int(stamp.sec), int(stamp.nanosec)
+    if not (0 <= seconds <= MAX_SECONDS and 0 <= nanoseconds < 1_000_000_000):
+        raise Unusable(
+            "stamp that is no time (seconds must be in 0..2^31-1, nanoseconds below 10^9)",
+            f"{brief(seconds, 40)} s {brief(nanoseconds, 40)} ns",
+        )
+    return seconds * 1_000_000_000 + nanoseconds
 
 
-def image_to_array(message: Any) -> np.ndarray:
+def frame_id(name: Any) -> str:
+    """The name of a coordinate frame; what cannot be one is refused."""
+    name = str(name)
+    if len(name) > MAX_FRAME_ID or not name.isprintable():
+        raise Unusable("frame id that is no name", f"{len(name)} characters: {brief(name, 60)}")
+    return name
+
+
+def image_to_array(message: Any, what: str = "image") -> np.ndarray:
     """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order.
 
     The byte order is that of this machine. Reads height, width, encoding, step, is_bigendian and
     data (bytes, array.array or ndarray); rows may be padded. The result may be a view of the
     message.
+
+    Args:
+        what: the image is called in messages.
     """
     if message.encoding not in ENCODINGS:
-        raise InputError(
-            f"image encoding {message.encoding!r} is not supported; supported: "
-            f"{', '.join(ENCODINGS)}"
+        raise Unusable(
+            f"{what} of wrong type",
+            f"image encoding {brief(repr(message.encoding), 40)} is not supported; supported: "
+            f"{', '.join(ENCODINGS)}",
         )
     kind, channels = ENCODINGS[message.encoding]
     height, width, step = int(message.height), int(message.width), int(message.step)
     dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
     row = width * channels * dtype.itemsize
-    if height == 0 or width == 0:
-        raise InputError(f"image is empty ({width}x{height})")
+    if height <= 0 or width <= 0:
+        raise Unusable(f"{what} empty", f"image is empty ({width}x{height})")
+    if height * width > MAX_PIXELS:
+        raise Unusable(f"{what} too large", f"image has {width}x{height} pixels")
     if step < row:
-        raise InputError(
+        raise Unusable(
+            f"{what} damaged",
             f"image step {step} is shorter than a row of {width} {message.encoding} pixels ({row} "
-            "bytes)"
+            "bytes)",
         )
     data = np.frombuffer(message.data, np.uint8)
     needed = (height - 1) * step + row  # some drivers leave out the padding of the last row
-    if data.size < needed:
-        raise InputError(
-            f"image data is truncated: {data.size} bytes, {width}x{height} {message.encoding} "
-            f"needs {needed}"
+    if not needed <= data.size <= height * step:
+        how = "truncated" if data.size < needed else "longer than its rows"
+        raise Unusable(
+            f"{what} damaged",
+            f"image data is {how}: {data.size} bytes, {width}x{height} {message.encoding} needs "
+            f"{needed}",
         )
     rows = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
     pixels = np.ascontiguousarray(rows).view(dtype).astype(kind, copy=False)
@@ -89,13 +159,15 @@ def image_to_array(message: Any) -> np.ndarray:
 def color_image(message: Any) -> np.ndarray:
     """sensor_msgs/Image or CompressedImage -> (H, W, 3) uint8 RGB."""
     if hasattr(message, "format"):
-        image = open_image(bytes(message.data), "compressed image", IMAGE_FORMATS)
-        return np.asarray(image.convert("RGB"))
+        data = memoryview(message.data).tobytes()
+        image = _open(data, "compressed colour", IMAGE_FORMATS)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if message.encoding in ENCODINGS and message.encoding not in CHANNELS:
-        raise InputError(
-            f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}"
+        raise Unusable(
+            "colour of wrong type",
+            f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}",
         )
-    pixels = image_to_array(message)
+    pixels = image_to_array(message, "colour")
     return np.ascontiguousarray(np.atleast_3d(pixels)[..., CHANNELS[message.encoding]])
 
 
@@ -110,11 +182,12 @@ def depth_image(message: Any, depth_scale: float = DEPTH_SCALE) -> np.ndarray:
     if hasattr(message, "format"):
         return _compressed_depth(message, depth_scale)
     if message.encoding in ENCODINGS and message.encoding not in DEPTH_ENCODINGS:
-        raise InputError(
+        raise Unusable(
+            "depth of wrong type",
             f"depth image has encoding {message.encoding!r}; supported: "
-            f"{', '.join(DEPTH_ENCODINGS)}"
+            f"{', '.join(DEPTH_ENCODINGS)}",
         )
-    return to_metres(image_to_array(message), depth_scale)
+    return to_metres(image_to_array(message, "depth"), depth_scale)
 
 
 def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
@@ -135,8 +208,6 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
         else np.zeros((3, 3))
     )
     K = matrix.copy()
-    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise InputError("camera info has no focal length: the camera is not calibrated")
     height, width = int(message.height), int(message.width)
     roi = getattr(message, "roi", None)
     if roi is not None and roi.width and roi.height:
@@ -144,6 +215,13 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
         height, width = int(roi.height), int(roi.width)
     bins = [max(int(getattr(message, name, 1)), 1) for name in ("binning_x", "binning_y")]
     K[:2] /= np.array(bins)[:, None]
+    low, high = FOCAL_LENGTHS
+    calibrated = all(low <= focal_length <= high for focal_length in (K[0, 0], K[1, 1]))
+    if not (calibrated and np.isfinite(K).all() and (K[2] == (0, 0, 1)).all()):
+        raise Unusable(
+            "camera info without a camera matrix",
+            "the camera is not calibrated: focal lengths are missing or impossible",
+        )
     return K, (height // bins[1], width // bins[0])
 
 
@@ -153,12 +231,15 @@ def pose_matrix(pose: Any) -> np.ndarray:
 
     q, t = pose.orientation, pose.position
     quat_xyzw = np.array([q.x, q.y, q.z, q.w], np.float64)
-    norm = np.linalg.norm(quat_xyzw)
+    with np.errstate(over="ignore"):
+        norm = np.linalg.norm(quat_xyzw)
     if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
-        raise InputError(f"pose is not a rotation: its quaternion has norm {norm:.3g}")
+        raise Unusable("pose not rigid", f"its quaternion has norm {norm:.3g}, not 1")
     T = np.eye(4)
     T[:3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
     T[:3, 3] = t.x, t.y, t.z
+    if not np.isfinite(T).all():
+        raise Unusable("pose not finite", "its position holds values that are no numbers")
     return T
 
 
@@ -180,16 +261,17 @@ def make_frame(
     Colour and depth may differ in size but not in view; camera info of another resolution of the
     same view is scaled.
     """
-    rgb, metres = color_image(color), depth_image(depth, depth_scale)
-    K, size = camera_matrix(info)
-    _same_view("colour image", rgb.shape[:2], metres.shape)
-    if size != metres.shape and 0 not in size:  # some drivers leave the size out
-        # brings torch, which takes seconds to import and which the player does not need
-        from ..geometry import scale_intrinsics
+    with reading("frame"):
+        rgb, metres = color_image(color), depth_image(depth, depth_scale)
+        K, size = camera_matrix(info)
+        _same_view("colour", "colour image", rgb.shape[:2], metres.shape)
+        if size != metres.shape and 0 not in size:  # some drivers leave the size out
+            # brings torch, which takes seconds to import and which the player does not need
+            from ..geometry import scale_intrinsics
 
-        _same_view("camera info", size, metres.shape)
-        K = scale_intrinsics(K, size, metres.shape)
-    return Frame(stamp_ns, rgb, metres, K, T_world_camera)
+            _same_view("camera info", "camera info", size, metres.shape)
+            K = scale_intrinsics(K, size, metres.shape)
+        return Frame(stamp_ns, rgb, metres, K, T_world_camera)
 
 
 def same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -197,11 +279,12 @@ def same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return abs(size[1] / size[0] * other[0] / other[1] - 1) <= ASPECT_TOLERANCE
 
 
-def _same_view(name: str, size: tuple[int, int], depth: tuple[int, int]) -> None:
+def _same_view(what: str, name: str, size: tuple[int, int], depth: tuple[int, int]) -> None:
     if not same_aspect(size, depth):
-        raise InputError(
+        raise Unusable(
+            f"{what} of wrong size",
             f"{name} ({size[1]}x{size[0]}) and depth image ({depth[1]}x{depth[0]}) do not show "
-            "the same view; use depth that is registered to colour"
+            "the same view; use depth that is registered to colour",
         )
 
 
@@ -209,29 +292,43 @@ def to_metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:
     """Depth in units of ``depth_scale`` (whole numbers) or in metres (float) -> float32 metres."""
     if pixels.dtype.kind == "f":
         return pixels.astype(np.float32, copy=False)
-    depth = pixels.astype(np.float32) * np.float32(depth_scale)
+    depth = np.multiply(pixels, np.float32(depth_scale), dtype=np.float32)
     depth[pixels == NO_RETURN] = 0.0
     return depth
 
 
 def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
     """compressed_depth_image_transport: int32 format, float32 a and b, then a PNG of 16 bit."""
-    data = bytes(message.data)
+    data = memoryview(message.data).tobytes()
     if "compressedDepth" not in message.format:
         return to_metres(_png16(data), depth_scale)
+    if "rvl" in message.format:
+        raise Unusable(
+            "compressed depth in RVL, which is not supported: let its publisher compress as png "
+            "(parameter .compressedDepth.format)"
+        )
     if len(data) < 12:
-        raise InputError(f"compressed depth image is truncated: {len(data)} bytes")
+        raise Unusable("compressed depth damaged", f"it is truncated: {len(data)} bytes")
     pixels = _png16(data[12:])
     if not message.format.startswith("32FC1"):
         return to_metres(pixels, depth_scale)
     # inverse depth: value = a / depth + b; 0 = no return
     a, b = np.frombuffer(data, "<f4", 2, offset=4)
+    if not (np.isfinite([a, b]).all() and a > 0):
+        raise Unusable("compressed depth damaged", "its quantisation is impossible")
     with np.errstate(divide="ignore"):
         return np.where(pixels > 0, a / (pixels.astype(np.float32) - b), 0).astype(np.float32)
 
 
 def _png16(data: bytes) -> np.ndarray:
-    image = open_image(data, "compressed depth image", IMAGE_FORMATS)
+    image = _open(data, "compressed depth", ("PNG",))
     if not image.mode.startswith("I"):
-        raise InputError(f"compressed depth image has mode {image.mode}, expected 16 bit")
-    return np.asarray(image).astype(np.uint16)
+        raise Unusable("depth of wrong type", f"it has mode {image.mode}, expected 16 bit")
+    return np.asarray(image).astype(np.uint16, copy=False)
+
+
+def _open(data: bytes, what: str, formats: tuple[str, ...]) -> Image.Image:
+    try:
+        return open_image(data, f"{what} image", formats)
+    except InputError as error:
+        raise Unusable(f"{what} damaged", str(error)) from error

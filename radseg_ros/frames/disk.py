@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIXES = DEPTH_SUFFIXES = (".png",)
 POSE_SUFFIXES = (".txt",)
+BAG_SUFFIXES = (".mcap", ".db3")
 LAYOUT = (
     "color/NAME.jpg|png, depth/NAME.png (16 bit), pose/NAME.txt (4x4 camera to world), "
     "intrinsics.txt (3x3)"

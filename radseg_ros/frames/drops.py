@@ -7,11 +7,12 @@ import logging
 import threading
 from collections.abc import Iterator
 
-from ..datatypes import InputError
+from ..datatypes import InputError, RadsegRosError, brief
 
 logger = logging.getLogger(__name__)
 
-MAX_REASONS = 64  # reasons may quote sizes and names; a sender of nonsense must not fill the memory
+MAX_REASONS = 64  # a sender of nonsense must not fill the memory
+MAX_TEXT = 300  # characters of a reason or an example
 OTHER = "other reasons"
 
 
@@ -20,11 +21,11 @@ class Unusable(InputError):
 
     Args:
         reason: short, and the same for every input with this fault.
-        detail: what is wrong with this one.
+        detail: what is wrong with this one; may quote the input (see :func:`brief`).
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
 
@@ -53,6 +54,7 @@ class DropCounts:
         """
         if count <= 0:
             return
+        reason, example = brief(reason, MAX_TEXT), brief(example, MAX_TEXT)
         with self._lock:
             new = reason not in self._counts
             if new and len(self._counts) >= MAX_REASONS:
@@ -61,12 +63,24 @@ class DropCounts:
             if new and example:
                 self._examples[reason] = example
         if new:
-            said = f"{reason} ({example})" if example else reason
-            logger.warning("%s: %s (from now on this is only counted)", self._word, said)
+            logger.warning(
+                "%s: %s (from now on this is only counted)", self._word, _said(reason, example)
+            )
 
-    def add_failure(self, reason: str, error: Exception) -> None:
+    def add_error(self, error: Exception, count: int = 1) -> None:
+        """Count inputs that were dropped for what ``error`` says, or by an error that nobody
+        expected.
+        """
+        if isinstance(error, Unusable):
+            self.add(error.reason, count, error.detail)
+        elif isinstance(error, RadsegRosError):
+            self.add(str(error), count)
+        else:
+            self.add_failure("frame lost to an internal error, see the log", error, count)
+
+    def add_failure(self, reason: str, error: Exception, count: int = 1) -> None:
         """Count an error that nobody expected; its trace is logged once for each kind of error."""
-        self.add(reason)
+        self.add(reason, count)
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -81,6 +95,11 @@ class DropCounts:
         """(reason, count), most frequent first."""
         with self._lock:
             return sorted(self._counts.items(), key=lambda item: -item[1])
+
+    def told(self) -> list[tuple[str, int]]:
+        """As ``items``, each reason together with its example."""
+        examples = self.examples
+        return [(_said(reason, examples.get(reason, "")), n) for reason, n in self.items()]
 
     @property
     def examples(self) -> dict[str, str]:
@@ -103,3 +122,7 @@ class DropCounts:
 
     def __str__(self) -> str:
         return ", ".join(f"{count} x {reason}" for reason, count in self.items()) or "none"
+
+
+def _said(reason: str, example: str) -> str:
+    return f"{reason} (e.g. {example})" if example else reason

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..config import NodeConfig, SyncConfig
 from ..datatypes import Frame, RecordingError
 from .decode import DEPTH_SCALE
-from .disk import LAYOUT, FrameReader, folder_views, read_intrinsics
+from .disk import BAG_SUFFIXES, LAYOUT, FrameReader, folder_views, read_intrinsics
 from .drops import DropCounts, Unusable
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ def open_recording(
     path = Path(path)
     if not path.exists():
         raise RecordingError(f"{path} does not exist")
-    if path.suffix in (".mcap", ".db3", ".bag") or (path / "metadata.yaml").is_file():
-        from .bag import BagRecording, Topics
-
-        return BagRecording(path, Topics(**(topics or {})), sync, node)
-    if (path / "color").is_dir():
+    is_bag = path.is_file() or (path / "metadata.yaml").is_file()
+    if not is_bag and (path / "color").is_dir():
         return FolderRecording(path, rate, (node or NodeConfig()).depth_scale)
-    raise RecordingError(f"{path} is neither a rosbag2 (metadata.yaml) nor a folder with {LAYOUT}")
+    if not is_bag and not any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
+        raise RecordingError(
+            f"{path} is neither a rosbag2 (metadata.yaml) nor a folder with {LAYOUT}"
+        )
+    from .bag import BagRecording
+    from .topics import Topics
+
+    return BagRecording(path, Topics(**(topics or {})), sync, node)
 
 
 class FolderRecording:

@@ -9,7 +9,7 @@ a queue overflows.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -20,14 +20,23 @@ from scipy.spatial.transform import Rotation, Slerp
 from ..config import SyncConfig
 from ..datatypes import InputError, check_pose
 from .drops import DropCounts
+from .ledger import IMAGES, Ledger
 
 STAMP = attrgetter("stamp_ns")
 SAID = {"color": "colour", "depth": "depth"}  # in messages
+MAX_POSES = 100_000  # that are kept, however densely they are stamped: 10 s at 10 kHz
 
 
 class _Stamped(NamedTuple):
     stamp_ns: int
     data: Any
+
+
+@dataclass(slots=True, eq=False)
+class _Pose:
+    stamp_ns: int
+    T_world_body: np.ndarray  # (4, 4)
+    used: bool = False  # for a match
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +54,11 @@ class FrameSync:
 
     A colour and a depth image match when they are nearest to each other and at most ``max_skew``
     apart. The pose is interpolated between the poses around the image; there is no extrapolation
-    and never an identity. Whatever cannot be used is counted in ``drops`` under a reason that a
-    user can act on.
+    and never an identity. Whatever cannot be used is counted under a reason that a user can act on.
 
     Args:
         T_body_camera: (4, 4) camera -> body, when the poses are those of a body.
+        ledger: counts what is dropped, and which poses are used or superseded.
 
     Raises:
         InputError: ``T_body_camera`` is not a rigid transform.
@@ -59,17 +68,17 @@ class FrameSync:
         self,
         config: SyncConfig | None = None,
         T_body_camera: np.ndarray | None = None,
-        drops: DropCounts | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.config = config or SyncConfig()
         self.T_body_camera = (
             None if T_body_camera is None else check_pose(T_body_camera, "T_body_camera")
         )
-        self.drops = DropCounts() if drops is None else drops
+        self.ledger = ledger or Ledger()
         self.jumps = 0  # times that a stamp went backwards by more than any delay explains
         self._images: dict[str, list[_Stamped]] = {"color": [], "depth": []}
         self._pairs: list[_Stamped] = []  # data = (color, depth)
-        self._poses: list[_Stamped] = []  # data = (4, 4)
+        self._poses: list[_Pose] = []
         self._newest: dict[str, int] = {}  # stamp per kind of input
         self._last_match_ns: int | None = None
 
@@ -87,13 +96,15 @@ class FrameSync:
         Raises:
             InputError: the pose is not a rigid transform; it was not taken.
         """
-        pose = _Stamped(stamp_ns, check_pose(T_world_body))
+        pose = _Pose(stamp_ns, check_pose(T_world_body))
         self._see("pose", stamp_ns)
         if not self._poses or self._poses[-1].stamp_ns < stamp_ns:
             self._poses.append(pose)
-        elif not _holds(self._poses, stamp_ns):
+        elif _holds(self._poses, stamp_ns):
+            self.ledger.superseded["pose"] += 1
+        else:
             insort(self._poses, pose, key=STAMP)
-        self._forget_poses()
+        self._forget_old_poses()
         return self._complete()
 
     def flush(self) -> list[Match]:
@@ -101,26 +112,33 @@ class FrameSync:
         self._match_images(final=True)
         matches = self._complete()
         for kind, images in self._images.items():
-            self.drops.add(self._unpaired(kind), len(images))
+            self.ledger.drop(self._unpaired(kind), (kind,), len(images))
             images.clear()
         self._drop_pairs(len(self._pairs))
         return matches
 
     def clear(self, reason: str, poses: bool = False) -> None:
         """Forget every waiting image, counted as dropped for ``reason``; poses only if asked to."""
-        for queue in (*self._images.values(), self._pairs):
-            self.drops.add(reason, len(queue))
+        for kinds, queue in self._queues():
+            self.ledger.drop(reason, kinds, len(queue))
             queue.clear()
         if poses:
-            self._poses.clear()
+            self._forget_poses(len(self._poses))
+
+    @property
+    def drops(self) -> DropCounts:
+        """Why inputs were not used."""
+        return self.ledger.drops
 
     @property
     def waiting(self) -> dict[str, int]:
-        """How many inputs of each kind wait."""
-        return {
-            **{kind: len(images) for kind, images in self._images.items()},
-            "pair": len(self._pairs),
-        }
+        """How many inputs of each kind are not decided yet; images wait alone or in pairs."""
+        images = {kind: len(queue) + len(self._pairs) for kind, queue in self._images.items()}
+        return {**images, "pose": sum(not pose.used for pose in self._poses)}
+
+    def _queues(self) -> list[tuple[tuple[str, ...], list[_Stamped]]]:
+        """Images that wait, and of which kinds each item of a queue is."""
+        return [*(((kind,), queue) for kind, queue in self._images.items()), (IMAGES, self._pairs)]
 
     # Time
 
@@ -137,13 +155,13 @@ class FrameSync:
 
         Earlier ones stay: another topic may have jumped before.
         """
-        for queue in (*self._images.values(), self._pairs, self._poses):
+        for kinds, queue in self._queues():
             kept = [item for item in queue if item.stamp_ns <= after_ns]
-            if queue is not self._poses:
-                self.drops.add(
-                    "image that waited while time went backwards", len(queue) - len(kept)
-                )
+            lost = len(queue) - len(kept)
+            self.ledger.drop("image that waited while time went backwards", kinds, lost)
             queue[:] = kept
+        kept_poses = bisect_right(self._poses, after_ns, key=STAMP)
+        self._forget_poses(len(self._poses) - kept_poses, kept_poses)
         self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= after_ns}
         if self._last_match_ns is not None and self._last_match_ns > after_ns:
             self._last_match_ns = None
@@ -156,15 +174,16 @@ class FrameSync:
         if self._last_match_ns is not None and stamp_ns <= self._last_match_ns - _ns(
             self.config.max_skew
         ):
-            self.drops.add(f"{SAID[kind]} image that came after later ones had been used")
+            reason = f"{SAID[kind]} image that came after later ones had been used"
+            self.ledger.drop(reason, (kind,))
             return []
         if _holds(queue, stamp_ns):
-            self.drops.add(f"{SAID[kind]} image with the stamp of another one")
+            self.ledger.drop(f"{SAID[kind]} image with the stamp of another one", (kind,))
             return []
         insort(queue, _Stamped(stamp_ns, image), key=STAMP)
         if len(queue) > self.config.queue:
             del queue[0]
-            self.drops.add(self._unpaired(kind))
+            self.ledger.drop(self._unpaired(kind), (kind,))
         self._match_images()
         return self._complete()
 
@@ -183,7 +202,7 @@ class FrameSync:
                     successor is not None and abs(queues[late][0].stamp_ns - successor) < gap
                 ):
                     del queues[early][0]
-                    self.drops.add(self._unpaired(early))
+                    self.ledger.drop(self._unpaired(early), (early,))
                     continue
                 if successor is None and not final:
                     return
@@ -202,7 +221,7 @@ class FrameSync:
             try:
                 T_world_body = self._pose_at(pair.stamp_ns)
             except InputError as reason:
-                self.drops.add(str(reason))
+                self.ledger.drop(reason)
                 del self._pairs[0]
                 continue
             if T_world_body is not None:
@@ -232,7 +251,8 @@ class FrameSync:
             return None
         after = self._poses[i]
         if after.stamp_ns == stamp_ns:
-            return after.data
+            self._use(after)
+            return after.T_world_body
         if i == 0:
             raise InputError("image pair older than every pose")
         before = self._poses[i - 1]
@@ -241,21 +261,33 @@ class FrameSync:
             raise InputError(
                 f"image pair between poses more than {self.config.max_pose_gap:g} s apart"
             )
-        return interpolate_pose(before.data, after.data, (stamp_ns - before.stamp_ns) / gap)
+        self._use(before, after)
+        fraction = (stamp_ns - before.stamp_ns) / gap
+        return interpolate_pose(before.T_world_body, after.T_world_body, fraction)
 
-    def _forget_poses(self) -> None:
+    def _use(self, *poses: _Pose) -> None:
+        for pose in poses:
+            self.ledger.used["pose"] += not pose.used
+            pose.used = True
+
+    def _forget_old_poses(self) -> None:
         limit = self._poses[-1].stamp_ns - _ns(self.config.pose_history)
-        if self._poses[0].stamp_ns < limit - _ns(
-            1.0
-        ):  # in portions, so that a pose costs no copy of the list
-            del self._poses[: bisect_left(self._poses, limit, key=STAMP)]
+        # in portions, so that a pose costs no copy of the list
+        if self._poses[0].stamp_ns < limit - _ns(1.0):
+            self._forget_poses(bisect_left(self._poses, limit, key=STAMP))
+        elif len(self._poses) > MAX_POSES:
+            self._forget_poses(MAX_POSES // 10)
+
+    def _forget_poses(self, count: int, start: int = 0) -> None:
+        forgotten = self._poses[start : start + count]
+        self.ledger.superseded["pose"] += sum(not pose.used for pose in forgotten)
+        del self._poses[start : start + count]
 
     # Counting
 
     def _drop_pairs(self, count: int) -> None:
-        self.drops.add(
-            f"image pair without a pose at or behind it within {self.config.pose_wait:g} s", count
-        )
+        reason = f"image pair without a pose at or behind it within {self.config.pose_wait:g} s"
+        self.ledger.drop(reason, count=count)
         del self._pairs[:count]
 
     def _unpaired(self, kind: str) -> str:
@@ -277,6 +309,6 @@ def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-def _holds(queue: list[_Stamped], stamp_ns: int) -> bool:
+def _holds(queue: list[Any], stamp_ns: int) -> bool:
     i = bisect_left(queue, stamp_ns, key=STAMP)
     return i < len(queue) and queue[i].stamp_ns == stamp_ns

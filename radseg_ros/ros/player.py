@@ -10,13 +10,16 @@ color/image:=/my/topic.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..config import NodeConfig
 from ..datatypes import RadsegRosError, RecordingError
+from ..frames.decode import DEPTH_SCALE
 from ..frames.folder import FolderRecording, open_recording
 from .transport import use_image_profile
 
@@ -32,6 +35,7 @@ TOPICS = {
 COMPRESSED = {"depth": "/compressedDepth", "color": "/compressed"}
 DISCOVERY_SLACK = 0.5  # s; the publisher learns of a match a little before the subscriber
 QUEUE = 100
+LONGEST_GAP = 3600.0  # s; more between two messages means that the recording's clock was set
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,15 +51,28 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--rate",
-        type=float,
+        type=positive_number,
         default=10.0,
         help="frames per second of a folder (default: %(default)s)",
     )
     p.add_argument(
-        "--speed", type=float, default=1.0, help="times as fast as recorded (default: %(default)s)"
+        "--speed",
+        type=positive_number,
+        default=1.0,
+        help="times as fast as recorded (default: %(default)s)",
     )
-    p.add_argument("--start", type=int, default=0, help="first frame of a folder, counted from 0")
-    p.add_argument("--count", type=int, default=0, help="number of frames of a folder; 0 = all")
+    p.add_argument(
+        "--start", type=whole_number, default=0, help="first frame of a folder, counted from 0"
+    )
+    p.add_argument(
+        "--count", type=whole_number, default=0, help="number of frames of a folder; 0 = all"
+    )
+    p.add_argument(
+        "--depth-scale",
+        type=positive_number,
+        default=DEPTH_SCALE,
+        help="m per unit of a folder's depth images (default: %(default)s)",
+    )
     p.add_argument(
         "--loop", action="store_true", help="start again at the end; stamps of a bag jump back then"
     )
@@ -88,11 +105,25 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--wait-timeout",
-        type=float,
+        type=positive_number,
         default=60.0,
         help="s to wait for subscribers (default: %(default)s)",
     )
     return p
+
+
+def positive_number(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def whole_number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value
 
 
 class Player:
@@ -138,14 +169,16 @@ class Player:
 
     def play(self, timeline: Iterator[tuple[int, str, Any]], speed: float) -> None:
         """Publish (time in ns, kind, message) so that time passes ``speed`` times as fast as it
-        did.
+        did. Where the clock of the recording was set, nobody is kept waiting.
         """
         import rclpy
 
-        start, first_ns = time.monotonic(), None
+        start, last_ns = time.monotonic(), None
         for time_ns, kind, message in timeline:
-            first_ns = time_ns if first_ns is None else first_ns
-            pause = start + (time_ns - first_ns) / 1e9 / speed - time.monotonic()
+            last_ns = time_ns if last_ns is None else last_ns
+            gap, last_ns = (time_ns - last_ns) / 1e9, max(last_ns, time_ns)
+            start += gap / speed if 0 < gap < LONGEST_GAP else 0.0
+            pause = start - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
             if not rclpy.ok():
@@ -166,16 +199,10 @@ def folder_timeline(
 
     Unreadable frames are left out and counted.
     """
-    from ..datatypes import InputError
     from . import messages
 
     end = min(options.start + options.count, len(recording)) if options.count else len(recording)
-    for i in range(options.start, end):
-        try:
-            frame = recording.frame(i)
-        except InputError as error:
-            recording.drops.add(str(error))
-            continue
+    for i, frame in recording.frames(options.start, end):
         time_ns = start_ns + round((i - options.start) / recording.rate * 1e9)
         camera, world = (
             messages.header(time_ns, options.camera_frame),
@@ -202,10 +229,9 @@ def _open(
     from nav_msgs.msg import Odometry
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-    if options.rate <= 0 or options.speed <= 0:
-        raise RecordingError("--rate and --speed must be positive")
     topics = {kind: getattr(options, f"bag_{kind}") for kind in TOPICS}
-    recording = open_recording(options.path, rate=options.rate, topics=topics)
+    node = NodeConfig(depth_scale=options.depth_scale)
+    recording = open_recording(options.path, rate=options.rate, topics=topics, node=node)
     if isinstance(recording, FolderRecording):
         pose = Odometry if options.pose == "odometry" else PoseStamped
         return recording, {"info": CameraInfo, "pose": pose, "depth": Image, "color": Image}, set()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What messages say about themselves beside their data.
+
+Frame ids, sizes and calibrations can contradict each other while every frame still decodes: the
+map is then wrong, and nobody is told. Each contradiction is told once, with its cure.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from ..datatypes import brief
+from .decode import camera_matrix, frame_id
+
+logger = logging.getLogger(__name__)
+
+
+class Evidence:
+    """Compares what messages say.
+
+    Args:
+        has_offset: node.camera_offset is set, so the poses are said to be those of a body.
+    """
+
+    def __init__(self, has_offset: bool = False) -> None:
+        self._has_offset = has_offset
+        self._body = ""  # child frame of the poses
+        self._told: set[str] = set()
+
+    def pose(self, message: Any) -> None:
+        """Take note of whose poses these are (odometry says it).
+
+        Raises:
+            Unusable: the name cannot be one.
+        """
+        self._body = _name(getattr(message, "child_frame_id", ""))
+
+    def frame(self, color: Any, depth: Any, info: Any) -> None:
+        """Look at messages that make up one frame."""
+        color_frame, depth_frame = (_name(image.header.frame_id) for image in (color, depth))
+        self._registered(color_frame, depth_frame)
+        self._of_the_camera(depth_frame or color_frame)
+        self._calibration(info, _size(depth))
+
+    def _registered(self, color: str, depth: str) -> None:
+        if color and depth and color != depth:
+            self._tell(
+                "views",
+                f"colour images are in frame {_shown(color)}, depth images in {_shown(depth)}: "
+                "both must show the same view, use depth that is registered (aligned) to colour",
+            )
+
+    def _of_the_camera(self, camera: str) -> None:
+        if not camera or not self._body:
+            return
+        if self._body != camera and not self._has_offset:
+            self._tell(
+                "body",
+                f"poses are those of {_shown(self._body)}, images are in {_shown(camera)}: unless "
+                "these are the same, set node.camera_offset to where the camera is on the body",
+            )
+        if self._body == camera and self._has_offset:
+            self._tell(
+                "offset",
+                f"node.camera_offset is set, but the poses are those of {_shown(camera)}, in which "
+                "the images are: leave it empty",
+            )
+
+    def _calibration(self, info: Any, image: tuple[int, int] | None) -> None:
+        K, size = camera_matrix(info)
+        if any(np.ravel(getattr(info, "d", getattr(info, "D", ())))):
+            self._tell(
+                "distortion",
+                "camera info has lens distortion: images are used as if they were rectified, feed "
+                "rectified ones",
+            )
+        known = size if 0 not in size else image
+        if known and not (0 <= K[0, 2] < known[1] and 0 <= K[1, 2] < known[0]):
+            self._tell(
+                "principal point",
+                f"camera info puts the principal point ({K[0, 2]:.6g}, {K[1, 2]:.6g}) outside of "
+                f"its image ({known[1]}x{known[0]}): is it of this camera and resolution?",
+            )
+        if image and 0 not in size and size != image:
+            self._tell(
+                "resolution",
+                f"camera info is of {size[1]}x{size[0]} images, depth images have "
+                f"{image[1]}x{image[0]}: the intrinsics are scaled, or refused if the shape "
+                "differs; feed the camera info of the depth images",
+            )
+
+    def _tell(self, what: str, text: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning("%s (told once)", text)
+
+
+def _name(name: Any) -> str:
+    return frame_id(name).removeprefix("/")  # ROS 1 began some with it
+
+
+def _shown(name: str) -> str:
+    return f"'{brief(name, 60)}'"
+
+
+def _size(image: Any) -> tuple[int, int] | None:
+    """(h, w) of a raw image; a compressed one tells it only when it is decoded."""
+    if hasattr(image, "height"):
+        return int(image.height), int(image.width)
+    return None

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The player: what it refuses, how it keeps time, and what it says of damaged recordings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import require_ros
+from PIL import Image
+from recordings import BagWriter, write_bag, write_folder
+from rosbags.rosbag2 import StoragePlugin
+
+from radseg_ros.frames.decode import depth_image
+from radseg_ros.frames.folder import FolderRecording
+from radseg_ros.ros import player
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """`radseg-play` without anybody who listens -> status, stdout, stderr."""
+    require_ros()
+    command = [sys.executable, "-m", "radseg_ros.ros.player", *map(str, arguments)]
+    command += ["--no-wait-for-subscribers", "--speed", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--speed", "0"),
+        ("--speed", "nan"),
+        ("--speed", "inf"),
+        ("--rate", "-1"),
+        ("--rate", "fast"),
+        ("--start", "-1"),
+        ("--count", "-3"),
+        ("--count", "1.5"),
+        ("--depth-scale", "0"),
+        ("--wait-timeout", "nan"),
+    ],
+    ids=" ".join,
+)
+def test_impossible_numbers_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        player.parser().parse_args(["recording", *arguments])
+    assert stopped.value.code == 2 and f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_the_clock_of_a_recording_may_have_been_set(monkeypatch):
+    require_ros()
+    import rclpy
+
+    slept, now = [], [100.0]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(rclpy, "ok", lambda: True)
+    monkeypatch.setattr(player.time, "sleep", sleep)
+    monkeypatch.setattr(player.time, "monotonic", lambda: now[0])
+    made = object.__new__(player.Player)
+    made.published = Counter()
+    made.publishers = {"pose": SimpleNamespace(publish=lambda message: None)}
+    seconds = [0.0, 1_600_000_000, 1_600_000_002, 1_600_000_001, 1_600_000_003, 8_000_000_000]
+    made.play(((round(s * 1e9), "pose", b"") for s in seconds), speed=4.0)
+    assert made.published["pose"] == 6
+    np.testing.assert_allclose(slept, [0.5, 0.25])
+
+
+def test_the_depth_scale_of_a_folder_is_an_option(tmp_path):
+    require_ros()
+    path = write_folder(tmp_path / "r", [0, 1, 2])
+    units = np.asarray(Image.open(path / "depth" / "000001.png")).astype(float)
+    options = player.parser().parse_args([str(path), "--depth-scale", "0.0002", "--start", "1"])
+    recording, _, _ = player._open(options)
+    assert isinstance(recording, FolderRecording)
+    timeline = list(player.folder_timeline(recording, options, 0))
+    depth = [message for _, kind, message in timeline if kind == "depth"]
+    assert len(depth) == 2 and [time for time, *_ in timeline[::4]] == [0, 100_000_000]
+    np.testing.assert_allclose(depth_image(depth[0]), units * 0.0002, rtol=1e-6)
+
+
+def test_damaged_messages_of_a_bag_are_left_out_and_told(tmp_path):
+    with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:
+        for i in range(4):
+            ns = i * 100_000_000
+            bag.damage = lambda topic, data, i=i: data[:30] if i == 2 else data
+            bag.pose("/pose", ns, 0.0)
+            bag.info("/camera_info", ns)
+            bag.damage = lambda topic, data: data
+            bag.image("/rgb", ns, np.zeros((12, 16, 3), np.uint8), "rgb8")
+            bag.image("/depth", ns, np.ones((12, 16), np.float32), "32FC1")
+    status, out, err = run(tmp_path / "bag")
+    assert status == 0 and "published 3 pose, 3 info, 4 color, 4 depth" in out
+    assert "left out 1 x pose message damaged, 1 x camera info message damaged" in err
+    assert "Traceback" not in err
+
+
+def test_a_bag_that_cannot_be_played_gets_one_line_with_its_cure(tmp_path):
+    whole: Path = write_bag(tmp_path / "whole")
+    status, out, err = run(whole)
+    assert status == 0 and "published" in out and not err
+    (whole / "metadata.yaml").unlink()
+    status, out, err = run(whole)
+    assert status == 1 and err.count("\n") == 1 and "ros2 bag reindex" in err
+    two = tmp_path / "two"
+    with BagWriter(two, StoragePlugin.SQLITE3) as bag:
+        for side in ("/left", "/right"):
+            bag.image(f"{side}/image", 0, np.zeros((12, 16, 3), np.uint8), "rgb8")
+        bag.image("/depth", 0, np.ones((12, 16), np.float32), "32FC1")
+        bag.info("/camera_info", 0)
+        bag.pose("/pose", 0, 0.0)
+    status, out, err = run(two)
+    assert status == 1 and err.count("\n") == 1
+    assert "/left/image, /right/image; say which one (radseg-play --bag-color TOPIC" in err
+    status, out, err = run(two, "--bag-color", "/left/image")
+    assert status == 0 and "1 color" in out and not err
