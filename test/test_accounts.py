@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from plain_messages import Message, image, info, pair, pose
 
 from radseg_ros.config import SyncConfig
-from radseg_ros.frames import sync as sync_module
 from radseg_ros.frames.assemble import KINDS, Assembler
 from radseg_ros.frames.decode import Damaged
 from radseg_ros.frames.drops import Unusable
@@ -173,17 +172,6 @@ def test_a_frame_in_hand_waits_until_it_is_told_what_became_of_it():
     assembler.drop("nothing", 0)
     assert assembler.accounts()["depth"] == Account(3, used=1, waiting=1, dropped=1)
     assert dict(assembler.drops.items()) == {"busy": 1}
-
-
-def test_poses_are_bounded_however_densely_they_are_stamped(monkeypatch):
-    monkeypatch.setattr(sync_module, "MAX_POSES", 50)
-    ledger = Ledger()
-    sync = FrameSync(ledger=ledger)
-    for i in range(500):
-        sync.add_pose(i, np.eye(4))
-        assert sync.waiting["pose"] <= 50
-    assert ledger.superseded["pose"] == 500 - sync.waiting["pose"]
-    assert len(sync.add_color(499, "c") + sync.add_depth(499, "d")) == 1, "the newest are kept"
 
 
 @pytest.mark.parametrize("kind", KINDS)

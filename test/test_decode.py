@@ -28,6 +28,7 @@ from radseg_ros.frames.decode import (
 from radseg_ros.frames.drops import Unusable
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
+ALPHA = np.full((3, 5), 255, np.uint8)
 MM = np.array([[0, 1, 1000], [2500, 65535, 42]], np.uint16)
 METRES = np.array([[0, 0.001, 1], [2.5, 0, 0.042]])  # 65535 is no return
 
@@ -55,8 +56,8 @@ def image(
         ("rgb8", RGB),
         ("bgr8", RGB[..., ::-1]),
         ("8UC3", RGB[..., ::-1]),
-        ("rgba8", np.dstack([RGB, RGB[..., :1]])),
-        ("bgra8", np.dstack([RGB[..., ::-1], RGB[..., :1]])),
+        ("rgba8", np.dstack([RGB, ALPHA])),
+        ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])),
     ],
 )
 def test_color_encodings(encoding, pixels, padding, container):
@@ -176,6 +177,9 @@ def test_compressed_depth_in_both_of_its_kinds():
         Message(format="32FC1; compressedDepth png", data=header + encoded(inverse, "png"))
     )
     np.testing.assert_allclose(depth, metres, rtol=1e-3)
+    near = bytes(4) + np.array([0.5, 0.5], "<f4").tobytes() + encoded(MM, "png")
+    depth = depth_image(Message(format="32FC1; compressedDepth png", data=near))
+    np.testing.assert_allclose(depth[0], [0, 1, 0.5 / 999.5], rtol=1e-6)
     for data in (b"short", header + b"no png"):
         with pytest.raises(InputError, match="truncated|cannot be read"):
             depth_image(Message(format="16UC1; compressedDepth png", data=data))
@@ -202,6 +206,18 @@ def test_camera_matrix_prefers_the_rectified_projection():
     assert size == (480, 640)
     K, _ = camera_matrix(info(p=[400.0, 0, 300, 0, 0, 410, 200, 0, 0, 0, 1, 0]))
     np.testing.assert_array_equal(K, [[400, 0, 300], [0, 410, 200], [0, 0, 1]])
+
+
+def test_camera_matrix_of_normalised_coordinates_and_of_no_size():
+    K, size = camera_matrix(info(0, 0, p=[0.9, 0, 0.5, 0, 0, 0.8, 0.4, 0, 0, 0, 1, 0]))
+    np.testing.assert_array_equal(K, [[0.9, 0, 0.5], [0, 0.8, 0.4], [0, 0, 1]])
+    assert size == (0, 0)
+    color, depth = image(RGB, "rgb8"), image(np.ones((3, 5), np.float32), "32FC1")
+    frame = make_frame(0, color, depth, info(0, 0), np.eye(4))
+    np.testing.assert_array_equal(frame.K, camera_matrix(info())[0])
+    K, size = camera_matrix(info(640, 480, binning_x=2, binning_y=4))
+    assert size == (120, 320)
+    np.testing.assert_array_equal(K, [[250, 0, 160], [0, 127.5, 60], [0, 0, 1]])
 
 
 def test_camera_matrix_with_binning_and_region_of_interest():

@@ -537,7 +537,8 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
             "colour image (16x6) and depth image (16x12) do not show the same view",
         ),
         ({"depth": {"encoding": "rgb8"}}, "depth image has encoding 'rgb8'"),
-        ({"pose": {"pose.pose.orientation.w": 0.0}}, "pose that is not a rigid transform"),
+        ({"color": {"header.stamp.nanosec": 10**9}}, "stamp that is no time"),
+        ({"pose": {"pose.pose.orientation.w": 0.0}}, "pose not rigid"),
         ({"pose": {"header.frame_id": "odom"}}, "pose in frame 'odom', but the map is in 'map'"),
     ]
     for changes, _ in bad:

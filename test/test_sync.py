@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from radseg_ros.config import SyncConfig
 from radseg_ros.datatypes import InputError
+from radseg_ros.frames import sync as sync_module
 from radseg_ros.frames.sync import FrameSync, interpolate_pose
 
 MS = 1_000_000
@@ -113,6 +114,9 @@ def test_queues_are_bounded_and_say_what_is_missing():
     feed(sync, [("color", 33 * i) for i in range(12)])
     assert sync.waiting["color"] == 5
     assert sync.drops["colour image without a depth image within 0.02 s"] == 7
+    feed(sync, [("pose", 0), ("pose", 400), ("depth", 198)])
+    assert sync.waiting["depth"] == 0, "the oldest had to go"
+    assert [m.color for m in feed(sync, [("depth", 231)])] == [231], "the newest five are there"
 
 
 def test_a_pose_that_is_no_rotation_is_refused():
@@ -166,10 +170,84 @@ def test_late_and_repeated_images_are_counted():
     )
 
 
-def test_old_poses_are_forgotten():
+def test_a_jump_back_keeps_what_is_not_later():
+    sync = FrameSync()
+    feed(sync, [("color", 5000), ("pose", 5000), ("color", 300), ("pose", 5100)])
+    assert sync.waiting == {"color": 1, "depth": 0, "pose": 1}
+    feed(sync, [("pose", 300)])  # the poses jump as well, to the stamp of what already waits
+    assert sync.waiting == {"color": 1, "depth": 0, "pose": 1}
+    assert sync.drops.total == 1 and sync.jumps == 2
+    assert [m.color for m in feed(sync, [("depth", 300)])] == [300]
+
+
+def test_a_jump_is_farther_than_any_delay_explains():
+    config = SyncConfig(max_pose_gap=0.3, pose_wait=0.2)
+    for back, jumps in ((500, 0), (501, 1)):
+        sync = FrameSync(config)
+        feed(sync, [("color", 5000), ("color", 5000 - back)])
+        assert sync.jumps == jumps and sync.waiting["color"] == 2 - jumps
+        feed(sync, [("color", 5400 - back)])
+        assert sync.jumps == jumps, "the newest stamp counts, not the last"
+
+
+def test_a_jump_to_the_last_match_does_not_void_it():
+    late = "depth image that came after later ones had been used"
+    for again, dropped in ((100, 1), (99, 0)):
+        sync = FrameSync()
+        feed(sync, [("pose", 0), ("pose", 200), ("color", 100), ("depth", 100), ("color", 5000)])
+        feed(sync, [("color", again), ("depth", 80)])
+        assert sync.jumps == 1 and sync.drops[late] == dropped
+
+
+def test_an_image_is_late_only_beyond_the_skew():
+    sync = FrameSync()
+    feed(sync, [("pose", 0), ("pose", 400), ("color", 200), ("depth", 200)])
+    assert not feed(sync, [("color", 181), ("depth", 180)]) and sync.drops.total == 1
+    assert sync.waiting["color"] == 1
+
+
+def test_poses_of_one_stamp_are_one_pose():
+    sync = FrameSync()
+    feed(sync, [("pose", 0), ("pose", 100), ("pose", 100), ("pose", 50), ("pose", 50), ("pose", 0)])
+    assert sync.waiting["pose"] == 3 and sync.ledger.superseded["pose"] == 3
+    (match,) = feed(sync, [("color", 75), ("depth", 75)])
+    assert match.T_world_camera[0, 3] == pytest.approx(0.075)
+
+
+def test_old_poses_are_forgotten_in_portions():
     sync = FrameSync(SyncConfig(pose_history=1.0))
-    feed(sync, [("pose", 10 * i) for i in range(1000)])
-    assert len(sync._poses) <= 202
+    for i in range(1000):
+        feed(sync, [("pose", 10 * i)])
+        assert sync.waiting["pose"] + sync.ledger.superseded["pose"] == i + 1
+        if i == 200:
+            assert sync.waiting["pose"] == 201
+        if i == 201:
+            assert sync.waiting["pose"] == 101, "one second and its ends"
+    assert sync.waiting["pose"] <= 201
+
+
+def test_dense_poses_are_bounded(monkeypatch):
+    monkeypatch.setattr(sync_module, "MAX_POSES", 50)
+    sync, kept = FrameSync(), []
+    for i in range(500):
+        sync.add_pose(i, pose())
+        kept.append(sync.waiting["pose"])
+    assert max(kept) == 50 and min(kept[50:]) == 46 and kept[50] == 46
+    assert len(sync.add_color(499, "c") + sync.add_depth(499, "d")) == 1, "the newest are kept"
+
+
+def test_a_reset_forgets_poses_only_if_asked_to():
+    for poses, left in ((False, 2), (True, 0)):
+        sync = FrameSync()
+        feed(sync, [("pose", 0), ("pose", 100), ("color", 50), ("color", 300), ("depth", 300)])
+        sync.clear("because", poses=poses)
+        assert sync.waiting == {"color": 0, "depth": 0, "pose": left}
+        assert dict(sync.drops.items()) == {
+            "because": 1,
+            "colour image without a depth image within 0.02 s": 1,
+        }
+        assert sync.ledger.dropped == {"color": 2, "depth": 1}
+        assert len(feed(sync, [("color", 70), ("depth", 70)])) == (0 if poses else 1)
 
 
 def reference(color: list, depth: list, poses: list, config: SyncConfig) -> list:

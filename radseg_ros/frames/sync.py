@@ -123,7 +123,7 @@ class FrameSync:
             self.ledger.drop(reason, kinds, len(queue))
             queue.clear()
         if poses:
-            self._forget_poses(len(self._poses))
+            self._forget_poses(slice(None))
 
     @property
     def drops(self) -> DropCounts:
@@ -160,8 +160,7 @@ class FrameSync:
             lost = len(queue) - len(kept)
             self.ledger.drop("image that waited while time went backwards", kinds, lost)
             queue[:] = kept
-        kept_poses = bisect_right(self._poses, after_ns, key=STAMP)
-        self._forget_poses(len(self._poses) - kept_poses, kept_poses)
+        self._forget_poses(slice(bisect_right(self._poses, after_ns, key=STAMP), None))
         self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= after_ns}
         if self._last_match_ns is not None and self._last_match_ns > after_ns:
             self._last_match_ns = None
@@ -274,14 +273,13 @@ class FrameSync:
         limit = self._poses[-1].stamp_ns - _ns(self.config.pose_history)
         # in portions, so that a pose costs no copy of the list
         if self._poses[0].stamp_ns < limit - _ns(1.0):
-            self._forget_poses(bisect_left(self._poses, limit, key=STAMP))
+            self._forget_poses(slice(bisect_left(self._poses, limit, key=STAMP)))
         elif len(self._poses) > MAX_POSES:
-            self._forget_poses(MAX_POSES // 10)
+            self._forget_poses(slice(MAX_POSES // 10))
 
-    def _forget_poses(self, count: int, start: int = 0) -> None:
-        forgotten = self._poses[start : start + count]
-        self.ledger.superseded["pose"] += sum(not pose.used for pose in forgotten)
-        del self._poses[start : start + count]
+    def _forget_poses(self, which: slice) -> None:
+        self.ledger.superseded["pose"] += sum(not pose.used for pose in self._poses[which])
+        del self._poses[which]
 
     # Counting
 
