@@ -2,11 +2,13 @@
 """The node with the test encoder in the table, as a process: python color_node.py --ros-args -p
 encoder:=colors.
 
-An image whose first pixel is SLOW_PIXEL takes SLOW seconds: it stands for a slow encoder.
+An image whose first pixel is HELD_PIXEL stands for a slow encoder: it is encoded when the file that
+the environment variable GATE names is there.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -17,20 +19,20 @@ from radseg_ros.datatypes import FeatureMap
 from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.ros.mapper_node import main
 
-SLOW_PIXEL = (1, 2, 3)
-SLOW = 2.0  # s
+HELD_PIXEL = (1, 2, 3)
+GATE = "COLOR_NODE_GATE"
 
 
-class SlowColorEncoder(ColorEncoder):
+class PatientColorEncoder(ColorEncoder):
     """Waits before it works."""
 
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """As ColorEncoder, later."""
-        if tuple(rgb[0, 0]) == SLOW_PIXEL:
-            time.sleep(SLOW)
+        while tuple(rgb[0, 0]) == HELD_PIXEL and not os.path.exists(os.environ[GATE]):
+            time.sleep(0.01)
         return super().encode(rgb)
 
 
 if __name__ == "__main__":
-    ENCODERS["colors"] = lambda options: SlowColorEncoder()
+    ENCODERS["colors"] = lambda options: PatientColorEncoder()
     sys.exit(main())

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import require_ros
 
 from eval3d.report.voxel_view import View
 from radseg_ros.demo import pictures
@@ -194,48 +194,23 @@ def test_missing_recording_and_missing_queries_are_told(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_demo_runs_on_a_recording(tmp_path):
     """The cat's corner of the gallery: everything for real, in processes, over ROS."""
-    pytest.importorskip("rclpy", reason="ROS 2 is not here: source one, or run scripts/setup.sh")
-    pytest.importorskip(
-        "radseg_interfaces", reason="radseg_interfaces is not built: run scripts/setup.sh"
-    )
+    require_ros()
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra [lite] is not installed")
     from radseg_ros.demo import gallery
 
-    gallery.generate(tmp_path / "all")
-    corner = tmp_path / "corner"
-    for part, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
-        (corner / part).mkdir(parents=True)
-        for i in range(10, 20):
-            shutil.copy(tmp_path / "all" / part / f"{i:06d}.{suffix}", corner / part)
-    shutil.copy(tmp_path / "all" / "intrinsics.txt", corner)
-    truth = {"objects": {"cat": gallery.describe(0)["objects"]["cat"]}, "absent": ["elephant"]}
-    (corner / "truth.json").write_text(json.dumps(truth))
-    out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "radseg_ros.demo.run",
-        "--out",
-        str(out),
-        "--recording",
-        str(corner),
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
+    corner, out = tmp_path / "corner", tmp_path / "out"
+    truth = gallery.generate(corner, progress=lambda poses: poses[10:20])
+    asked = {"objects": {"cat": truth["objects"]["cat"]}, "absent": ["elephant"]}
+    (corner / "truth.json").write_text(json.dumps(asked))
+    command = [sys.executable, "-m", "radseg_ros.demo.run", "--out", out, "--recording", corner]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = json.loads((out / "answers.json").read_text())
     cat, elephant = answers["rows"]
     assert cat["error_m"] < 0.5 and elephant["found"] is None
     assert answers["frames"]["integrated"] == 10
-    for name in (
-        "map_above.png",
-        "map_angle.png",
-        "query_cat_above.png",
-        "query_cat_angle.png",
-        "overview.png",
-        "map.ply",
-    ):
+    views = [f"{what}_{view}.png" for what in ("map", "query_cat") for view in ("above", "angle")]
+    for name in (*views, "overview.png", "map.ply"):
         assert (out / name).stat().st_size > 10_000

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import eval3d_world as world
@@ -15,66 +14,36 @@ from conftest import require_ros
 # ruff: noqa: E402 - what follows needs ROS
 require_ros()
 
-import rclpy
 from color_encoder import ColorEncoder
-from test_node import HERE, Process, Robot, integrated, play, wait_for
+from robot import color_node, play, running_robot, wait_for
 
 from eval3d.cli import main
 from radseg_interfaces.srv import SaveMap
-from radseg_ros.ros.transport import profile_environment
 from radseg_ros.voxels.map_file import load_map
 
 SHORT_SIDE = 96  # not the size of the recording: the working resolution is part of what must agree
 
 
-@pytest.fixture
-def robot(monkeypatch):
-    domain = {
-        "ROS_DOMAIN_ID": str(100 + os.getpid() % 90),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        **profile_environment(),
-    }
-    for name, value in domain.items():
-        monkeypatch.setenv(name, value)
-    rclpy.init()
-    robot = Robot()
-    yield robot
-    robot.close()
-    rclpy.shutdown()
-
-
-def map_of_the_node(robot: Robot, recording: Path, folder: Path) -> Path:
+def map_of_the_node(recording: Path, folder: Path) -> Path:
     """Play the recording to a node and have it saved by its service."""
-    settings = {
-        "encoder": "colors",
-        "short_side": SHORT_SIDE,
-        "node.backlog": 50,
-        "node.map_directory": folder,
-    }
-    parameters = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
-    node = Process(str(HERE / "color_node.py"), "--ros-args", *parameters)
-    try:
-        wait_for(
-            lambda: "ready" in node.text or node.process.poll() is not None, 60, "start of the node"
-        )
+    settings = {"short_side": SHORT_SIDE, "node.backlog": 50, "node.map_directory": folder}
+    with running_robot() as robot, color_node(settings):
         play(str(recording), "--rate", "5")
-        wait_for(lambda: integrated(robot) == world.FRAMES, 30, "all frames")
+        wait_for(lambda: robot.integrated() == world.FRAMES, 30, "all frames")
         saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="node.radmap")
         assert saved.success, saved.message
         return Path(saved.path)
-    finally:
-        node.stop()
 
 
 @pytest.mark.slow
-def test_node_and_offline_agree(robot, tmp_path, capsys, monkeypatch):
+def test_node_and_offline_agree(tmp_path, capsys, monkeypatch):
     from eval3d import run
     from radseg_ros.encoders import protocol as encoder
 
     monkeypatch.setitem(encoder.ENCODERS, "colors", lambda options: ColorEncoder())
     run._cached_encoder.cache_clear()
     recording = world.write_folder(tmp_path / "room")
-    online_file = map_of_the_node(robot, recording, tmp_path)
+    online_file = map_of_the_node(recording, tmp_path)
     options = ["--encoder", "colors", "--set", f"short_side={SHORT_SIDE}", "--no-pictures"]
     assert (
         main(

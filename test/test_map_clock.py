@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -154,22 +155,20 @@ def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
     monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", 64)
     module, _, name = step.rpartition(".")
     rng = np.random.default_rng(1)
-    known = [random_frame(rng, shift=0.3, stamp_ns=i) for i in range(3)]
+    known = make_map(0.2, 5, dtype=dtype)
+    for i in range(3):
+        known.integrate(*random_frame(rng, shift=0.3, stamp_ns=i))
+    before = state(known)
     late = random_frame(rng, shift=0.3, stamp_ns=9)
     for n in itertools.count():
-        world = make_map(0.2, 5, dtype=dtype)
-        for each in known:
-            world.integrate(*each)
-        before, calls = state(world), [0]
+        world, calls, whole = copy.deepcopy(known), itertools.count(), _resolve(step)
+
+        def failing(*args, n=n, calls=calls, whole=whole, **kwargs):
+            if next(calls) == n:
+                raise Failure(step)
+            return whole(*args, **kwargs)
+
         with monkeypatch.context() as patch:
-            whole = _resolve(step)
-
-            def failing(*args, n=n, calls=calls, whole=whole, **kwargs):
-                calls[0] += 1
-                if calls[0] == n + 1:
-                    raise Failure(step)
-                return whole(*args, **kwargs)
-
             patch.setattr(_resolve(module), name, failing)
             try:
                 world.integrate(*late)
@@ -180,7 +179,7 @@ def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
         if failed:
             assert_equal_states(before, state(world))
         world.integrate(*(random_frame(rng, shift=0.3) if failed else late))  # and goes on
-        if calls[0] <= n:
+        if next(calls) <= n:
             assert n > 0 or not failed
             return
         assert n < 400, "the step never ends"

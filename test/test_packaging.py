@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import re
 import runpy
@@ -18,7 +19,7 @@ import setuptools
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import CORE, GROUND, ROS
+from test_architecture import CORE, GROUND, ROS, tree_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
@@ -53,7 +54,7 @@ def imported(*folders: str) -> set[str]:
     """First names of everything that the Python files of some folders import."""
     found = set()
     for path in sources(*folders):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -61,12 +62,15 @@ def imported(*folders: str) -> set[str]:
     return found
 
 
+owners_of = functools.cache(importlib.metadata.packages_distributions)  # reads every package
+
+
 def modules_of(requirements: list[str]) -> dict[str, set[str]]:
     """Distribution -> names that it is imported by, of those that this machine needs."""
     wanted = [Requirement(text) for text in requirements]
     names = {canonicalize_name(r.name) for r in wanted if not r.marker or r.marker.evaluate()}
     modules: dict[str, set[str]] = {name: set() for name in names}
-    for module, owners in importlib.metadata.packages_distributions().items():
+    for module, owners in owners_of().items():
         for owner in {canonicalize_name(owner) for owner in owners} & names:
             modules[owner].add(module)
     absent = [name for name, found in modules.items() if not found]

@@ -73,7 +73,8 @@ class MapServices:
                     response.message = f"busy: {WAITING} requests are waiting, ask again"
                     return response
                 self._waiting += 1
-            done: Future = Future(executor=self._node.executor)
+            executor: Any = self._node.executor
+            done: Future = Future(executor=executor)
 
             def work() -> None:
                 try:
@@ -82,6 +83,7 @@ class MapServices:
                     with self._lock:
                         self._waiting -= 1
                     done.set_result(response)
+                    executor.wake()  # else the answer leaves with the next message or timer
 
             try:
                 pool.submit(work)

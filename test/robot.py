@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of real nodes share: child processes, and a ROS node of the test's own. Needs ROS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import PointCloud2
+
+from radseg_interfaces.srv import QueryText
+from radseg_ros.ros.player import DISCOVERY_SLACK
+from radseg_ros.ros.transport import profile_environment
+
+HERE = Path(__file__).parent
+NODE = "/radseg_mapping"
+COLOR_NODE = str(HERE / "color_node.py")
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 20.0, what: str = "") -> Any:
+    """The first true value of ``condition``."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {timeout} s: {what or condition}"
+        time.sleep(0.02)
+    return value
+
+
+class Process:
+    """A child process whose output is kept, and which never outlives the test."""
+
+    def __init__(self, *command: str, cwd: Path | None = None, **environment: str) -> None:
+        self.lines: list[str] = []
+        path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "PYTHONPATH": path, **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", *command],
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(
+            target=lambda: self.lines.extend(iter(self.process.stdout.readline, "")), daemon=True
+        )
+        self._reader.start()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    def result(self, timeout: float = 40.0) -> tuple[int, str]:
+        code = self.process.wait(timeout)
+        self._reader.join(5)
+        return code, self.text
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def stop(self, with_signal: signal.Signals = signal.SIGINT) -> int:
+        """End it; its code."""
+        if not self.ended:
+            self.process.send_signal(with_signal)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        return self.result()[0]
+
+
+def play(*arguments: str) -> str:
+    """Let the player play to its end; what it printed."""
+    code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
+    assert code == 0, text
+    return text
+
+
+@contextmanager
+def color_node(
+    settings: Mapping[str, Any], *ros_args: str, **environment: str
+) -> Iterator[Process]:
+    """The mapping node with the test encoder, ready to map; it must end cleanly."""
+    chosen = {"encoder": "colors", "short_side": 0, **settings}
+    parameters = [word for name, value in chosen.items() for word in ("-p", f"{name}:={value}")]
+    process = Process(COLOR_NODE, "--ros-args", *parameters, *ros_args, **environment)
+    try:
+        wait_for(lambda: "ready" in process.text or process.ended, 60, "start of the node")
+        yield process
+    finally:
+        code = process.stop()
+    assert code == 0 and "Traceback" not in process.text, process.text
+
+
+class Robot:
+    """This process's own ROS node: sends messages, calls services, listens to clouds."""
+
+    def __init__(self) -> None:
+        self.node = rclpy.create_node("test_robot")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._closed = False
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+        self._clients: dict[str, Any] = {}
+        self._publishers: dict[str, Any] = {}
+
+    def _spin(self) -> None:
+        while not self._closed:
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def close(self) -> None:
+        self._closed = True
+        self._thread.join()
+        self.node.destroy_node()
+
+    def call(self, type_: Any, name: str, timeout: float = 15.0, **request: Any) -> Any:
+        client = self._clients.get(name) or self._clients.setdefault(
+            name, self.node.create_client(type_, name)
+        )
+        assert client.wait_for_service(timeout), f"no service {name}"
+        future = client.call_async(type_.Request(**request))
+        wait_for(future.done, timeout, f"answer of {name}")
+        return future.result()
+
+    def query(self, *labels: str, node: str = NODE, **request: Any) -> Any:
+        return self.call(QueryText, f"{node}/query", labels=list(labels), **request)
+
+    def publish(self, sent: dict[str, Any]) -> None:
+        """Messages by topic; a new topic waits for its subscriber."""
+        new = sent.keys() - self._publishers.keys()
+        for topic in new:
+            qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+            self._publishers[topic] = self.node.create_publisher(type(sent[topic]), topic, qos)
+        for topic in new:
+            wait_for(self._publishers[topic].get_subscription_count, what=f"subscriber of {topic}")
+        if new:  # the subscriber learns of the match a little later, and cannot be asked
+            time.sleep(DISCOVERY_SLACK)
+        for topic, message in sent.items():
+            self._publishers[topic].publish(message)
+
+    def latest(self, topic: str) -> PointCloud2:
+        """The latched message, received by a subscriber that comes late."""
+        received: list = []
+        subscription = self.node.create_subscription(PointCloud2, topic, received.append, LATCHED)
+        wait_for(lambda: received, what=topic)
+        self.node.destroy_subscription(subscription)
+        return received[-1]
+
+    def integrated(self, node: str = NODE) -> int:
+        """Frames that are in the map."""
+        return self.query("red", node=node).status.frames_integrated
+
+
+@contextmanager
+def running_robot() -> Iterator[Robot]:
+    """ROS in this process, in a domain of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        for name, value in profile_environment().items():
+            patch.setenv(name, value)
+        rclpy.init()
+        robot = Robot()
+        yield robot
+        robot.close()
+        rclpy.shutdown()
