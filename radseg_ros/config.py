@@ -49,6 +49,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: Iterable[str] = (),
+    live: bool = False,
 ) -> Any:
     """A field of an option group: its default, meaning, and what it may be.
 
@@ -56,8 +57,9 @@ def option(
         doc: becomes the ROS parameter's description, the comment in the YAML file, and help texts.
         low, high: bounds of a number, or of every number of a list; both included.
         choices: the words that a text may be.
+        live: it may change while a mapper runs.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices)}
+    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices), "live": live}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -84,6 +86,7 @@ class Option:
     low: float | None
     high: float | None
     choices: tuple[str, ...]
+    fixed: str  # why it cannot change while a mapper runs; empty = it can
 
 
 class Options:
@@ -91,6 +94,7 @@ class Options:
 
     __slots__ = ()
     PREFIX: ClassVar[str] = ""  # of the options' names, for messages
+    FIXED: ClassVar[str] = "it is read once"  # why an option that is not live cannot change
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
@@ -125,6 +129,7 @@ class RefineConfig(Options):
     """RADSeg+ (docs/method.md 2.6): how SAM's decoder refines probability maps."""
 
     PREFIX: ClassVar[str] = "radseg.refine_"
+    FIXED: ClassVar[str] = "the encoder is loaded with it"
 
     sam: str = option(
         "facebook/sam-vit-huge", "refinement: SAM weights, a folder or hub id; its ViT is not used"
@@ -154,6 +159,7 @@ class RadsegConfig(Options):
     """The RADSeg encoder (docs/method.md: RADIO + SCRA + SCGA)."""
 
     PREFIX: ClassVar[str] = "radseg."
+    FIXED: ClassVar[str] = "the encoder is loaded with it"
 
     checkpoint: str = option(
         "nvidia/C-RADIOv3-B",
@@ -229,6 +235,7 @@ class LiteConfig(Options):
     """The encoder that needs no download beyond pip: an ImageNet classifier and MiniLM."""
 
     PREFIX: ClassVar[str] = "lite."
+    FIXED: ClassVar[str] = "the encoder is loaded with it"
 
     device: str = option("auto", "cpu, cuda, cuda:N, or auto (cuda if there is one)")
     sizes: list[float] = option(
@@ -249,19 +256,26 @@ class LiftConfig(Options):
 
     PREFIX: ClassVar[str] = "lift."
 
-    min_range: float = option(0.0, "m along the optical axis; nearer depth is dropped", low=0)
-    max_range: float = option(
-        0.0, "m along the optical axis; farther depth is dropped; 0 = no limit", low=0
+    min_range: float = option(
+        0.0, "m along the optical axis; nearer depth is dropped", low=0, live=True
     )
-    pixel_stride: int = option(1, "use every n-th depth pixel in both directions", low=1)
-    border: int = option(0, "px of the depth image's rim that are dropped", low=0)
+    max_range: float = option(
+        0.0, "m along the optical axis; farther depth is dropped; 0 = no limit", low=0, live=True
+    )
+    pixel_stride: int = option(1, "use every n-th depth pixel in both directions", low=1, live=True)
+    border: int = option(0, "px of the depth image's rim that are dropped", low=0, live=True)
     depth_edge: float = option(
         0.0,
         "drop pixels whose depth jumps by more than this fraction against a neighbour; 0 = off",
         low=0,
+        live=True,
     )
-    clip_min: list[float] = option([], "m, world x y z; points below are dropped; empty = off")
-    clip_max: list[float] = option([], "m, world x y z; points above are dropped; empty = off")
+    clip_min: list[float] = option(
+        [], "m, world x y z; points below are dropped; empty = off", live=True
+    )
+    clip_max: list[float] = option(
+        [], "m, world x y z; points above are dropped; empty = off", live=True
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -279,6 +293,7 @@ class MapConfig(Options):
     """The voxel map."""
 
     PREFIX: ClassVar[str] = "map."
+    FIXED: ClassVar[str] = "the map is made with it"
 
     voxel_size: float = option(0.05, "m", low=1e-4, high=1000)
     space: str = option(
@@ -293,21 +308,25 @@ class MapConfig(Options):
         choices=("float32", "float16"),
     )
     device: str = option("auto", "cpu, cuda, cuda:N, or auto (where the encoder is)")
-    max_voxels: int = option(0, "evict beyond this many voxels; 0 = no limit", low=0)
+    max_voxels: int = option(0, "evict beyond this many voxels; 0 = no limit", low=0, live=True)
     max_bytes: int = option(0, "evict beyond this many bytes of map memory; 0 = no limit", low=0)
     evict: str = option(
         "least_recent",
         "which voxels go first: least_recent or farthest (from the camera)",
         choices=("least_recent", "farthest"),
+        live=True,
     )
     forget_after: float = option(
-        0.0, "s; voxels not seen for longer are removed; 0 = never", low=0, high=1e9
+        0.0, "s; voxels not seen for longer are removed; 0 = never", low=0, high=1e9, live=True
     )
     carve_after: int = option(
-        0, "remove a voxel that this many frames have seen through; 0 = off", low=0
+        0, "remove a voxel that this many frames have seen through; 0 = off", low=0, live=True
     )
     carve_margin: float = option(
-        0.15, "m that a ray must go on behind a voxel before it counts as seen through", low=0
+        0.15,
+        "m that a ray must go on behind a voxel before it counts as seen through",
+        low=0,
+        live=True,
     )
     cache_projections: bool = option(
         True, "keep language vectors per voxel: a repeated query is fast; counts as map memory"
@@ -337,12 +356,15 @@ class QueryConfig(Options):
         "odds",
         low=0,
         high=1,
+        live=True,
     )
-    background: list[str] = option([], "texts that a query must beat; empty = the encoder's own")
-    min_voxels: int = option(3, "smaller groups of voxels are not objects", low=1)
-    max_objects: int = option(10, "objects per text, best first", low=1)
+    background: list[str] = option(
+        [], "texts that a query must beat; empty = the encoder's own", live=True
+    )
+    min_voxels: int = option(3, "smaller groups of voxels are not objects", low=1, live=True)
+    max_objects: int = option(10, "objects per text, best first", low=1, live=True)
     max_gap: float = option(
-        0.15, "m; voxels nearer than this belong to one object", low=1e-4, high=1000
+        0.15, "m; voxels nearer than this belong to one object", low=1e-4, high=1000, live=True
     )
 
 
@@ -351,6 +373,7 @@ class SyncConfig(Options):
     """Pairing of colour, depth and pose in time (of their stamps, never of their arrival)."""
 
     PREFIX: ClassVar[str] = "sync."
+    FIXED: ClassVar[str] = "inputs that wait are paired by it"
 
     max_skew: float = option(0.02, "s between a colour image and its depth image", low=0, high=3600)
     max_pose_gap: float = option(
@@ -381,6 +404,7 @@ class NodeConfig(Options):
     """What only the ROS node needs."""
 
     PREFIX: ClassVar[str] = "node."
+    FIXED: ClassVar[str] = "the node's inputs and files are set up with it"
 
     pose_type: str = option(
         "odometry",
@@ -405,20 +429,43 @@ class NodeConfig(Options):
         "wins",
         low=1,
     )
-    labels: list[str] = option([], "labels of ~/semantic_cloud; empty = those of the last query")
-    publish_period: float = option(1.0, "s between two clouds", low=0.01, high=3600)
-    cloud_min_hits: int = option(1, "voxels with fewer points are not published", low=1)
+    keyframe_distance: float = option(
+        0.0,
+        "m; a frame nearer than this to the last one that was used, and turned less than "
+        "node.keyframe_angle, is skipped; 0 = no frame is",
+        low=0,
+        high=1000,
+        live=True,
+    )
+    keyframe_angle: float = option(
+        10.0,
+        "degrees; a frame that turned as much is used however near it is",
+        low=0,
+        high=180,
+        live=True,
+    )
+    max_rate: float = option(
+        0.0, "Hz; frames that come faster are skipped; 0 = none is", low=0, high=1e6, live=True
+    )
+    labels: list[str] = option(
+        [], "labels of ~/semantic_cloud (~/set_labels); empty = true colours", live=True
+    )
+    publish_period: float = option(1.0, "s between two clouds", low=0.01, high=3600, live=True)
+    cloud_min_hits: int = option(1, "voxels with fewer points are not published", low=1, live=True)
     map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         count = len(self.camera_offset)
         _check(count in (0, 16), f"node.camera_offset takes 16 numbers, got {count}")
+        _check(all(map(str.strip, self.labels)), "node.labels: none may be empty")
 
 
 @dataclass(frozen=True, slots=True)
 class Config(Options):
     """All options of a running mapper."""
+
+    FIXED: ClassVar[str] = "encoder and map are made for it"
 
     encoder: str = option("radseg", "radseg, or lite (no weights to download; knows little)")
     short_side: int = option(
@@ -454,8 +501,9 @@ def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
             continue
         made: Any = f.default_factory
         default = made() if f.default is dataclasses.MISSING else f.default
-        limits = {key: f.metadata[key] for key in ("doc", "low", "high", "choices")}
-        found[prefix + f.name] = Option(prefix + f.name, (f.name,), kind, default, **limits)
+        said = {key: f.metadata[key] for key in ("doc", "low", "high", "choices")}
+        said["fixed"] = "" if f.metadata["live"] else cls.FIXED  # type: ignore[attr-defined]
+        found[prefix + f.name] = Option(prefix + f.name, (f.name,), kind, default, **said)
     return found
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device to compute on, and how threads wait. Torch is loaded only where it is needed."""
+"""Which device to compute on, its memory, and how threads wait. Torch is loaded on use."""
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from .config import one_of
 from .datatypes import ConfigError
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 KINDS = ("cpu", "cuda", "mps")
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
 def pick_device(name: torch.device | str, option: str = "device") -> torch.device:
@@ -36,6 +40,30 @@ def pick_device(name: torch.device | str, option: str = "device") -> torch.devic
         raise ConfigError(f"{option}: {str(name)!r} cannot be used ({reason})") from error
     one_of(option, device.type, KINDS)
     return device
+
+
+def with_memory(work: Callable[[], Result]) -> Result:
+    """``work()``, and once more with the GPU's cache freed if its memory runs out.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: that was not enough either.
+    """
+    import torch
+
+    try:
+        return work()
+    except torch.cuda.OutOfMemoryError:
+        logger.info("the GPU is out of memory: tried once more with its cache freed")
+    # after the error is gone, whose trace holds the tensors of the failed attempt
+    torch.cuda.empty_cache()
+    return work()
+
+
+def gpu_bytes() -> int:
+    """GPU memory that this process has reserved; 0 where none is used."""
+    import torch
+
+    return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
 
 
 def let_threads_sleep() -> None:

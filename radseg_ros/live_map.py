@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .answers.result import QueryResult
 from .config import Config
-from .datatypes import Cloud, NotReadyError
+from .datatypes import Cloud, InputError, NotReadyError
+from .device import with_memory
 from .frames.assemble import Assembler, Observation
 from .frames.drops import DropCounts, Unusable
-from .frames.ledger import Account
-from .mapper import Mapper
+from .frames.keyframes import SKIPPED, KeyFrames
+from .frames.ledger import IMAGES, Account
+from .mapper import Mapper, check_texts
 from .voxels.map_file import MapIdentity
 from .worker import LatestWorker
 
@@ -29,20 +33,34 @@ IDLE_PERIOD = 0.2  # s between two looks whether there is anything to do ahead
 AHEAD_ROWS = 512  # voxels at a time
 BUSY = "frame replaced by a newer one while the encoder was busy (node.backlog)"
 CLOSED = "frame that came when the map was closed"
+PAUSED = "image that came while the node was paused (~/resume)"
+NO_MEMORY = (
+    "frame for which the GPU has not enough memory (smaller short_side, radseg.preset fast, "
+    "map.dtype float16, map.max_bytes)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveStatus:
     """How far a live map is."""
 
+    encoder: str  # its name; empty while it is loaded
+    paused: bool
+    stamp_ns: int  # of the last frame in the map; 0 = none
+    frame_id: str  # of the map; empty as long as no pose has decided it
     voxels: int
     answerable: float  # share of the voxels whose vectors are ready for questions
+    map_bytes: int
     integrated: int  # frames
     waiting: int  # frames that are complete and not in the map yet
+    age: float | None  # s since a frame got into the map; None = none has
     received: dict[str, int]  # messages by kind
     pixels: dict[str, int]  # depth pixels: used, and not used by reason
     drops: list[tuple[str, int]]  # (reason and an example, count) of what was not used
     accounts: dict[str, Account]  # what became of the messages, by kind
+    skipped: int  # frames among the dropped that are left out on purpose
+    failures: int  # frames among the dropped that an internal error cost
+    stages: dict[str, tuple[float, int]]  # (s, calls) of each stage of the work so far
 
 
 class LiveMap:
@@ -71,9 +89,11 @@ class LiveMap:
         self._version = 0
         self._pixels: Counter[str] = Counter()
         self._saved_version = 0
-        self._labels: tuple[str, ...] = ()  # of the last query for names
         self._closing = threading.Event()
         self._ahead = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
+        self._paused = False
+        self._keyframes = KeyFrames()
+        self._integrated_at: float | None = None  # s, time.monotonic
         self._worker: LatestWorker[tuple[int, Observation]] = LatestWorker(
             self._integrate, config.node.backlog, "mapping"
         )
@@ -82,7 +102,9 @@ class LiveMap:
 
     def start(self, mapper: Mapper) -> None:
         """Take the mapper, once it is there; frames that were complete before are lost."""
-        self._mapper = mapper
+        with self._turn:
+            mapper.configure(self.config)  # which may have changed while the encoder was loaded
+            self._mapper = mapper
         if self.config.map.work_ahead:
             self._ahead.start()
 
@@ -127,19 +149,37 @@ class LiveMap:
             Whether time ran backwards: what waited was dropped, the map is kept.
         """
         with self._state:
+            if self._paused and kind in IMAGES:
+                self._assembler.leave_out(kind, PAUSED)
+                return False
             jumps = self._assembler.sync.jumps
             for observation in self._assembler.add(kind, message):
+                match = observation.match
+                skip = self._keyframes.skip(match.stamp_ns, match.T_world_camera, self.config.node)
+                if skip:
+                    self._assembler.drop(skip)
+                    continue
                 lost = self._worker.submit((self._epoch, observation))
                 self._assembler.drop(CLOSED if self._closed else BUSY, lost)
             return self._assembler.sync.jumps != jumps
+
+    def pause(self, paused: bool = True) -> None:
+        """From now on images are counted and not looked at; poses and camera info are.
+
+        What was received before still gets into the map. ``pause(False)`` goes on.
+        """
+        with self._state:
+            self._paused = paused
 
     def _integrate(self, item: tuple[int, Observation]) -> None:
         """In the worker's thread."""
         try:
             self._fuse(*item)
         except Exception as error:
+            full = isinstance(error, torch.cuda.OutOfMemoryError)
             with self._state:
-                self._assembler.drop(error)
+                self._assembler.drop(NO_MEMORY if full else error)
+                self._keyframes.forget()  # the map does not show what it shows
 
     def _fuse(self, epoch: int, observation: Observation) -> None:
         """Decode, encode, fuse.
@@ -147,18 +187,19 @@ class LiveMap:
         Raises:
             Exception: the frame is not part of the map.
         """
-        mapper = self.mapper
-        prepared = mapper.prepare(observation.frame())
+        mapper, frame = self.mapper, observation.frame()
+        prepared = with_memory(lambda: mapper.prepare(frame))
         with self._turn:
             if epoch != self._epoch:
                 raise Unusable(self._epoch_reason)
-            stats = mapper.fuse(*prepared)
+            stats = with_memory(lambda: mapper.fuse(*prepared))
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
                 if not stats.points:
                     raise Unusable(stats.why_nothing)
                 self._integrated += 1
+                self._integrated_at = time.monotonic()
                 self._stamp_ns = observation.match.stamp_ns
                 self._assembler.used()
 
@@ -174,11 +215,6 @@ class LiveMap:
         """Grows whenever the map changes."""
         return self._version
 
-    @property
-    def cloud_labels(self) -> tuple[str, ...]:
-        """The labels of the semantic cloud: the configured ones, else those of the last query."""
-        return tuple(self.config.node.labels) or self._labels
-
     def moment(self) -> tuple[int, str]:
         """Stamp (ns) of the last frame in the map, 0 = none, and the frame of the map."""
         with self._state:
@@ -190,15 +226,25 @@ class LiveMap:
         voxels = 0 if mapper is None else len(mapper.map)
         answerable = 1.0 if mapper is None else mapper.view.share(mapper.map)
         with self._state:
+            at = self._integrated_at
             return LiveStatus(
+                encoder="" if mapper is None else mapper.encoder.name,
+                paused=self._paused,
+                stamp_ns=self._stamp_ns,
+                frame_id=self._assembler.map_frame,
                 voxels=voxels,
                 answerable=answerable,
+                map_bytes=0 if mapper is None else mapper.map.nbytes,
                 integrated=self._integrated,
                 waiting=self._worker.pending,
+                age=None if at is None else time.monotonic() - at,
                 received=dict(self._assembler.received),
                 pixels=dict(self._pixels),
                 drops=self.drops.told(),
                 accounts=self._assembler.accounts(),
+                skipped=sum(self.drops[reason] for reason in SKIPPED),
+                failures=self.drops.failures,
+                stages={} if mapper is None else mapper.timings.totals(),
             )
 
     def query(
@@ -224,10 +270,7 @@ class LiveMap:
         given = {name: value for name, value in changes.items() if value is not None}
         rules = dataclasses.replace(self.config.query, **given)
         names = [text.strip() for text in texts]
-        result = self.mapper.query(names, rules, prompts, time_limit)
-        if not prompts:
-            self._labels = result.texts
-        return result
+        return self.mapper.query(names, rules, prompts, time_limit)
 
     def cloud(self, labels: Sequence[str] = ()) -> Cloud:
         """Every voxel with its best label; without labels, the map in its true colours."""
@@ -235,6 +278,24 @@ class LiveMap:
         if labels:
             return self.mapper.query(list(labels)).cloud(min_hits)
         return self.mapper.rgb_cloud(min_hits)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse labels for the cloud that cannot be used; it may take as long as a question.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError, LanguageError, ConfigError: see :meth:`Mapper.query`.
+        """
+        if labels:
+            check_texts(labels)
+            self.mapper.space.scorer(labels, self.config.query)
+
+    def configure(self, config: Config) -> None:
+        """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""
+        with self._turn:
+            self.config = config
+            if self._mapper is not None:
+                self._mapper.configure(config)
 
     # The map as a whole
 
@@ -301,9 +362,30 @@ class LiveMap:
                 self._version += 1
         return voxels
 
+    def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> int:
+        """Forget the voxels whose centres are in a box (m, borders included); return how many.
+
+        They come back if they are seen again, also by a frame that is being encoded.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError: a corner is no number, or lies beyond the opposite one.
+        """
+        mapper = self.mapper
+        if not all(low <= high for low, high in zip(lowest, highest, strict=True)):  # also NaN
+            raise InputError(
+                f"a box goes from its lowest corner to its highest, got {lowest} to {highest}"
+            )
+        with self._turn:
+            removed = mapper.clear_box(lowest, highest)
+            with self._state:
+                self._version += removed > 0
+        return removed
+
     def _begin_anew(self, reason: str, forget_frame: bool = False) -> None:
         """Make everything that was received so far worthless. Called with both locks held."""
         self._epoch += 1
         self._epoch_reason = reason
+        self._keyframes.forget()
         self._assembler.clear(reason, forget_frame)
         self._assembler.drop(reason, self._worker.clear())

@@ -60,6 +60,10 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self.calls[name] = self.calls.get(name, 0) + 1
 
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """(seconds, calls) of each stage so far; from any thread."""
+        return {name: (self.seconds[name], calls) for name, calls in list(self.calls.items())}
+
 
 class Mapper:
     """An encoder and a voxel map.
@@ -132,7 +136,8 @@ class Mapper:
         """
         deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
         check_texts(texts)
-        scorer = self.space.scorer(texts, prompts)
+        rules = rules or self.config.query
+        scorer = self.space.scorer(texts, rules, prompts)
         source = self.map
         if len(source) * len(texts) > MAX_SCORES:
             raise InputError(
@@ -142,7 +147,7 @@ class Mapper:
         with self.timings.stage("score"):
             if self._may_keep(source):
                 self.view.catch_up(source, self.lock, deadline)
-                question = (tuple(texts), prompts)
+                question = (tuple(texts), prompts, tuple(rules.background))
                 size = source.voxel_size
                 geometry, scores = self.view.scored(size, scorer, len(texts), question)
             else:
@@ -150,7 +155,6 @@ class Mapper:
                     source, self.lock, self.space.answer_vectors, scorer, len(texts)
                 )
         covered = min(1.0, len(geometry) / len(source)) if len(source) else 1.0
-        rules = rules or self.config.query
         return QueryResult(tuple(texts), geometry, scores.cpu().numpy(), rules, covered)
 
     @torch.inference_mode()
@@ -173,10 +177,27 @@ class Mapper:
             geometry = self.map.geometry()
         return rgb_cloud(geometry, min_hits)
 
+    def configure(self, config: Config) -> None:
+        """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""
+        with self.lock:
+            self.config = config
+            self._configure_map()
+
+    def _configure_map(self) -> None:
+        self.map.config, self.map.lift = self.config.map, self.config.lift
+
     def reset(self) -> None:
         """Forget the whole map."""
         with self.lock:
             self.map.clear()
+
+    def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> int:
+        """Forget the voxels whose centres are in a box (metres, borders included).
+
+        Return how many.
+        """
+        with self.lock:
+            return self.map.clear_box(lowest, highest)
 
     def identity(self, frame_id: str = "") -> MapIdentity:
         """What the vectors of this map mean."""
@@ -214,3 +235,4 @@ class Mapper:
                 self.map.merge(loaded)
             else:
                 self.map = loaded
+                self._configure_map()  # options may have changed while the file was read

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from .answers.objects import relevancy
-from .config import Config, one_of
+from .config import Config, QueryConfig, one_of
 from .datatypes import ConfigError, FeatureMap
 from .encoders.protocol import Encoder
 from .language.memory import TextMemory
@@ -39,17 +39,19 @@ class Space(Protocol):
         """(n, C) mean vectors of voxels -> (n, W), what texts are compared with."""
         ...
 
-    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
         """A function from (n, W) answer vectors to (n, Q) in 0..1: how well each answers each text.
 
         What takes long (embedding) is done here, before the function is called.
 
         Args:
+            rules: name the texts of the background.
             prompts: take the texts as they are instead of as names of things.
 
         Raises:
             LanguageError: a text cannot be embedded.
-            ConfigError: the space has fixed labels and a text is not one of them.
+            ConfigError: the space has fixed labels and a text is not one of them, or there are no
+                background texts.
         """
         ...
 
@@ -68,11 +70,7 @@ class Backbone:
         self.channels = encoder.channels
         self.answer_channels = encoder.language_channels
         self.identity = _identity(encoder)
-        self._background = config.query.background or list(encoder.background)
-        if not self._background:
-            raise ConfigError(
-                f"encoder {encoder.name} has no background texts: name some in query.background"
-            )
+        _background(config.query, encoder)
         self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
@@ -83,10 +81,10 @@ class Backbone:
         """Unit vectors, through the language head."""
         return normalize(self.encoder.project(means).float(), dim=1)
 
-    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
         """Relevancy against the background texts."""
         wanted = self._texts.vectors(texts, prompts)
-        both = torch.cat([wanted, self._texts.vectors(self._background)])
+        both = torch.cat([wanted, self._texts.vectors(_background(rules, self.encoder))])
 
         def score(vectors: torch.Tensor) -> torch.Tensor:
             similarity = vectors @ both.to(vectors.device, torch.float32).T
@@ -143,9 +141,9 @@ class Probability:
         """The probabilities themselves."""
         return means
 
-    def scorer(self, texts: Sequence[str], prompts: bool = False) -> Scorer:
+    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
         """The stored probabilities of those labels."""
-        del prompts
+        del rules, prompts
         columns = [self._column(text) for text in texts]
         return lambda vectors: vectors[:, columns]
 
@@ -172,6 +170,20 @@ SPACES: dict[str, type[Backbone] | type[Probability]] = {
 def make_space(config: Config, encoder: Encoder) -> Space:
     """The space that ``config.map.space`` names."""
     return SPACES[one_of("map.space", config.map.space, SPACES)](config, encoder)
+
+
+def _background(rules: QueryConfig, encoder: Encoder) -> list[str]:
+    """The texts that a query must beat.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    texts = rules.background or list(encoder.background)
+    if not texts:
+        raise ConfigError(
+            f"encoder {encoder.name} has no background texts: name some in query.background"
+        )
+    return texts
 
 
 def _identity(encoder: Encoder, name: str = "", labels: Sequence[str] = ()) -> MapIdentity:

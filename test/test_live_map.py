@@ -10,13 +10,21 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from color_encoder import ColorEncoder
 from plain_messages import image, info, pair, pose
 
-from radseg_ros.config import Config, LiftConfig, NodeConfig
-from radseg_ros.datatypes import ConfigError, InputError, MapFileError, NotReadyError
+from radseg_ros.config import Config, LiftConfig, NodeConfig, with_options
+from radseg_ros.datatypes import (
+    ConfigError,
+    InputError,
+    LanguageError,
+    MapFileError,
+    NotReadyError,
+)
+from radseg_ros.frames.keyframes import FAST, NEAR
 from radseg_ros.frames.ledger import Account
-from radseg_ros.live_map import LiveMap
+from radseg_ros.live_map import NO_MEMORY, PAUSED, LiveMap
 from radseg_ros.mapper import Mapper
 
 RESET = "input that waited when the map was reset"
@@ -85,9 +93,6 @@ def test_messages_become_a_map_that_answers(live):
     assert status.voxels == len(live.cloud()) > 0 and live.version == 2
     assert live.moment() == (200_000_000, "map")
     assert [answer.label for answer in live.query([" red ", "blue"]).answers] == ["red", "blue"]
-    assert live.cloud_labels == ("red", "blue")
-    live.query(["a green thing"], prompts=True)
-    assert live.cloud_labels == ("red", "blue"), "free text is no label"
 
 
 def test_nothing_can_be_asked_before_the_encoder_is_there(tmp_path):
@@ -111,7 +116,6 @@ def test_rules_of_a_question_are_checked(live):
         live.query(["red"], threshold=1.5)
     with pytest.raises(InputError, match="at least one label"):
         live.query([])
-    assert live.cloud_labels == ()
 
 
 @pytest.mark.parametrize(
@@ -486,3 +490,189 @@ def test_at_every_moment_of_a_storm_everything_is_accounted_for(live, tmp_path):
     assert accounts["color"].received == sent + 1
     assert accounts["color"].used == accounts["depth"].used == live.status().integrated > 0
     assert accounts["color"].dropped > 299, "each None, and what was dropped otherwise"
+
+
+# Steering
+
+
+def test_a_paused_map_counts_its_images_and_loses_no_pose(live):
+    feed(live, *frames(100), *visible_pair(200))
+    live.pause()
+    assert live.status().paused
+    feed(live, ("pose", pose(200)), *frames(300, 400))
+    settle(live)
+    assert live.status().integrated == 2, "what came before the pause is used"
+    assert drops(live) == {PAUSED: 4} and even(live)["color"].dropped == 2
+    live.pause(False)
+    feed(live, *visible_pair(390), ("pose", pose(410)))
+    settle(live)
+    status = live.status()
+    assert status.integrated == 3, "the pose that came during the pause is known"
+    assert not status.paused and status.received["color"] == 5
+
+
+def test_a_box_is_forgotten_and_comes_back_when_it_is_seen(live):
+    feed(live, *frames(100))
+    settle(live)
+    version, xyz = live.version, live.cloud().xyz
+    left = xyz[:, 0] < 0
+    assert 0 < left.sum() < len(xyz)
+    infinite = float("inf")
+    low, high = (-infinite, -infinite, -infinite), (-1e-6, infinite, infinite)
+    assert live.clear_box(low, high) == left.sum() and live.version == version + 1
+    assert sorted(live.cloud().xyz.tolist()) == sorted(xyz[~left].tolist())
+    assert live.clear_box(low, high) == 0 and live.version == version + 1
+    feed(live, *frames(200))
+    settle(live)
+    assert live.status().voxels == len(xyz)
+    for bad in ((0.0, 0.0, float("nan")), (0.0, 2.0, 0.0)):
+        with pytest.raises(InputError, match="lowest corner"):
+            live.clear_box(bad, (1.0, 1.0, 1.0))
+
+
+def test_options_change_while_frames_arrive(live):
+    feed(live, *frames(100))
+    settle(live)
+    voxels = live.status().voxels
+    live.configure(with_options(live.config, {"lift.max_range": 0.5, "query.threshold": 0.9}))
+    feed(live, *frames(200))
+    settle(live)
+    assert live.status().voxels == voxels and live.status().integrated == 1
+    assert any("lift.max_range" in reason for reason in drops(live))
+    assert live.query(["red"]).rules.threshold == 0.9
+    live.configure(with_options(live.config, {"lift.max_range": 0.0, "map.carve_after": 1}))
+    live.reset()
+    feed(live, *frames(300))
+    settle(live)
+    assert live.status().voxels == voxels
+    far = image(400, "16UC1")
+    far.data = np.full(12 * 16, 3000, "<u2").tobytes()
+    feed(live, ("color", image(400)), ("depth", far), ("pose", pose(400)))
+    settle(live)
+    near = live.cloud().xyz[:, 2] < 1.5
+    assert near.sum() < voxels / 2, "the wall at 1 m was seen through, but for its rim"
+
+
+def test_options_that_changed_while_the_encoder_was_loaded_count():
+    live = LiveMap(Config(short_side=0))
+    mapper = Mapper(live.config, GatedEncoder())
+    live.configure(with_options(live.config, {"lift.min_range": 3.0}))
+    live.start(mapper)
+    feed(live, ("info", info()), *frames(100))
+    settle(live)
+    assert live.status().voxels == 0
+    assert live.close(10)
+
+
+def test_options_that_change_while_a_file_is_read_count(live, tmp_path, monkeypatch):
+    feed(live, *frames(100))
+    settle(live)
+    live.save(tmp_path / "a.radmap")
+    read = live.mapper.read
+
+    def slowly(path):
+        loaded = read(path)
+        live.configure(with_options(live.config, {"map.max_voxels": 7}))
+        return loaded
+
+    monkeypatch.setattr(live.mapper, "read", slowly)
+    live.load(tmp_path / "a.radmap")
+    feed(live, *frames(200))
+    settle(live)
+    assert live.status().voxels <= 7
+
+
+def test_background_texts_change_what_counts(live):
+    feed(live, *frames(100))  # black images
+    settle(live)
+    before = live.query(["grey"]).scores.mean()
+    live.configure(with_options(live.config, {"query.background": ["red", "green"]}))
+    assert live.query(["grey"]).scores.mean() > before, "grey was its own background"
+
+
+def test_labels_are_checked_before_they_are_shown(live):
+    live.check_labels([])
+    live.check_labels(["red"])
+    with pytest.raises(LanguageError, match="knows only"):
+        live.check_labels(["a walrus"])
+    with pytest.raises(InputError, match="none of them empty"):
+        live.check_labels(["red", " "])
+
+
+def test_frames_near_to_a_key_frame_are_skipped_and_counted(live):
+    live.configure(with_options(live.config, {"node.keyframe_distance": 0.5}))
+    for ms, x in ((100, 0.0), (200, 0.4), (300, 0.6), (400, 0.9), (500, 1.2)):
+        feed(live, *visible_pair(ms), ("pose", pose(ms, x=x)))
+        settle(live)
+    status = live.status()
+    assert (status.integrated, status.skipped) == (3, 2) and drops(live) == {NEAR: 2}
+    assert even(live)["depth"] == Account(received=5, used=3, waiting=0, dropped=2)
+    live.reset()
+    feed(live, *visible_pair(600), ("pose", pose(600, x=1.2)))
+    settle(live)
+    assert live.status().integrated == 4, "the empty map shows nothing that is near"
+
+
+def test_a_key_frame_that_was_lost_is_none(live, monkeypatch):
+    live.configure(with_options(live.config, {"node.keyframe_distance": 0.5}))
+    encode, calls = live.mapper.encoder.encode, []
+
+    def once_broken(rgb):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA went away")
+        return encode(rgb)
+
+    monkeypatch.setattr(live.mapper.encoder, "encode", once_broken)
+    for ms in (100, 200):
+        feed(live, *frames(ms))
+        settle(live)
+    assert live.status().integrated == 1 and live.status().failures == 1
+
+
+def test_a_rate_is_kept(live):
+    live.configure(with_options(live.config, {"node.max_rate": 2.0}))
+    for ms in range(100, 2100, 100):
+        feed(live, *frames(ms))
+        settle(live)
+    assert live.status().integrated == 4 and drops(live) == {FAST: 16}
+
+
+@pytest.mark.parametrize(("failures", "integrated"), [(1, 1), (2, 0)])
+def test_a_full_gpu_costs_its_cache_then_a_frame(live, monkeypatch, failures, integrated):
+    encode, calls, freed = live.mapper.encoder.encode, [], []
+
+    def full(rgb):
+        calls.append(len(freed))
+        if len(calls) <= failures:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return encode(rgb)
+
+    monkeypatch.setattr(live.mapper.encoder, "encode", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
+    feed(live, *frames(100))
+    settle(live)
+    assert calls == [0, 1], "tried once more, after the cache was freed"
+    status = live.status()
+    assert (status.integrated, status.failures) == (integrated, 0)
+    assert drops(live) == ({} if integrated else {NO_MEMORY: 1})
+    feed(live, *frames(200))
+    settle(live)
+    assert live.status().integrated == integrated + 1
+
+
+def test_the_status_tells_how_the_work_goes(live, monkeypatch):
+    before = live.status()
+    assert before.age is None and before.stamp_ns == 0 and before.frame_id == ""
+    feed(live, *frames(100, 200))
+    settle(live)
+    status = live.status()
+    assert status.encoder == "test-colors" and 0 <= status.age < 10
+    assert (status.stamp_ns, status.frame_id) == (200_000_000, "map")
+    assert status.map_bytes == live.mapper.map.nbytes > 0
+    assert {stage: calls for stage, (_, calls) in status.stages.items()} == {
+        "resize": 2,
+        "encode": 2,
+        "fuse": 2,
+    }
+    assert LiveMap(Config()).status().encoder == "", "it is being loaded"

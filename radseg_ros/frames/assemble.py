@@ -88,6 +88,11 @@ class Assembler:
         }[kind]
         return self._observations(take(stamp_ns, content))
 
+    def leave_out(self, kind: str, reason: str) -> None:
+        """Count one message of ``kind`` as received and dropped, and do not look at it."""
+        self._ledger.received[kind] += 1
+        self._ledger.drop(reason, (kind,))
+
     def flush(self) -> list[Observation]:
         """The inputs have ended: return what can still be completed, count the rest."""
         observations = self._observations(self.sync.flush())

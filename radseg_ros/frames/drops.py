@@ -40,6 +40,7 @@ class DropCounts:
     """
 
     def __init__(self, word: str = "dropped") -> None:
+        self.failures = 0  # of add_failure, whatever its reason
         self._word = word
         self._counts: dict[str, int] = {}
         self._examples: dict[str, str] = {}
@@ -86,6 +87,7 @@ class DropCounts:
             trace = trace.tb_next
         kind = (type(error), None if trace is None else (trace.tb_frame.f_code, trace.tb_lineno))
         with self._lock:
+            self.failures += count
             new = kind not in self._kinds and len(self._kinds) < MAX_REASONS
             self._kinds.add(kind)
         if new:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames are worth encoding: those that show something new, and not too many a second."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..config import NodeConfig
+
+NEAR = "frame too near to the last key frame (node.keyframe_distance, node.keyframe_angle)"
+FAST = "frame sooner after the last one than node.max_rate allows"
+SKIPPED = (NEAR, FAST)  # on purpose: nothing is wrong with the inputs
+
+
+class KeyFrames:
+    """Remembers the last frame that was used."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """The next frame is used, whatever it is."""
+        self._pose: np.ndarray | None = None  # T_world_camera (4, 4)
+        self._stamp_ns = 0
+        self._due_ns = 0  # the rate is kept on average: stamps that jitter lose no frame
+
+    def skip(self, stamp_ns: int, T_world_camera: np.ndarray, config: NodeConfig) -> str:
+        """Why this frame is not used, one of ``SKIPPED``; empty = it is, and is the last one now.
+
+        A stamp that goes back, as when a recording starts again, begins anew.
+        """
+        period = round(1e9 / config.max_rate) if config.max_rate else 0
+        if self._pose is not None and stamp_ns >= self._stamp_ns:
+            if _near(self._pose, T_world_camera, config):
+                return NEAR
+            if stamp_ns < min(self._due_ns, self._stamp_ns + period):
+                return FAST
+        else:
+            self._due_ns = stamp_ns
+        late = stamp_ns - self._due_ns
+        self._due_ns = (self._due_ns if 0 <= late < period else stamp_ns) + period
+        self._pose, self._stamp_ns = T_world_camera, stamp_ns
+        return ""
+
+
+def _near(last: np.ndarray, now: np.ndarray, config: NodeConfig) -> bool:
+    if np.linalg.norm(now[:3, 3] - last[:3, 3]) >= config.keyframe_distance:
+        return False
+    cosine = (np.trace(last[:3, :3].T @ now[:3, :3]) - 1) / 2
+    return bool(np.degrees(np.arccos(np.clip(cosine, -1, 1))) < config.keyframe_angle)
