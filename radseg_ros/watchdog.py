@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says why no frame arrives, in words that name the cure. Imports no ROS."""
+"""Says how the mapping goes, and why no frame arrives, in words that name the cure."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .live_map import LiveStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,57 +24,126 @@ class InputState:
     received: int  # messages during the last period
 
 
+LOADING = "loading the encoder"
+WAITING = "waiting for frames"
+
 StateReader = Callable[[str, int], InputState]
 
 
+class Level(IntEnum):
+    """How bad it is, in the numbers of diagnostic_msgs/DiagnosticStatus."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+    STALE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the node is doing."""
+
+    level: Level
+    text: str  # one sentence: progress, or why there is none
+    rates: Mapping[str, float] = field(default_factory=dict)  # Hz per kind of input
+    latencies: Mapping[str, float] = field(default_factory=dict)  # s per stage, mean of its calls
+
+
 class Watchdog:
-    """Compares the node's counters with those of the last look."""
+    """Compares the counters of a live map with those of ``period`` seconds ago.
+
+    It is to look several times in each period.
+    """
 
     def __init__(self, period: float) -> None:
-        self.period = period  # s between two looks
-        self._integrated = 0
-        self._received: dict[str, int] = {}
-        self._drops: dict[str, int] = {}
-        self._last_reason = ""
+        self.period = period  # s
+        self._past: deque[tuple[float, LiveStatus, int]] = deque()  # oldest first
+        self._level: Level | None = None  # by :meth:`news`, as the next two
+        self._said = ""
+        self._said_at = 0.0  # s
 
     def look(
-        self,
-        integrated: int,
-        busy: bool,
-        received: Mapping[str, int],
-        drops: Mapping[str, int],
-        states: StateReader,
-    ) -> tuple[str, str]:
-        """All counters so far -> (progress, complaint); at most one of the two lines is not empty.
+        self, now: float, status: LiveStatus, kinds: Sequence[str], states: StateReader, faults: int
+    ) -> Report:
+        """What has happened during the last period.
 
         Args:
-            integrated: frames in the map.
-            busy: a frame is being encoded.
-            received: messages per kind of input.
-            drops: dropped inputs per reason.
-            states: kind and messages since the last look -> InputState; called only to complain.
+            now: s, of a steady clock.
+            kinds: of the inputs that are listened to.
+            states: kind and messages of the last period -> InputState; called only to complain.
+            faults: errors so far that nobody expected, besides those of the map.
         """
-        arrived = {kind: count - self._received.get(kind, 0) for kind, count in received.items()}
-        changes = ((reason, count - self._drops.get(reason, 0)) for reason, count in drops.items())
-        new_drops = [(reason, count) for reason, count in changes if count > 0]
-        new_frames = integrated - self._integrated
-        self._integrated, self._received, self._drops = integrated, dict(received), dict(drops)
-        if new_frames or busy:
-            self._last_reason = ""
-            most = f", most: {max(new_drops, key=lambda drop: drop[1])[0]}" if new_drops else ""
-            return (
-                f"{integrated} frames (+{new_frames}), {sum(n for _, n in new_drops)} inputs "
-                f"dropped{most}",
-                "",
-            )
-        reason = why_no_frames(
-            [states(kind, count) for kind, count in arrived.items()], new_drops, self.period
+        if not status.encoder or not kinds:
+            self._past.clear()
+            return Report(Level.STALE, LOADING)
+        while len(self._past) > 1 and self._past[1][0] <= now - self.period:
+            self._past.popleft()
+        self._past.append((now, status, status.failures + faults))
+        began, before, failures_before = self._past[0]
+        passed = now - began
+        arrived = {
+            kind: status.received.get(kind, 0) - before.received.get(kind, 0) for kind in kinds
+        }
+        level, text = self._judge(status, before, passed, arrived, states)
+        if failures := status.failures + faults - failures_before:
+            level, text = Level.ERROR, f"{failures} internal errors, see the log; {text}"
+        return Report(
+            level,
+            text,
+            {kind: count / passed if passed else 0.0 for kind, count in arrived.items()},
+            _latencies(status.stages, before.stages),
         )
-        repeated, self._last_reason = reason == self._last_reason, reason
-        return (
-            "",
-            "" if repeated and integrated else reason,
-        )  # after a recording has ended, once is enough
+
+    def _judge(
+        self,
+        status: LiveStatus,
+        before: LiveStatus,
+        passed: float,
+        arrived: Mapping[str, int],
+        states: StateReader,
+    ) -> tuple[Level, str]:
+        if status.paused:
+            return Level.OK, f"paused (~/resume goes on); {status.integrated} frames"
+        known = dict(before.drops)
+        changes = ((reason, count - known.get(reason, 0)) for reason, count in status.drops)
+        drops = [(reason, count) for reason, count in changes if count > 0]
+        new = status.integrated - before.integrated
+        if new or status.waiting or status.skipped > before.skipped:
+            most = f", most: {max(drops, key=lambda drop: drop[1])[0]}" if drops else ""
+            return Level.OK, (
+                f"{status.integrated} frames (+{new}), {sum(n for _, n in drops)} inputs "
+                f"dropped{most}; {status.voxels} voxels"
+            )
+        if passed < self.period or before.paused:
+            return Level.OK, WAITING
+        inputs = [states(kind, count) for kind, count in arrived.items()]
+        return Level.WARN, why_no_frames(inputs, drops, self.period)
+
+    def news(self, now: float, report: Report, integrated: int) -> str:
+        """The line of a report for the log: at once when things change, else once in a period.
+
+        What repeats itself is left out, but for a complaint before the first frame has come: later,
+        a recording has ended.
+        """
+        if report.text in (LOADING, WAITING):
+            return ""
+        if report.level is self._level and now < self._said_at + self.period:
+            return ""
+        repeated = report.text == self._said
+        self._level, self._said, self._said_at = report.level, report.text, now
+        return "" if repeated and (integrated or report.level is Level.OK) else report.text
+
+
+def _latencies(
+    now: Mapping[str, tuple[float, int]], before: Mapping[str, tuple[float, int]]
+) -> dict[str, float]:
+    """Mean seconds of the calls of each stage that ended between two looks."""
+    means = {}
+    for stage, (seconds, calls) in now.items():
+        earlier_seconds, earlier_calls = before.get(stage, (0.0, 0))
+        if calls > earlier_calls:
+            means[stage] = (seconds - earlier_seconds) / (calls - earlier_calls)
+    return means
 
 
 def why_no_frames(

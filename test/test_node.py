@@ -31,7 +31,7 @@ from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
-from radseg_interfaces.srv import LoadMap, QueryText, SaveMap
+from radseg_interfaces.srv import LoadMap, QueryText, SaveMap, SetLabels
 from radseg_ros.config import Config
 from radseg_ros.datatypes import Cloud
 from radseg_ros.frames.folder import open_recording
@@ -243,7 +243,8 @@ def points_of_cloud(cloud: Cloud) -> list[list]:
 
 def test_clouds_are_latched_and_stamped_with_the_last_frame(robot, node, scene):
     """Continues with the map of the test before."""
-    answer = robot.query("red")
+    assert robot.call(SetLabels, "/radseg_mapping/set_labels", labels=["red"]).success
+    answer = robot.query("blue")  # changes nobody's cloud
     for topic in ("rgb_cloud", "semantic_cloud"):
         cloud = robot.latest(f"/radseg_mapping/{topic}")
         assert cloud.header == answer.header

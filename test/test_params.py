@@ -12,7 +12,7 @@ import yaml
 
 from radseg_ros.config import Config, from_dict, options_of
 from radseg_ros.datatypes import ConfigError
-from radseg_ros.ros.params import config_from_overrides, declare, to_yaml
+from radseg_ros.ros.params import changed, config_from_overrides, declare, to_yaml
 from radseg_ros.ros.player import TOPICS
 
 MAPPING = Path(__file__).parents[1] / "config" / "mapping.yaml"
@@ -157,6 +157,46 @@ def test_no_number_may_be_infinite_or_none_at_all(name, bad):
     kind = options_of(Config)[name].kind
     with pytest.raises(ConfigError, match=f"{name} must be a finite number"):
         config_from_overrides({name: bad if kind is float else [bad] * 3})
+
+
+def test_parameters_change_together_or_not_at_all():
+    config = config_from_overrides({"lift.min_range": 1.0, "lift.max_range": 4.0})
+    with pytest.raises(ConfigError, match="lift.max_range must exceed lift.min_range"):
+        changed(config, {"lift.min_range": 5.0})
+    farther = changed(config, {"lift.min_range": 5.0, "lift.max_range": 9.0, "use_sim_time": True})
+    assert (farther.lift.min_range, farther.lift.max_range) == (5.0, 9.0)
+    labels = changed(farther, {"node.labels": ["sofa"]})
+    assert labels.lift == farther.lift and labels.node.labels == ["sofa"]
+    assert changed(labels, {"node.labels": array.array("d")}).node.labels == []
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"query.threshold": 2.0}, r"query\.threshold must be in 0\.\.1, got 2\.0"),
+        ({"query.threshold": "much"}, "query.threshold takes float"),
+        ({"map.voxel_size": 0.1}, "map.voxel_size cannot change while the node runs: the map is"),
+        ({"encoder": "lite"}, "encoder cannot change while the node runs: encoder and map"),
+        ({"radseg.refine_iou": 0.5}, "cannot change while the node runs: the encoder is loaded"),
+        ({"query.threshold": 0.1, "short_side": 64}, "short_side cannot change"),
+        ({"query.treshold": 0.5}, "did you mean query.threshold"),
+        ({"node.labels": ["sofa", " "]}, "node.labels: none may be empty"),
+        ({"node.labels": None}, "node.labels cannot be removed"),
+    ],
+)
+def test_a_change_that_cannot_be_says_why(values, text):
+    with pytest.raises(ConfigError, match=text):
+        changed(Config(), values)
+
+
+def test_what_may_change_while_the_node_runs():
+    live = {option.name for option in options_of(Config).values() if not option.fixed}
+    groups = {name.split(".")[0] for name in live}
+    assert groups == {"query", "lift", "map", "node"}
+    assert {o for o in options_of(Config) if o.startswith(("query.", "lift."))} <= live
+    assert {"map.carve_after", "node.labels", "node.publish_period", "node.max_rate"} <= live
+    assert not live & {"map.voxel_size", "map.max_bytes", "node.camera_offset", "node.backlog"}
+    assert "# * smaller groups" in to_yaml() and "# m\n      voxel_size" in to_yaml()
 
 
 def test_a_misspelt_parameter_stops_the_declaration():

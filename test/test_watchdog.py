@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 
 import pytest
 
+from radseg_ros.config import Config
 from radseg_ros.datatypes import InputError
 from radseg_ros.frames import drops as drops_module
 from radseg_ros.frames.drops import DropCounts, Unusable
+from radseg_ros.live_map import LiveMap
 from radseg_ros.ros.paths import confined, share_file
 from radseg_ros.ros.transport import profile_environment, profile_variable
-from radseg_ros.watchdog import InputState, Watchdog, why_no_frames
+from radseg_ros.watchdog import InputState, Level, Report, Watchdog, why_no_frames
 
 ODOMETRY, POSE = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"
 
@@ -44,31 +47,113 @@ def test_every_silent_input_is_explained():
     assert "camera_info" not in line and "dropped 7 x colour image without" in line
 
 
-def states(kind: str, received: int) -> InputState:
-    return InputState(kind, f"/{kind}", "T", ["T"], received)
+class Clock:
+    """A watchdog that is asked every second what a map with these counters is doing."""
+
+    def __init__(self) -> None:
+        self.dog = Watchdog(5.0)
+        self.now = 100.0
+        self.status = dataclasses.replace(LiveMap(Config()).status(), encoder="lite")
+        self.kinds = ("color",)
+        self.publishers = ["T"]
+
+    def look(self, seconds: int = 1, faults: int = 0, **changes: object) -> Report:
+        """The last of ``seconds`` looks, the counters having changed before the first."""
+        self.status = dataclasses.replace(self.status, **changes)
+        for _ in range(seconds):
+            self.now += 1.0
+            report = self.dog.look(self.now, self.status, self.kinds, self._state, faults)
+        return report
+
+    def _state(self, kind: str, received: int) -> InputState:
+        return InputState(kind, f"/{kind}", "T", self.publishers, received)
+
+    def news(self, report: Report) -> str:
+        return self.dog.news(self.now, report, self.status.integrated)
 
 
-def test_the_watchdog_looks_at_what_is_new():
-    dog = Watchdog(5.0)
-    first, second = (dog.look(0, False, {"color": 0}, {}, states)[1] for _ in range(2))
-    assert first == second != "", "before the first frame it is said again and again"
-    assert dog.look(3, False, {"color": 9}, {"a": 2, "b": 4}, states) == (
-        "3 frames (+3), 6 inputs dropped, most: b",
-        "",
-    )
-    assert dog.look(3, True, {"color": 9}, {"a": 2, "b": 4}, states) == (
-        "3 frames (+0), 0 inputs dropped",
-        "",
-    )
-    progress, complaint = dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)
-    assert not progress and complaint == "no frame for 5 s: dropped 1 x a"
-    assert (
-        "/color: published, but nothing arrives"
-        in dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states)[1]
-    )
-    assert dog.look(3, False, {"color": 12}, {"a": 3, "b": 4}, states) == ("", ""), (
-        "the recording has ended: said once"
-    )
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_silence_is_a_warning_after_a_period_and_progress_ends_it(clock):
+    clock.publishers = []
+    first = clock.look(5)
+    assert (first.level, first.text) == (Level.OK, "waiting for frames")
+    silent = clock.look()
+    assert silent.level is Level.WARN
+    assert silent.text == "no frame for 5 s: /color: no publisher (remap?)"
+    report = clock.look(integrated=3, received={"color": 10}, drops=[("a", 2), ("b", 4)])
+    assert report.level is Level.OK
+    assert report.text == "3 frames (+3), 6 inputs dropped, most: b; 0 voxels"
+    assert report.rates == {"color": 2.0}
+    clock.publishers = ["T"]
+    assert clock.look(4).level is Level.OK, "a frame came within the last 5 s"
+    ended = clock.look(2)
+    assert ended.level is Level.WARN and "/color: published, but nothing arrives" in ended.text
+    assert ended.rates == {"color": 0.0}
+
+
+def test_what_was_dropped_in_the_period_is_the_reason(clock):
+    clock.look(6, drops=[("old", 7)])
+    report = clock.look(3, received={"color": 3}, drops=[("old", 7), ("new", 1)])
+    assert report.text == "no frame for 5 s: dropped 1 x new"
+
+
+def test_a_frame_in_the_encoder_and_frames_left_out_on_purpose_are_no_silence(clock):
+    clock.look(6)
+    assert clock.look(9, waiting=1).level is Level.OK
+    assert clock.look(9, waiting=0).level is Level.WARN
+    assert clock.look(skipped=4).level is Level.OK, "the robot stands at a key frame"
+
+
+def test_loading_is_stale_and_the_period_begins_when_inputs_are_heard(clock):
+    loading = clock.look(20, encoder="")
+    assert (loading.level, loading.text) == (Level.STALE, "loading the encoder")
+    clock.kinds = ()
+    assert clock.look(encoder="lite").level is Level.STALE, "not subscribed yet"
+    clock.kinds = ("color",)
+    assert clock.look(5).level is Level.OK
+    assert clock.look().level is Level.WARN
+
+
+def test_a_pause_is_no_silence_nor_is_the_time_after_it(clock):
+    clock.look(9)
+    paused = clock.look(9, paused=True, drops=[("paused", 90)])
+    assert paused.level is Level.OK and "~/resume" in paused.text
+    assert clock.look(5, paused=False).text == "waiting for frames"
+    assert clock.look(1).level is Level.WARN
+
+
+def test_errors_that_nobody_expected_are_errors_for_a_period(clock):
+    clock.look(6)
+    assert clock.look(integrated=2, failures=1).level is Level.ERROR
+    both = clock.look(faults=3)
+    assert both.level is Level.ERROR and both.text.startswith("4 internal errors, see the log; 2 f")
+    clock.look(5, faults=3, integrated=3)
+    assert clock.look(faults=3, integrated=4).level is Level.OK
+
+
+def test_latency_is_the_mean_of_the_period(clock):
+    clock.look(1, stages={"encode": (100.0, 10)})
+    report = clock.look(1, stages={"encode": (101.0, 14), "fuse": (0.5, 1), "score": (0.0, 0)})
+    assert report.latencies == {"encode": 0.25, "fuse": 0.5}
+    assert clock.look(7).latencies == {}
+
+
+def test_the_log_is_told_of_changes_at_once_and_else_once_in_a_period(clock):
+    clock.publishers = []
+    assert [clock.news(clock.look()) for _ in range(5)] == [""] * 5, "nothing has happened yet"
+    told = [clock.news(clock.look()) for _ in range(11)]
+    assert [i for i, line in enumerate(told) if line] == [0, 5, 10] and told[0] == told[5]
+    lines = [clock.news(clock.look(integrated=n)) for n in range(1, 12)]
+    assert [i for i, line in enumerate(lines) if line] == [0, 5, 10]
+    assert lines[5].startswith("6 frames (+5)")
+    ended = [clock.news(clock.look()) for _ in range(20)]
+    assert sum("no frame for 5 s" in line for line in ended) == 1
+    paused = [clock.news(clock.look(paused=True)) for _ in range(20)]
+    assert paused[0].startswith("paused") and not any(paused[1:])
 
 
 def test_drops_are_logged_once_and_counted_always(caplog):
@@ -199,7 +284,7 @@ def test_a_failure_is_counted_and_its_trace_told_once_for_each_kind(caplog):
 
     for i in range(50):
         fail(i)
-    assert drops["frame lost"] == 50
+    assert drops["frame lost"] == drops.failures == 50
     assert sum(record.exc_info is not None for record in caplog.records) == 1
     try:
         raise ValueError("another kind")

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
+
+from radseg_interfaces.msg import LabelLegend
 
 from ..datatypes import NotReadyError, RadsegRosError
 from . import messages
@@ -19,40 +21,77 @@ if TYPE_CHECKING:
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-CLOUDS = ("semantic_cloud", "rgb_cloud")
+LATE_PERIOD = 0.5  # s between two looks for subscribers whom the latch does not serve
 
 
-class Clouds:
+class LatchedTopic:
     """Publishes what changed and is listened to.
 
-    A late subscriber is served at the next turn or by the latch.
+    A late subscriber is served by the latch; one that does not ask for latched messages, which is
+    the default of ROS, by publishing once more.
     """
 
-    def __init__(self, node: Node, live: LiveMap) -> None:
-        self._node, self._live = node, live
-        self._published: dict[str, object] = {}  # by cloud: what the last one was made of
-        self._publishers = {
-            name: node.create_publisher(PointCloud2, f"~/{name}", LATCHED) for name in CLOUDS
-        }
+    def __init__(self, node: Node, type_: type, name: str) -> None:
+        self._node, self._name = node, name
+        self._publisher: Any = node.create_publisher(type_, f"~/{name}", LATCHED)
+        self._published: object = None  # what the last message was made of
+        self._seen: set[bytes] = set()  # subscribers without a latch at the last look
+        self._served: set[bytes] = set()
 
-    def publish(self) -> None:
-        """Publish both clouds, as far as there is need."""
-        version, labels = self._live.version, self._live.cloud_labels
-        self._publish("rgb_cloud", version)
-        if labels:
-            self._publish("semantic_cloud", (version, labels), labels)
+    def publish(self, key: object, make: Callable[[], Any]) -> None:
+        """Publish, unless the last message was made of an equal ``key`` or nobody listens."""
+        if key != self._published and self._publisher.get_subscription_count():
+            self._publish(key, make)
 
-    def _publish(self, name: str, key: object, labels: Sequence[str] = ()) -> None:
-        publisher = self._publishers[name]
-        if self._published.get(name) == key or not publisher.get_subscription_count():
-            return
+    def serve_late(self, key: object, make: Callable[[], Any]) -> None:
+        """Publish once more for subscribers without a latch that came since the last time."""
+        infos = self._node.get_subscriptions_info_by_topic(self._publisher.topic_name)
+        now = {bytes(info.endpoint_gid) for info in infos if not _latches(info.qos_profile)}
+        known, self._seen = now & self._seen, now  # for a while: they know the publisher as well
+        if known - self._served:
+            self._publish(key, make)
+        self._served = known
+
+    def _publish(self, key: object, make: Callable[[], Any]) -> None:
         try:
-            cloud = self._live.cloud(labels)
+            self._publisher.publish(make())
         except NotReadyError:
             return
         except RadsegRosError as error:
-            self._node.get_logger().error(f"no {name}: {error}", throttle_duration_sec=60.0)
-        else:
-            header = messages.header(*self._live.moment())
-            publisher.publish(messages.cloud_message(cloud, header))
-        self._published[name] = key
+            self._node.get_logger().error(f"no ~/{self._name}: {error}", throttle_duration_sec=60.0)
+        self._published = key
+
+
+class Clouds:
+    """The topics of ``live``."""
+
+    def __init__(self, node: Node, live: LiveMap) -> None:
+        self._live = live
+        self._rgb = LatchedTopic(node, PointCloud2, "rgb_cloud")
+        self._semantic = LatchedTopic(node, PointCloud2, "semantic_cloud")
+        self._legend = LatchedTopic(node, LabelLegend, "legend")
+
+    def publish(self) -> None:
+        """Publish what has changed."""
+        self._each(LatchedTopic.publish)
+
+    def serve_late(self) -> None:
+        """Publish once more for whoever came late and gets nothing otherwise."""
+        self._each(LatchedTopic.serve_late)
+
+    def _each(self, turn: Callable[[LatchedTopic, object, Callable[[], Any]], None]) -> None:
+        config = self._live.config
+        labels, shown = config.node.labels, (self._live.version, config.node.cloud_min_hits)
+        turn(self._rgb, shown, self._cloud)
+        turn(self._semantic, (shown, labels, config.query), lambda: self._cloud(labels))
+        turn(self._legend, labels, lambda: messages.legend_message(labels))
+
+    def _cloud(self, labels: Sequence[str] = ()) -> PointCloud2:
+        cloud = self._live.cloud(labels)
+        return messages.cloud_message(cloud, messages.header(*self._live.moment()))
+
+
+def _latches(qos: QoSProfile) -> bool:
+    """Whether a subscriber gets the last message although it came after it."""
+    latched = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
+    return (qos.durability, qos.reliability) == latched

@@ -11,24 +11,30 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.timer import Timer
 
 from ..config import Option, to_dict
-from ..datatypes import CheckpointError, RadsegRosError
+from ..datatypes import CheckpointError, ConfigError, RadsegRosError
 from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
-from ..watchdog import Watchdog
-from . import params
-from .clouds import Clouds
+from . import health, params
+from .clouds import LATE_PERIOD, Clouds
 from .faults import Faults
 from .inputs import Inputs
 from .node_log import NodeLogHandler
@@ -38,12 +44,10 @@ logger = logging.getLogger(__name__)
 
 NODE_NAME = "radseg_mapping"
 INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
-WATCH_PERIOD = 5.0  # s
-# inputs, clouds, the watchdog, events; encoder and services have threads of their own
+# inputs, clouds, health, events; encoder and services have threads of their own
 THREADS = 4
 # s; rclpy's executor frees what a running callback still needs: let short ones end first
 SETTLE_TIME = 0.1
-LOST_PIXELS = 0.1  # share of the depth pixels that is worth a word
 JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
 
 
@@ -59,19 +63,25 @@ class MapperNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
-        self.config = params.declare(self, _descriptor)
+        config = params.declare(self, _descriptor)
         # These load torch, which takes seconds: a misspelt parameter is told before that.
         from ..live_map import LiveMap
         from .services import MapServices
 
-        self.live = LiveMap(self.config)
+        self.live = LiveMap(config)
         self.faults = Faults()
         self.error: Exception | None = None  # why the node cannot go on
         self.inputs = Inputs(self, self.live, self.faults)
         self.clouds = Clouds(self, self.live)
         self.map_services = MapServices(self, self.live, self.faults)
-        self._watchdog = Watchdog(WATCH_PERIOD)
-        self._every(self.config.node.publish_period, "publishing clouds", self.clouds.publish)
+        self.health = health.Health(self, self.live, self.inputs, self.faults)
+        self._setting = threading.Lock()
+        group = MutuallyExclusiveCallbackGroup()
+        self._publishing = self._every(
+            config.node.publish_period, "publishing clouds", self.clouds.publish, group
+        )
+        self._every(LATE_PERIOD, "serving late subscribers", self.clouds.serve_late, group)
+        self._every(health.PERIOD, "looking at the node's health", self.health.tick)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
@@ -85,25 +95,60 @@ class MapperNode(Node):
             )
         self.destroy_node()
 
+    # Parameters: rclpy answers a change of a read-only one without a reason, and Humble does not
+    # tell when a change has been made. Both are had by standing before and behind it.
+
+    def set_parameters_atomically(
+        self, parameter_list: list[Parameter[Any]]
+    ) -> SetParametersResult:
+        """Change all of them, or none and say why."""
+        with self._setting:
+            try:
+                values = {parameter.name: parameter.value for parameter in parameter_list}
+                config = params.changed(self.live.config, values)
+            except ConfigError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            result = super().set_parameters_atomically(parameter_list)
+            if result.successful:
+                self.live.configure(config)
+                self._set_period(self._publishing, config.node.publish_period)
+            return result
+
+    def set_parameters(self, parameter_list: list[Parameter[Any]]) -> list[SetParametersResult]:
+        """Change one after the other."""
+        return [self.set_parameters_atomically([each]) for each in parameter_list]
+
+    def _set_period(self, timer: Timer, period: float) -> None:
+        period_ns = round(1e9 * period)
+        if timer.timer_period_ns != period_ns:
+            timer.timer_period_ns = period_ns
+            timer.reset()  # what is left of the old period may be long
+
     # Start
 
-    def _every(self, period: float, name: str, callback: Callable[[], None]) -> None:
+    def _every(
+        self,
+        period: float,
+        name: str,
+        callback: Callable[[], None],
+        group: CallbackGroup | None = None,
+    ) -> Timer:
         """Steady time: with use_sim_time and no /clock the watchdog must still speak."""
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         guarded = self.faults.guarded(name, callback)
-        self.create_timer(period, guarded, MutuallyExclusiveCallbackGroup(), clock)
+        return self.create_timer(period, guarded, group or MutuallyExclusiveCallbackGroup(), clock)
 
     def _load(self) -> None:
-        name = self.config.encoder
+        config = self.live.config
+        name = config.encoder
         self.get_logger().info(f"loading encoder '{name}'")
         try:
-            options = to_dict(self.config).get(name, {})
+            options = to_dict(config).get(name, {})
             encoder = make_encoder(name, **options)
             from ..mapper import Mapper
 
-            self.live.start(Mapper(self.config, encoder))
+            self.live.start(Mapper(config, encoder))
             self.inputs.subscribe()
-            self._every(WATCH_PERIOD, "the watchdog", self._watch)
         except Exception as error:
             if not isinstance(error, RadsegRosError):
                 logger.exception("the encoder cannot be loaded")
@@ -112,24 +157,16 @@ class MapperNode(Node):
         topics = ", ".join(self.inputs.topics.values())
         self.get_logger().info(f"ready: encoder '{encoder.name}', listening to {topics}")
 
-    def _watch(self) -> None:
-        """Every few seconds one line: progress, or why there is none."""
-        status = self.live.status()
-        received = {kind: status.received.get(kind, 0) for kind in self.inputs.topics}
-        progress, complaint = self._watchdog.look(
-            status.integrated, status.waiting > 0, received, dict(status.drops), self.inputs.state
-        )
-        if progress:
-            self.get_logger().info(f"{progress}; {status.voxels} voxels{_pixels(status.pixels)}")
-        if complaint:
-            self.get_logger().warning(complaint)
-
 
 def _descriptor(option: Option) -> ParameterDescriptor:
     # Types are checked by Config, more leniently (1 for 1.0) and with better words than by rclpy.
-    described = ParameterDescriptor(description=option.doc, read_only=True, dynamic_typing=True)
-    if option.choices:
-        described.additional_constraints = f"one of {', '.join(option.choices)}"
+    described = ParameterDescriptor(
+        description=option.doc, read_only=bool(option.fixed), dynamic_typing=True
+    )
+    constraints = [f"one of {', '.join(option.choices)}"] if option.choices else []
+    if option.fixed:
+        constraints.append(f"cannot change while the node runs: {option.fixed}")
+    described.additional_constraints = "; ".join(constraints)
     low, high = option.low, option.high
     if option.kind is int and (low is not None or high is not None):
         bounds = [-INT64_MAX if low is None else int(low), INT64_MAX if high is None else int(high)]
@@ -140,14 +177,6 @@ def _descriptor(option: Option) -> ParameterDescriptor:
             FloatingPointRange(from_value=float(limits[0]), to_value=float(limits[1]))
         ]
     return described
-
-
-def _pixels(counts: Mapping[str, int]) -> str:
-    """Why depth pixels were not used, if that is many of them."""
-    total = sum(counts.values())
-    lost = {r: n / total for r, n in counts.items() if r != "used" and n > LOST_PIXELS * total}
-    shown = ", ".join(f"{share:.0%} {reason}" for reason, share in lost.items())
-    return f"; depth pixels not used: {shown}" if shown else ""
 
 
 def _explain(error: Exception) -> str:

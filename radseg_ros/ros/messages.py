@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +13,12 @@ from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Vector3
 from nav_msgs.msg import Odometry
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
-from std_msgs.msg import Header
+from std_msgs.msg import ColorRGBA, Header
 
-from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer, MapStatus
+from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer, LabelLegend, MapStatus
 
 from .. import datatypes
+from ..answers.cloud import palette
 
 if TYPE_CHECKING:
     from ..live_map import LiveStatus
@@ -98,12 +99,26 @@ def answer_message(answer: datatypes.Answer) -> LabelAnswer:
     )
 
 
+def legend_message(labels: Sequence[str]) -> LabelLegend:
+    """radseg_interfaces/LabelLegend: the colours that a cloud of these labels has."""
+    colors = [
+        ColorRGBA(r=red, g=green, b=blue, a=1.0)
+        for red, green, blue in (palette(len(labels)) / 255.0).tolist()
+    ]
+    return LabelLegend(labels=labels, colors=colors)
+
+
 def status_message(status: LiveStatus) -> MapStatus:
     """radseg_interfaces/MapStatus."""
     return MapStatus(
+        header=header(status.stamp_ns, status.frame_id),
+        encoder=status.encoder,
+        paused=status.paused,
         voxels=status.voxels,
+        map_bytes=status.map_bytes,
         frames_integrated=status.integrated,
         frames_waiting=status.waiting,
+        last_frame_age=-1.0 if status.age is None else status.age,
         inputs_dropped=sum(count for _, count in status.drops),
         drops=[DropCount(reason=reason, count=count) for reason, count in status.drops],
     )

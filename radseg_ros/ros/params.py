@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import textwrap
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..config import Config, Option, find_option, options_of, with_options
@@ -24,7 +24,8 @@ HEADER = """\
 # SPDX-License-Identifier: Apache-2.0
 # Every parameter of radseg_mapping with its default. Made by `python -m radseg_ros.ros.params`; do
 # not edit the original: copy it, keep the lines that you change, and start with
-# `params_file:=/path/to/yours.yaml`.
+# `params_file:=/path/to/yours.yaml`. Those whose comment begins with * can change while the node
+# runs: `ros2 param set /radseg_mapping query.threshold 0.7`.
 """
 
 
@@ -35,12 +36,34 @@ def config_from_overrides(overrides: Mapping[str, Any]) -> Config:
         ConfigError: a parameter that does not exist (with the nearest known one), or a value that
             cannot be.
     """
-    own = {
-        name: value
-        for name, value in overrides.items()
-        if name not in ROS_PARAMETERS and not name.startswith(ROS_GROUPS)
-    }
-    return with_options(Config(), {n: _plain(find_option(Config, n), v) for n, v in own.items()})
+    return _with_parameters(Config(), overrides)
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """``config`` with parameters changed while the node runs; all of them, or it raises.
+
+    Args:
+        values: as ROS delivers them; None = the parameter is to be removed.
+
+    Raises:
+        ConfigError: see :func:`config_from_overrides`; also for a parameter that cannot change.
+    """
+    for name in _own(values):
+        if fixed := find_option(Config, name).fixed:
+            raise ConfigError(f"{name} cannot change while the node runs: {fixed}")
+        if values[name] is None:
+            raise ConfigError(f"{name} cannot be removed")
+    return _with_parameters(config, values)
+
+
+def _with_parameters(config: Config, values: Mapping[str, Any]) -> Config:
+    plain = {name: _plain(find_option(Config, name), values[name]) for name in _own(values)}
+    return with_options(config, plain)
+
+
+def _own(names: Iterable[str]) -> list[str]:
+    """Without those of ROS itself."""
+    return [n for n in names if n not in ROS_PARAMETERS and not n.startswith(ROS_GROUPS)]
 
 
 def _plain(option: Option, value: Any) -> Any:
@@ -87,7 +110,7 @@ def to_yaml(node_name: str = "/**") -> str:
             open_groups = groups
         indent = " " * (4 + 2 * len(groups))
         lines += textwrap.wrap(
-            option.doc,
+            option.doc if option.fixed else f"* {option.doc}",
             100 - len(indent),
             initial_indent=indent + "# ",
             subsequent_indent=indent + "# ",

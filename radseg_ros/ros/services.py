@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services of the node: ~/query, ~/save_map, ~/load_map, ~/reset.
+"""The services of the node: questions, changes of the map, and what steers it.
 
 A failure is an answer, never the end of the node. Requests are worked on by threads of their own,
 so that slow ones hold up neither inputs nor timers; when too many wait, more are refused at once.
+What needs no time (~/pause) waits for none.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
-from radseg_interfaces.srv import LoadMap, QueryText, SaveMap
+from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
 
 from ..answers.export import FORMATS, write_cloud
 from ..datatypes import InputError, MapFileError, RadsegRosError
@@ -50,11 +52,15 @@ class MapServices:
         group = ReentrantCallbackGroup()
         for type_, name, answer, pool in (
             (QueryText, "query", self._query, queries),
+            (SetLabels, "set_labels", self._set_labels, queries),
             (SaveMap, "save_map", self._save, changes),
             (LoadMap, "load_map", self._load, changes),
+            (ClearBox, "clear_box", self._clear_box, changes),
             (Trigger, "reset", self._reset, changes),
+            (Trigger, "pause", self._pause, None),
+            (Trigger, "resume", self._resume, None),
         ):
-            callback = self._in_pool(name, answer, pool)
+            callback = self._in_pool(name, answer, pool) if pool else self._at_once(name, answer)
             qos = QoSProfile(depth=QUEUE)
             node.create_service(type_, f"~/{name}", callback, qos_profile=qos, callback_group=group)
 
@@ -62,6 +68,15 @@ class MapServices:
         """Take no more requests; what runs is finished, what waits is not begun."""
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _at_once(self, name: str, answer: Answer) -> Any:
+        """A service callback that answers in the executor's thread."""
+
+        def callback(request: Any, response: Any) -> Any:
+            self._answer(name, answer, request, response)
+            return response
+
+        return callback
 
     def _in_pool(self, name: str, answer: Answer, pool: ThreadPoolExecutor) -> Any:
         """A service callback that lets a thread of ``pool`` answer."""
@@ -150,3 +165,26 @@ class MapServices:
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
         response.message = f"forgot {self.live.reset()} voxels"
+
+    def _clear_box(self, request: ClearBox.Request, response: ClearBox.Response) -> None:
+        low, high = ((corner.x, corner.y, corner.z) for corner in (request.min, request.max))
+        response.voxels = self.live.clear_box(low, high)
+        response.message = f"forgot {response.voxels} voxels"
+
+    def _set_labels(self, request: SetLabels.Request, response: SetLabels.Response) -> None:
+        labels = [label.strip() for label in request.labels]
+        self.live.check_labels(labels)  # embeds them, so that the cloud need not
+        changed = Parameter("node.labels", Parameter.Type.STRING_ARRAY, labels)
+        result = self._node.set_parameters_atomically([changed])
+        if not result.successful:
+            raise InputError(result.reason)
+        shown = ", ".join(labels) or "true colours"
+        response.message = f"~/semantic_cloud shows {shown}"
+
+    def _pause(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self.live.pause()
+        response.message = "images are counted and not used until ~/resume"
+
+    def _resume(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self.live.pause(False)
+        response.message = "images are used"
