@@ -115,6 +115,7 @@ def status_message(status: LiveStatus) -> MapStatus:
         encoder=status.encoder,
         paused=status.paused,
         voxels=status.voxels,
+        answerable=status.answerable,
         map_bytes=status.map_bytes,
         frames_integrated=status.integrated,
         frames_waiting=status.waiting,
