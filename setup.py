@@ -55,6 +55,7 @@ cluster = ["distributed>=2024.1"]
 ros = [
     "ros-rclpy",
     "ros-rmw-fastrtps-cpp",
+    "ros-diagnostic-msgs",
     "ros-geometry-msgs",
     "ros-nav-msgs",
     "ros-sensor-msgs",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -14,13 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from recordings import K
 from sensor_msgs.msg import PointCloud2
 
 from radseg_interfaces.srv import QueryText
+from radseg_ros.ros import messages
 from radseg_ros.ros.player import DISCOVERY_SLACK
 from radseg_ros.ros.transport import profile_environment
 
@@ -166,6 +170,40 @@ class Robot:
     def integrated(self, node: str = NODE) -> int:
         """Frames that are in the map."""
         return self.query("red", node=node).status.frames_integrated
+
+
+class Sender:
+    """A camera of 30 Hz whose frames have whatever is wrong with them.
+
+    It looks at a grey wall at 1.5 m from the origin of the map.
+    """
+
+    def __init__(self, robot: Robot, namespace: str = "") -> None:
+        self.robot, self.namespace = robot, namespace
+
+    def __call__(self, without: str = "", **changes: dict[str, Any]) -> None:
+        """``color={"header.frame_id": "x"}`` changes a field of the colour image.
+
+        Args:
+            without: the topic on which nothing is sent.
+        """
+        time.sleep(1 / 30)
+        now_ns = time.time_ns()
+        camera, world = (messages.header(now_ns, frame) for frame in ("camera", "map"))
+        rgb, metres = np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32)
+        sent = {
+            "depth/camera_info": messages.info_message(K, (12, 16), camera),
+            "color/image": messages.color_message(rgb, camera),
+            "depth/image": messages.depth_message(metres, camera),
+            "pose": messages.pose_message(np.eye(4), world, "camera"),
+        }
+        for kind, fields in changes.items():
+            (topic,) = (topic for topic in sent if topic.startswith(kind) and "info" not in topic)
+            for path, value in fields.items():
+                *parts, leaf = path.split(".")
+                setattr(functools.reduce(getattr, parts, sent[topic]), leaf, value)
+        sent.pop(without, None)
+        self.robot.publish({f"{self.namespace}/{topic}": sent[topic] for topic in sent})
 
 
 @contextmanager

@@ -6,11 +6,9 @@ bad input.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ require_ros()
 from color_encoder import ColorEncoder
 from color_node import GATE, HELD_PIXEL
 from rclpy.qos import QoSProfile
-from recordings import BagWriter, K, write_folder
-from robot import Process, Robot, color_node, play, running_robot, wait_for
+from recordings import BagWriter, write_folder
+from robot import Process, Robot, Sender, color_node, play, running_robot, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -400,32 +398,6 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     assert robot.query("red").status.voxels == saved.voxels, (
         "a refused file leaves the map as it is"
     )
-
-
-class Sender:
-    """A camera of 30 Hz whose frames have whatever is wrong with them."""
-
-    def __init__(self, robot: Robot) -> None:
-        self.robot = robot
-
-    def __call__(self, **changes: dict[str, Any]) -> None:
-        """``color={"header.frame_id": "x"}`` changes a field of the colour image."""
-        time.sleep(1 / 30)
-        now_ns = time.time_ns()
-        camera, world = (messages.header(now_ns, frame) for frame in ("camera", "map"))
-        rgb, metres = np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32)
-        sent = {
-            "depth/camera_info": messages.info_message(K, (12, 16), camera),
-            "color/image": messages.color_message(rgb, camera),
-            "depth/image": messages.depth_message(metres, camera),
-            "pose": messages.pose_message(np.eye(4), world, "camera"),
-        }
-        for kind, fields in changes.items():
-            (topic,) = (topic for topic in sent if topic.startswith(kind) and "info" not in topic)
-            for path, value in fields.items():
-                *parts, leaf = path.split(".")
-                setattr(functools.reduce(getattr, parts, sent[topic]), leaf, value)
-        self.robot.publish(sent)
 
 
 def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, empty):

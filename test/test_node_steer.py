@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 (what needs ROS is imported after the check that it is there)
+"""Two real nodes in two namespaces, watched and steered over the real transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import require_ros
+
+require_ros()
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Point
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from robot import LATCHED, Process, Robot, Sender, color_node, running_robot, wait_for
+from sensor_msgs.msg import PointCloud2
+from std_srvs.srv import Trigger
+from test_robot_docs import table
+
+from radseg_interfaces.msg import LabelLegend, MapStatus
+from radseg_interfaces.srv import ClearBox, SetLabels
+from radseg_ros.ros import messages
+
+ONE, TWO = "/one/radseg_mapping", "/two/radseg_mapping"
+LEVELS = {getattr(DiagnosticStatus, name): name for name in ("OK", "WARN", "ERROR", "STALE")}
+
+
+class Listener:
+    """Keeps what comes on a topic."""
+
+    def __init__(self, robot: Robot, type_: type, topic: str, qos: QoSProfile | int = 10) -> None:
+        self.got: list[Any] = []
+        self.since = time.monotonic()
+        self._robot = robot
+        self._subscription = robot.node.create_subscription(type_, topic, self._take, qos)
+
+    def _take(self, message: Any) -> None:
+        self.after = time.monotonic() - self.since  # s
+        self.got.append(message)
+
+    def close(self) -> None:
+        self._robot.node.destroy_subscription(self._subscription)
+
+
+@pytest.fixture(scope="module")
+def robot() -> Iterator[Robot]:
+    with running_robot() as robot:
+        yield robot
+
+
+@pytest.fixture(scope="module")
+def nodes(robot: Robot) -> Iterator[list[Process]]:
+    settings = {"node.publish_period": 0.2, "node.backlog": 20}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(color_node(settings, "-r", f"__ns:={name}"))
+            for name in ("/one", "/two")
+        ]
+
+
+@pytest.fixture(scope="module")
+def diagnostics(robot: Robot, nodes: list[Process]) -> Any:
+    """The newest state of one of the nodes, as (level, message, values)."""
+    heard = Listener(robot, DiagnosticArray, "/diagnostics")
+
+    def newest(node: str) -> tuple[str, str, dict[str, str]]:
+        named = [s for array in heard.got for s in array.status if s.name == f"{node[1:]}: map"]
+        if not named:
+            return "", "", {}
+        values = {each.key: each.value for each in named[-1].values}
+        return LEVELS[named[-1].level], named[-1].message, values
+
+    return newest
+
+
+def status(robot: Robot, node: str) -> MapStatus:
+    """The next status that comes."""
+    heard = Listener(robot, MapStatus, f"{node}/status", QoSProfile(depth=1))
+    wait_for(lambda: heard.got, 3, "a status")
+    heard.close()
+    return heard.got[0]
+
+
+def set_parameters(robot: Robot, together: bool = False, **values: Any) -> list[tuple[bool, str]]:
+    """What node one says to new values; ``lift__min_range`` is lift.min_range."""
+    parameters: list[ParameterMessage] = [
+        Parameter(name.replace("__", "."), value=value).to_parameter_msg()
+        for name, value in values.items()
+    ]
+    if together:
+        type_, name = SetParametersAtomically, "set_parameters_atomically"
+        results = [robot.call(type_, f"{ONE}/{name}", parameters=parameters).result]
+    else:
+        results = robot.call(SetParameters, f"{ONE}/set_parameters", parameters=parameters).results
+    return [(result.successful, result.reason) for result in results]
+
+
+def test_diagnostics_name_the_input_that_is_missing(robot, nodes, diagnostics):
+    """The first test: nothing has been published yet."""
+    wait_for(lambda: diagnostics(ONE)[0] == "WARN", 10, "the watchdog's sentence")
+    assert "/one/depth/image, /one/color/image: no publisher" in diagnostics(ONE)[1]
+    send = Sender(robot, "/one")
+    for _ in range(5):
+        send(without="depth/image")
+    silent = "no frame for 5 s: /one/depth/image: no publisher (remap?)"
+    wait_for(lambda: silent in diagnostics(ONE)[1], 10, "the one input that is missing")
+    level, _, values = diagnostics(ONE)
+    assert level == "WARN" and values["encoder"] == "test-colors"
+    assert float(values["/one/color/image (Hz)"]) > 0 and values["/one/depth/image (Hz)"] == "0.0"
+    assert values["last frame (s ago)"] == "never"
+
+
+def test_the_status_ticks(robot, nodes):
+    heard = Listener(robot, MapStatus, f"{ONE}/status", QoSProfile(depth=1))
+    wait_for(lambda: len(heard.got) >= 3, 5, "three in five seconds")
+    heard.close()
+    assert heard.got[-1].encoder == "test-colors" and heard.got[-1].last_frame_age == -1
+    latched = Listener(robot, MapStatus, f"{TWO}/status", LATCHED)
+    wait_for(lambda: latched.got, 0.8, "the last one, before the next")
+    latched.close()
+
+
+def test_two_namespaces_mix_nothing(robot, nodes, diagnostics):
+    one, two = Sender(robot, "/one"), Sender(robot, "/two")
+    for _ in range(3):
+        one(color={"encoding": "yuv999"})
+        two()
+    wait_for(lambda: status(robot, TWO).frames_integrated == 3, what="the frames of the second")
+    first = wait_for(
+        lambda: (s := status(robot, ONE)).drops and any("yuv999" in d.reason for d in s.drops) and s
+    )
+    second = status(robot, TWO)
+    assert first.frames_integrated == first.voxels == 0 and not second.drops
+    assert second.voxels > 0 and second.map_bytes > 0 and second.header.frame_id == "map"
+    assert robot.query("red", node=TWO).status.voxels == second.voxels
+    assert robot.query("red", node=ONE).status.voxels == 0
+    level, text, values = diagnostics(TWO)
+    assert level == "OK" and "3 frames" in text and not any("dropped" in key for key in values)
+    wait_for(lambda: "encode (ms)" in diagnostics(TWO)[2], what="latency")
+    assert any("yuv999" in key for key in diagnostics(ONE)[2])
+
+
+def test_parameters_change_or_say_why_not(robot, nodes):
+    assert set_parameters(robot, query__threshold=0.7) == [(True, "")]
+    (refused,) = set_parameters(robot, query__threshold=2.0)
+    assert refused == (False, "query.threshold must be in 0..1, got 2.0")
+    read = robot.call(GetParameters, f"{ONE}/get_parameters", names=["query.threshold"])
+    assert read.values[0].double_value == 0.7
+    (fixed,) = set_parameters(robot, map__voxel_size=0.1)
+    assert not fixed[0] and "cannot change while the node runs: the map is made" in fixed[1]
+    (misspelt,) = set_parameters(robot, query__treshold=0.5)
+    assert not misspelt[0] and "did you mean query.threshold?" in misspelt[1]
+    names = ["query.threshold", "map.voxel_size"]
+    described = robot.call(DescribeParameters, f"{ONE}/describe_parameters", names=names)
+    live, made = described.descriptors
+    (bounds,) = live.floating_point_range
+    assert (bounds.from_value, bounds.to_value, live.read_only) == (0.0, 1.0, False)
+    assert made.read_only and "the map is made with it" in made.additional_constraints
+
+
+def test_several_parameters_change_together_or_not_at_all(robot, nodes):
+    (refused,) = set_parameters(robot, True, node__max_rate=5.0, query__threshold=-1.0)
+    assert not refused[0] and "query.threshold must be" in refused[1]
+    read = robot.call(GetParameters, f"{ONE}/get_parameters", names=["node.max_rate"])
+    assert read.values[0].double_value == 0.0, "nothing of it"
+    assert set_parameters(robot, True, lift__min_range=1.0, lift__max_range=1.2) == [(True, "")]
+    Sender(robot, "/one")()
+    out_of_range = "lift.min_range to lift.max_range"
+    wait_for(lambda: any(out_of_range in drop.reason for drop in status(robot, ONE).drops))
+    assert set_parameters(robot, True, lift__min_range=0.0, lift__max_range=0.0)[0][0]
+
+
+def test_a_pause_counts_images_and_ends(robot, nodes, diagnostics):
+    send, before = Sender(robot, "/two"), status(robot, TWO)
+    assert robot.call(Trigger, f"{TWO}/pause").success
+    send()
+    paused = wait_for(lambda: (s := status(robot, TWO)).inputs_dropped and s)
+    assert paused.paused and "paused" in paused.drops[0].reason
+    wait_for(lambda: diagnostics(TWO)[1].startswith("paused"), 3)
+    assert diagnostics(TWO)[0] == "OK"
+    assert robot.call(Trigger, f"{TWO}/resume").success
+    send()
+    wait_for(lambda: status(robot, TWO).frames_integrated == before.frames_integrated + 1)
+
+
+def points(cloud: PointCloud2) -> np.ndarray:
+    return np.frombuffer(cloud.data, messages.POINT)
+
+
+def test_labels_are_set_for_everybody_and_have_a_legend(robot, nodes):
+    clouds = Listener(robot, PointCloud2, f"{TWO}/semantic_cloud", LATCHED)
+    legends = Listener(robot, LabelLegend, f"{TWO}/legend", LATCHED)
+    wait_for(lambda: clouds.got and legends.got, what="a cloud without labels")
+    assert legends.got[-1].labels == [] and (points(clouds.got[-1])["label"] == -1).all()
+    assert robot.call(SetLabels, f"{TWO}/set_labels", labels=["red", "white"]).success
+    wait_for(lambda: (points(clouds.got[-1])["label"] == 1).any(), what="the wall is white")
+    wait_for(lambda: legends.got[-1].labels == ["red", "white"], what="the legend")
+    white = legends.got[-1].colors[1]
+    red, green, blue = (round(255 * value) for value in (white.r, white.g, white.b))
+    shown = points(clouds.got[-1])
+    assert set(shown["rgb"][shown["label"] == 1]) == {red << 16 | green << 8 | blue}
+    read = robot.call(GetParameters, f"{TWO}/get_parameters", names=["node.labels"])
+    assert read.values[0].string_array_value == ["red", "white"]
+    answer = robot.call(SetLabels, f"{TWO}/set_labels", labels=["a walrus"])
+    assert not answer.success and "knows only red" in answer.message
+    count = len(clouds.got)
+    assert robot.query("blue", "green", node=TWO).success
+    time.sleep(0.5)  # more than two periods
+    assert len(clouds.got) == count and legends.got[-1].labels == ["red", "white"]
+    clouds.close()
+    legends.close()
+
+
+@pytest.mark.parametrize(
+    "qos", [QoSProfile(depth=1), qos_profile_sensor_data], ids=["volatile", "best effort"]
+)
+def test_who_comes_late_gets_the_last_messages(robot, nodes, qos):
+    """Without asking for latched messages, and long after the last frame."""
+    types = {"rgb_cloud": PointCloud2, "semantic_cloud": PointCloud2, "legend": LabelLegend}
+    late = [Listener(robot, type_, f"{TWO}/{name}", qos) for name, type_ in types.items()]
+    wait_for(lambda: all(each.got for each in late), 5, "the last messages")
+    assert all(each.after < 2.0 for each in late)
+    counts = [len(each.got) for each in late]
+    time.sleep(1.2)  # more than two looks for newcomers
+    again = [len(each.got) - count for each, count in zip(late, counts, strict=True)]
+    assert max(again) <= 1
+    for each in late:
+        each.close()
+
+
+def test_a_box_is_cleared(robot, nodes):
+    voxels = status(robot, TWO).voxels
+    infinite = float("inf")
+    left = {
+        "min": Point(x=-infinite, y=-infinite, z=-infinite),
+        "max": Point(x=-0.01, y=infinite, z=infinite),
+    }
+    answer = robot.call(ClearBox, f"{TWO}/clear_box", **left)
+    assert answer.success and 0 < answer.voxels < voxels, answer.message
+    wait_for(lambda: status(robot, TWO).voxels == voxels - answer.voxels)
+    answer = robot.call(ClearBox, f"{TWO}/clear_box", min=Point(x=1.0), max=Point())
+    assert not answer.success and "lowest corner" in answer.message
+
+
+def test_topics_and_services_are_those_of_the_page(robot, nodes):
+    def written(head: str) -> dict[str, list[str]]:
+        return {name.replace("~", ONE): [type_] for name, type_, _ in table(head)}
+
+    def by_node(kind: str) -> dict[str, list[str]]:
+        found = getattr(robot.node, f"get_{kind}_names_and_types_by_node")("radseg_mapping", "/one")
+        own = {name: types for name, types in found if "parameter" not in name}
+        return {n: t for n, t in own.items() if not n.endswith(("/rosout", "_description"))}
+
+    assert by_node("publisher") == written("gives")
+    assert by_node("subscriber") == {f"/one/{n}": types for n, types in written("takes").items()}
+    assert by_node("service") == written("service")
