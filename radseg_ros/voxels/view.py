@@ -29,7 +29,7 @@ Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
 STEP_BYTES = 8 << 20  # of vectors that are copied while the map is locked: some milliseconds
 STEP_ROWS = 2048  # at most: what is transformed at once is how long another question waits
 BLOCK_ROWS = 4096
-NARROW = 512  # numbers in a vector: below, bytes would save little and cost more of the cosine
+NARROW = 768  # numbers in a vector: below, bytes would save little and cost more of the cosine
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
 
