@@ -28,6 +28,7 @@ from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import MultiThreadedExecutor
+from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -77,7 +78,6 @@ class MapperNode(Node):
         self.live = LiveMap(config)
         self.faults = Faults()
         self.error: Exception | None = None  # why the node cannot go on
-        self.hurry = threading.Event()  # set: give up the frame in hand when closing
         folder, persistence = config.node.map_directory, config.persistence
         self._load_path, self._autosave_path = (
             confined(folder, name, SUFFIX) if name else None
@@ -99,14 +99,18 @@ class MapperNode(Node):
         self._every(health.PERIOD, "looking at the node's health", self.health.tick)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
-    def close(self) -> None:
-        """Let the frame in hand and a running save finish, keep the map, free everything."""
+    def close(self, hurry: Callable[[], bool]) -> None:
+        """Let the frame in hand and a running save finish, keep the map, free everything.
+
+        Args:
+            hurry: whether the frame is to be given up; asked again and again.
+        """
         log = self.get_logger()
         end = time.monotonic() + FRAME_TIMEOUT
         if not self.live.close(POLL):
             log.info("ending after the frame in hand; a second signal gives it up")
         while not self.live.close(POLL):
-            if self.hurry.is_set() or time.monotonic() > end:
+            if hurry() or time.monotonic() > end:
                 log.warning("the frame in hand was given up")
                 break
         self.map_services.close()
@@ -174,7 +178,8 @@ class MapperNode(Node):
             self.live.start(Mapper(config, encoder))
             self._resume()
             self.inputs.subscribe()
-            if minutes := config.persistence.autosave_period:
+            minutes = config.persistence.autosave_period
+            if minutes and self._autosave_path is not None:
                 self._every(60.0 * minutes, "saving the map", self._autosave_aside)
         except Exception as error:
             if not isinstance(error, RadsegRosError):
@@ -299,7 +304,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _run(node: MapperNode, signals: Signals) -> Exception | None:
     """Run the node until it is told to end, or cannot go on: then that is returned."""
     core = logging.getLogger("radseg_ros")
-    core.setLevel(logging.INFO)
+    verbose = node.get_logger().is_enabled_for(LoggingSeverity.DEBUG)
+    core.setLevel(logging.DEBUG if verbose else logging.INFO)
     core.addHandler(NodeLogHandler(node))
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
@@ -320,12 +326,18 @@ def _run(node: MapperNode, signals: Signals) -> Exception | None:
     ending.set()
     executor.create_task(lambda: None)  # so that it does not wait for something to do
     spinning.join(1.0)
-    closing = threading.Thread(target=node.close, name="closing", daemon=True)
+
+    def close() -> None:
+        try:
+            node.close(hurry=lambda: signals.count > 1)
+        except Exception as error:
+            logger.exception("the node cannot be closed")
+            node.error = node.error or error
+
+    closing = threading.Thread(target=close, name="closing", daemon=True)
     closing.start()
     while closing.is_alive() and signals.count < 3:
         closing.join(POLL)
-        if signals.count > 1:
-            node.hurry.set()
     return node.error
 
 
