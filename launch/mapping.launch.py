@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ros2 launch radseg_ros mapping.launch.py encoder:=lite color:=/camera/color/image_raw ...
+"""The mapping node: ros2 launch radseg_ros mapping.launch.py encoder:=lite color:=/color/image ...
 
-(-s lists the arguments).
+`-s` lists the arguments. An argument that is not given changes nothing: the parameter file, the
+launch files around this one (SetParameter, PushRosNamespace) and the node's defaults decide.
 """
+
+from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
+from radseg_ros.config import SWITCH, Config, options_of, parse_value
 from radseg_ros.ros.paths import share_file
-from radseg_ros.ros.transport import profile_environment
 
 TOPICS = {
     "color": "color/image",
@@ -18,54 +22,116 @@ TOPICS = {
     "camera_info": "depth/camera_info",
     "pose": "pose",
 }
-SUFFIXES = {
+SUFFIXES = {  # of the topics with node.image_transport compressed
     "color/image": "/compressed",
     "depth/image": "/compressedDepth",
-}  # with node.image_transport compressed
-
-ARGUMENTS = {
-    "params_file": (
-        "",
-        "parameter file; empty = the installed config/mapping.yaml, which holds the defaults",
-    ),
-    "encoder": ("", "radseg, or lite (needs no weights); empty = what the parameter file says"),
-    "namespace": ("", "namespace of the node"),
-    "use_sim_time": ("false", "take the time from /clock"),
-    **{name: (topic, f"topic of {name}") for name, topic in TOPICS.items()},
 }
+PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
+    "encoder": "encoder",
+    "pose_type": "node.pose_type",
+    "image_transport": "node.image_transport",
+    "map_frame": "node.map_frame",
+    "map_directory": "node.map_directory",
+    "load_map": "map.load",
+    "frame_is_persistent": "map.frame_is_persistent",
+    "autosave": "map.autosave",
+}
+ARGUMENTS = {
+    **{name: (topic, f"topic of {name}") for name, topic in TOPICS.items()},
+    "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
+    "namespace": ("", "namespace of the node, below that of the launch file around this one"),
+    "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
+    "use_sim_time": ("", "take the time from /clock"),
+    "log_level": ("", "debug, info, warn, error or fatal"),
+    "rviz": ("false", "show the clouds in RViz"),
+    "respawn": ("false", "start the node again when it has ended by itself"),
+    "respawn_delay": ("5.0", "s until it is started again"),
+    "stop_timeout": (
+        "60.0",
+        "s that the node gets to finish the frame in hand, and then to save the map",
+    ),
+}
+OPTIONS = options_of(Config)
+
+
+def declare(name, default, description, choices=()):
+    """One argument; empty means that it is not given."""
+    choices = ["", *choices] if choices else None
+    return DeclareLaunchArgument(
+        name, default_value=default, description=description, choices=choices
+    )
+
+
+def typed(name, text):
+    """A parameter from the text of an argument."""
+    value = parse_value(text, OPTIONS[name].kind)
+    return ParameterValue(value, value_type=str) if isinstance(value, str) else value
+
+
+def switch(name, text):
+    """True or False.
+
+    Raises:
+        ValueError: another word.
+    """
+    if text.lower() not in SWITCH:
+        raise ValueError(f"{name}:={text} is neither true nor false")
+    return SWITCH[text.lower()]
 
 
 def start(context):
-    """The node, once the arguments are known."""
-    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    overrides = {"use_sim_time": value["use_sim_time"].lower() == "true"}
-    if value["encoder"]:
-        overrides["encoder"] = value["encoder"]
-    remappings = [(topic, value[name]) for name, topic in TOPICS.items() if value[name] != topic]
-    remappings += [
-        (topic + SUFFIXES[topic], name + SUFFIXES[topic])
-        for topic, name in remappings
-        if topic in SUFFIXES
-    ]
-    return [
-        Node(
-            package="radseg_ros",
-            executable="radseg_mapping",
-            name="radseg_mapping",
-            namespace=value["namespace"],
-            parameters=[value["params_file"] or str(share_file("config/mapping.yaml")), overrides],
-            remappings=remappings,
-            additional_env=profile_environment(),  # images need a larger shared-memory segment
-            output="screen",
-            emulate_tty=True,
-        )
-    ]
+    """The nodes, once the arguments are known."""
+    names = (*ARGUMENTS, *PARAMETERS)
+    given = {name: LaunchConfiguration(name).perform(context) for name in names}
+    parameters = []
+    if given["params_file"]:
+        path = Path(given["params_file"]).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"params_file: there is no file {path}")
+        parameters.append(str(path))
+    parameters += [{p: typed(p, given[name])} for name, p in PARAMETERS.items() if given[name]]
+    if given["use_sim_time"]:
+        parameters.append({"use_sim_time": switch("use_sim_time", given["use_sim_time"])})
+    remappings = [(topic, given[name]) for name, topic in TOPICS.items() if given[name] != topic]
+    remappings += [(old + SUFFIXES[old], new + SUFFIXES[old]) for old, new in remappings
+                   if old in SUFFIXES]  # fmt: skip
+    node = Node(
+        package="radseg_ros",
+        executable="radseg_mapping",
+        name=given["node_name"],
+        namespace=given["namespace"],
+        parameters=parameters,
+        remappings=remappings,
+        ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else [],
+        respawn=switch("respawn", given["respawn"]),
+        respawn_delay=float(given["respawn_delay"]),
+        sigterm_timeout=given["stop_timeout"],
+        sigkill_timeout=given["stop_timeout"],
+        output="screen",
+        emulate_tty=True,
+    )
+    return [node, rviz(given)] if switch("rviz", given["rviz"]) else [node]
+
+
+def rviz(given):
+    """RViz with the clouds of the node."""
+    clouds = ("semantic_cloud", "rgb_cloud")
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz",
+        namespace=given["namespace"],
+        arguments=["-d", str(share_file("config/radseg.rviz")), "-f", given["map_frame"] or "map"],
+        remappings=[(name, f"{given['node_name']}/{name}") for name in clouds],
+        output="log",
+    )
 
 
 def generate_launch_description():
     """Arguments first, so that `ros2 launch -s` describes them."""
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=doc)
-        for name, (default, doc) in ARGUMENTS.items()
+    declared = [declare(name, *about) for name, about in ARGUMENTS.items()]
+    declared += [
+        declare(name, "", f"{OPTIONS[p].doc} (parameter {p})", OPTIONS[p].choices)
+        for name, p in PARAMETERS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])

@@ -345,6 +345,32 @@ class MapConfig(Options):
 
 
 @dataclass(frozen=True, slots=True)
+class PersistenceConfig(Options):
+    """What is kept of a map from one run of the node to the next."""
+
+    PREFIX: ClassVar[str] = "map."
+
+    load: str = option(
+        "",
+        "file below node.map_directory to begin with; it waits for ~/confirm_map unless "
+        "map.frame_is_persistent; may be missing where it is also map.autosave; empty = none",
+    )
+    frame_is_persistent: bool = option(
+        False,
+        "the frame of the map has the same origin in every run (a localized 'map', not 'odom'): "
+        "map.load is continued at once",
+    )
+    autosave: str = option(
+        "",
+        "file below node.map_directory that the map is written to at the end and every "
+        "map.autosave_period; empty = never",
+    )
+    autosave_period: float = option(
+        5.0, "minutes between two writes of map.autosave; 0 = only at the end", low=0, high=10_000
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class QueryConfig(Options):
     """From scores to places."""
 
@@ -478,6 +504,7 @@ class Config(Options):
     lite: LiteConfig = group(LiteConfig)
     lift: LiftConfig = group(LiftConfig)
     map: MapConfig = group(MapConfig)
+    persistence: PersistenceConfig = group(PersistenceConfig, flat="map.")
     query: QueryConfig = group(QueryConfig)
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
@@ -568,7 +595,8 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
         if name in groups:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{prefix}{name} is a group of options, got {value!r}")
-            inner[name].update(value)
+            for key, each in value.items():
+                inner[_home(cls, name, key)][key] = each
         elif name in kinds:
             known[name] = _typed(options_of(cls, prefix)[prefix + name], value)
         elif flat:
@@ -579,6 +607,15 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
         below = prefix + (f"{name}." if start is None else start)
         known[name] = from_dict(kinds[name], inner[name], below)
     return cls(**known)
+
+
+def _home(cls: Any, name: str, key: str) -> str:
+    """The group that ``key`` belongs to, of ``name`` and the one whose options begin like it."""
+    kinds = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if f.metadata.get("flat") == f"{name}." and key in typing.get_type_hints(kinds[f.name]):
+            return f.name
+    return name
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from .answers.result import QueryResult
 from .config import Config
-from .datatypes import Cloud, InputError, NotReadyError
+from .datatypes import Cloud, InputError, MapFileError, NotReadyError
 from .device import with_memory
 from .frames.assemble import Assembler, Observation
 from .frames.drops import DropCounts, Unusable
@@ -25,6 +25,7 @@ from .frames.keyframes import SKIPPED, KeyFrames
 from .frames.ledger import IMAGES, Account
 from .mapper import Mapper, check_texts
 from .voxels.map_file import MapIdentity
+from .voxels.voxel_map import VoxelMap
 from .worker import LatestWorker
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ NO_MEMORY = (
     "frame for which the GPU has not enough memory (smaller short_side, radseg.preset fast, "
     "map.dtype float16, map.max_bytes)"
 )
+UNCONFIRMED = "-unconfirmed"  # end of the name of a map beside one that waits to be confirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,15 @@ class LiveStatus:
     skipped: int  # frames among the dropped that are left out on purpose
     failures: int  # frames among the dropped that an internal error cost
     stages: dict[str, tuple[float, int]]  # (s, calls) of each stage of the work so far
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingMap:
+    """A map of an earlier run, of which nobody has said yet that its frame is still the same."""
+
+    path: Path
+    map: VoxelMap
+    identity: MapIdentity
 
 
 class LiveMap:
@@ -89,6 +100,7 @@ class LiveMap:
         self._version = 0
         self._pixels: Counter[str] = Counter()
         self._saved_version = 0
+        self._pending: PendingMap | None = None
         self._closing = threading.Event()
         self._ahead = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         self._paused = False
@@ -310,6 +322,21 @@ class LiveMap:
         self._saved_version = version
         return voxels
 
+    def autosave(self, path: Path) -> Path | None:
+        """Write the map, if it would be lost otherwise; return where to.
+
+        The file of a map that waits for :meth:`confirm` is kept: then the new one goes beside it.
+
+        Raises:
+            MapFileError: the file cannot be written.
+        """
+        if not self.unsaved:
+            return None
+        if self._pending is not None and path == self._pending.path:
+            path = path.with_stem(f"{path.stem}{UNCONFIRMED}")
+        self.save(path)
+        return path
+
     @property
     def unsaved(self) -> int:
         """Voxels that would be lost now: 0 if the map is as it was last saved or loaded."""
@@ -327,15 +354,65 @@ class LiveMap:
                 frame; nothing changed.
         """
         mapper = self.mapper
-        loaded, identity = mapper.read(path)
+        return self._take(mapper, PendingMap(path, *mapper.read(path)), merge)
+
+    def resume(self, path: Path) -> bool:
+        """Begin with a map of an earlier run, before the first message.
+
+        With ``map.frame_is_persistent`` it is the map from now on. Otherwise its coordinates mean
+        nothing yet: a new ``odom`` has the name of the old one and another origin. So it waits:
+        frames make a new map, which alone is asked, shown and saved, until :meth:`confirm` brings
+        the two together. ``reset``, and ``load`` in place of the map, forget what waits.
+
+        Returns:
+            Whether it waits.
+
+        Raises:
+            NotReadyError, MapFileError: as :meth:`load`.
+        """
+        mapper = self.mapper
+        found = PendingMap(path, *mapper.read(path))
+        if self.config.persistence.frame_is_persistent:
+            self._take(mapper, found, merge=False)
+        else:
+            self._pending = found
+        return self._pending is not None
+
+    @property
+    def pending(self) -> int:
+        """Voxels of a loaded map that wait for :meth:`confirm`; 0 = none."""
+        waiting = self._pending
+        return 0 if waiting is None else len(waiting.map)
+
+    def confirm(self) -> int:
+        """The map that waits is in the frame of this one: join the two; return the voxels.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError: no map waits.
+            MapFileError: it is in a frame of another name; nothing changed.
+        """
+        mapper = self.mapper
+        with self._state:
+            waiting, self._pending = self._pending, None  # of two at once, one joins
+        if waiting is None:
+            raise InputError("no loaded map waits to be confirmed")
+        try:
+            return self._take(mapper, waiting, merge=True)
+        except MapFileError:
+            self._pending = waiting
+            raise
+
+    def _take(self, mapper: Mapper, found: PendingMap, merge: bool) -> int:
+        """Go on with the map of a file, in place of this one or joined with it."""
         with self._turn:
             with self._state:
                 here = self._assembler.map_frame
-                identity.require(MapIdentity(frame_id=here), str(path))
-                self._assembler.map_frame = here or identity.frame_id
+                found.identity.require(MapIdentity(frame_id=here), str(found.path))
+                self._assembler.map_frame = here or found.identity.frame_id
                 if not merge:
                     self._begin_anew("input that waited when a map was loaded in its place")
-            mapper.take(loaded, merge)
+            mapper.take(found.map, merge)
             with self._state:
                 self._stamp_ns = mapper.map.last_stamp_ns or 0
                 self._version += 1
@@ -384,6 +461,7 @@ class LiveMap:
 
     def _begin_anew(self, reason: str, forget_frame: bool = False) -> None:
         """Make everything that was received so far worthless. Called with both locks held."""
+        self._pending = None
         self._epoch += 1
         self._epoch_reason = reason
         self._keyframes.forget()

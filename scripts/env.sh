@@ -15,9 +15,4 @@ for _folder in "lib/$_python/site-packages" "local/lib/$_python/dist-packages" "
     if [ -d "$_install/$_folder" ]; then PYTHONPATH="$_install/$_folder:${PYTHONPATH:-}"; fi
 done
 export PYTHONPATH="$_root:${PYTHONPATH:-}"
-# Images are larger than Fast DDS's default shared-memory segment; see README, "Large images".
-case "${ROS_DISTRO:-}" in # Fast DDS 2 reads its profile from a variable of another name
-humble | iron | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_root/config/fastdds.xml}" ;;
-*) export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_root/config/fastdds.xml}" ;;
-esac
 unset _root _install _python _folder

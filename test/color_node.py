@@ -9,7 +9,6 @@ the environment variable GATE names is there.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 import numpy as np
@@ -35,4 +34,4 @@ class PatientColorEncoder(ColorEncoder):
 
 if __name__ == "__main__":
     ENCODERS["colors"] = lambda options: PatientColorEncoder()
-    sys.exit(main())
+    main()

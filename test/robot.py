@@ -26,7 +26,7 @@ from sensor_msgs.msg import PointCloud2
 from radseg_interfaces.srv import QueryText
 from radseg_ros.ros import messages
 from radseg_ros.ros.player import DISCOVERY_SLACK
-from radseg_ros.ros.transport import profile_environment
+from radseg_ros.ros.transport import image_transport
 
 HERE = Path(__file__).parent
 NODE = "/radseg_mapping"
@@ -212,10 +212,9 @@ def running_robot() -> Iterator[Robot]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        for name, value in profile_environment().items():
-            patch.setenv(name, value)
         rclpy.init()
-        robot = Robot()
+        with image_transport():
+            robot = Robot()
         yield robot
         robot.close()
         rclpy.shutdown()

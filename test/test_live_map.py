@@ -5,8 +5,10 @@ loaded, or asked while messages arrive.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torch
 from color_encoder import ColorEncoder
 from plain_messages import image, info, pair, pose
 
-from radseg_ros.config import Config, LiftConfig, NodeConfig, with_options
+from radseg_ros.config import Config, LiftConfig, NodeConfig, PersistenceConfig, with_options
 from radseg_ros.datatypes import (
     ConfigError,
     InputError,
@@ -676,3 +678,112 @@ def test_the_status_tells_how_the_work_goes(live, monkeypatch):
         "fuse": 2,
     }
     assert LiveMap(Config()).status().encoder == "", "it is being loaded"
+
+
+# A map of an earlier run
+
+
+def saved_map(live: LiveMap, path: Path, frame: str = "odom") -> int:
+    """One frame in ``frame``, written to ``path`` and forgotten."""
+    feed(live, *visible_pair(100), ("pose", pose(100, frame=frame)))
+    settle(live)
+    voxels = live.save(path)
+    live.reset()
+    return voxels
+
+
+def test_a_map_of_an_earlier_run_waits_until_it_is_confirmed(live, tmp_path):
+    path = tmp_path / "office.radmap"
+    old = saved_map(live, path)
+    assert live.resume(path) and live.pending == old
+    assert live.status().voxels == 0 and len(live.cloud()) == 0
+    assert live.query(["red"]).geometry.hits.sum() == 0, "what waits answers nothing"
+    assert live.moment() == (0, ""), "nor does it decide the frame"
+    elsewhere = pose(200, x=50.0, frame="odom")
+    feed(live, *visible_pair(200), ("pose", elsewhere))
+    settle(live)
+    new = live.status().voxels
+    assert 0 < new and live.pending == old
+    assert live.confirm() == live.status().voxels == old + new and live.pending == 0
+    assert live.query(["red"]).geometry.hits.sum() == 2 * 12 * 16
+    assert live.status().integrated == 2 and live.unsaved == old + new
+    with pytest.raises(InputError, match="no loaded map waits"):
+        live.confirm()
+
+
+def test_of_two_who_confirm_at_once_one_joins_the_maps(live, tmp_path):
+    saved_map(live, tmp_path / "office.radmap")
+    live.resume(tmp_path / "office.radmap")
+    refused = []
+
+    def confirm() -> None:
+        try:
+            live.confirm()
+        except InputError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=confirm) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 3 and live.query(["red"]).geometry.hits.sum() == 12 * 16
+
+
+def test_a_map_of_another_frame_cannot_be_confirmed_and_goes_on_waiting(live, tmp_path):
+    old = saved_map(live, tmp_path / "office.radmap")
+    live.resume(tmp_path / "office.radmap")
+    feed(live, *frames(200))
+    settle(live)
+    voxels = live.status().voxels
+    with pytest.raises(MapFileError, match="frame_id 'odom', here it is 'map'"):
+        live.confirm()
+    assert live.pending == old and live.status().voxels == voxels
+
+
+def test_a_map_whose_frame_is_persistent_is_continued_at_once(live, tmp_path):
+    path = tmp_path / "office.radmap"
+    old = saved_map(live, path, "map")
+    config = dataclasses.replace(
+        live.config, persistence=PersistenceConfig(frame_is_persistent=True)
+    )
+    second = LiveMap(config)
+    second.start(Mapper(config, GatedEncoder()))
+    assert not second.resume(path) and second.pending == 0
+    assert second.status().voxels == old and second.moment() == (100_000_000, "map")
+    assert second.unsaved == 0
+    second.close(5)
+
+
+@pytest.mark.parametrize("replace", ["reset", "load"])
+def test_what_replaces_the_map_replaces_the_one_that_waits(live, tmp_path, replace):
+    path = tmp_path / "office.radmap"
+    old = saved_map(live, path)
+    live.resume(path)
+    live.load(path, merge=True)
+    assert live.pending == old
+    live.reset() if replace == "reset" else live.load(path)
+    assert live.pending == 0
+
+
+def test_a_map_is_saved_by_itself_when_it_has_changed(live, tmp_path):
+    path = tmp_path / "office.radmap"
+    assert live.autosave(path) is None and not path.exists(), "an empty map replaces nothing"
+    feed(live, *frames(100))
+    settle(live)
+    assert live.autosave(path) == path and path.exists() and live.unsaved == 0
+    assert live.autosave(path) is None, "nothing new"
+
+
+def test_saving_by_itself_keeps_the_file_of_a_map_that_waits(live, tmp_path):
+    path = tmp_path / "office.radmap"
+    saved_map(live, path)
+    before = path.read_bytes()
+    live.resume(path)
+    feed(live, *visible_pair(200), ("pose", pose(200, x=50.0, frame="odom")))
+    settle(live)
+    beside = live.autosave(path)
+    assert beside == tmp_path / "office-unconfirmed.radmap" and beside.exists()
+    assert path.read_bytes() == before
+    live.confirm()
+    assert live.autosave(path) == path and path.stat().st_size > len(before)

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import re
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +19,7 @@ from radseg_ros.frames import drops as drops_module
 from radseg_ros.frames.drops import DropCounts, Unusable
 from radseg_ros.live_map import LiveMap
 from radseg_ros.ros.paths import confined, share_file
-from radseg_ros.ros.transport import profile_environment, profile_variable
+from radseg_ros.ros.transport import image_transport, profile_variable, sized_profile
 from radseg_ros.watchdog import InputState, Level, Report, Watchdog, why_no_frames
 
 ODOMETRY, POSE = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"
@@ -296,12 +300,52 @@ def test_a_failure_is_counted_and_its_trace_told_once_for_each_kind(caplog):
 def test_the_image_profile_is_used_unless_the_user_chose_one(monkeypatch):
     for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("ROS_DISTRO", "jazzy")
-    assert profile_environment() == {
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml"))
-    }
-    monkeypatch.setenv("ROS_DISTRO", "kilted")
-    assert list(profile_environment()) == ["FASTDDS_DEFAULT_PROFILES_FILE"]
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    for distro, variable in (
+        ("jazzy", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("kilted", "FASTDDS_DEFAULT_PROFILES_FILE"),
+    ):
+        monkeypatch.setenv("ROS_DISTRO", distro)
+        with image_transport():
+            profile = Path(os.environ[variable])
+            assert "<segment_size>" in profile.read_text()
+        assert variable not in os.environ and not profile.exists()
     monkeypatch.setenv(profile_variable(), "mine.xml")
-    assert profile_environment() == {}
+    with image_transport():
+        assert os.environ[profile_variable()] == "mine.xml"
+    assert os.environ[profile_variable()] == "mine.xml"
+    monkeypatch.delenv(profile_variable())
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
+    with image_transport():
+        assert profile_variable() not in os.environ
     assert share_file("config/nowhere.xml") is None
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "segment_mb", "message_mb", "warned"),
+    [
+        (24_000, 32, 16, False),
+        (64, 16, 8, False),  # Docker's default, and what the next processes find
+        (46, 11.5, 5.75, False),
+        (16, 4, 2, False),
+        (12, 4, 2, True),
+        (0, 4, 2, True),
+    ],
+)
+def test_shared_memory_is_taken_by_what_is_left(
+    monkeypatch, free_mb, segment_mb, message_mb, warned
+):
+    state = SimpleNamespace(f_bavail=free_mb * 256, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: state)
+    shipped = share_file("config/fastdds.xml").read_text()
+    text, warning = sized_profile(shipped, Path("/dev/shm"))
+    sizes = [int(n) / 2**20 for n in re.findall(r"<(?:segment_s|maxMessageS)ize>(\d+)<", text)]
+    assert sizes == [segment_mb, message_mb]
+    assert bool(warning) == warned
+    if warned:
+        assert f"{free_mb}.0 MB are free in /dev/shm" in warning and "--shm-size=1g" in warning
+
+
+def test_a_machine_without_dev_shm_keeps_the_profile(tmp_path):
+    shipped = share_file("config/fastdds.xml").read_text()
+    assert sized_profile(shipped, tmp_path / "nowhere") == (shipped, "")

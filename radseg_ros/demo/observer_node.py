@@ -18,7 +18,6 @@ from sensor_msgs.msg import PointCloud2
 from radseg_interfaces.srv import QueryText
 
 from ..ros import messages
-from ..ros.transport import use_image_profile
 
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -33,7 +32,6 @@ class Observer:
     """
 
     def __init__(self, pose_type: str = "odometry", node: str = "radseg_mapping") -> None:
-        use_image_profile()
         rclpy.init()
         self.node = rclpy.create_node("radseg_demo")
         self.poses: dict[int, np.ndarray] = {}  # stamp in ns -> (4, 4), as received

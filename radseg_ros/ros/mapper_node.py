@@ -7,12 +7,15 @@ Everything that can be tested without ROS is elsewhere.
 from __future__ import annotations
 
 import logging
+import math
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, NoReturn
 
 import rclpy
 from rcl_interfaces.msg import (
@@ -24,9 +27,11 @@ from rcl_interfaces.msg import (
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from ..config import Option, to_dict
@@ -38,7 +43,8 @@ from .clouds import LATE_PERIOD, Clouds
 from .faults import Faults
 from .inputs import Inputs
 from .node_log import NodeLogHandler
-from .transport import use_image_profile
+from .paths import confined, make_folder
+from .transport import image_transport
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +52,8 @@ NODE_NAME = "radseg_mapping"
 INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
 # inputs, clouds, health, events; encoder and services have threads of their own
 THREADS = 4
-# s; rclpy's executor frees what a running callback still needs: let short ones end first
-SETTLE_TIME = 0.1
-JOIN_TIMEOUT = 30.0  # s that the encoder gets to finish its last frame
+FRAME_TIMEOUT = 60.0  # s that the encoder gets to finish its last frame
+POLL = 0.05  # s
 
 
 class MapperNode(Node):
@@ -58,7 +63,8 @@ class MapperNode(Node):
 
     Raises:
         ConfigError: a parameter is unknown or has an impossible value.
-        InputError: node.camera_offset is not a rigid transform.
+        InputError: node.camera_offset is not a rigid transform, or map.load or map.autosave is no
+            file below node.map_directory.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -66,11 +72,20 @@ class MapperNode(Node):
         config = params.declare(self, _descriptor)
         # These load torch, which takes seconds: a misspelt parameter is told before that.
         from ..live_map import LiveMap
+        from ..voxels.map_file import SUFFIX
         from .services import MapServices
 
         self.live = LiveMap(config)
         self.faults = Faults()
         self.error: Exception | None = None  # why the node cannot go on
+        folder, persistence = config.node.map_directory, config.persistence
+        self._load_path, self._autosave_path = (
+            confined(folder, name, SUFFIX) if name else None
+            for name in (persistence.load, persistence.autosave)
+        )
+        if self._autosave_path is not None:
+            make_folder(self._autosave_path.parent)
+        self._saving: Future[None] | None = None
         self.inputs = Inputs(self, self.live, self.faults)
         self.clouds = Clouds(self, self.live)
         self.map_services = MapServices(self, self.live, self.faults)
@@ -84,15 +99,28 @@ class MapperNode(Node):
         self._every(health.PERIOD, "looking at the node's health", self.health.tick)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
-    def close(self) -> None:
-        """Let the current frame finish, then free everything."""
+    def close(self, hurry: Callable[[], bool]) -> None:
+        """Let the frame in hand and a running save finish, keep the map, free everything.
+
+        Args:
+            hurry: whether the frame is to be given up; asked again and again.
+        """
+        log = self.get_logger()
+        end = time.monotonic() + FRAME_TIMEOUT
+        if not self.live.close(POLL):
+            log.info("ending after the frame in hand; a second signal gives it up")
+        while not self.live.close(POLL):
+            if hurry() or time.monotonic() > end:
+                log.warning("the frame in hand was given up")
+                break
         self.map_services.close()
-        if not self.live.close(JOIN_TIMEOUT):
-            self.get_logger().warning(f"the last frame was not finished within {JOIN_TIMEOUT:g} s")
+        try:
+            self._autosave()
+        except RadsegRosError as error:
+            self.error = self.error or error
         if voxels := self.live.unsaved:
-            self.get_logger().warning(
-                f"the map of {voxels} voxels is lost: it was not saved (~/save_map)"
-            )
+            cure = "~/save_map, map.autosave"
+            log.warning(f"the map of {voxels} voxels is lost: it was not saved ({cure})")
         self.destroy_node()
 
     # Parameters: rclpy answers a change of a read-only one without a reason, and Humble does not
@@ -148,7 +176,11 @@ class MapperNode(Node):
             from ..mapper import Mapper
 
             self.live.start(Mapper(config, encoder))
+            self._resume()
             self.inputs.subscribe()
+            minutes = config.persistence.autosave_period
+            if minutes and self._autosave_path is not None:
+                self._every(60.0 * minutes, "saving the map", self._autosave_aside)
         except Exception as error:
             if not isinstance(error, RadsegRosError):
                 logger.exception("the encoder cannot be loaded")
@@ -156,6 +188,36 @@ class MapperNode(Node):
             return
         topics = ", ".join(self.inputs.topics.values())
         self.get_logger().info(f"ready: encoder '{encoder.name}', listening to {topics}")
+
+    # Maps that outlive a run
+
+    def _resume(self) -> None:
+        """Begin with the map of map.load."""
+        load, autosave, log = self._load_path, self._autosave_path, self.get_logger()
+        if autosave is not None and autosave != load and autosave.exists():
+            log.warning(f"{autosave.name} will be replaced; map.load would continue it")
+        if load is None or (load == autosave and not load.exists()):
+            return
+        if self.live.resume(load):
+            log.warning(
+                f"{load.name}, {self.live.pending} voxels, waits: call ~/confirm_map if its frame "
+                "has the origin that it had then (map.frame_is_persistent: always)"
+            )
+        else:
+            log.info(f"going on with {load.name}, {self.live.status().voxels} voxels")
+
+    def _autosave(self) -> None:
+        """Write the map to map.autosave if it has changed."""
+        if self._autosave_path is None:
+            return
+        if path := self.live.autosave(self._autosave_path):
+            self.get_logger().info(f"saved {path}")
+
+    def _autosave_aside(self) -> None:
+        """In the thread that changes maps, so that no callback waits for the disk."""
+        if self._saving is None or self._saving.done():
+            work = self.faults.guarded("saving the map", self._autosave)
+            self._saving = self.map_services.change(work)
 
 
 def _descriptor(option: Option) -> ParameterDescriptor:
@@ -188,52 +250,96 @@ def _explain(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def main(args: Sequence[str] | None = None) -> int:
+class Signals:
+    """SIGINT and SIGTERM, counted.
+
+    Two within a moment are one wish: Ctrl-C comes from the terminal and from ros2 launch.
+    """
+
+    MOMENT = 1.0  # s
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last = -math.inf
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._add)
+
+    def _add(self, *_: Any) -> None:
+        now = time.monotonic()
+        self.count += now - self._last > self.MOMENT
+        self._last = now
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point.
 
-    Returns:
-        0 after a normal end; 1, with one line on stderr, when the node cannot do its work.
+    The process ends with 0 after a normal end; with 1, and one line on stderr, when the node cannot
+    do its work.
     """
-    use_image_profile()
+    signals = Signals()
     let_threads_sleep()
-    node: MapperNode | None = None
     error: Exception | None = None
     try:
-        rclpy.init(args=None if args is None else list(args))
-        node = MapperNode()
-    except KeyboardInterrupt:
-        pass
+        # not rclpy's handlers: they end logging and publishing before the last frame has ended
+        options = SignalHandlerOptions.NO
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=options)
+        with image_transport() as warning:
+            node = MapperNode()
+        if warning:
+            node.get_logger().warning(warning)
     except (RadsegRosError, ParameterException, RuntimeError, ValueError, OSError) as problem:
-        error = problem  # the last four: what rclpy says of its own arguments and files
-    if node is not None:
-        error = _spin(node)
+        error = problem  # the last three: what rclpy says of its own arguments and files
+    else:
+        error = _run(node, signals)
     rclpy.try_shutdown()
     if error is not None:
         print(f"{NODE_NAME}: {_explain(error)}", file=sys.stderr)
-    return int(error is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking apart an interpreter with torch in it takes a second, and crashes beside a frame that
+    # was given up. Everything that must be closed is.
+    os._exit(int(error is not None))
 
 
-def _spin(node: MapperNode) -> Exception | None:
+def _run(node: MapperNode, signals: Signals) -> Exception | None:
     """Run the node until it is told to end, or cannot go on: then that is returned."""
     core = logging.getLogger("radseg_ros")
-    core.setLevel(logging.INFO)
+    verbose = node.get_logger().is_enabled_for(LoggingSeverity.DEBUG)
+    core.setLevel(logging.DEBUG if verbose else logging.INFO)
     core.addHandler(NodeLogHandler(node))
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
-    try:
-        while rclpy.ok() and node.error is None:
-            executor.spin_once(timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        # ros2 launch sends a second one while the last frame is being finished
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        executor.remove_node(node)
-        time.sleep(SETTLE_TIME)
-        executor.shutdown(JOIN_TIMEOUT)
-        node.close()
+    ending = threading.Event()
+
+    def spin() -> None:
+        try:
+            while not ending.is_set():
+                executor.spin_once(timeout_sec=0.5)
+        except Exception as error:
+            logger.exception("the node cannot go on")
+            node.error = error
+
+    spinning = threading.Thread(target=spin, name="executor", daemon=True)
+    spinning.start()
+    while not signals.count and node.error is None:
+        time.sleep(POLL)
+    ending.set()
+    executor.create_task(lambda: None)  # so that it does not wait for something to do
+    spinning.join(1.0)
+
+    def close() -> None:
+        try:
+            node.close(hurry=lambda: signals.count > 1)
+        except Exception as error:
+            logger.exception("the node cannot be closed")
+            node.error = node.error or error
+
+    closing = threading.Thread(target=close, name="closing", daemon=True)
+    closing.start()
+    while closing.is_alive() and signals.count < 3:
+        closing.join(POLL)
     return node.error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -26,5 +26,7 @@ class NodeLogHandler(logging.Handler):
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:
             self._logger.warning(text)
-        else:
+        elif record.levelno >= logging.INFO:
             self._logger.info(text)
+        else:
+            self._logger.debug(text)

@@ -57,3 +57,15 @@ def confined(directory: str, name: str, suffix: str = "", others: tuple[str, ...
     if blocked is not None:
         raise InputError(f"path {shown!r}: {blocked.name} is a file, not a folder")
     return path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for maps, where there is none yet.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made: {error.strerror}") from error

@@ -21,7 +21,7 @@ from ..config import NodeConfig
 from ..datatypes import RadsegRosError, RecordingError
 from ..frames.decode import DEPTH_SCALE
 from ..frames.folder import FolderRecording, open_recording
-from .transport import use_image_profile
+from .transport import image_transport
 
 if TYPE_CHECKING:
     from ..frames.bag import BagRecording
@@ -261,7 +261,10 @@ def run(options: argparse.Namespace) -> None:
     import rclpy
 
     recording, types, compressed = _open(options)
-    player = Player(types, compressed)
+    with image_transport() as warning:
+        player = Player(types, compressed)
+    if warning:
+        print(f"radseg-play: {warning}", file=sys.stderr)
     try:
         if options.wait_for_subscribers:
             player.wait_for_subscribers(options.wait_timeout)
@@ -288,7 +291,6 @@ def main(args: Sequence[str] | None = None) -> int:
         parser().error(f"unrecognized arguments: {' '.join(unknown)}")
     import rclpy
 
-    use_image_profile()
     rclpy.init(args=ros_args)
     try:
         run(options)

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .transport import use_image_profile
-
 
 class NoAnswer(Exception):
     """The node does not answer, or says no; the text says why."""
@@ -78,7 +76,6 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
 
     from radseg_interfaces.srv import QueryText
 
-    use_image_profile()
     rclpy.init()
     node = rclpy.create_node("radseg_query")
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future as FutureOf
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,12 +24,12 @@ from std_srvs.srv import Trigger
 from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
 
 from ..answers.export import FORMATS, write_cloud
-from ..datatypes import InputError, MapFileError, RadsegRosError
+from ..datatypes import MapFileError, RadsegRosError
 from ..live_map import LiveMap
 from ..voxels.map_file import SUFFIX
 from . import messages
 from .faults import Faults
-from .paths import confined
+from .paths import confined, make_folder
 
 WAITING = 64  # requests that may wait for their answer; more are told to come again
 QUEUE = 1000  # requests that the middleware keeps until they are looked at: ROS's 10 lose bursts
@@ -56,6 +57,7 @@ class MapServices:
             (SaveMap, "save_map", self._save, changes),
             (LoadMap, "load_map", self._load, changes),
             (ClearBox, "clear_box", self._clear_box, changes),
+            (Trigger, "confirm_map", self._confirm, changes),
             (Trigger, "reset", self._reset, changes),
             (Trigger, "pause", self._pause, None),
             (Trigger, "resume", self._resume, None),
@@ -64,10 +66,15 @@ class MapServices:
             qos = QoSProfile(depth=QUEUE)
             node.create_service(type_, f"~/{name}", callback, qos_profile=qos, callback_group=group)
 
+    def change(self, work: Callable[[], None]) -> FutureOf[None]:
+        """Let the thread that changes the map do ``work`` when it is its turn."""
+        return self._pools[-1].submit(work)
+
     def close(self) -> None:
-        """Take no more requests; what runs is finished, what waits is not begun."""
-        for pool in self._pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+        """Take no more requests; what waits is not begun, a change that runs is finished."""
+        queries, changes = self._pools
+        queries.shutdown(wait=False, cancel_futures=True)
+        changes.shutdown(wait=True, cancel_futures=True)
 
     def _at_once(self, name: str, answer: Answer) -> Any:
         """A service callback that answers in the executor's thread."""
@@ -134,16 +141,15 @@ class MapServices:
         found = [answer.label for answer in answers if answer.found]
         names = f": {', '.join(found)}" if found else ""
         response.message = f"found {len(found)} of {len(answers)}{names}"
+        if waiting := self.live.pending:
+            response.message += f"; a loaded map of {waiting} voxels waits for ~/confirm_map"
         if request.return_cloud:
             points = result.cloud(self.live.config.node.cloud_min_hits)
             response.cloud = messages.cloud_message(points, response.header)
 
     def _save(self, request: SaveMap.Request, response: SaveMap.Response) -> None:
         path = confined(self.directory, request.path, SUFFIX, FORMATS)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path.parent} cannot be made: {error.strerror}") from error
+        make_folder(path.parent)
         if path.suffix.lower() in FORMATS:
             points = self.live.cloud(request.labels)
             write_cloud(path, points)
@@ -162,6 +168,9 @@ class MapServices:
         response.voxels = self.live.load(path, request.merge)
         frame_id = self.live.moment()[1]
         response.message = f"the map has {response.voxels} voxels in frame '{frame_id}'"
+
+    def _confirm(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        response.message = f"the map has {self.live.confirm()} voxels"
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
         response.message = f"forgot {self.live.reset()} voxels"

@@ -4,35 +4,74 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from .paths import share_file
 
-OLD_DISTROS = (
-    "humble",
-    "iron",
-    "jazzy",
-)  # Fast DDS 2 reads its profile from a variable of another name
+# Fast DDS 2 reads its profile from a variable of another name
+OLD_DISTROS = ("humble", "iron", "jazzy")
+SHARED_MEMORY = Path("/dev/shm")
+MB = 1 << 20
+SMALLEST = 4 * MB  # two colour and depth pairs of 640x480; with 2 MB every second image was lost
+SHARE = 4  # a process takes a quarter of what is free, so that those after it find room too
 
 
 def profile_variable() -> str:
     """The environment variable that names Fast DDS's profile file."""
-    return (
-        "FASTRTPS" if os.environ.get("ROS_DISTRO") in OLD_DISTROS else "FASTDDS"
-    ) + "_DEFAULT_PROFILES_FILE"
+    family = "FASTRTPS" if os.environ.get("ROS_DISTRO") in OLD_DISTROS else "FASTDDS"
+    return f"{family}_DEFAULT_PROFILES_FILE"
 
 
-def profile_environment() -> dict[str, str]:
-    """What has to be set so that images travel through shared memory.
+@contextmanager
+def image_transport(shared_memory: Path = SHARED_MEMORY) -> Iterator[str]:
+    """Nodes that are made within the block can send images; whoever only receives needs nothing.
 
-    Empty if the user has chosen a profile already.
+    Whatever a user has chosen, and other middleware than Fast DDS, is left alone.
+
+    Yields:
+        What is wrong with the machine, in one line with its cure; empty if nothing is.
     """
-    variable, profile = profile_variable(), share_file("config/fastdds.xml")
-    return {} if variable in os.environ or profile is None else {variable: str(profile)}
+    variable, shipped = profile_variable(), share_file("config/fastdds.xml")
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    if variable in os.environ or shipped is None or not middleware.startswith("rmw_fastrtps"):
+        yield ""
+        return
+    text, warning = sized_profile(shipped.read_text(), shared_memory)
+    with tempfile.NamedTemporaryFile("w", prefix="radseg_", suffix=".xml") as profile:
+        profile.write(text)
+        profile.flush()
+        os.environ[variable] = profile.name
+        try:
+            yield warning
+        finally:
+            os.environ.pop(variable)  # child processes must not look for a file that is gone
 
 
-def use_image_profile() -> None:
-    """Set it for this process. Call it before ``rclpy.init``.
+def sized_profile(profile: str, shared_memory: Path) -> tuple[str, str]:
+    """Fast DDS's ``profile`` with a segment that fits into the memory that is left.
 
-    Other middleware than Fast DDS ignores it.
+    Returns:
+        The profile, and a warning if images will be lost nevertheless.
     """
-    os.environ.update(profile_environment())
+    segment, message = (
+        int(re.search(rf"<{tag}>(\d+)</{tag}>", profile)[1])  # type: ignore[index]
+        for tag in ("segment_size", "maxMessageSize")
+    )
+    try:
+        state = os.statvfs(shared_memory)
+    except OSError:
+        return profile, ""  # another system than Linux: Fast DDS knows where else to look
+    free = state.f_bavail * state.f_frsize
+    chosen = min(segment, max(free // SHARE, SMALLEST))
+    for tag, size in (("segment_size", chosen), ("maxMessageSize", min(message, chosen // 2))):
+        profile = re.sub(rf"(<{tag}>)\d+", rf"\g<1>{size}", profile)
+    if free >= SHARE * SMALLEST:
+        return profile, ""
+    return profile, (
+        f"only {free / MB:.1f} MB are free in {shared_memory}: images may be lost on their way; "
+        "give it more (Docker: --shm-size=1g, or --ipc=host)"
+    )
