@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from radseg_ros.command import complain, positive, run_command
+
 EXAMPLES = """examples:
   eval3d run --dataset replica --root ~/Replica --gt ~/replica_gt/{scene}.npz --out results/replica
   eval3d run --dataset folder --root recording --encoder oracle --out results/oracle
@@ -129,7 +131,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--jobs", type=int, default=1, help="scenes at the same time on this machine"
+        "--jobs", type=positive, default=1, help="scenes at the same time on this machine"
     )
     parser.add_argument(
         "--cluster",
@@ -197,8 +199,12 @@ def bars() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return frames, scenes
 
 
-def run_scenes(config: Any, arguments: argparse.Namespace, out: Path) -> dict[str, str]:
-    """Evaluate the scenes of a command line into ``out``, write the report -> errors by scene."""
+def run_scenes(
+    config: Any, arguments: argparse.Namespace, out: Path
+) -> tuple[list[Path], dict[str, str]]:
+    """Evaluate the scenes of a command line into ``out``, write the report -> the folders of those
+    that are done, and the errors of the others.
+    """
     from .cluster import evaluate_scenes
     from .run import scene_names, write_run
 
@@ -209,12 +215,15 @@ def run_scenes(config: Any, arguments: argparse.Namespace, out: Path) -> dict[st
     frames, scenes = bars()
     execution = (arguments.jobs, arguments.cluster, arguments.save_map)
     done, failed = evaluate_scenes(config, names, out, *execution, frames=frames, scenes=scenes)
-    if done:
-        finish([out / scene["scene"] for scene in done], out, arguments)
-    return failed
+    folders = [out / scene["scene"] for scene in done]
+    if folders:
+        finish(folders, out, arguments, failed)
+    return folders, failed
 
 
-def finish(folders: list[Path], out: Path, arguments: argparse.Namespace) -> None:
+def finish(
+    folders: list[Path], out: Path, arguments: argparse.Namespace, failed: dict[str, str]
+) -> None:
     """Pictures of the scenes, and the report."""
     from .report.write import write_report
 
@@ -223,13 +232,13 @@ def finish(folders: list[Path], out: Path, arguments: argparse.Namespace) -> Non
 
         for folder in folders:
             draw_scene(folder, arguments.up)
-    write_report(folders, out, arguments.pictures)
+    write_report(folders, out, arguments.pictures, failed)
 
 
 def command_run(arguments: argparse.Namespace) -> int:
     """run and bag."""
-    failed = run_scenes(make_config(arguments), arguments, arguments.out)
-    return _conclude(arguments.out, failed)
+    done, failed = run_scenes(make_config(arguments), arguments, arguments.out)
+    return _conclude(arguments.out, bool(done), failed)
 
 
 def command_score(arguments: argparse.Namespace) -> int:
@@ -237,8 +246,8 @@ def command_score(arguments: argparse.Namespace) -> int:
     from .score_file import score_file
 
     folder = score_file(make_config(arguments), arguments.map, arguments.out)
-    finish([folder], arguments.out, arguments)
-    return _conclude(arguments.out, {})
+    finish([folder], arguments.out, arguments, {})
+    return _conclude(arguments.out)
 
 
 def command_sweep(arguments: argparse.Namespace) -> int:
@@ -250,13 +259,12 @@ def command_sweep(arguments: argparse.Namespace) -> int:
     folders = []
     for name, config in list(combinations(make_config(arguments), arguments.axis)):
         print(f"{name}", file=sys.stderr)
-        errors = run_scenes(config, arguments, arguments.out / name)
+        done, errors = run_scenes(config, arguments, arguments.out / name)
         failed.update({f"{name}, {scene}": text for scene, text in errors.items()})
-        if (arguments.out / name / "summary.json").is_file():
-            folders.append(arguments.out / name)
+        folders += done
     if folders:
-        write_report(folders, arguments.out, arguments.pictures)
-    return _conclude(arguments.out, failed)
+        write_report(folders, arguments.out, arguments.pictures, failed)
+    return _conclude(arguments.out, bool(folders), failed)
 
 
 def command_report(arguments: argparse.Namespace) -> int:
@@ -264,7 +272,7 @@ def command_report(arguments: argparse.Namespace) -> int:
     from .report.write import write_report
 
     write_report(arguments.folders, arguments.out, arguments.pictures)
-    return _conclude(arguments.out, {})
+    return _conclude(arguments.out)
 
 
 def command_options(arguments: argparse.Namespace) -> int:
@@ -278,13 +286,12 @@ def command_options(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _conclude(out: Path, failed: dict[str, str]) -> int:
-    summary = out / "summary.md"
-    if summary.is_file():
-        print(summary.read_text(encoding="utf-8"))
+def _conclude(out: Path, reported: bool = True, failed: dict[str, str] | None = None) -> int:
+    if reported:
+        print((out / "summary.md").read_text(encoding="utf-8"))
         print(f"{out / 'report.html'}")
-    for scene, text in failed.items():
-        print(f"eval3d: {scene}: {text}", file=sys.stderr)
+    for scene, text in (failed or {}).items():
+        complain("eval3d", f"{scene}: {text}")
     return 1 if failed else 0
 
 
@@ -301,24 +308,21 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status is 0, 1 when a scene failed, 2 for wrong options and inputs."""
     parsed = build_parser().parse_args(arguments)
+    return run_command("eval3d", lambda: _command(parsed), refused=2)
+
+
+def _command(arguments: argparse.Namespace) -> int:
     import logging
 
-    from radseg_ros.datatypes import RadsegRosError
-    from radseg_ros.device import let_threads_sleep
+    from radseg_ros.files import prepare_folder
 
-    let_threads_sleep()
     logging.basicConfig(
-        level=logging.INFO if parsed.verbose else logging.WARNING,
+        level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    try:
-        return COMMANDS[parsed.command](parsed)
-    except RadsegRosError as error:
-        print(f"eval3d: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("eval3d: stopped; the scenes that are done will not be repeated", file=sys.stderr)
-        return 130
+    if hasattr(arguments, "out"):
+        prepare_folder(arguments.out)
+    return COMMANDS[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many scenes: one after the other, in processes of this machine, or on a Dask cluster.
 
-The numbers are the same.
+The numbers are the same. A scene that fails, or takes its process with it, costs that scene.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from radseg_ros.command import sentence
 from radseg_ros.config import to_dict
 from radseg_ros.datatypes import ConfigError, RadsegRosError
 
 from .options import EvalConfig
-from .run import evaluate_scene, run_scene
+from .run import Progress, evaluate_scene, run_scene
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 120.0  # s without a sign of life after which a cluster, or a worker, is given up
+LOOK = 5.0  # s between two looks at the workers
+KILLED = (
+    "its process ended abruptly: for want of memory? Evaluate fewer scenes at once, or take "
+    "larger voxels (map.voxel_size)"
+)
+
+Outcome = dict[str, Any] | str  # the metrics of a scene, or why there are none
+Results = Iterator[tuple[str, Outcome]]
+
+
+def evaluate_scenes(
+    config: EvalConfig,
+    names: list[str],
+    out: Path,
+    jobs: int = 1,
+    cluster: str = "",
+    save_map: bool = False,
+    frames: Progress = iter,
+    scenes: Callable[..., Any] = lambda items, total: items,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Evaluate every scene; one that fails does not stop the others.
+
+    Args:
+        frames, scenes: wrappers that show progress over the frames of a scene, and over the scenes.
+
+    Returns:
+        The metrics by scene, in the order of ``names``, and the errors by scene.
+
+    Raises:
+        ConfigError: the cluster cannot be used; nothing has been evaluated then.
+    """
+    sent = (to_dict(config), str(out.resolve()), save_map)
+    if cluster:
+        results = _on_cluster(cluster, names, *sent)
+    elif jobs > 1 and len(names) > 1:
+        results = _in_processes(min(jobs, len(names)), names, *sent)
+    else:
+        results = _one_by_one(config, names, out, frames, save_map)
+    found: dict[str, Outcome] = dict(scenes(results, total=len(names)))
+    done = [result for name in names if not isinstance(result := found[name], str)]
+    failed = {name: why for name in names if isinstance(why := found[name], str)}
+    return done, failed
+
+
+def attempt(work: Callable[[], dict[str, Any]]) -> Outcome:
+    """What ``work`` gives, or in one sentence why it gives nothing."""
+    try:
+        return work()
+    except Exception as error:
+        if not isinstance(error, (RadsegRosError, OSError, MemoryError)):
+            log.error("a scene failed in a way that nobody expected", exc_info=error)
+        return sentence(error)
+
+
+def attempt_scene(name: str, options: dict[str, Any], out: str, save_map: bool) -> Outcome:
+    """One scene in another process or on another machine: arguments and outcome can be sent."""
+    return attempt(partial(run_scene, options, name, out, save_map))
+
+
+def _one_by_one(
+    config: EvalConfig, names: list[str], out: Path, frames: Progress, save_map: bool
+) -> Results:
+    for name in names:
+        scene = partial(evaluate_scene, config, name, out, frames, save_map)
+        yield name, attempt(scene)
+
+
+# Processes of this machine
+
+
+def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
+    """Every process has its own executor, so that a killed one costs its scene and no other."""
+    waiting = deque(names)
+    running: dict[Future[Outcome], tuple[str, ProcessPoolExecutor]] = {}
+
+    def start(executor: ProcessPoolExecutor) -> None:
+        name = waiting.popleft()
+        running[executor.submit(attempt_scene, name, *sent)] = (name, executor)
+
+    try:
+        for _ in range(jobs):
+            start(_process())
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name, executor = running.pop(future)
+                outcome: Outcome
+                try:
+                    outcome = future.result()
+                except BrokenExecutor:
+                    outcome = KILLED
+                    executor.shutdown()
+                    executor = _process()
+                if waiting:
+                    start(executor)
+                else:
+                    executor.shutdown(wait=False)
+                yield name, outcome
+    finally:
+        for _, executor in running.values():
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _process() -> ProcessPoolExecutor:
+    # fork would copy torch's thread pools
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+# A Dask cluster
+
+
+def _on_cluster(address: str, names: list[str], options: dict[str, Any], *sent: Any) -> Results:
+    with dask_client(address) as client:
+        check_workers(client, seen_here(options, Path(sent[0])))
+        futures = {
+            client.submit(attempt_scene, name, options, *sent, pure=False): name for name in names
+        }
+        yield from _collect(client, futures)
+
 
 @contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler as an executor.
+def dask_client(address: str) -> Iterator[Any]:
+    """A client of a Dask scheduler.
 
-    They need this package, and the data under the same paths.
+    Its workers need this package, and the data under the same paths.
 
     Args:
         address: ``tcp://host:8786``, or ``local:N`` for N worker processes on this machine.
@@ -41,66 +170,146 @@ def dask_executor(address: str) -> Iterator[Executor]:
         raise ConfigError(
             "--cluster needs the optional package distributed (pip install distributed)"
         ) from None
-    cluster = None
-    try:
-        if address.startswith("local:"):
-            workers = int(address.removeprefix("local:"))
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        client = Client(cluster or address, timeout=30)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ConfigError(f"no Dask cluster at {address}: {error}") from None
-    try:
-        yield client.get_executor(pure=False)
-    finally:
-        client.close()
-        if cluster is not None:
-            cluster.close()
+    count = address.removeprefix("local:")
+    local = address.startswith("local:")
+    if local and not (count.isdecimal() and int(count) > 0):
+        raise ConfigError(f"--cluster local:N takes a number of processes, got {address!r}")
+    with ExitStack() as stack:
+        stack.enter_context(_quiet("distributed"))
+        try:
+            if local:
+                cluster = LocalCluster(
+                    n_workers=int(count), threads_per_worker=1, dashboard_address=None
+                )
+                stack.callback(cluster.close, timeout=10)
+            client = Client(cluster if local else address, timeout=30)
+        except Exception as error:  # OSError, TimeoutError, ValueError, those of its protocols
+            what = "Dask cannot be started" if local else "no Dask scheduler answers"
+            raise ConfigError(f"{what} at {address} ({type(error).__name__})") from error
+        stack.callback(client.close, timeout=10)
+        yield client
 
 
 @contextmanager
-def _processes(jobs: int) -> Iterator[Executor]:
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn")
-    ) as executor:  # fork would copy torch's thread pools
-        yield executor
+def _quiet(package: str) -> Iterator[None]:
+    """Its loggers, with levels of their own, trace every lost connection; here a sentence does."""
+    own = [name for name in logging.root.manager.loggerDict if name.startswith(package)]
+    levels = {name: logging.getLogger(name).level for name in own}
+    for name in own:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
-def evaluate_scenes(
-    config: EvalConfig,
-    names: list[str],
-    out: Path,
-    jobs: int = 1,
-    cluster: str = "",
-    save_map: bool = False,
-    frames: Callable[[Any], Iterator[Any]] = iter,
-    scenes: Callable[..., Any] = lambda items, total: items,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Evaluate every scene; one that fails does not stop the others.
+def seen_here(options: dict[str, Any], out: Path) -> list[str]:
+    """The paths of an evaluation that exist on this machine."""
+    asked = [options["root"], options["classes"], options["gt"], out, out / "run.json"]
+    return [str(Path(path).resolve()) for path in asked if path and Path(path).exists()]
 
-    Args:
-        frames, scenes: wrappers that show progress over the frames of a scene, and over the scenes.
 
-    Returns:
-        The metrics by scene, in the order of ``names``, and the errors by scene.
+def probe(paths: list[str]) -> Callable[[], str]:
+    """A function that says what a worker lacks that is to evaluate a scene; "" = nothing.
+
+    Nested functions are sent by value, so it also runs where this package is not installed.
     """
-    done: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
-    if jobs <= 1 and not cluster:
-        for name in scenes(names, total=len(names)):
-            try:
-                done[name] = evaluate_scene(config, name, out, frames, save_map)
-            except RadsegRosError as error:
-                failed[name] = str(error)
-        return [done[name] for name in names if name in done], failed
-    with dask_executor(cluster) if cluster else _processes(min(jobs, len(names))) as executor:
-        arguments = (to_dict(config), str(out.resolve()), save_map)
-        futures = {
-            executor.submit(run_scene, arguments[0], name, *arguments[1:]): name for name in names
-        }
-        for future in scenes(as_completed(futures), total=len(futures)):
-            name = futures[future]
-            try:
-                done[name] = future.result()
-            except RadsegRosError as error:
-                failed[name] = str(error)
-    return [done[name] for name in names if name in done], failed
+    module, task = __name__, attempt_scene.__name__
+
+    def lack() -> str:
+        import importlib
+        import os
+
+        try:
+            getattr(importlib.import_module(module), task)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+            return f"cannot import this package, or another version of it: install it ({found})"
+        missing = [path for path in paths if not os.path.exists(path)]
+        return f"does not see {', '.join(missing)}: mount it there" if missing else ""
+
+    return lack
+
+
+def check_workers(client: Any, paths: list[str]) -> None:
+    """See that every worker answers, can import this package, and sees ``paths``.
+
+    Raises:
+        ConfigError: there is no worker, or one that cannot; says which, and what it lacks.
+    """
+    from distributed import wait as wait_for
+
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+        workers = list(_workers(client))
+    except Exception as error:  # TimeoutError, CommClosedError, OSError
+        raise ConfigError(
+            f"the Dask scheduler has no worker that could evaluate a scene ({type(error).__name__})"
+        ) from error
+    checks = {
+        worker: client.submit(probe(paths), workers=[worker], allow_other_workers=False, pure=False)
+        for worker in workers
+    }
+    try:
+        wait_for(list(checks.values()), timeout=PATIENCE)
+    except Exception as error:  # TimeoutError of several modules: the states below say who is late
+        log.debug("not all workers answered: %s", error)
+    for worker, check in checks.items():
+        if lack := _lack(check):
+            raise ConfigError(f"Dask worker {worker} {lack}; nothing was evaluated")
+
+
+def _lack(check: Any) -> str:
+    """What a worker lacks, as :func:`probe` found it; empty = nothing."""
+    if check.status == "finished":
+        return check.result(timeout=PATIENCE)
+    if check.status == "error":
+        return f"failed at a trivial task ({sentence(check.exception())})"
+    return f"did not answer within {PATIENCE:g} s: restart it"
+
+
+def _workers(client: Any) -> dict[str, Any]:
+    """The workers by address, as the scheduler knows them."""
+    return client.sync(client.scheduler.identity, callback_timeout=PATIENCE)["workers"]
+
+
+def _collect(client: Any, futures: dict[Any, str]) -> Results:
+    """The outcomes as they come; when nobody works any more, those that are missing fail."""
+    from distributed import wait as wait_for
+
+    signs, last_sign = _signs_of_life(client), time.monotonic()
+    while futures:
+        try:
+            wait_for(list(futures), timeout=LOOK, return_when="FIRST_COMPLETED")
+        except Exception as error:  # TimeoutError: nothing new; CancelledError: no scheduler
+            log.debug("nothing came: %s", error)
+            time.sleep(0.1)
+        for future in [future for future in futures if future.status != "pending"]:
+            yield futures.pop(future), _outcome(future)
+        before, signs = signs, _signs_of_life(client)
+        if signs - before:
+            last_sign = time.monotonic()
+        elif time.monotonic() - last_sign > PATIENCE:
+            for name in futures.values():
+                yield name, f"no worker of the cluster has answered for {PATIENCE:g} s"
+            return
+
+
+def _outcome(future: Any) -> Outcome:
+    if future.status == "finished":
+        try:
+            return future.result(timeout=PATIENCE)
+        except Exception as error:  # its worker died before it was asked
+            return sentence(error)
+    if future.status == "error":
+        fault = future.exception()
+        return KILLED if type(fault).__name__ == "KilledWorker" else sentence(fault)
+    return "the connection to the Dask scheduler was lost"
+
+
+def _signs_of_life(client: Any) -> set[tuple[str, float]]:
+    """When each worker last told the scheduler of itself, by the scheduler's clock."""
+    try:
+        return {(address, worker["last_seen"]) for address, worker in _workers(client).items()}
+    except Exception as error:  # TimeoutError, CommClosedError, OSError
+        log.debug("the scheduler does not answer: %s", error)
+        return set()

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from typing import Any
 import torch
 
 from radseg_ros.config import LABELLED_SPACES, from_dict, one_of, to_dict
-from radseg_ros.datatypes import InputError, RecordingError
+from radseg_ros.datatypes import ConfigError, InputError, RecordingError
 from radseg_ros.encoders.protocol import Encoder, make_encoder
 from radseg_ros.files import write_whole
+from radseg_ros.frames.drops import DropCounts
 from radseg_ros.geometry import resize_frame
 from radseg_ros.mapper import Mapper, Timings
 
@@ -58,7 +61,10 @@ def classes_of(config: EvalConfig, scene: str = "") -> ClassList:
 def scene_names(config: EvalConfig, scenes: list[str]) -> list[str]:
     """What to evaluate: the names given, the paper's scenes, or the one recording at ``root``."""
     if scenes and scenes != ["paper"]:
-        return scenes
+        for name in scenes:  # results go to a folder of this name below --out
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ConfigError(f"{name!r} is no name of a scene: it leads out of the data set")
+        return list(dict.fromkeys(scenes))
     paper = DATASETS[one_of("dataset", config.dataset, DATASETS)].paper_scenes
     return list(paper) or [Path(config.root).resolve().name]
 
@@ -119,37 +125,73 @@ def _lifted_rule(config: EvalConfig) -> str:
     )
 
 
+@dataclass(slots=True)
+class Usage:
+    """What became of the frames of a scene."""
+
+    used: int = 0  # frames that added points to the map
+    pixels: Counter[str] = field(default_factory=Counter)  # fused, or the reason why not
+    drops: DropCounts = field(default_factory=DropCounts)  # frames that were read and added nothing
+
+    def as_dict(self, scene: SceneSource) -> dict[str, Any]:
+        """All frames and pixels by reason, as a result file has them."""
+        return {
+            "listed": len(scene),
+            "used": self.used,
+            "dropped": dict(Counter(scene.dropped) + Counter(dict(self.drops.items()))),
+            "pixels": dict(self.pixels),
+            "notes": scene.notes,
+            "examples": {**scene.examples, **self.drops.examples},
+        }
+
+
 def build_map(
     config: EvalConfig,
     scene: SceneSource,
     encoder: Encoder,
     lifter: LabelLifter | None = None,
     progress: Progress = iter,
-) -> tuple[Mapper, int]:
-    """Integrate every frame of the scene -> the mapper and the number of frames used.
+) -> tuple[Mapper, Usage]:
+    """Integrate every frame of the scene -> the mapper, and what became of the frames.
 
     Args:
         lifter: collects the labels of the frames; None = they are not asked for.
 
     Raises:
-        RecordingError: not one frame can be used; lists why.
+        RecordingError: the map stays empty; lists why.
     """
-    mapper = Mapper(config.mapper, encoder)
-    used = 0
-    for used, item in enumerate(progress(scene), start=1):
+    mapper, usage = Mapper(config.mapper, encoder), Usage()
+    for number, item in enumerate(progress(scene)):
         if isinstance(encoder, OracleEncoder):
-            encoder.look(item.label, used - 1)
-        mapper.integrate(item.frame)
+            encoder.look(item.label, number)
+        try:
+            stats = mapper.integrate(item.frame)
+        except InputError as error:
+            usage.drops.add("frame refused", example=f"{item.name}: {error}")
+            continue
+        usage.pixels.update(Counter({"fused": stats.points}) + Counter(stats.dropped))
+        if stats.points:
+            usage.used += 1
+        else:
+            usage.drops.add(stats.why_nothing, example=item.name)
         if lifter is not None and item.label is not None:
             with mapper.timings.stage("lift labels"):
                 frame = resize_frame(item.frame, config.mapper.short_side)
                 lifter.add(frame, nearest_resize(item.label, frame.depth.shape))
-    if not used:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in scene.dropped.items())
+    if not usage.used:
+        why = said(usage.as_dict(scene)["dropped"])
+        raise RecordingError(f"not one of its {len(scene)} frames can be used ({why})")
+    if not len(mapper.map):
         raise RecordingError(
-            f"{scene.name}: not one of its {len(scene)} frames can be used ({reasons})"
+            "the map is empty: every voxel was removed again (map.carve_after, map.forget_after, "
+            "map.max_voxels, map.max_bytes)"
         )
-    return mapper, used
+    return mapper, usage
+
+
+def said(reasons: dict[str, int]) -> str:
+    """Counts by reason, for a sentence."""
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "none"
 
 
 def evaluate_scene(
@@ -184,9 +226,13 @@ def evaluate_scene(
             encoder = make_scene_encoder(config, classes)
         lifter = None if gt else LabelLifter(config.gt_voxel_size or config.mapper.map.voxel_size)
         with timings.stage("read and map"):
-            mapper, used = build_map(config, scene, encoder, lifter, progress)
+            mapper, usage = build_map(config, scene, encoder, lifter, progress)
         if lifter is not None:
-            gt = lifter.result(_lifted_rule(config))
+            try:
+                gt = lifter.result(_lifted_rule(config))
+            except InputError as error:
+                why = f" ({said(scene.notes)})" if scene.notes else ""
+                raise InputError(f"{error}{why}") from error
         assert gt is not None  # one of the two
         with timings.stage("predict"):
             labelled = label_map(mapper.map, mapper.space, encoder, config, classes)
@@ -196,13 +242,7 @@ def evaluate_scene(
         "scene": name,
         "fingerprint": mark,
         **metrics_dict(found, labelled, gt, classes),
-        "frames": {
-            "listed": len(scene),
-            "used": used,
-            "dropped": scene.dropped,
-            "notes": scene.notes,
-            "examples": scene.examples,
-        },
+        "frames": usage.as_dict(scene),
         "provenance": {
             **provenance(config, classes),
             "encoder": encoder.name,
@@ -213,7 +253,7 @@ def evaluate_scene(
         },
     }
     stages = {f"mapper: {stage}": seconds for stage, seconds in mapper.timings.seconds.items()}
-    times = {"scene": name, "frames": used, "seconds": {**timings.seconds, **stages}}
+    times = {"scene": name, "frames": usage.used, "seconds": {**timings.seconds, **stages}}
     write_scene(folder, metrics, times, found, labelled, gt, classes)
     if save_map:
         mapper.save(folder / "map.radmap")

@@ -12,17 +12,17 @@ import numpy as np
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.mapper import Timings
+from radseg_ros.reading import border, read_arrays
 from radseg_ros.spaces import make_space
-from radseg_ros.voxels.map_file import load_map
+from radseg_ros.voxels.map_file import SUFFIX, load_map
 
 from .classes import ClassList
 from .options import EvalConfig
 from .provenance import fingerprint, provenance
 from .report.results import write_scene
 from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads
-from .scoring.metrics import predict_labels
+from .scoring.metrics import predict_labels, whole_numbers
 from .scoring.score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
-from .truth.points import numbers_of, read_npz
 
 
 def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
@@ -34,8 +34,11 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
     """
     if not config.gt or config.gt == "lifted":
         raise InputError("say which labelled points to score against: --gt FILE (.ply, .npz, .pt)")
-    if not path.exists():
-        raise InputError(f"map {path} does not exist")
+    with border(path, "a map"):
+        if not path.is_file():
+            raise InputError(f"map {path} does not exist")
+        if path.suffix not in (SUFFIX, ".npz"):
+            raise InputError(f"map {path}: unknown kind; known: {SUFFIX}, .npz")
     classes = classes_of(config)
     set_threads(config)
     timings = Timings()
@@ -43,6 +46,8 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
         labelled, identity = (_from_arrays if path.suffix == ".npz" else _from_radmap)(
             config, path, classes
         )
+    if not len(labelled.label):
+        raise InputError(f"map {path} holds no voxel")
     points = Path(config.gt)
     gt = ground_truth_points(config, classes, points)
     with timings.stage("score"):
@@ -52,7 +57,10 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
         "scene": path.stem,
         "fingerprint": fingerprint(config, classes, [digest, gt.digest]),
         **metrics_dict(found, labelled, gt, classes),
-        "frames": {"listed": 0, "used": 0, "dropped": {}, "notes": {}, "examples": {}},
+        "frames": {
+            **{"listed": 0, "used": 0},
+            **{"dropped": {}, "pixels": {}, "notes": {}, "examples": {}},
+        },
         "provenance": {
             **provenance(config, classes),
             **identity,
@@ -75,11 +83,7 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
 
 
 def _file_digest(path: Path) -> str:
-    total = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            total.update(file.read_bytes())
-    return total.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _from_radmap(
@@ -101,32 +105,64 @@ def _from_arrays(
     config: EvalConfig, path: Path, classes: ClassList
 ) -> tuple[LabelledMap, dict[str, Any]]:
     """``xyz`` (N, 3) m with ``labels`` (N,) 1..C, or ``vectors`` (N, D) and ``text`` (Q, D)."""
-    arrays = read_npz(path)
+    arrays = read_arrays(path)
     if "xyz" not in arrays or not ("labels" in arrays or {"vectors", "text"} <= arrays.keys()):
+        held = ", ".join(name[:50] for name in list(arrays)[:20]) or "nothing"
         raise InputError(
-            f"map {path} holds {', '.join(arrays) or 'nothing'}; need xyz with labels, or xyz "
-            "with vectors and text"
+            f"map {path} holds {held}; need xyz with labels, or xyz with vectors and text"
         )
-    xyz = numbers_of(arrays, "xyz", path).astype(np.float32)
-    if "labels" in arrays:
-        label = numbers_of(arrays, "labels", path).astype(np.int64)
-    else:
-        label = _predicted(config, path, classes, arrays)
-    if xyz.ndim != 2 or xyz.shape[1] != 3 or label.shape != xyz.shape[:1]:
-        raise InputError(f"map {path}: {xyz.shape} positions do not fit {label.shape} labels")
-    rgb = arrays.get("rgb", np.full((len(xyz), 3), 0.6, np.float32))
-    rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb
+    with border(path, "a map in arrays"):
+        xyz = _numbers(arrays, "xyz", (None, 3), path).astype(np.float32)
+        if "labels" in arrays:
+            label = whole_numbers(arrays["labels"], f"map {path}: labels").clip(min=0)
+            if label.max(initial=0) > len(classes):
+                raise InputError(
+                    f"map {path} holds the label {label.max()}, the list {classes.name} ends at "
+                    f"{len(classes)}"
+                )
+        else:
+            label = _predicted(config, arrays, path, classes)
+        if len(label) != len(xyz):
+            raise InputError(f"map {path}: {len(xyz)} positions do not fit {len(label)} labels")
+        rgb = np.full(xyz.shape, 0.6, np.float32)
+        if "rgb" in arrays:
+            rgb = _numbers(arrays, "rgb", xyz.shape, path).astype(np.float32)
+            rgb = (rgb / 255 if arrays["rgb"].dtype == np.uint8 else rgb).clip(0, 1)
     digest = hashlib.sha256(xyz.tobytes() + label.tobytes()).hexdigest()
     labelled = LabelledMap(xyz, label, rgb, sum(array.nbytes for array in arrays.values()), digest)
     return labelled, {"encoder": "arrays", "checkpoint_hash": ""}
 
 
-def _predicted(
-    config: EvalConfig, path: Path, classes: ClassList, arrays: dict[str, np.ndarray]
+def _numbers(
+    arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...], path: Path
 ) -> np.ndarray:
-    """(N,) labels 1..C of ``vectors`` by ``text``."""
-    vectors, text = (numbers_of(arrays, name, path) for name in ("vectors", "text"))
+    """One of the arrays, of ``shape`` (None = any length) and finite.
+
+    Only vectors may not be: they predict nothing.
+    """
+    array = arrays[name]
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, side) for wanted, side in zip(shape, array.shape, strict=True)
+    )
+    if (
+        not fits
+        or array.dtype.kind not in "iuf"
+        or not (name == "vectors" or np.isfinite(array).all())
+    ):
+        wanted = ", ".join("N" if side is None else str(side) for side in shape)
+        raise InputError(
+            f"map {path}: {name} must be finite numbers of shape ({wanted}), got {array.dtype} "
+            f"{array.shape}"
+        )
+    return array
+
+
+def _predicted(
+    config: EvalConfig, arrays: dict[str, np.ndarray], path: Path, classes: ClassList
+) -> np.ndarray:
+    """(N,) labels from the vectors of the voxels and of the texts."""
     queried = np.array([0, *queried_labels(config, classes)])
+    vectors, text = (_numbers(arrays, name, (None, None), path) for name in ("vectors", "text"))
     if len(text) != len(queried) - 1:
         raise InputError(
             f"map {path} brings {len(text)} text vectors, the class list asks for "

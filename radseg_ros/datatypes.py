@@ -8,6 +8,7 @@ RGB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,27 @@ def check_pose(T: np.ndarray, name: str = "pose") -> np.ndarray:
             f"{np.linalg.det(rotation):.2g})"
         )
     return T
+
+
+MAX_TEXTS = 1000  # labels of one question
+MAX_TEXT_LENGTH = 100_000  # characters; towers read some 64 tokens
+
+
+def check_texts(texts: Sequence[str], most: int = MAX_TEXTS) -> None:
+    """Refuse labels that cannot be looked for, in one sentence.
+
+    Raises:
+        InputError: there is none, or more than ``most``; one is empty, too long, or not Unicode.
+    """
+    if not texts or not all(text.strip() for text in texts):
+        raise InputError("at least one label is needed, and none of them empty")
+    if len(texts) > most:
+        raise InputError(f"at most {most} labels at once, got {len(texts)}")
+    if (longest := max(map(len, texts))) > MAX_TEXT_LENGTH:
+        raise InputError(f"a label takes at most {MAX_TEXT_LENGTH} characters, got {longest}")
+    for text in texts:
+        if any("\ud800" <= c <= "\udfff" for c in text):  # bytes of a command line
+            raise InputError(f"{ascii(text[:100])} is not UTF-8, so it cannot be a label")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,6 +66,15 @@ def gpu_bytes() -> int:
     return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, the processor's allocator of torch, or a GPU's said so."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def let_threads_sleep() -> None:
     """Let OpenMP's threads sleep while they wait for each other, instead of spinning.
 

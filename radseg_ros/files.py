@@ -46,14 +46,46 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) as a whole file; missing folders are made.
+    """Write ``data`` as a whole file; missing folders are made.
+
+    Text becomes UTF-8; what that cannot say (a file name of other bytes) is escaped.
 
     Raises:
         OSError: as :func:`whole_file`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+        part.write_bytes(content)
+
+
+def prepare_folder(path: Path) -> None:
+    """Make a folder for results, and see that files can be written there, before work begins.
+
+    Raises:
+        InputError: it is a file, or cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{os.getpid()}-{next(_number)}.part"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{path} is not a folder, or lies below a file: name another") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no such name can be given"
+        raise InputError(f"no file can be written to {path}: {reason}") from None
+
+
+def prepare_file(path: Path) -> None:
+    """The same for a file, whose folder is made.
+
+    Raises:
+        InputError: it is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
+    prepare_folder(path.parent)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .datatypes import CheckpointError
+from .reading import border
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 RADIO_VERSIONS = {  # version -> repository and the file that holds backbone and heads
@@ -35,9 +36,10 @@ def find_radio(name: str, offline: bool = False) -> Path:
         CheckpointError: no such file, version or repository; or it is not here and cannot be
             fetched.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
+    with border(Path(name), "a checkpoint", CheckpointError):
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
     by_repo = {
         repo: [v for v, (r, _) in RADIO_VERSIONS.items() if r == repo]
         for repo, _ in RADIO_VERSIONS.values()
@@ -113,5 +115,18 @@ def _not_fetched(what: str, offline: bool, error: Exception) -> str:
     if offline:
         where = "the Hugging Face cache of this machine"
         return f"{what} is not in {where}, and offline forbids to fetch it"
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    reason = getattr(error, "strerror", None) or "no connection?"  # the disk may be full
+    reason = next((why for kind, why in _HUB_ERRORS.items() if kind in kinds), reason)
     return f"{what} cannot be fetched from the Hugging Face hub: {reason}"
+
+
+_HUB_ERRORS = {  # what the client raises, the special before the general -> in our words
+    "LocalEntryNotFoundError": "no connection, and it is not in the cache",
+    "GatedRepoError": "its licence must be accepted there first, and this machine be logged in",
+    "RepositoryNotFoundError": "there is no such repository, or it is private",
+    "EntryNotFoundError": "the repository has no such file",
+    "RevisionNotFoundError": "the repository is empty",
+    "HFValidationError": "that is no name of a repository",
+    "HfHubHTTPError": "the hub refused",
+}

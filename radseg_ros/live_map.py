@@ -17,13 +17,13 @@ import torch
 
 from .answers.result import QueryResult
 from .config import Config
-from .datatypes import Cloud, InputError, MapFileError, NotReadyError
+from .datatypes import Cloud, InputError, MapFileError, NotReadyError, check_texts
 from .device import with_memory
 from .frames.assemble import Assembler, Observation
 from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import SKIPPED, KeyFrames
 from .frames.ledger import IMAGES, Account
-from .mapper import Mapper, check_texts
+from .mapper import Mapper
 from .voxels.map_file import MapIdentity
 from .voxels.voxel_map import VoxelMap
 from .worker import LatestWorker

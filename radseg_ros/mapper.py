@@ -16,7 +16,7 @@ import torch
 from .answers.cloud import rgb_cloud
 from .answers.result import QueryResult
 from .config import Config, QueryConfig
-from .datatypes import Cloud, FeatureMap, Frame, InputError, IntegrationStats
+from .datatypes import Cloud, FeatureMap, Frame, InputError, IntegrationStats, check_texts
 from .encoders.protocol import Encoder
 from .geometry import resize_frame
 from .spaces import make_space
@@ -24,23 +24,7 @@ from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.view import MapView, scored_directly
 from .voxels.voxel_map import VoxelMap
 
-MAX_TEXTS = 1000  # of one question
-MAX_TEXT_LENGTH = 100_000  # characters; towers read some 64 tokens
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse what cannot be asked, in one sentence.
-
-    Raises:
-        InputError: no text, too many, an empty one, or one that is too long.
-    """
-    if not texts or not all(text.strip() for text in texts):
-        raise InputError("a query needs at least one label, and none of them empty")
-    if len(texts) > MAX_TEXTS:
-        raise InputError(f"a query takes at most {MAX_TEXTS} labels, got {len(texts)}")
-    if (longest := max(map(len, texts))) > MAX_TEXT_LENGTH:
-        raise InputError(f"a label takes at most {MAX_TEXT_LENGTH} characters, got {longest}")
 
 
 class Timings:
@@ -130,7 +114,7 @@ class Mapper:
                 ``QueryResult.covered`` says which share that is.
 
         Raises:
-            InputError: no text, or an empty one, or too much at once.
+            InputError: texts that :func:`check_texts` refuses, or too much at once.
             LanguageError: a text cannot be embedded.
             ConfigError: the map stores probabilities and a text is not one of its labels.
         """

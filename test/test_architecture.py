@@ -24,7 +24,7 @@ HEAVY = {
 }  # fmt: skip
 LONGEST_LINE, FULLEST_FOLDER = 100, 14
 
-GROUND = {"datatypes", "config", "geometry", "files", "device", "hub"}
+GROUND = {"datatypes", "config", "geometry", "files", "reading", "device", "hub", "command"}
 CORE = {"worker", "watchdog", "spaces", "mapper", "live_map"}
 ENCODER_PROTOCOL = "radseg_ros.encoders.protocol"
 # room -> what it may import besides itself: rooms, or one module by its full name

@@ -383,7 +383,7 @@ def test_sam_that_does_not_fit_or_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="12 channels, the SAM head of RADIO has 8"):
         make_refiner(encoder)
     (other / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="not a SAM model"):
+    with pytest.raises(CheckpointError, match="model.safetensors cannot be read"):
         load_sam(str(other))
     with pytest.raises(CheckpointError, match="offline"):
         load_sam("nobody/no-such-sam", offline=True)

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from radseg_ros.datatypes import InputError
+from radseg_ros.reading import border, read_json, read_text
 
 HERE = Path(__file__).parent
 SHIPPED = ("replica101", "nyu40", "scannet20", "scannet200", "scannetpp100")
+
+MAX_CLASSES = 4096  # the confusion matrix has that many rows and columns: 134 MB
+MAX_ID = 1 << 20  # ids of data sets have 16 bits at most
+MAX_NAME = 1000  # characters
 
 # hovsg leaves out every class whose name contains one of these
 HOVSG_IGNORED_WORDS = ("wall", "floor", "ceiling", "door", "window", "background")
@@ -31,24 +35,28 @@ class ClassList:
     ignored: frozenset[str] = frozenset()  # names that the paper's protocol leaves out
 
     def __post_init__(self) -> None:
-        if (
-            not self.names
-            or len(self.names) != len(self.ids)
-            or len(set(self.ids)) != len(self.ids)
-        ):
+        where = f"class list {self.name}"
+        if not 1 <= len(self.names) <= MAX_CLASSES or len(self.names) != len(self.ids):
             raise InputError(
-                f"class list {self.name}: needs at least one class, and one distinct id for each"
+                f"{where}: needs 1 to {MAX_CLASSES} classes and an id for each, got "
+                f"{len(self.names)} and {len(self.ids)}"
             )
+        if not all(0 <= i < MAX_ID for i in self.ids):
+            raise InputError(f"{where}: ids must lie in 0..{MAX_ID - 1}")
+        if not all(name.strip() and len(name) <= MAX_NAME for name in self.names):
+            raise InputError(f"{where}: names must have 1 to {MAX_NAME} characters")
+        for what, values in (("id", self.ids), ("name", [n.casefold() for n in self.names])):
+            value, count = Counter(values).most_common(1)[0]
+            if count > 1:  # which of them would a label be?
+                raise InputError(f"{where}: the {what} {value!r} occurs {count} times")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @cached_property
     def _table(self) -> np.ndarray:
-        table = np.zeros(max(max(self.ids), 0) + 2, np.int64)
-        for label, i in enumerate(self.ids, start=1):
-            if i >= 0:
-                table[i] = label
+        table = np.zeros(max(self.ids) + 2, np.int64)
+        table[list(self.ids)] = np.arange(1, len(self.ids) + 1)
         return table
 
     def labels_of(self, ids: np.ndarray) -> np.ndarray:
@@ -84,11 +92,14 @@ class ClassList:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """The rows of a tab-separated file without its comment lines."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    """The rows of a tab-separated file without its comment lines.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     return [
         [cell.strip() for cell in line.split("\t")]
-        for line in lines
+        for line in read_text(path).splitlines()
         if line.strip() and not line.startswith("#")
     ]
 
@@ -100,41 +111,49 @@ def load_classes(source: str | Path) -> ClassList:
     list of names; ``.txt`` one name a line, ids from 1.
 
     Raises:
-        InputError: no such list, or a file that holds none.
+        InputError: no such list, a file of another kind, or one that holds no list or one name
+            twice.
     """
-    path = HERE / f"{source}.tsv" if str(source) in SHIPPED else Path(source)
-    if not path.is_file():
-        raise InputError(
-            f"no class list {source!s}: neither a file nor one of {', '.join(SHIPPED)}"
-        )
-    name = str(source) if str(source) in SHIPPED else path.stem
-    try:
-        if path.suffix == ".tsv":
-            rows = read_table(path)
-            ignored = frozenset(row[1] for row in rows if row[2:3] == ["-"])
-            return ClassList(
-                name, tuple(row[1] for row in rows), tuple(int(row[0]) for row in rows), ignored
+    shipped = str(source) in SHIPPED
+    path = HERE / f"{source}.tsv" if shipped else Path(source)
+    with border(path, "a class list"):
+        if not path.is_file():
+            raise InputError(
+                f"no class list {source!s}: neither a file nor one of {', '.join(SHIPPED)}"
             )
-        if path.suffix == ".json":
-            return _from_json(name, json.loads(path.read_text(encoding="utf-8")))
-        names = [
-            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-        return ClassList(name, tuple(names), tuple(range(1, len(names) + 1)))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is no class list: {error}") from error
+        readers = {".tsv": _from_tsv, ".json": _from_json, ".txt": _from_txt}
+        if path.suffix.lower() not in readers:
+            raise InputError(f"{path}: class lists have the suffix {', '.join(readers)}")
+        return readers[path.suffix.lower()](str(source) if shipped else path.stem, path)
 
 
-def _from_json(name: str, data: Any) -> ClassList:
+def _from_txt(name: str, path: Path) -> ClassList:
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return ClassList(name, tuple(names), tuple(range(1, len(names) + 1)))
+
+
+def _from_tsv(name: str, path: Path) -> ClassList:
+    rows = read_table(path)
+    for row in rows:
+        if len(row) < 2 or not row[0].isdecimal():
+            raise InputError(f"{path} is no class list: {row[:2]} is not an id and a name")
+    ignored = frozenset(row[1] for row in rows if row[2:3] == ["-"])
+    return ClassList(
+        name, tuple(row[1] for row in rows), tuple(int(row[0]) for row in rows), ignored
+    )
+
+
+def _from_json(name: str, path: Path) -> ClassList:
+    data = read_json(path, object)
     classes = data.get("classes", data) if isinstance(data, dict) else data
     if isinstance(classes, dict):
-        pairs = [(int(key), str(value)) for key, value in classes.items()]
-    elif classes and isinstance(classes[0], dict):
-        pairs = [(int(row["id"]), str(row["name"])) for row in classes]
+        pairs = [(int(key), value) for key, value in classes.items()]
+    elif isinstance(classes, list) and classes and isinstance(classes[0], dict):
+        pairs = [(row["id"], row["name"]) for row in classes]
     else:
-        pairs = list(enumerate(map(str, classes), start=1))
+        pairs = list(enumerate(classes, start=1))
+    if not all(type(i) is int and isinstance(text, str) for i, text in pairs):
+        raise InputError(f"{path} is no class list: every class needs a whole number and a name")
     pairs = sorted(pair for pair in pairs if pair[0] > 0)  # id 0 is "none" in all of these
     return ClassList(name, tuple(p[1] for p in pairs), tuple(p[0] for p in pairs))
 

@@ -27,7 +27,10 @@ def truth_image(path: Path, classes: int, first_label: int) -> np.ndarray:
     Raises:
         InputError: it is no label image, or holds a value for which there is no class.
     """
-    values = np.asarray(open_image(path, "label image")).astype(np.int64)
+    image = open_image(path, "label image")
+    if image.format == "JPEG":
+        raise InputError(f"{path}: a JPEG does not keep class numbers exact: use PNG")
+    values = np.asarray(image).astype(np.int64)
     if values.ndim != 2:
         raise InputError(
             f"{path}: a label image has one channel of class numbers, this one has shape "

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import numpy as np
 
 from radseg_ros.datatypes import RecordingError
 from radseg_ros.frames.disk import COLOR_SUFFIXES, DEPTH_SUFFIXES, list_files, read_numbers
+from radseg_ros.reading import border, read_json
 
 from ..classes import ClassList
 from ..options import EvalConfig
-from .scene import LabelledView, Scene
+from .scene import LabelledView, Scene, camera_matrix
 
 SEMANTIC_NERF_K = np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]])  # 640x480, 90 degrees wide
 
@@ -52,14 +52,14 @@ def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
     )
     if camera_file is None:
         raise RecordingError(f"{name}: no cam_params.json in {root}")
-    try:
-        camera = json.loads(camera_file.read_text(encoding="utf-8"))["camera"]
-        fx, fy, cx, cy, scale = (float(camera[key]) for key in ("fx", "fy", "cx", "cy", "scale"))
-        size = (int(camera["h"]), int(camera["w"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordingError(f"{name}: {camera_file} is damaged: {error!r}") from None
+    camera = read_json(camera_file, raises=RecordingError).get("camera")
+    with border(camera_file, "a file of camera parameters", RecordingError):
+        K = camera_matrix(*(float(camera[key]) for key in ("fx", "fy", "cx", "cy")))
+        depth_scale, size = 1.0 / float(camera["scale"]), (int(camera["h"]), int(camera["w"]))
+        if not 0 < depth_scale < np.inf:
+            raise RecordingError(f"{camera_file}: a depth scale of {camera['scale']} is impossible")
     poses = dict(enumerate(_read_trajectory(folder / "traj.txt")))
-    results, no_pose = folder / "results", np.full((4, 4), np.nan)
+    results = folder / "results"
     color = _numbered(results, COLOR_SUFFIXES, "frame")
     depth = _numbered(results, DEPTH_SUFFIXES, "depth")
     views = [
@@ -67,16 +67,15 @@ def _nice_slam(root: Path, folder: Path, name: str) -> Scene:
             f"{i:06d}",
             color.get(i, results / f"frame{i:06d}.jpg"),
             depth.get(i, results / f"depth{i:06d}.png"),
-            poses.get(i, no_pose),  # an image without a pose is dropped, and counted
+            poses.get(i),  # an image without a pose is dropped, and counted
         )
         for i in sorted({*poses, *color, *depth})
     ]
-    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return Scene(name, views, K, 1.0 / scale, size)
+    return Scene(name, views, K, depth_scale, size)
 
 
 def _semantic_nerf(folder: Path, name: str, classes: ClassList, depth_scale: float) -> Scene:
-    poses = _read_trajectory(folder / "traj_w_c.txt")
+    poses = dict(enumerate(_read_trajectory(folder / "traj_w_c.txt")))
     kinds = ("rgb", "depth", "semantic_class")
     files = {kind: _numbered(folder / kind, DEPTH_SUFFIXES, f"{kind}_") for kind in kinds}
     views = [
@@ -84,10 +83,10 @@ def _semantic_nerf(folder: Path, name: str, classes: ClassList, depth_scale: flo
             str(i),
             files["rgb"].get(i, folder / f"rgb/rgb_{i}.png"),
             files["depth"].get(i, folder / f"depth/depth_{i}.png"),
-            pose,
+            poses.get(i),
             files["semantic_class"].get(i, folder / f"semantic_class/semantic_class_{i}.png"),
         )
-        for i, pose in enumerate(poses)
+        for i in sorted({*poses, *files["rgb"], *files["depth"]})
     ]
     return Scene(name, views, SEMANTIC_NERF_K, depth_scale, (480, 640), relabel=classes.labels_of)
 
@@ -123,10 +122,9 @@ def _check_classes(root: Path, name: str, classes: ClassList) -> None:
     for spelling in spellings(name):
         path = root / "semantic_info" / spelling / "info_semantic.json"
         if classes.name == "replica101" and path.is_file():
-            own = {
-                int(row["id"]): row["name"]
-                for row in json.loads(path.read_text(encoding="utf-8"))["classes"]
-            }
+            rows = read_json(path, raises=RecordingError).get("classes")
+            with border(path, "a list of classes", RecordingError):
+                own = {int(row["id"]): row["name"] for row in rows}
             different = [
                 i for i, n in zip(classes.ids, classes.names, strict=True) if own.get(i, n) != n
             ]

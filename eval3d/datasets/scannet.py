@@ -14,8 +14,9 @@ import numpy as np
 
 from radseg_ros.datatypes import RecordingError
 from radseg_ros.frames.disk import folder_views, read_intrinsics
+from radseg_ros.reading import border, read_text
 
-from ..classes import ClassList, scannet_to_nyu40
+from ..classes import MAX_ID, ClassList, scannet_to_nyu40
 from ..options import EvalConfig
 from .scene import LabelledView, Scene
 
@@ -71,9 +72,10 @@ def relabeller(root: Path, classes: ClassList) -> Callable[[np.ndarray], np.ndar
 
 
 def _read_map(path: Path) -> dict[int, int]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            return {int(row["id"]): int(row["nyu40id"] or 0) for row in rows}
-    except (OSError, KeyError, ValueError) as error:
-        raise RecordingError(f"{path} is damaged: {error!r}") from None
+    lines = read_text(path, RecordingError).splitlines()
+    with border(path, "a table of labels with the columns id and nyu40id", RecordingError):
+        rows = csv.DictReader(lines, delimiter="\t")
+        found = {int(row["id"]): int(row["nyu40id"] or 0) for row in rows}
+        if not found or not all(0 <= i < MAX_ID for ids in found.items() for i in ids):
+            raise RecordingError(f"{path}: holds no ids, or some beyond 0..{MAX_ID - 1}")
+        return found

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from radseg_ros.datatypes import RecordingError
 from radseg_ros.frames.disk import in_natural_order
+from radseg_ros.reading import border, read_json, read_text
 
 from ..classes import ClassList
 from ..options import EvalConfig
-from .scene import LabelledView, Scene
+from .scene import LabelledView, Scene, camera_matrix
 
 # Renderers of the depth images disagree about the folder's name.
 DEPTH_FOLDERS = (
@@ -23,6 +24,7 @@ DEPTH_FOLDERS = (
     "render_depth",
     "depth",
 )
+IMAGES_TXT = 1 << 30  # bytes; it lists the points of every image
 IMAGE_FOLDERS = ("undistorted_images", "resized_undistorted_images")
 
 # nerfstudio's world has x and y swapped and z upside down against colmap's, in which the mesh lies;
@@ -49,6 +51,9 @@ def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) ->
         poses, K, size = _nerfstudio(transforms, name)
     else:
         poses, K, size = _colmap(dslr / "colmap", name)
+    stem, count = Counter(Path(file).stem for file in poses).most_common(1)[0] if poses else ("", 0)
+    if count > 1:
+        raise RecordingError(f"{name}: {count} images are called {stem}: which one?")
     by_name = {Path(file).stem: (images / Path(file).name, pose) for file, pose in poses.items()}
     views = [
         LabelledView(stem, by_name[stem][0], depths / f"{stem}.png", by_name[stem][1])
@@ -65,35 +70,30 @@ def _first(dslr: Path, names: tuple[str, ...], scene: str) -> Path:
 
 
 def _nerfstudio(path: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[int, int]]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        K = np.array(
-            [[data["fl_x"], 0, data["cx"]], [0, data["fl_y"], data["cy"]], [0, 0, 1]], np.float64
-        )
+    data = read_json(path, raises=RecordingError)
+    with border(path, f"the cameras of {name}", RecordingError):
+        K = camera_matrix(*(float(data[key]) for key in ("fl_x", "fl_y", "cx", "cy")))
         frames = [*data["frames"], *data.get("test_frames", ())]
         poses = {
-            frame["file_path"]: COLMAP_FROM_NERFSTUDIO
+            str(frame["file_path"]): COLMAP_FROM_NERFSTUDIO
             @ np.array(frame["transform_matrix"], np.float64)
             @ OPENGL_FROM_OPENCV
             for frame in frames
         }
+        if len(poses) < len(frames):
+            raise RecordingError(f"{path} lists one image twice: which pose has it?")
         return poses, K, (int(data["h"]), int(data["w"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordingError(f"{name}: {path} is damaged: {error!r}") from None
 
 
-def _lines(path: Path) -> list[list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error}") from None
-    return [line.split() for line in text.splitlines() if not line.startswith("#")]
+def _lines(path: Path) -> list[str]:
+    text = read_text(path, RecordingError, IMAGES_TXT)
+    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def _colmap(folder: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[int, int]]:
     """cameras.txt and images.txt (world-to-camera, quaternion first)."""
-    try:
-        cameras = [row for row in _lines(folder / "cameras.txt") if row]
+    with border(folder, f"the cameras of {name}", RecordingError):
+        cameras = [line.split() for line in _lines(folder / "cameras.txt") if line.strip()]
         model, width, height, *numbers = cameras[0][1:]
         if len(cameras) != 1 or model not in ("PINHOLE", "SIMPLE_PINHOLE"):
             raise RecordingError(
@@ -104,11 +104,13 @@ def _colmap(folder: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray,
             )
         values = [float(v) for v in numbers]
         fx, fy, cx, cy = values if model == "PINHOLE" else (values[0], *values)
-        rows = _lines(folder / "images.txt")[0::2]  # every second line lists points
-        poses = {row[9]: _camera_to_world([float(v) for v in row[1:8]]) for row in rows if row}
-    except (ValueError, IndexError) as error:
-        raise RecordingError(f"{name}: {folder} is damaged: {error!r}") from None
-    return poses, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (int(height), int(width))
+        K, size = camera_matrix(fx, fy, cx, cy), (int(height), int(width))
+        lines = _lines(folder / "images.txt")[0::2]  # every second line lists points
+        rows = [line.split() for line in lines if line.strip()]
+        poses = {row[9]: _camera_to_world([float(v) for v in row[1:8]]) for row in rows}
+        if len(poses) < len(rows):
+            raise RecordingError(f"{folder}/images.txt lists one image twice: which pose has it?")
+        return poses, K, size
 
 
 def _camera_to_world(values: list[float]) -> np.ndarray:

@@ -134,13 +134,31 @@ class Scene:
         if view.label is None or self.relabel is None:
             return None
         try:
-            ids = np.asarray(reader.image(view.label, "label"))
-            if ids.ndim != 2 or not same_aspect(ids.shape, size):
+            image = reader.image(view.label, "label")
+            ids = np.asarray(image)
+            if ids.ndim != 2:
+                found = f"need one channel of class ids, got {ids.shape}"
+                raise Unusable("label in colours, not ids", found)
+            if image.format != "PNG":
+                raise Unusable("label of wrong type", f"{image.format} does not keep ids exact")
+            if not same_aspect(ids.shape, size):
                 raise Unusable("label of wrong size", f"{ids.shape}, depth is {size}")
         except Unusable as fault:  # the map can still use the frame
             self._notes.add(fault.reason, example=f"{view.name}: {fault.detail}")
             return None
         return self.relabel(nearest_resize(ids, size))
+
+
+def camera_matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    """(3, 3) from focal lengths and principal point in pixels.
+
+    Raises:
+        RecordingError: no camera has those.
+    """
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
+    if not (np.isfinite(K).all() and fx > 0 and fy > 0):
+        raise RecordingError(f"no camera has focal lengths {fx}, {fy} and centre {cx}, {cy}")
+    return K
 
 
 def _resize_color(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from .results import read_timings
 from .runs import Run, varied_options
-from .tables import TITLES, cell, class_rows, run_rows, scene_rows
+from .tables import TITLES, cell, class_rows, failed_rows, run_rows, scene_rows
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto;
@@ -70,6 +71,8 @@ def _frames(scene: dict[str, Any]) -> str:
         *frames["dropped"].items(),
         *((f"{reason} (frame kept)", n) for reason, n in frames["notes"].items()),
     ]
+    if frames["pixels"]:
+        text += f"<p>Depth pixels: {escape(_shares(frames['pixels']))}.</p>"
     if faults:
         items = ""
         for reason, count in faults:
@@ -81,6 +84,15 @@ def _frames(scene: dict[str, Any]) -> str:
             )
         text += f'<ul class="warn">{items}</ul>'
     return text
+
+
+def _shares(pixels: Mapping[str, int]) -> str:
+    total = sum(pixels.values())
+    named = {"fused": "fused", "out_of_range": "too far from the origin"}
+    return ", ".join(
+        f"{count / total:.1%} {named.get(reason, reason.replace('_', ' '))}"
+        for reason, count in sorted(pixels.items(), key=lambda item: -item[1])
+    )
 
 
 def _scene(scene: dict[str, Any]) -> str:
@@ -131,8 +143,8 @@ def _run(run: Run) -> str:
     )
 
 
-def page(runs: list[Run], plots: list[Path]) -> str:
-    """The whole page."""
+def page(runs: list[Run], plots: list[Path], failed: Mapping[str, str]) -> str:
+    """The whole page; ``failed``: scenes without a result, and why."""
     options, varied = runs[0].options, varied_options(runs)
     facts = {
         "protocol": f"protocol {options['protocol']}",
@@ -144,6 +156,11 @@ def page(runs: list[Run], plots: list[Path]) -> str:
     intro += "through the map's geometry. "
     intro += f"All runs: {common}." if common else ""
     body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", _table(*run_rows(runs))]
+    if failed:
+        body += [
+            f'<h2 class="warn">Failed: {len(failed)} scenes, which no mean holds</h2>',
+            _table(*failed_rows(failed)),
+        ]
     body += [_image(path, path.stem) for path in plots]
     body += [_run(run) for run in runs]
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -19,6 +19,7 @@ import numpy as np
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.files import write_whole
+from radseg_ros.reading import border, read_json
 
 from ..classes import ClassList
 from ..scoring.score import LabelledMap, SceneScores
@@ -92,8 +93,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no result, or it is damaged.
     """
-    metrics = _read_json(folder / METRICS)
-    return {**metrics, "folder": folder}
+    return {**_read_result(folder / METRICS, METRICS_KIND), "folder": folder}
 
 
 def read_timings(folder: Path) -> dict[str, Any] | None:
@@ -103,17 +103,61 @@ def read_timings(folder: Path) -> dict[str, Any] | None:
         InputError: the file is damaged.
     """
     path = folder / TIMINGS
-    return _read_json(path) if path.is_file() else None
+    return _read_result(path, TIMINGS_KIND) if path.is_file() else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, "scene": str(found["scene"])}
-    except OSError as error:
-        raise InputError(f"no result in {path.parent}: {path.name}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged: it is not the result of a scene") from None
+# What reports read of a result: a type, {key: kind}, {str: kind} (any keys), or [kind] (a list).
+NUMBER, MAYBE = (int, float), (int, float, type(None))
+METRICS_KIND = {
+    "scene": str,
+    **dict.fromkeys(("miou", "fmiou", "macc", "acc", "coverage"), MAYBE),
+    "ceiling": {"miou": MAYBE},
+    **dict.fromkeys(("gt_voxels", "map_voxels", "map_bytes"), int),
+    "ground_truth": str,
+    "classes": [
+        {
+            "name": str,
+            **dict.fromkeys(("label", "tp", "fp", "fn"), int),
+            **dict.fromkeys(("iou", "ceiling_iou", "recall"), NUMBER),
+        }
+    ],
+    "frames": {
+        **dict.fromkeys(("listed", "used"), int),
+        **dict.fromkeys(("dropped", "notes", "pixels"), {str: int}),
+        "examples": {str: str},
+    },
+    "provenance": {
+        "encoder": str,
+        "config": {"protocol": str, "k": int, "mapper": {"map": {"voxel_size": NUMBER}}},
+    },
+}
+TIMINGS_KIND = {"scene": str, "frames": int, "seconds": {str: NUMBER}}
+
+
+def _read_result(path: Path, kind: dict[Any, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"no result in {path.parent}: it holds no {path.name}")
+    found = read_json(path)
+    with border(path, "the result of a scene"):
+        to_json(found)  # refuses NaN, which reports could not write again
+    if wrong := _wrong(kind, found, path.name):
+        raise InputError(f"{path} is damaged: no result of a scene has such a {wrong}")
+    return found
+
+
+def _wrong(kind: Any, value: Any, name: str) -> str:
+    """The name of the first value that is not of its ``kind``; empty = all are."""
+    if isinstance(kind, (dict, list)):
+        if not isinstance(value, type(kind)):
+            return name
+        items: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
+        every = kind[0] if isinstance(kind, list) else kind.get(str)
+        kinds: Any = kind if every is None else dict.fromkeys(items, every)
+        found = (_wrong(k, items.get(i, Ellipsis), str(i)) for i, k in kinds.items())
+        return next(filter(None, found), "")
+    measured = isinstance(value, NUMBER)
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    return "" if good and (not measured or abs(value) < 1e18) else name  # not so for NaN
 
 
 def find_scenes(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,11 @@ def scene_rows(run: Run) -> tuple[list[str], list[dict[str, Any]]]:
     return columns, [*rows, {"scene": "mean", **run.mean}]
 
 
+def failed_rows(failed: Mapping[str, str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of the table of the scenes that have no result."""
+    return ["scene", "reason"], [{"scene": name, "reason": why} for name, why in failed.items()]
+
+
 def class_rows(run: Run) -> tuple[list[str], list[dict[str, Any]]]:
     """Mean IoU and recall per class over the scenes that have it; counts over all of them."""
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -101,5 +107,8 @@ def markdown(columns: list[str], rows: list[dict[str, Any]]) -> str:
         "| " + " | ".join(TITLES.get(c, c) for c in columns) + " |",
         "|" + " --- |" * len(columns),
     ]
-    lines += ["| " + " | ".join(cell(row.get(c), c) for c in columns) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(cell(row.get(c), c).replace("|", "\\|") for c in columns) + " |"
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from radseg_ros.files import write_whole
@@ -11,11 +12,16 @@ from .page import page
 from .plots import draw_plots
 from .results import table, to_json
 from .runs import load_runs
-from .tables import class_rows, markdown, run_rows, scene_rows
+from .tables import class_rows, failed_rows, markdown, run_rows, scene_rows
 
 
-def write_report(folders: list[Path], out: Path, pictures: bool = True) -> None:
+def write_report(
+    folders: list[Path], out: Path, pictures: bool = True, failed: Mapping[str, str] | None = None
+) -> None:
     """Write summary.json, summary.csv, summary.md, classes.csv (of each run), plots, report.html.
+
+    Args:
+        failed: the scenes without a result, and why: the means do not hold them.
 
     Raises:
         InputError: a folder holds no results, or a result is damaged.
@@ -23,7 +29,9 @@ def write_report(folders: list[Path], out: Path, pictures: bool = True) -> None:
     runs = load_runs(folders)
     columns, rows = run_rows(runs)
     source = {"runs": [run.scenes[0]["provenance"] for run in runs]}
-    write_whole(out / "summary.json", to_json({"runs": rows, "provenance": source}))
+    failed = failed or {}
+    summary = {"runs": rows, "failed": dict(failed), "provenance": source}
+    write_whole(out / "summary.json", to_json(summary))
     write_whole(out / "summary.csv", table(rows, columns, source))
     text = "# Runs\n\nScores in percent, means over scenes.\n\n" + markdown(columns, rows)
     for run in runs:
@@ -31,6 +39,8 @@ def write_report(folders: list[Path], out: Path, pictures: bool = True) -> None:
         class_columns, class_table = class_rows(run)
         name = "classes.csv" if len(runs) == 1 else f"classes-{run.name}.csv"
         write_whole(out / name, table(class_table, class_columns, run.scenes[0]["provenance"]))
+    if failed:
+        text += "\n## Failed\n\n" + markdown(*failed_rows(failed))
     write_whole(out / "summary.md", text)
     plots = draw_plots(runs, out / "plots") if pictures else []
-    write_whole(out / "report.html", page(runs, plots))
+    write_whole(out / "report.html", page(runs, plots, failed))

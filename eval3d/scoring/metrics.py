@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 LOGIT_SCALE = 100.0
 PROTOCOLS = ("radseg", "hovsg")
+_LARGEST = 1 << 53  # label or id; nothing names so many classes, and int64 cannot wrap
 # queries per block of the neighbour search: bounds the memory, keeps the labels in the cache
 _QUERIES = 1 << 16
 _ROWS = 8192  # rows per block of the similarity product: 75 MB at 1152 channels in float64
@@ -69,12 +70,24 @@ def _matrix(values: Any, name: str, columns: int | None = None) -> np.ndarray:
     return array
 
 
-def _label_vector(values: Any, name: str) -> np.ndarray:
+def whole_numbers(values: Any, name: str) -> np.ndarray:
+    """(N,) labels or ids of any numeric type -> (N,) int64.
+
+    Raises:
+        InputError: not a vector, or not of whole numbers.
+    """
     array = as_numpy(values)
-    if array.ndim != 1 or (array.dtype.kind not in "iub" and not (array == np.round(array)).all()):
+    whole = array.dtype.kind in "iub" or (
+        array.dtype.kind == "f" and bool((array == np.round(array)).all())
+    )
+    if array.ndim != 1 or not whole:
         raise InputError(
             f"{name} must be a vector of whole numbers, got shape {array.shape} {array.dtype}"
         )
+    if array.dtype.kind == "f":
+        array = array.clip(-_LARGEST, _LARGEST)
+    elif array.dtype == np.uint64:
+        array = np.minimum(array, np.uint64(_LARGEST))
     return array.astype(np.int64)
 
 
@@ -228,7 +241,7 @@ def knn_labels(
         InputError: shapes do not fit, ``k`` is negative, a position is not finite.
     """
     gt_xyz, map_xyz = _matrix(gt_xyz, "gt_xyz", 3), _matrix(map_xyz, "map_xyz", 3)
-    map_labels = _label_vector(map_labels, "map_labels")
+    map_labels = whole_numbers(map_labels, "map_labels")
     if len(map_xyz) != len(map_labels) or k < 0:
         raise InputError(
             f"{len(map_xyz)} positions, {len(map_labels)} labels, k {k}: need as many labels, and "
@@ -279,7 +292,7 @@ def confusion(gt: Any, predicted: Any, num_classes: int) -> np.ndarray:
         InputError: lengths differ, or a label lies beyond ``num_classes``. Negative labels count as
             0.
     """
-    gt, predicted = _label_vector(gt, "gt"), _label_vector(predicted, "predicted")
+    gt, predicted = whole_numbers(gt, "gt"), whole_numbers(predicted, "predicted")
     if gt.shape != predicted.shape:
         raise InputError(f"{len(gt)} ground-truth labels, {len(predicted)} predictions")
     for name, labels in (("gt", gt), ("predicted", predicted)):
@@ -357,7 +370,7 @@ def coverage(gt_xyz: Any, map_xyz: Any, map_labels: Any, radius: float) -> float
     NaN without ground truth.
     """
     gt_xyz, map_xyz = _matrix(gt_xyz, "gt_xyz", 3), _matrix(map_xyz, "map_xyz", 3)
-    map_xyz = map_xyz[_label_vector(map_labels, "map_labels") != 0]
+    map_xyz = map_xyz[whole_numbers(map_labels, "map_labels") != 0]
     if len(gt_xyz) == 0:
         return float("nan")
     if len(map_xyz) == 0:

@@ -16,6 +16,7 @@ from ..classes import ClassList
 from ..scoring.metrics import vote, voxel_index
 from .points import read_points
 
+FARTHEST = 2**31 - 1  # voxels from the origin: the index is kept as int32
 RULES = ("auto", "majority", "non_ignored")
 
 
@@ -60,6 +61,9 @@ def from_points(
 ) -> GroundTruth:
     """Voxelise labelled points (.ply, .npz, .pt, .pth).
 
+    Points that have no voxel (not finite, or hundreds of kilometres off) are left out, and the
+    source says how many.
+
     Args:
         holds: whether the file holds ``ids`` of the class list or 0-based class indices
             (``index``). Negative and unknown ones become 0 (ignore).
@@ -70,14 +74,18 @@ def from_points(
     """
     one_of("gt.holds", holds, ("ids", "index"))
     xyz, ids = read_points(path)
+    near = (np.abs(xyz) < FARTHEST * voxel_size).all(axis=1)  # not so for NaN
+    xyz, ids = xyz[near], ids[near]
     if holds == "index":
         labels = np.where((ids >= 0) & (ids < len(classes)), ids + 1, 0)
     else:
         labels = classes.labels_of(ids)
+    far = int((~near).sum())
+    left_out = f" ({far} left out: not finite, or too far off)" if far else ""
     if not labels.any():
         raise InputError(
-            f"ground truth {path}: none of its {len(ids)} points has a class of the list "
-            f"{classes.name}"
+            f"ground truth {path}: none of its {len(ids)} points{left_out} has a class of the "
+            f"list {classes.name}"
         )
     index = voxel_index(xyz, voxel_size)
     if rule == "non_ignored":
@@ -86,7 +94,7 @@ def from_points(
     else:
         index, labels = vote(index, labels)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return GroundTruth(index, labels, voxel_size, f"points of {path.name}", digest)
+    return GroundTruth(index, labels, voxel_size, f"points of {path.name}{left_out}", digest)
 
 
 def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
@@ -185,8 +193,8 @@ class LabelLifter:
         index, label = _majority(_unpack(key), label, count, one_of("gt.rule", rule, RULES[1:]))
         if not label.any():
             raise InputError(
-                "no voxel has a label: the recording has no usable label images; give labelled "
-                "points with --gt"
+                "no voxel has a label: there are no usable label images that hold a class of the "
+                "list; give labelled points with --gt"
             )
         digest = hashlib.sha256(
             np.ascontiguousarray(np.column_stack([index, label])).tobytes()

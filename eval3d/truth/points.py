@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from radseg_ros.datatypes import InputError
+from radseg_ros.reading import border, read_arrays, read_torch
 
-from ..scoring.metrics import as_numpy
+from ..scoring.metrics import as_numpy, whole_numbers
 
 XYZ_KEYS = ("xyz", "points", "coords", "vtx_coords", "gt_xyz", "pc_xyz", "vertices")
 LABEL_KEYS = (
@@ -47,87 +48,49 @@ PLY_TYPES = {
 }
 
 
-def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) float64 positions in metres and (N,) int64 ids as the file has them.
+HEADER_BYTES = 1 << 16  # of a PLY file
 
-    Points that are not finite are left out.
+
+def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) float64 positions in metres, which may not be finite, and (N,) int64 ids as the file
+    has them, -1 where it has none.
 
     Raises:
         InputError: no such file, an unknown kind, or no positions or labels in it; the message
             lists what it holds.
     """
-    if not path.is_file():
-        raise InputError(f"ground truth {path} does not exist")
-    readers = {".ply": read_ply, ".npz": read_npz, ".pt": _read_torch, ".pth": _read_torch}
-    if path.suffix not in readers:
-        raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
-    fields = readers[path.suffix](path)
-    if {"x", "y", "z"} <= fields.keys():
-        fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
-    xyz, labels = (_first(fields, keys, path) for keys in (XYZ_KEYS, LABEL_KEYS))
-    if labels.ndim == 2:  # ScanNet++ lists up to three labels a vertex, the best first
-        labels = labels[:, 0]
-    if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
-        raise InputError(
-            f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"
-        )
-    finite = np.isfinite(xyz).all(axis=1)
-    labels = np.where(np.isfinite(labels), labels, -1) if labels.dtype.kind == "f" else labels
-    return xyz[finite].astype(np.float64), labels[finite].astype(np.int64)
+    readers = {".ply": read_ply, ".npz": read_arrays, ".pt": _read_torch, ".pth": _read_torch}
+    with border(path, f"a {path.suffix} file of labelled points"):
+        if not path.is_file():
+            raise InputError(f"ground truth {path} does not exist")
+        if path.suffix.lower() not in readers:
+            raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
+        fields = readers[path.suffix.lower()](path)
+        if {"x", "y", "z"} <= fields.keys():
+            fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
+        xyz, labels = (_first(fields, keys, path) for keys in (XYZ_KEYS, LABEL_KEYS))
+        if labels.ndim == 2 and labels.shape[1]:
+            labels = labels[:, 0]  # ScanNet++ lists up to three labels a vertex, the best first
+        if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
+            raise InputError(
+                f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"
+            )
+        if xyz.dtype.kind not in "iuf":
+            raise InputError(f"ground truth {path}: positions are {xyz.dtype}, no numbers")
+        if labels.dtype.kind == "f":
+            labels = np.where(np.isfinite(labels), labels, -1)
+        return xyz.astype(np.float64), whole_numbers(labels, f"ground truth {path}: labels")
 
 
 def _first(fields: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> np.ndarray:
-    key = next((key for key in keys if key in fields), None)
-    if key is None:
-        raise InputError(
-            f"ground truth {path} holds {', '.join(fields) or 'nothing'}; need one of "
-            f"{', '.join(keys)}"
-        )
-    return numbers_of(fields, key, path)
-
-
-def numbers_of(fields: Mapping[str, Any], key: str, path: Path) -> np.ndarray:
-    """``fields[key]`` as an array.
-
-    Raises:
-        InputError: it holds something else than numbers.
-    """
-    array = as_numpy(fields[key])
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: {key} holds {array.dtype}, not numbers")
-    return array
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Whatever libraries raise at a damaged file becomes one sentence.
-
-    Raises:
-        InputError: instead of any other error.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # numpy, zipfile, zlib and struct raise a dozen kinds
-        raise InputError(
-            f"{path} cannot be read: damaged, truncated, or not what its name says"
-        ) from error
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file; nothing in it is executed.
-
-    Raises:
-        InputError: it is damaged, or something else.
-    """
-    with _readable(path), np.load(path, allow_pickle=False) as data:
-        return {key: data[key] for key in data.files}
+    for key in keys:
+        if key in fields:
+            return as_numpy(fields[key])
+    held = ", ".join(str(name)[:50] for name in list(fields)[:20]) or "nothing"
+    raise InputError(f"ground truth {path} holds {held}; need one of {', '.join(keys)}")
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    import torch
-
     kinds = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")
     reconstruct, scalar = np.array([0]).__reduce__()[0], np.float64(0).__reduce__()[0]
     arrays = [
@@ -141,13 +104,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         (scalar, "numpy.core.multiarray.scalar"),
     ]
-    try:
-        with torch.serialization.safe_globals([*arrays, *aliases]):
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the loader refuses with errors of several libraries
-        raise InputError(
-            f"{path} is damaged or holds more than arrays, so it is not loaded"
-        ) from error
+    data = read_torch(path, "a file of nothing but tensors and arrays", [*arrays, *aliases])
     if not isinstance(data, dict):
         raise InputError(
             f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels"
@@ -161,49 +118,54 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: not a PLY file, truncated, or its vertices hold lists.
     """
-    with _readable(path), path.open("rb") as file:
-        kind, elements = _ply_header(file, path)
-        name, count, properties = next((e for e in elements if e[0] == "vertex"), ("", 0, []))
-        if not name or elements[0][0] != "vertex" or any(t == "list" for t, _ in properties):
-            raise InputError(f"{path}: its first element must be vertices with plain properties")
+    with border(path, "a PLY file"), path.open("rb") as file:
+        kind, count, properties = _ply_header(file, path)
         if kind == "ascii":
-            rows = (
-                np.loadtxt(file, ndmin=2, max_rows=count, dtype=np.float64)
-                if count
-                else np.zeros((0, len(properties)))
-            )
-            if rows.shape != (count, len(properties)):
-                raise InputError(f"{path} is truncated")
-            return {field: rows[:, i] for i, (_, field) in enumerate(properties)}
+            return _ascii_vertices(file, path, count, [field for field, _ in properties])
         order = {"binary_little_endian": "<", "binary_big_endian": ">"}[kind]
-        dtype = np.dtype([(field, order + PLY_TYPES[t]) for t, field in properties])
-        data = file.read(count * dtype.itemsize)
-        if len(data) != count * dtype.itemsize:
-            raise InputError(
-                f"{path} is truncated: {len(data)} bytes of vertices, need {count * dtype.itemsize}"
-            )
-        vertices = np.frombuffer(data, dtype)
+        dtype = np.dtype([(field, order + PLY_TYPES[t]) for field, t in properties])
+        need, have = count * dtype.itemsize, path.stat().st_size - file.tell()
+        if have < need:
+            raise InputError(f"{path} is truncated: {have} bytes of vertices, need {need}")
+        vertices = np.frombuffer(file.read(need), dtype)
         return {
             field: vertices[field].astype(dtype[field].newbyteorder("="))
             for field in dtype.names or ()
         }
 
 
-def _ply_header(file: Any, path: Path) -> tuple[str, list[tuple[str, int, list[tuple[str, str]]]]]:
-    if file.readline().strip() != b"ply":
+def _ascii_vertices(
+    file: IO[bytes], path: Path, count: int, fields: list[str]
+) -> dict[str, np.ndarray]:
+    """The next ``count`` lines as one array per field."""
+    shape = (count, len(fields))
+    if count * 2 * len(fields) > path.stat().st_size:  # a digit and a space for each number
+        raise InputError(f"{path} is truncated: it is too short for {count} vertices")
+    if count == 0:
+        return {field: np.zeros(0) for field in fields}
+    rows = np.loadtxt(file, ndmin=2, max_rows=count, dtype=np.float64)
+    if rows.shape != shape:
+        raise InputError(f"{path} is truncated: {rows.shape} numbers of vertices, need {shape}")
+    return {field: rows[:, i] for i, field in enumerate(fields)}
+
+
+def _ply_header(file: IO[bytes], path: Path) -> tuple[str, int, list[tuple[str, str]]]:
+    """Encoding, number of vertices, and name and type of each of their properties."""
+    head = file.read(HEADER_BYTES)
+    if head.split(b"\n")[0].strip() != b"ply":
         raise InputError(f"{path} is not a PLY file")
-    kind = ""
-    elements: list[tuple[str, int, list[tuple[str, str]]]] = []
-    while True:
-        line = file.readline()
-        words = line.decode("ascii", "replace").split()
-        if not line:
-            raise InputError(f"{path}: the header does not end")
-        if words[:1] == ["end_header"]:
-            return kind, elements
-        if words[:1] == ["format"]:
-            kind = words[1]
-        elif words[:1] == ["element"]:
-            elements.append((words[1], int(words[2]), []))
-        elif words[:1] == ["property"] and elements:
-            elements[-1][2].append((words[1], words[-1]))
+    end = re.search(rb"^end_header *\r?\n", head, re.MULTILINE)
+    if end is None:
+        raise InputError(f"{path}: the header does not end")
+    file.seek(end.end())
+    lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
+    kind = next(line[1] for line in lines if line[:1] == ["format"])
+    elements = [i for i, line in enumerate(lines) if line[:1] == ["element"]]
+    first, second = [*elements, len(lines)][:2]
+    _, name, count = lines[first]
+    properties = [line for line in lines[first:second] if line[:1] == ["property"]]
+    if name != "vertex" or any(len(line) != 3 for line in properties) or not properties:
+        raise InputError(f"{path}: its first element must be vertices with plain properties")
+    if not count.isdecimal():
+        raise InputError(f"{path}: {count[:20]} is no number of vertices")
+    return kind, int(count), [(field, kind) for _, kind, field in properties]

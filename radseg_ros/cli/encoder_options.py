@@ -72,10 +72,14 @@ def add_settings_option(parser: argparse.ArgumentParser) -> None:
 
 
 def short_side_of(options: argparse.Namespace) -> int:
-    """The short side that ``options`` ask for."""
+    """The short side that ``options`` ask for.
+
+    Raises:
+        ConfigError: no image is seen at that size.
+    """
     if options.short_side is not None:
-        return options.short_side
-    return SETTINGS[options.settings][0] if options.settings else 640
+        return Config(short_side=options.short_side).short_side
+    return SETTINGS[options.settings][0] if options.settings else Config().short_side
 
 
 def encoder_from(options: argparse.Namespace) -> Encoder:

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..datatypes import InputError, RadsegRosError
-from ..device import let_threads_sleep
-from ..files import write_whole
+from ..command import fraction, positive, run_command
+from ..datatypes import InputError
+from ..files import prepare_file, write_whole
 from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
 
@@ -32,7 +32,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from ..segmentation.probabilities import Segmenter, read_classes, read_rgb
     from ..segmentation.refine import make_refiner
 
-    classes = read_classes(options.classes)
+    if options.json:
+        prepare_file(options.json)
+    classes, short_side = read_classes(options.classes), short_side_of(options)
     pairs = pair_files(options.images, options.labels)[: options.limit]
     first_label = options.first_label
     if first_label is None:
@@ -42,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         encoder,
         classes,
         make_refiner(encoder),
-        short_side=short_side_of(options),
+        short_side=short_side,
         denoise_threshold=options.denoise,
     )
     matrix = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
@@ -58,7 +60,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "encoder": encoder.name,
         "settings": options.settings or "",
-        "short_side": short_side_of(options),
+        "short_side": short_side,
         "images": len(pairs),
         "miou": result.miou,
         "accuracy": result.acc,
@@ -73,14 +75,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    let_threads_sleep()
-    try:
-        result = evaluate(options)
-        if options.json:
-            write_whole(options.json, json.dumps(result, indent=2) + "\n")
-    except (RadsegRosError, OSError) as error:
-        print(f"radseg-eval2d: {error}", file=sys.stderr)
-        return 1
+    return run_command("radseg-eval2d", lambda: report(options))
+
+
+def report(options: argparse.Namespace) -> int:
+    """Evaluate and print -> the exit status."""
+    result = evaluate(options)
+    if options.json:
+        write_whole(options.json, json.dumps(result, indent=2) + "\n")
     for name, iou in result["iou"].items():
         print(f"{'   -' if iou is None else f'{100 * iou:6.2f}'}  {name}")
     summary = {
@@ -111,17 +113,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=fraction,
         default=0.0,
         help="less probable pixels are predicted as none (0)",
     )
     parser.add_argument(
         "--denoise",
-        type=float,
+        type=fraction,
         default=0.5,
         help="drop classes that are nowhere as probable as this (0.5)",
     )
-    parser.add_argument("--limit", type=int, help="only so many images")
+    parser.add_argument("--limit", type=positive, help="only so many images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to a file")
     add_settings_option(parser)
     add_encoder_options(parser)

@@ -11,84 +11,108 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..command import complain, fraction, run_command, sentence
 from ..datatypes import InputError, RadsegRosError
-from ..device import let_threads_sleep
+from ..files import prepare_folder, whole_file
 from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from ..segmentation.probabilities import Segmenter
+
 OPACITY = 0.55  # of the colours in the overlay
+TITLE = 60  # characters of a label that the legend shows
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """The command; its exit status is 1 when an image, or all of them, could not be segmented."""
     options = _parser().parse_args(arguments)
-    let_threads_sleep()
-    try:
-        segment_all(options)
-    except (RadsegRosError, OSError) as error:
-        print(f"radseg-segment: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(options.images)} images -> {options.out}")
-    return 0
+    return run_command("radseg-segment", lambda: segment_all(options))
 
 
-def segment_all(options: argparse.Namespace) -> None:
-    """Segment every image and write the results into the folder ``options.out``."""
-    import numpy as np
-    from PIL import Image
+def segment_all(options: argparse.Namespace) -> int:
+    """Segment every image into the folder ``options.out``; those that cannot be used are named.
+
+    Returns:
+        The exit status.
+    """
     from tqdm import tqdm
 
-    from ..segmentation.probabilities import Segmenter, read_rgb
+    from ..segmentation.probabilities import Segmenter
     from ..segmentation.refine import make_refiner
 
     classes = classes_of(options)
-    titles = [names[0] for names in classes]
     stems = unique_stems(options.images)
+    short_side = short_side_of(options)
+    prepare_folder(options.out)
     encoder = encoder_from(options)
     segmenter = Segmenter(
         encoder,
         classes,
         make_refiner(encoder),
-        short_side=short_side_of(options),
+        short_side=short_side,
         denoise_threshold=options.denoise,
         prompts=options.prompts,
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    failed = {}
     for path, stem in zip(tqdm(options.images, disable=None, unit="image"), stems, strict=True):
-        rgb = read_rgb(path)
-        coarse = segmenter.coarse(rgb)
-        segmentation = segmenter.refine(rgb, coarse)
-        labels = segmentation.labels(options.threshold).cpu().numpy()
-        picture = overlay(rgb, labels, titles)
-        if segmentation is not coarse:
-            before = overlay(rgb, coarse.labels(options.threshold).cpu().numpy(), titles)
-            picture = side_by_side({"coarse": before, "refined": picture})
-        Image.fromarray(labels.astype(np.uint8 if len(classes) < 256 else np.uint16)).save(
-            options.out / f"{stem}_labels.png"
-        )
-        picture.save(options.out / f"{stem}_overlay.png")
-        if options.save_probabilities:
-            file = options.out / f"{stem}_probabilities.npz"
-            maps = segmentation.probabilities.cpu().numpy()
-            np.savez_compressed(file, probabilities=maps, labels=np.array(titles))
+        try:
+            segment(segmenter, path, options.out / stem, options)
+        except (RadsegRosError, OSError, MemoryError) as error:
+            failed[path] = sentence(error)
+    for path, reason in failed.items():
+        complain("radseg-segment", reason if str(path) in reason else f"{path}: {reason}")
+    print(f"{len(options.images) - len(failed)} of {len(options.images)} images -> {options.out}")
+    return 1 if failed else 0
+
+
+def segment(segmenter: Segmenter, path: Path, stem: Path, options: argparse.Namespace) -> None:
+    """Segment one image and write ``<stem>_labels.png``, ``<stem>_overlay.png``, and what
+    ``options`` ask for besides.
+
+    Raises:
+        InputError: the image cannot be used.
+        OSError: a result cannot be written.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from ..segmentation.probabilities import read_rgb
+
+    titles = [names[0] for names in segmenter.classes]
+    rgb = read_rgb(path)
+    coarse = segmenter.coarse(rgb)
+    segmentation = segmenter.refine(rgb, coarse)
+    labels = segmentation.labels(options.threshold).cpu().numpy()
+    picture = overlay(rgb, labels, titles)
+    if segmentation is not coarse:
+        before = overlay(rgb, coarse.labels(options.threshold).cpu().numpy(), titles)
+        picture = side_by_side({"coarse": before, "refined": picture})
+    kind = np.uint8 if len(titles) < 256 else np.uint16
+    with whole_file(stem.with_name(f"{stem.name}_labels.png")) as part:
+        Image.fromarray(labels.astype(kind)).save(part)
+    with whole_file(stem.with_name(f"{stem.name}_overlay.png")) as part:
+        picture.save(part)
+    if options.save_probabilities:
+        maps = segmentation.probabilities.cpu().numpy()
+        with whole_file(stem.with_name(f"{stem.name}_probabilities.npz")) as part:
+            np.savez_compressed(part, probabilities=maps, labels=np.array(titles))
 
 
 def classes_of(options: argparse.Namespace) -> list[list[str]]:
     """The classes that ``options`` name, each with its synonyms.
 
     Raises:
-        InputError: there are none, or the class file cannot be read.
+        InputError: there are none, one is named twice, or the class file cannot be read.
     """
-    from ..segmentation.probabilities import read_classes
+    from ..segmentation.probabilities import check_classes, class_names, read_classes
 
     if options.classes:
         return read_classes(options.classes)
-    classes = [[name.strip()] for name in options.labels.split(",") if name.strip()]
-    if not classes:
-        raise InputError("--labels names nothing")
+    classes = [[name] for name in class_names(options.labels)]
+    check_classes(classes)
     return classes
 
 
@@ -127,6 +151,7 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, titles: list[str]) -> Image.Ima
     from ..answers.cloud import palette
 
     colors = palette(len(titles))
+    titles = [t if len(t) <= TITLE else f"{t[: TITLE - 3]}..." for t in titles]
     painted = rgb.astype(np.float32)
     known = labels > 0
     painted[known] = (1 - OPACITY) * painted[known] + OPACITY * colors[labels[known] - 1]
@@ -206,13 +231,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=fraction,
         default=0.0,
         help="pixels whose best label is less probable stay 0 = none (0)",
     )
     parser.add_argument(
         "--denoise",
-        type=float,
+        type=fraction,
         default=0.5,
         help="drop labels that are nowhere as probable as this (0.5)",
     )

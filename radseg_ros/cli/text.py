@@ -10,21 +10,22 @@ import logging
 import sys
 from pathlib import Path
 
+from ..command import run_command
 from ..config import RadsegConfig
-from ..datatypes import LanguageError, RadsegRosError
-from ..device import let_threads_sleep
+from ..datatypes import LanguageError, check_texts
+from ..files import prepare_file
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    let_threads_sleep()
+    return run_command("radseg-text", lambda: embed(options))
+
+
+def embed(options: argparse.Namespace) -> int:
+    """Write the file, and say so -> the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        count, tower = write_embeddings(options)
-    except (RadsegRosError, OSError) as error:
-        print(f"radseg-text: {error}", file=sys.stderr)
-        return 1
+    count, tower = write_embeddings(options)
     print(f"{options.out}: {count} texts of {tower}")
     return 0
 
@@ -43,13 +44,15 @@ def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
 
     from ..language.embedder import BACKGROUND, TextEmbedder
     from ..language.tower import TextTower
-    from ..segmentation.probabilities import read_classes
+    from ..segmentation.probabilities import MAX_NAMES, read_classes
 
+    prepare_file(options.out)
     labels = list(options.labels)
     for file in options.file or ():
         labels += [name for names in read_classes(file) for name in names]
     if not labels and not options.prompt:
         raise LanguageError("nothing to embed: name labels, --file or --prompt")
+    check_texts([*labels, *(options.prompt or ())], MAX_NAMES)
     if not options.no_background:
         labels += BACKGROUND
     labels = list(dict.fromkeys(labels))

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from ..config import LiteConfig
 from ..datatypes import CheckpointError, FeatureMap, LanguageError
 from ..device import pick_device
+from ..geometry import working_size
 from ..language.cache import cache_folder, read_vectors, write_vectors
 from .image import image_tensor
 
@@ -97,6 +98,7 @@ class LiteEncoder:
 
     def _features(self, image: torch.Tensor, short_side: int) -> torch.Tensor:
         height, width = image.shape[-2:]
+        working_size((height, width), short_side)  # refuses what would become too large
         scale = short_side / min(height, width) / GRID
         cells = max(1, round(height * scale)), max(1, round(width * scale))
         size = (cells[0] * GRID, cells[1] * GRID)

@@ -78,7 +78,7 @@ class View:
     name: str
     color: Path
     depth: Path
-    pose: Path | np.ndarray  # (4, 4) camera to world, or the text file that holds it
+    pose: Path | np.ndarray | None  # (4, 4) camera to world, the text file of it, or there is none
 
 
 def folder_views(folder: Path) -> list[View]:
@@ -124,7 +124,7 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def _numbers(data: bytes) -> np.ndarray:
-    words = re.sub(r"#.*", "", data.decode("utf-8", "replace")).split()
+    words = re.sub(r"#.*", "", data.decode("utf-8-sig", "replace")).split()
     try:
         return np.array([float(word) for word in words])
     except ValueError:
@@ -182,12 +182,14 @@ class FrameReader:
         except InputError as error:
             raise Unusable("frame refused", f"{view.name}: {error}") from None
 
-    def pose(self, pose: Path | np.ndarray) -> np.ndarray:
+    def pose(self, pose: Path | np.ndarray | None) -> np.ndarray:
         """(4, 4) camera to world; a file holds its 16 numbers row by row.
 
         Raises:
             Unusable: it is missing, or not a rigid transform.
         """
+        if pose is None:
+            raise Unusable("pose missing", "the trajectory ends before this image")
         values = _pose_numbers(self.contents(pose, "pose")) if isinstance(pose, Path) else pose
         if not np.isfinite(values).all():
             raise Unusable("pose not finite", "tracking was lost here")

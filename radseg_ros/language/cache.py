@@ -10,14 +10,14 @@ import io
 import logging
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..datatypes import LanguageError
+from ..datatypes import InputError, LanguageError
 from ..files import write_whole
+from ..reading import border, read_array, read_arrays
 from .templates import TEMPLATES
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,19 @@ def load_embeddings(
     Raises:
         LanguageError: missing, damaged, or of another text tower or template set; names the file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            kinds, texts = content["kind"].tolist(), content["text"].tolist()
-            vectors = content["vector"].astype(np.float32)
-            written_by, templates = str(content["tower"]), str(content["templates"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise LanguageError(f"{path}: cannot be read as text embeddings ({error})") from error
+    path = Path(path)
+    content = read_arrays(path, LanguageError)
+    with border(path, "a file of radseg-text", LanguageError):
+        kinds, texts, vectors = (
+            content["kind"].tolist(),
+            content["text"].tolist(),
+            content["vector"],
+        )
+        written_by, templates = str(content["tower"].item()), str(content["templates"].item())
+        vectors = vectors.astype(np.float32)
+        keys = list(zip(kinds, texts, strict=True))
+        if len(set(keys)) < len(keys) or not all(kind in (LABEL, PROMPT) for kind in kinds):
+            raise LanguageError(f"{path}: damaged, a text occurs twice, or is no label or prompt")
     # a tower is named by its hub id, or by a folder that has the id's last part
     if tower and written_by and Path(tower).name != Path(written_by).name:
         raise LanguageError(
@@ -73,11 +79,7 @@ def load_embeddings(
         )
     if templates != TEMPLATE_SET:
         raise LanguageError(f"{path}: made with other templates; write it again with radseg-text")
-    if (
-        vectors.ndim != 2
-        or not len(vectors) == len(kinds) == len(texts)
-        or not np.isfinite(vectors).all()
-    ):
+    if vectors.ndim != 2 or len(vectors) != len(keys) or not np.isfinite(vectors).all():
         raise LanguageError(
             f"{path}: damaged, {len(texts)} texts but vectors of shape {vectors.shape}, or not "
             "finite"
@@ -86,7 +88,7 @@ def load_embeddings(
         raise LanguageError(
             f"{path}: holds vectors of {vectors.shape[1]} numbers, the head gives {dimensions}"
         )
-    return dict(zip(zip(kinds, texts, strict=True), vectors, strict=True))
+    return dict(zip(keys, vectors, strict=True))
 
 
 def cache_folder() -> Path:
@@ -98,8 +100,8 @@ def cache_folder() -> Path:
 def read_vectors(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """What :func:`write_vectors` wrote, float32; None if absent, damaged or of another shape."""
     try:
-        vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        vectors = read_array(path)
+    except InputError:
         return None
     good = vectors.shape == shape and vectors.dtype == np.float32 and np.isfinite(vectors).all()
     return vectors if good else None
@@ -154,4 +156,7 @@ def _file_name(key: Key) -> str:
 
 
 def _age(folder: Path) -> float:
-    return -folder.stat().st_mtime
+    try:
+        return -folder.stat().st_mtime
+    except OSError:  # another process has just removed it
+        return 0.0

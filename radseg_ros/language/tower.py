@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from ..datatypes import CheckpointError, LanguageError
 from ..hub import REPO, download_folder, file_hash
+from ..reading import border, read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
+MAX_LAYERS = 200  # the largest towers have 32; each is built before its weights are missed
 TEXTS_AT_ONCE = 80  # one label with all its templates
 TOWERS = {  # what RADIO's training options call a teacher -> hub id
     "siglip2-g-384": "google/siglip2-giant-opt-patch16-384",
@@ -117,46 +119,50 @@ class TextTower:
         """
         model, tokenizer, output = self._loaded
         parts = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            encoded = tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
-            ids = torch.tensor([text.ids for text in encoded], device=self.device)
-            # SigLIP reads the last token, padding or not: padding is part of the text, and there is
-            # no attention mask
-            parts.append(F.normalize(getattr(model(input_ids=ids), output).float(), dim=-1).cpu())
-        return torch.cat(parts)
+        with self._border():
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                encoded = tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
+                ids = torch.tensor([text.ids for text in encoded], device=self.device)
+                # SigLIP reads the last token, padding or not: padding is part of the text, and
+                # there is no attention mask
+                vectors = getattr(model(input_ids=ids), output).float()
+                parts.append(F.normalize(vectors, dim=-1).cpu())
+            made = torch.cat(parts)
+        if made.ndim != 2 or not made.isfinite().all():
+            raise LanguageError(f"text tower {self.name}: damaged, its vectors are not finite")
+        return made
+
+    def _border(self) -> AbstractContextManager[None]:
+        return border(Path(self.name), "a text tower", LanguageError)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Tokenizer, str]:
         folder = self.folder(self.offline)
         log.info("loading text tower %s", self.name)
-        try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-                "model_type", ""
-            )
+        with self._border():
+            kind = str(read_json(folder / "config.json", raises=LanguageError).get("model_type"))
             if kind not in MODELS:
                 raise LanguageError(
-                    f"text tower {self.name}: {kind} models are not supported; known: "
+                    f"text tower {self.name}: {kind[:100]} models are not supported; known: "
                     f"{', '.join(MODELS)}"
                 )
             name, output, tokens = MODELS[kind]
             return load_model(folder, name).to(self.device), load_tokenizer(folder, tokens), output
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise LanguageError(
-                f"text tower {self.name}: {folder} cannot be loaded: {reason}"
-            ) from error
 
 
 def load_model(folder: Path, name: str) -> Any:
     """The text half of a model of transformers, float32, in evaluation mode.
 
     Raises:
-        ValueError: the files lack weights; transformers would make them up and only warn.
+        LanguageError: the files lack weights, which transformers would make up and only warn, or
+            describe no text tower.
     """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     text_config = getattr(config, "text_config", config)
+    if not 1 <= text_config.num_hidden_layers <= MAX_LAYERS:
+        raise LanguageError(f"{folder}: no tower has {text_config.num_hidden_layers} layers")
     if hasattr(config, "projection_dim"):  # CLIP states it once for both halves
         text_config.projection_dim = config.projection_dim
     report = logging.getLogger("transformers.modeling_utils")
@@ -173,7 +179,8 @@ def load_model(folder: Path, name: str) -> Any:
     finally:
         report.setLevel(level)
     if info["missing_keys"]:
-        raise ValueError(f"it lacks {', '.join(sorted(info['missing_keys'])[:3])}")
+        lacks = ", ".join(sorted(info["missing_keys"])[:3])
+        raise LanguageError(f"text tower {folder} cannot be loaded: it lacks {lacks}")
     return model.eval().requires_grad_(False)
 
 
@@ -189,9 +196,10 @@ def load_tokenizer(folder: Path, tokens: int) -> Tokenizer:
 
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise OSError(f"{path.name} is missing")
+        raise LanguageError(f"text tower {folder} cannot be loaded: {path.name} is missing")
     tokenizer = Tokenizer.from_file(str(path))
-    settings = _read_json(folder / "tokenizer_config.json")
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file, raises=LanguageError) if file.is_file() else {}
     special = {name: _content(settings.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
     if (
         "add_eos_token" in settings
@@ -211,10 +219,6 @@ def load_tokenizer(folder: Path, tokens: int) -> Tokenizer:
 
 def _content(token: Any) -> str:
     return token["content"] if isinstance(token, dict) else token or ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @cache

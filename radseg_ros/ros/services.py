@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger
 from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
 
 from ..answers.export import FORMATS, write_cloud
-from ..datatypes import MapFileError, RadsegRosError
+from ..datatypes import InputError, MapFileError, RadsegRosError
 from ..live_map import LiveMap
 from ..voxels.map_file import SUFFIX
 from . import messages

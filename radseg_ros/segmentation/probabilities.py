@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +12,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..datatypes import FeatureMap, InputError, check_rgb
+from ..datatypes import FeatureMap, InputError, check_rgb, check_texts
 from ..files import open_image
 from ..geometry import resize_rgb, working_size
+from ..reading import border, read_text
 from .maps import Segmentation, denoise, merge_synonyms
 
 if TYPE_CHECKING:
     from ..encoders.protocol import Encoder
     from .refine import Refiner
+
+MAX_NAMES = 10_000  # of all classes of one list; their memory is bounded by the next
+MAX_MAPS = 10**9  # numbers of the probability maps of one image: 4 GB
 
 
 @torch.no_grad()
@@ -46,10 +51,17 @@ def probabilities(
         denoising removed.
 
     Raises:
-        InputError: ``vectors`` has the wrong shape, or rgb is not an image.
+        InputError: ``vectors`` has the wrong shape, rgb is not an image, or the result would hold
+            more than ``MAX_MAPS`` numbers.
     """
     rgb = check_rgb(rgb)
-    maps = _enlarge(_patch_probabilities(encoder, rgb, vectors), size or rgb.shape[:2])
+    height, width = size or rgb.shape[:2]
+    if len(vectors) * height * width > MAX_MAPS:
+        raise InputError(
+            f"{len(vectors)} texts are too many for {width}x{height} pixels: name "
+            f"{max(1, MAX_MAPS // (height * width))} at most, or take a smaller image"
+        )
+    maps = _enlarge(_patch_probabilities(encoder, rgb, vectors), (height, width))
     maps = denoise(maps, denoise_threshold)
     return maps if refiner is None else refiner(rgb, maps).probabilities
 
@@ -95,6 +107,7 @@ class Segmenter:
         prompts: the names are free text.
 
     Raises:
+        InputError: a name cannot be looked for, or names two classes.
         LanguageError: a name cannot be embedded.
     """
 
@@ -108,7 +121,7 @@ class Segmenter:
         denoise_threshold: float = 0.5,
         prompts: bool = False,
     ) -> None:
-        names = [name for synonyms in classes for name in synonyms]
+        names = check_classes(classes)
         self.encoder, self.classes, self.refiner = encoder, classes, refiner
         self.short_side, self.denoise_threshold = short_side, denoise_threshold
         self.vectors = encoder.embed_prompts(names) if prompts else encoder.embed_labels(names)
@@ -158,21 +171,45 @@ def _enlarge(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
+def check_classes(classes: Sequence[Sequence[str]]) -> list[str]:
+    """All names of classes, each of which is called by its first one.
+
+    Raises:
+        InputError: a class has no name, two have one, or a name cannot be looked for.
+    """
+    names = [name for synonyms in classes for name in synonyms]
+    check_texts(names, MAX_NAMES)
+    if not all(classes):
+        raise InputError("a class has no name")
+    title, count = Counter(synonyms[0].casefold() for synonyms in classes).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{count} classes are called {title[:100]!r}: which one would a pixel be?")
+    return names
+
+
+def class_names(line: str) -> list[str]:
+    """The names of one class, which are separated by commas."""
+    return [" ".join(name.split()) for name in line.split(",") if name.strip()]
+
+
 def read_classes(path: str | Path) -> list[list[str]]:
     """A class file: one class a line, synonyms separated by commas; empty lines are skipped.
 
     Raises:
-        InputError: the file cannot be read or names no class.
+        InputError: the file cannot be read, is of another kind, or names no class or one twice.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of classes ({error})") from error
-    classes = [[name.strip() for name in line.split(",") if name.strip()] for line in lines]
-    classes = [names for names in classes if names]
-    if not classes:
-        raise InputError(f"{path}: names no class")
-    return classes
+    path = Path(path)
+    with border(path, "a list of classes"):
+        if path.suffix.lower() not in ("", ".txt"):
+            raise InputError(f"{path}: a list of classes is a .txt file, one class a line")
+        classes = [names for line in read_text(path).splitlines() if (names := class_names(line))]
+        if not classes:
+            raise InputError(f"{path}: names no class")
+        try:
+            check_classes(classes)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        return classes
 
 
 def read_rgb(path: str | Path) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from ..config import RefineConfig
 from ..datatypes import CheckpointError
 from ..encoders.protocol import Encoder, SamFeatures
+from ..reading import border
 from .maps import Segmentation, label_map
 from .sam_decoder import PromptedImage, SamDecoder
 from .sam_weights import load_sam
@@ -60,7 +62,9 @@ class Refiner:
 
     def __init__(self, features: SamFeatures) -> None:
         self.features, self.config = features, features.config
-        self.sam = SamDecoder(load_sam(self.config.sam, features.offline, features.device))
+        weights = load_sam(self.config.sam, features.offline, features.device)
+        with border(Path(self.config.sam), "a SAM model", CheckpointError):
+            self.sam = SamDecoder(weights)
         if features.channels != self.sam.features:
             raise CheckpointError(
                 f"{self.config.sam} takes {self.sam.features} channels, the SAM head of RADIO has "

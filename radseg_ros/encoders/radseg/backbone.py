@@ -16,6 +16,7 @@ from .checkpoint import RadioCheckpoint, Tensors
 if TYPE_CHECKING:
     from transformers import RadioConfig, RadioModel
 
+MAX_DEPTH = 200  # blocks; the largest RADIO has 40
 HEADS_BY_WIDTH = {1152: 16, 1280: 16}  # head dim 72 and 80; every other RADIO has head dim 64
 
 
@@ -45,7 +46,13 @@ def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:
         raise CheckpointError(
             f"{checkpoint.path}: the backbone has gated MLPs (as v3-g), which are not supported"
         )
-    depth = 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
+    blocks = {int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")}
+    depth = len(blocks)
+    if blocks != set(range(depth)) or depth > MAX_DEPTH:
+        raise CheckpointError(
+            f"{checkpoint.path}: the backbone has {depth} blocks up to number {max(blocks)}; need "
+            f"all of them, and at most {MAX_DEPTH}"
+        )
     kwargs = args.get("model_kwargs") or {}
     heads = (
         kwargs.get("num_heads")
@@ -61,14 +68,15 @@ def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:
         {names.index(str(t.get("name"))) for t in checkpoint.teachers if t.get("use_summary", True)}
     )
     if (
-        heads < 1
+        not all(type(count) is int and count >= 1 for count in (heads, cls_tokens))
         or width % heads
         or patch * patch * 3 != patch_inputs
+        or not 8 <= patch <= 32  # finer ones would make millions of tokens
         or math.isqrt(positions) ** 2 != positions
     ):
         raise CheckpointError(
-            f"{checkpoint.path}: impossible sizes: width {width}, {heads} heads, patches of "
-            f"{patch_inputs}, {positions} positions"
+            f"{checkpoint.path}: impossible sizes: width {width}, {heads} heads, "
+            f"{cls_tokens} cls tokens, patches of {patch_inputs}, {positions} positions"
         )
     return RadioConfig(
         hidden_size=width,
@@ -81,7 +89,7 @@ def radio_config(checkpoint: RadioCheckpoint) -> RadioConfig:
         max_img_size=math.isqrt(positions) * patch,
         num_cls_tokens=min(cls_tokens, prefix),
         num_registers=max(prefix - cls_tokens, 0),
-        summary_idxs=[i for i in idxs if i < cls_tokens] or [0],
+        summary_idxs=[i for i in idxs if 0 <= i < cls_tokens] or [0],
     )
 
 

@@ -10,7 +10,6 @@ and safetensors.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 
 from ...datatypes import CheckpointError
 from ...hub import file_hash, heads_hint
+from ...reading import border, read_json, read_torch
 
 Tensors = dict[str, torch.Tensor]
 LANGUAGE_HEADS = ("siglip2", "siglip2-g", "siglip", "clip")  # best first (Table A.7)
@@ -67,13 +67,14 @@ def read_checkpoint(path: str | Path) -> RadioCheckpoint:
         CheckpointError: missing, truncated, or of a kind that is not supported; names the file.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file or folder")
-    if path.suffix == ".safetensors":
-        return _read_folder(path.parent)
-    return _read_torch_file(path)
+    with border(path, "a RADIO checkpoint", CheckpointError):
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file or folder")
+        if path.suffix == ".safetensors":
+            return _read_folder(path.parent)
+        return _read_torch_file(path)
 
 
 def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
@@ -108,15 +109,7 @@ def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
 
 
 def _read_torch_file(path: Path) -> RadioCheckpoint:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    # torch raises RuntimeError, UnpicklingError, EOFError, ... depending on where the damage is
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read, it is damaged, truncated or no RADIO checkpoint ({reason})"
-        ) from error
+    content = read_torch(path, "a RADIO checkpoint", [argparse.Namespace], CheckpointError)
     if not isinstance(content, dict) or not (
         "state_dict" in content or "state_dict_ema" in content
     ):
@@ -134,7 +127,7 @@ def _read_torch_file(path: Path) -> RadioCheckpoint:
         )
     else:
         state = content["state_dict"]
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     layout = {"base_model.": "backbone", "input_conditioner.": "conditioner"}
     groups = {name: _below(state, prefix) for prefix, name in layout.items()}
     return _checked(
@@ -150,27 +143,25 @@ def _read_torch_file(path: Path) -> RadioCheckpoint:
 
 
 def _read_folder(path: Path) -> RadioCheckpoint:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = _read_json(path / "config.json")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{path / 'config.json'}: no such file; a Hugging Face folder holds config.json and "
+            "model.safetensors"
+        )
+    config = read_json(path / "config.json", raises=CheckpointError)
     index = path / "model.safetensors.index.json"
-    names = (
-        sorted(set(_read_json(index)["weight_map"].values()))
-        if index.is_file()
-        else ["model.safetensors"]
-    )
-    files = [path / name for name in names]
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(read_json(index, raises=CheckpointError)["weight_map"].values())
+    files = [path / Path(name).name for name in sorted(names)]  # never outside of the folder
     state: Tensors = {}
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"{file}: no such file")
-        try:
+        with border(file, "a file of safetensors", CheckpointError):
             state.update(load_file(file))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file}: cannot be read, it is damaged or truncated ({error})"
-            ) from error
     state = {key.removeprefix("radio_model."): value for key, value in state.items()}
     args = {**config, **_as_dict(config.get("args"))}
     return _checked(
@@ -211,6 +202,10 @@ def _checked(
         raise CheckpointError(
             f"{path}: its backbone ends in a norm (model_norm); this is not supported"
         )
+    heads = [*fields["summary_heads"].values(), *fields["feature_heads"].values()]
+    for tensors in (backbone, fields["conditioner"], *heads):
+        for key, value in tensors.items():
+            _check_weights(path, key, value)
     idxs = extra.get("summary_idxs")
     return RadioCheckpoint(
         path=path,
@@ -220,6 +215,19 @@ def _checked(
         summary_idxs=None if idxs is None else tuple(idxs.tolist()),
         **fields,
     )
+
+
+def _check_weights(path: Path, key: str, value: Any) -> None:
+    """Refuse what cannot be the weights of a layer."""
+    if not isinstance(value, torch.Tensor):
+        raise CheckpointError(f"{path}: {key[:100]} is no tensor but a {type(value).__name__}")
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not (plain and value.is_floating_point()):
+        raise CheckpointError(
+            f"{path}: {key[:100]} is {value.dtype}; weights must be plain floating-point numbers"
+        )
+    if not value.isfinite().all():
+        raise CheckpointError(f"{path}: {key[:100]} holds numbers that are not finite")
 
 
 def _heads(state: Tensors, pattern: str, args: Mapping[str, Any]) -> dict[str, Tensors]:
@@ -262,14 +270,3 @@ def _below(state: Tensors, prefix: str) -> Tensors:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return dict(vars(value)) if isinstance(value, argparse.Namespace) else dict(value or {})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; a Hugging Face folder holds config.json and model.safetensors"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error

@@ -5,7 +5,8 @@ and a language head on top.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ...device import pick_device
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
+from ...reading import border
 from ..image import image_tensor
 from .backbone import build_radio
 from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
@@ -49,13 +51,17 @@ class RadsegEncoder:
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device, "radseg.device")
         self.dtype = getattr(torch, config.dtype)
-        checkpoint = read_checkpoint(find_radio(config.checkpoint, config.offline))
-        refuse_unaligned(checkpoint, config.force)
+        path = find_radio(config.checkpoint, config.offline)
+        with border(path, "a RADIO checkpoint", CheckpointError):
+            checkpoint = read_checkpoint(path)
+            refuse_unaligned(checkpoint, config.force)
+            self.language = language_head(checkpoint, config.language)
+            model: Any = build_radio(checkpoint)
+            names = checkpoint.teacher_names
+            tower = str(checkpoint.teacher(self.language).get("model") or "")
         self.checkpoint_hash = checkpoint.hash
-        self.language = language_head(checkpoint, config.language)
         self.name = f"radseg-{checkpoint.hash}-{self.language}"
 
-        model: Any = build_radio(checkpoint)
         last = model.encoder.layer[-1]
         last.attention = SelfCorrelatingAttention(
             last.attention, config.tau_scra, config.recursions
@@ -64,12 +70,11 @@ class RadsegEncoder:
         self._network = torch.compile(self._run) if config.compile else self._run
         self.patch = int(model.config.patch_size)
         self.channels = int(model.config.hidden_size)
-        names = checkpoint.teacher_names
         self._language_token = names.index(self.language) if self.language in names else 0
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
         self.language_channels = head_size(head)
-        self.text = self._text_embedder(checkpoint.teacher(self.language))
+        self.text = self._text_embedder(tower)
         self.sam = self._sam_features(checkpoint) if config.refine == "sam" else None
 
     @torch.no_grad()
@@ -145,11 +150,13 @@ class RadsegEncoder:
         return tokens[self._language_token].float()
 
     def _head(self, tensors: Tensors, where: str) -> nn.Module:
-        head = build_head(tensors, where)
+        with border(Path(where), "a head of RADIO", CheckpointError):
+            head = build_head(tensors, where)
         return head.to(self.device, self.dtype).requires_grad_(False).eval()
 
     def _sam_features(self, checkpoint: RadioCheckpoint) -> RadioSamFeatures:
-        tensors = sam_head(checkpoint)
+        with border(checkpoint.path, "a RADIO checkpoint", CheckpointError):
+            tensors = sam_head(checkpoint)
         head = self._head(tensors, f"{checkpoint.path}, head sam")
         return RadioSamFeatures(
             self.config.refinement,
@@ -160,11 +167,9 @@ class RadsegEncoder:
             offline=self.config.offline,
         )
 
-    def _text_embedder(self, teacher: Mapping[str, Any]) -> TextEmbedder:
+    def _text_embedder(self, teacher_model: str) -> TextEmbedder:
         config, dimensions = self.config, self.language_channels
-        name = config.text_tower or tower_of(
-            self.language, dimensions, str(teacher.get("model") or "")
-        )
+        name = config.text_tower or tower_of(self.language, dimensions, teacher_model)
         tower = TextTower(name, self.device, config.offline) if name else None
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from ...datatypes import CheckpointError
 
+MAX_INNER = 100  # blocks; those of RADIO have 1 to 3
+
 
 class ResidualHead(nn.Module):
     """MLP "v2": residual blocks of LayerNorm, GELU, Linear; every size comes from the tensors."""
@@ -88,6 +90,8 @@ def build_head(state: Mapping[str, torch.Tensor], where: str) -> nn.Module:
     inner = 0
     while inner_key.format(inner * step) in state:
         inner += 1
+    if inner > MAX_INNER:
+        raise CheckpointError(f"{where}: {inner} inner blocks are more than {MAX_INNER}")
     kind = ResidualHead if last.startswith("final") else PlainHead
     with torch.device("meta"):  # no time spent on random weights
         head = kind(inputs, hidden, outputs, inner)
