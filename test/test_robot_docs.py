@@ -69,7 +69,7 @@ def reasons() -> set[str]:
     found = {reason for source in SOURCES for reason in reasons_in(source)}
     stats = (ROOT / "radseg_ros" / "datatypes.py").read_text()
     found |= {f"{start}…" for start in re.findall(r'"(frame without[^"{]*)', stats)}
-    return found - {""}
+    return {reason for reason in found if " " in reason}  # sentences, not names
 
 
 def covers(explained: str, reason: str) -> bool:
