@@ -66,11 +66,15 @@ def _send_peak(
     import torch
 
     torch.set_num_threads(threads)
-    run = prepare(*options)
+    send.send(rise(prepare(*options)))
+
+
+def rise(run: Callable[[], object]) -> float:
+    """MiB by which the resident set of this process rises while ``run()`` runs."""
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present size
     before = _resident("VmRSS")
     run()
-    send.send((_resident("VmHWM") - before) / 1024)
+    return (_resident("VmHWM") - before) / 1024
 
 
 def _resident(field: str) -> int:

@@ -325,3 +325,21 @@ def test_a_process_killed_at_any_moment_of_saving_leaves_a_whole_file(tmp_path):
     )
     save_map(path, some_map())
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # leftovers of the dead are gone
+
+
+def test_a_header_that_was_changed_is_refused(tmp_path):
+    """Another stamp or frame would be a sound header too: only its digest tells."""
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map(), IDENTITY)
+    whole = path.read_bytes()
+    start = whole.index(b"identity")
+    end = whole.index(b"sha256", start)
+    for at in np.random.default_rng(0).integers(start, end, 60).tolist():
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(MapFileError):
+            load_map(path)
+    for old, new in ((b'last_stamp_ns\\": 1', b'last_stamp_ns\\": 2'), (b'"map\\', b'"mat\\')):
+        assert old in whole
+        path.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(MapFileError, match="header does not match its checksum"):
+            load_map(path)

@@ -298,3 +298,28 @@ def test_flush_decides_the_last_pair():
     for order in itertools.permutations([("color", 10), ("depth", 12), ("pose", 12)]):
         sync = FrameSync()
         assert len(feed(sync, list(order)) + sync.flush()) == 1
+
+
+def test_of_two_equally_near_partners_the_earlier_one_is_taken():
+    sync = FrameSync()
+    sync.add_pose(10 * MS, pose())
+    (match,) = feed(sync, [("color", 0), ("color", 20), ("depth", 10)])
+    assert (match.color, match.depth) == (0, 10)
+
+
+def test_a_full_queue_of_pairs_loses_its_oldest_one_only():
+    sync = FrameSync(SyncConfig(queue=3))
+    pairs = [(kind, ms) for ms in (0, 10, 20) for kind in ("color", "depth")]
+    feed(sync, pairs)
+    assert sync.waiting["depth"] == 3 and not sync.drops.total
+    feed(sync, [("color", 30), ("depth", 30)])
+    assert sync.waiting["depth"] == 3 and sync.drops.total == 1
+    assert [match.depth for match in feed(sync, [("pose", 10), ("pose", 30)])] == [10, 20, 30]
+
+
+def test_a_topic_that_stands_where_another_one_jumped_back_to_can_jump_too():
+    sync = FrameSync()
+    feed(sync, [("color", 5000), ("depth", 60_000), ("depth", 5000)])
+    assert sync.jumps == 1
+    feed(sync, [("color", 0)])
+    assert sync.jumps == 2

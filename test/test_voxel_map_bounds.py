@@ -257,3 +257,42 @@ def test_a_moving_window_does_not_leak_bricks():
         sizes.append(world.table.index.nbytes)
     assert len(world) < 500 and sizes[-1] < 6 * 10**6
     check(world)
+
+
+# ---- borders of what is in view ------------------------------------------------------------------
+
+
+def test_a_point_is_looked_through_where_it_falls_on_a_pixel_and_nowhere_else():
+    observed = frame(0.75)
+    height, width = observed.depth.shape
+    pixels = [(u, v) for v in range(-2, height + 2) for u in range(-2, width + 2)]
+    rays = torch.tensor([[u, v, 1.0] for u, v in pixels], dtype=torch.float64)
+    points = 0.5 * rays @ torch.tensor(np.linalg.inv(observed.K)).T
+    found = seen_through(points, observed, 0.1)
+    assert found.tolist() == [0 <= u < width and 0 <= v < height for u, v in pixels]
+    assert not seen_through(points, observed, 0.25).any(), "the margin itself is not enough"
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom", "camera"])
+def test_a_sphere_beside_the_image_is_not_in_view(side):
+    observed, radius = frame(1.0), 0.3
+    height, width = observed.depth.shape
+    u, v = {  # on the edge of the image: a border pixel is half a pixel wider than its centre
+        "left": (-0.5, height / 2),
+        "right": (width - 0.5, height / 2),
+        "top": (width / 2, -0.5),
+        "bottom": (width / 2, height - 0.5),
+        "camera": (0, 0),
+    }[side]
+    x, y, _ = edge = 2.0 * np.linalg.inv(observed.K) @ [u, v, 1]
+    outward = {
+        "left": (-2, 0, x),
+        "right": (2, 0, -x),
+        "top": (0, -2, y),
+        "bottom": (0, 2, -y),
+        "camera": (0, 0, -1),
+    }[side]
+    outward = np.array(outward) / np.linalg.norm(outward)
+    edge = np.zeros(3) if side == "camera" else edge
+    centres = torch.tensor(np.array([edge + outward * radius * f for f in (0.99, 1.01)]))
+    assert spheres_in_view(centres, radius, observed).tolist() == [True, False]

@@ -26,7 +26,7 @@ def spheres_in_view(centre: torch.Tensor, radius: float, frame: Frame) -> torch.
 
 
 def seen_through(xyz: torch.Tensor, frame: Frame, margin: float) -> torch.Tensor:
-    """Which points the rays of a frame pass by ``margin`` metres or more.
+    """Which points the rays of a frame pass by more than ``margin`` metres.
 
     The nearest depth of 3 x 3 pixels counts, and a pixel without depth among them proves nothing:
     edges and holes of the sensor carve no solid thing.

@@ -3,9 +3,10 @@
 
 Metadata ``radmap`` is a JSON object: ``version``, ``identity`` (encoder, checkpoint, head, labels,
 frame), ``map`` and ``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, and
-``sha256``, one digest per tensor. The tensors are those of :meth:`VoxelTable.state`: ``key`` (21
-bits per axis), ``hits``, ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points
-where float32, the mean where float16.
+``sha256``, one digest per tensor. Metadata ``radmap_sha256`` is the digest of that text; the first
+files had none. The tensors are those of :meth:`VoxelTable.state`: ``key`` (21 bits per axis),
+``hits``, ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points where float32, the
+mean where float16.
 
 A file is written beside its place, brought to the disk, and renamed: whoever reads finds the old
 map or the new one.
@@ -95,9 +96,10 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
         "camera": voxel_map.camera,
         "sha256": _digests(state),
     }
+    text = json.dumps(header)
     try:
         with whole_file(path) as part:
-            written = _write(part, state, {"radmap": json.dumps(header)})
+            written = _write(part, state, {"radmap": text, "radmap_sha256": _text_digest(text)})
             if part.stat().st_size != written:
                 raise MapFileError(f"the map was not written whole to {path}")
     except OSError as error:
@@ -225,6 +227,10 @@ def _digest(tensor: torch.Tensor, part_bytes: int = 1 << 24) -> str:
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The header and the tensors of a file whose digests agree."""
     from safetensors import SafetensorError, safe_open
@@ -236,7 +242,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             metadata = file.metadata() or {}
             if "radmap" not in metadata:
                 raise MapFileError(f"{path} is a safetensors file, but not a map")
-            header = json.loads(metadata["radmap"])
+            text = metadata["radmap"]
+            if metadata.get("radmap_sha256", _text_digest(text)) != _text_digest(text):
+                raise MapFileError(f"{path} is damaged: its header does not match its checksum")
+            header = json.loads(text)
             if not isinstance(header, dict) or header.get("version") != VERSION:
                 version = str(header.get("version"))[:20] if isinstance(header, dict) else "unknown"
                 raise MapFileError(
