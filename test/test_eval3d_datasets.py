@@ -353,3 +353,9 @@ def test_a_scene_knows_what_it_read(tmp_path):
     world.save(root / "color" / "000001.png", np.zeros((*world.SIZE, 3), np.uint8))
     list(scene)
     assert scene.digest() != digest and scene.listing() != listing
+
+
+def test_labels_that_cannot_be_ids_are_none(tmp_path):
+    labels = np.array([3.0, np.nan, np.inf, -np.inf, 1e300, 2.0**53 - 1])
+    np.savez(tmp_path / "a.npz", xyz=np.zeros((6, 3)), labels=labels)
+    assert read_points(tmp_path / "a.npz")[1].tolist() == [3, -1, -1, -1, -1, 2**53 - 1]

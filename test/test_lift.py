@@ -19,6 +19,7 @@ from small_worlds import (
 from radseg_ros.config import LiftConfig
 from radseg_ros.datatypes import FeatureMap, InputError
 from radseg_ros.voxels import runs as pixel_runs
+from radseg_ros.voxels.index import COORDINATE_LIMIT
 from radseg_ros.voxels.lift import lift
 
 
@@ -224,3 +225,32 @@ def test_skewed_intrinsics_are_honoured():
         total(lift(observed, (1, 1), 0.2), features).keys() - reference.doubtful
         == reference.sums.keys() - reference.doubtful
     )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_last_voxel_that_a_key_can_express_is_kept(axis, sign):
+    for coordinate in range(COORDINATE_LIMIT - 2, COORDINATE_LIMIT + 3):
+        T = np.eye(4)
+        T[axis, 3] = sign * coordinate - (axis == 2)
+        lifted = lift(frame([[1.0]], T, camera=np.eye(3)), (1, 1), 1.0)
+        if coordinate < COORDINATE_LIMIT:
+            assert (
+                index_of(lifted)[0, axis] == sign * coordinate
+                and not lifted.dropped["out_of_range"]
+            )
+        else:
+            assert len(lifted.key) == 0 and lifted.dropped["out_of_range"] == 1
+
+
+def test_a_wall_within_a_metre_is_as_good_as_a_far_one():
+    depth = np.full((12, 16), 0.25, np.float32)
+    depth[:, 8:] = 0.5
+    lifted = lift(frame(depth), (3, 4), 0.05)
+    assert int(lifted.hits.sum()) == 12 * 16 and lifted.dropped["no_return"] == 0
+    ranged = lift(frame(depth), (3, 4), 0.05, LiftConfig(min_range=0.3))
+    assert ranged.dropped["range"] == 12 * 8
+    edged = lift(frame(depth), (3, 4), 0.05, LiftConfig(depth_edge=0.5))
+    assert edged.dropped["depth_edge"] == 12 * 2
+    just = lift(frame(depth), (3, 4), 0.05, LiftConfig(depth_edge=1.0))
+    assert just.dropped["depth_edge"] == 0, "a jump by the fraction itself is none"

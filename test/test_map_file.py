@@ -19,7 +19,7 @@ from small_worlds import assert_same, make_map, random_frame
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import MapFileError
-from radseg_ros.voxels.map_file import VERSION, MapIdentity, load_map, save_map
+from radseg_ros.voxels.map_file import STAMP_LIMIT_NS, VERSION, MapIdentity, load_map, save_map
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 IDENTITY = MapIdentity("radseg:base", "abc123", "siglip2", frame_id="map")
@@ -343,3 +343,43 @@ def test_a_header_that_was_changed_is_refused(tmp_path):
         path.write_bytes(whole.replace(old, new, 1))
         with pytest.raises(MapFileError, match="header does not match its checksum"):
             load_map(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hits": 0, "rgb_sum": 0.0}, "hits"),
+        ({"last_seen_ns": STAMP_LIMIT_NS}, "stamps"),
+        ({"first_seen_ns": -STAMP_LIMIT_NS}, "stamps"),
+        ({"first_seen_ns": -(2**63), "last_seen_ns": -(2**63)}, "stamps"),
+        ({"first_seen_ns": 5, "last_seen_ns": 4}, "stamps"),
+        ({"seen_through": -1}, "looks through"),
+    ],
+)
+def test_values_at_their_limits_are_refused(tmp_path, changes, said):
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map())
+
+    def change(_header, state):
+        for name, value in changes.items():
+            state[name][0] = value
+
+    rewrite(path, change)
+    with pytest.raises(MapFileError, match=f"impossible .*{said}"):
+        load_map(path)
+
+
+def test_values_within_their_limits_are_read(tmp_path):
+    path = tmp_path / "a.radmap"
+    save_map(path, some_map())
+    limits = {"first_seen_ns": 1 - STAMP_LIMIT_NS, "last_seen_ns": STAMP_LIMIT_NS - 1}
+
+    def change(header, state):
+        header["last_stamp_ns"] = limits["last_seen_ns"]
+        for name, value in limits.items():
+            state[name][0] = value
+
+    rewrite(path, change)
+    loaded, _ = load_map(path)
+    assert {name: int(loaded.table[name][0]) for name in limits} == limits
+    assert loaded.last_stamp_ns == limits["last_seen_ns"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short version of ``bench/storm.py``: nothing raises, is lost in silence, or takes much memory."""
+"""``bench/storm.py`` in short: nothing raises, is lost in silence, or takes much memory."""
 
 from __future__ import annotations
 

@@ -284,8 +284,9 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
         "hits": bool((hits > 0).all()),
         "colours": bool(((rgb_sum >= 0) & (rgb_sum <= hits[:, None] * (1 + 1e-6))).all()),
-        "stamps": bool(((first <= last) & (first.abs() < STAMP_LIMIT_NS)).all())
-        and bool((last.abs() < STAMP_LIMIT_NS).all()),
+        "stamps": bool(
+            ((-STAMP_LIMIT_NS < first) & (first <= last) & (last < STAMP_LIMIT_NS)).all()
+        ),
         "counts of looks through a voxel": bool((state["seen_through"] >= 0).all()),
         "vectors": all(
             bool(part.float().sum().isfinite()) or bool(part.isfinite().all())
