@@ -383,3 +383,24 @@ def test_values_within_their_limits_are_read(tmp_path):
     loaded, _ = load_map(path)
     assert {name: int(loaded.table[name][0]) for name in limits} == limits
     assert loaded.last_stamp_ns == limits["last_seen_ns"]
+
+
+@pytest.mark.parametrize("name", ["", "a", "ab", "abc", "abcd", "abcde", "abcdef", "abcdefg"])
+def test_the_numbers_of_a_file_are_aligned(tmp_path, name):
+    path = tmp_path / "a.radmap"
+    save_map(path, make_map(0.2, 5), MapIdentity(encoder=name))
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
+def test_a_place_that_cannot_be_written_is_told_in_words(tmp_path):
+    path = tmp_path / "no" / "a.radmap"
+    with pytest.raises(MapFileError) as error:
+        save_map(path, make_map(0.2, 5))
+    assert str(error.value) == f"the map cannot be written to {path}: No such file or directory"
+
+
+def test_one_number_per_voxel_is_a_map(tmp_path):
+    world = make_map(0.2, 1)
+    world.integrate(*random_frame(np.random.default_rng(0), channels=1))
+    save_map(tmp_path / "a.radmap", world)
+    assert_same(load_map(tmp_path / "a.radmap")[0].snapshot(), world.snapshot())

@@ -261,3 +261,88 @@ def test_scaled_bytes_of_odd_numbers_stay_finite():
     again = store.rows(torch.arange(3))
     assert again.isfinite().all() and (again[0] == 0).all()
     torch.testing.assert_close(again[2], odd[2], atol=6e4 / 200, rtol=0)
+
+
+# ---- what is kept, and how much at a time --------------------------------------------------------
+
+
+def test_an_empty_answer_has_no_row_anywhere():
+    world = make_map(0.2, 5)
+    geometry, _ = ask(MapView(Head(), 3), world)
+    assert_same_geometry(geometry, world.geometry())
+
+
+def test_scores_of_the_last_questions_are_kept_and_of_earlier_ones_not():
+    world, view, scored = make_map(0.2, 5), MapView(Head(), 3), []
+    grown(world, 0)
+
+    def counting(vectors):
+        scored.append(len(vectors))
+        return scorer(vectors)
+
+    def rows_scored(question) -> int:
+        scored.clear()
+        view.catch_up(world, threading.Lock())
+        view.scored(world.voxel_size, counting, len(TEXTS), question)
+        return sum(scored)
+
+    everything = len(world)
+    assert [rows_scored(q) for q in "aabbab"] == [everything, 0, everything, 0, 0, 0]
+    assert [rows_scored(q) for q in "cb"] == [everything, 0], "b was asked later than a"
+    assert rows_scored("a") == everything
+    assert [rows_scored(None), rows_scored(None)] == [everything] * 2
+    stats = world.integrate(*random_frame(np.random.default_rng(1)))
+    assert rows_scored("a") == stats.voxels and rows_scored("b") == stats.voxels
+    view.clear()
+    assert view.nbytes == 0 and rows_scored("a") == len(world)
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_scores_too_many_to_keep_are_made_again(monkeypatch, room):
+    world, view, calls = make_map(0.2, 5), MapView(Head(), 3), []
+    grown(world, 0)
+    monkeypatch.setattr("radseg_ros.voxels.view.KEPT_SCORES_MOST", 4 * len(world) + room)
+    ask(view, world, "q")
+    view.scored(0.2, lambda vectors: calls.append(len(vectors)) or scorer(vectors), 4, "q")
+    assert sum(calls) == (len(world) if room else 0)
+
+
+def test_answers_that_are_given_away_do_not_change_those_that_are_kept():
+    world, view = make_map(0.2, 5), MapView(Head(), 3)
+    grown(world, 0)
+    _, scores = ask(view, world, "q")
+    before = scores.clone()
+    scores.zero_()
+    assert torch.equal(ask(view, world, "q")[1], before)
+
+
+@pytest.mark.parametrize(("channels", "rows_at_once"), [(5, 2048), (2048, 1024), (40_000, 64)])
+def test_a_step_copies_so_many_rows_that_the_lock_is_short(channels, rows_at_once):
+    world, sizes = make_map(0.05, channels), []
+    side = {5: 120, 2048: 64, 40_000: 16}[channels]
+    depth = np.full((side, side), 2.0, np.float32)
+    observed = frame(depth, camera=np.diag([20.0, 20.0, 1.0]))
+    world.integrate(observed, FeatureMap(torch.ones(channels, 1, 1)))
+
+    def transform(means):
+        sizes.append(len(means))
+        return means[:, :3]
+
+    MapView(transform, 3).catch_up(world, threading.Lock())
+    assert len(world) > rows_at_once == max(sizes) and sum(sizes) == len(world)
+    sizes.clear()
+    scored_directly(world, threading.Lock(), transform, scorer, len(TEXTS))
+    assert max(sizes) == rows_at_once and sum(sizes) == len(world)
+
+
+@pytest.mark.parametrize("width", [3, 600])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_memory_that_a_view_will_take_is_known_before(width, exact):
+    world = wide_map()
+    view = MapView(lambda means: means[:, :1].expand(-1, width), width, exact)
+    assert view.nbytes == 0 and view.share(world) == 0
+    view.catch_up(world, threading.Lock())
+    assert view.share(world) == 1 and view.share(make_map(0.2, 5)) == 1
+    assert world.cache_nbytes == view.nbytes
+    assert view.nbytes <= view.nbytes_for(len(world)) <= 1.35 * view.nbytes
+    assert view.nbytes_for(0) == 0

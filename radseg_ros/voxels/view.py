@@ -33,15 +33,16 @@ NARROW = 768  # numbers in a vector: below, bytes would save little and cost mor
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
 
-_COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype, int]] = {
-    "key": ((), torch.int64, -1),
-    "changed": ((), torch.int64, -1),  # revision of the voxel that was copied; -1 = none yet
-    "step": ((), torch.int64, 0),  # of this view, in which the row was copied
-    "hits": ((), torch.int64, 0),
-    "rgb_sum": ((3,), torch.float64, 0),
-    "first_seen_ns": ((), torch.int64, 0),
-    "last_seen_ns": ((), torch.int64, 0),
+_COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+    "key": ((), torch.int64),
+    "changed": ((), torch.int64),  # revision of the voxel that was copied
+    "step": ((), torch.int64),  # of this view, in which the row was copied
+    "hits": ((), torch.int64),
+    "rgb_sum": ((3,), torch.float64),
+    "first_seen_ns": ((), torch.int64),
+    "last_seen_ns": ((), torch.int64),
 }
+_NOTHING = -1  # in all columns of a row to which nothing has been copied yet
 _COPIED = tuple(name for name in _COLUMNS if name != "step")
 _ROW_BYTES = 100  # of the columns of a voxel, with the slack that they grow by
 
@@ -79,7 +80,7 @@ class MapView:
     def share(self, source: VoxelMap) -> float:
         """Share of the voxels of ``source`` whose vectors are here, up to date or a little old."""
         with self._lock:
-            known = int((self._columns["changed"].data >= 0).sum()) if self._columns else 0
+            known = int((self._columns["changed"].data != _NOTHING).sum()) if self._columns else 0
         return min(1.0, known / len(source)) if len(source) else 1.0
 
     def clear(self) -> None:
@@ -171,8 +172,8 @@ class MapView:
         self._columns["step"].data[slots] = self._step
 
     def _resize(self, length: int, device: torch.device) -> None:
-        for name, (shape, kind, fill) in _COLUMNS.items() if not self._columns else ():
-            self._columns[name] = Column(shape, kind, device, fill)
+        for name, (shape, kind) in _COLUMNS.items() if not self._columns else ():
+            self._columns[name] = Column(shape, kind, device, _NOTHING)
         for column in self._columns.values():
             column.resize(length)
         if self._vectors is not None:
@@ -195,7 +196,7 @@ class MapView:
                 return geometry_of({}, voxel_size), torch.zeros(0, texts)
             scores = self._up_to_date(scorer, texts, question)
             columns = {name: column.data for name, column in self._columns.items()}
-            known = columns["changed"] >= 0
+            known = columns["changed"] != _NOTHING
             if bool(known.all()):
                 return geometry_of(columns, voxel_size), scores.clone()
             rows = known.nonzero()[:, 0]
@@ -207,7 +208,7 @@ class MapView:
         assert self._vectors is not None
         step = self._columns["step"].data
         since, kept = self._scores.pop(
-            question, (-1, step.new_zeros(0, texts, dtype=torch.float32))
+            question, (_NOTHING, step.new_zeros(0, texts, dtype=torch.float32))
         )
         scores = kept[: len(step)]
         if len(scores) < len(step):
