@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from radseg_ros.config import LABELLED_SPACES, Config, Options, group, option
+from radseg_ros.config import LABELLED_SPACES, Config, Options, group, option, options_of
 from radseg_ros.config import with_options as change_options
+from radseg_ros.datatypes import ConfigError
 
 from .classes import SHIPPED
 from .scoring.metrics import PROTOCOLS
@@ -75,15 +76,19 @@ class EvalConfig(Options):
         [], "classes that are not scored; empty = those that the data set's protocol leaves out"
     )
     k: int = option(
-        5, "neighbours that vote for a ground-truth voxel; 0 = only the same voxel", low=0
+        5,
+        "neighbours that vote for a ground-truth voxel; 0 = only the same voxel",
+        low=0,
+        high=1000,
     )
     denoise_threshold: float = option(
         0.5,
         "classes whose probability stays below this in the whole map are removed; 0 = off",
         low=0,
+        high=1,
     )
     prediction_threshold: float = option(
-        0.1, "a best probability below this predicts nothing", low=0
+        0.1, "a best probability below this predicts nothing", low=0, high=1
     )
     denoise_chunk: int = option(
         0, "voxels per denoising; 0 = the whole map; 10000 = as the published program", low=0
@@ -100,10 +105,17 @@ class EvalConfig(Options):
         0,
         "threads of one scene; 0 = the cores of the machine, 8 at most. Never depends on --jobs",
         low=0,
+        high=1024,
     )
     oracle: OracleConfig = group(OracleConfig)
     topics: TopicConfig = group(TopicConfig)
     mapper: Config = group(Config, flat="")
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        low = options_of(Config)["map.voxel_size"].low
+        if 0 < self.gt_voxel_size < (low or 0):
+            raise ConfigError(f"gt_voxel_size must be 0 or >= {low:g}, got {self.gt_voxel_size}")
 
 
 def with_options(config: EvalConfig, values: Mapping[str, Any]) -> EvalConfig:

@@ -71,7 +71,8 @@ def _first(dslr: Path, names: tuple[str, ...], scene: str) -> Path:
 
 def _nerfstudio(path: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[int, int]]:
     data = read_json(path, raises=RecordingError)
-    with border(path, f"the cameras of {name}", RecordingError):
+    # a pose of infinite numbers costs its frame, later
+    with border(path, f"the cameras of {name}", RecordingError), np.errstate(invalid="ignore"):
         K = camera_matrix(*(float(data[key]) for key in ("fl_x", "fl_y", "cx", "cy")))
         frames = [*data["frames"], *data.get("test_frames", ())]
         poses = {

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..datatypes import Frame, InputError, RecordingError, check_pose
 from ..files import open_image
+from ..reading import read_text
 from .decode import DEPTH_SCALE, IMAGE_FORMATS, same_aspect, to_metres
 from .drops import Unusable
 
@@ -41,7 +42,11 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
 
     def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
         parts = re.split(r"([0-9]+)", name)
-        return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts], name
+        numbers = (p.lstrip("0") if p.isdecimal() else None for p in parts)
+        return [
+            (0, 0, p) if number is None else (1, len(number), number)
+            for p, number in zip(parts, numbers, strict=True)
+        ], name
 
     return sorted(names, key=key)
 
@@ -115,16 +120,15 @@ def read_numbers(path: Path) -> np.ndarray:
     Raises:
         RecordingError: the file is missing, or holds something else.
     """
+    text = read_text(path, RecordingError)
     try:
-        return _numbers(path.read_bytes())
-    except OSError as error:
-        raise RecordingError(f"{path}: {error.strerror}") from None
+        return _numbers(text)
     except InputError as error:
         raise RecordingError(f"{path}: {error}") from None
 
 
-def _numbers(data: bytes) -> np.ndarray:
-    words = re.sub(r"#.*", "", data.decode("utf-8-sig", "replace")).split()
+def _numbers(text: str) -> np.ndarray:
+    words = re.sub(r"#.*", "", text).split()
     try:
         return np.array([float(word) for word in words])
     except ValueError:
@@ -244,13 +248,14 @@ class FrameReader:
         """
         try:
             return self._read(path)
-        except OSError as error:
-            raise Unusable(f"{what} missing", f"{path.name}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+            reason = getattr(error, "strerror", None) or "no such name"
+            raise Unusable(f"{what} missing", f"{path.name}: {reason}") from None
 
 
 def _pose_numbers(data: bytes) -> np.ndarray:
     try:
-        values = _numbers(data)
+        values = _numbers(data.decode("utf-8-sig", "replace"))
     except InputError as error:
         raise Unusable("pose damaged", str(error)) from None
     if values.size != 16:
