@@ -31,7 +31,7 @@ from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import LoadMap, QueryText, SaveMap, SetLabels
 from radseg_ros.config import Config
-from radseg_ros.datatypes import Cloud
+from radseg_ros.datatypes import Cloud, Frame
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.mapper import Mapper
 from radseg_ros.ros import messages
@@ -39,6 +39,9 @@ from radseg_ros.ros import messages
 RED_CENTRE = (0.2, 0.0, 2.0)  # where write_scene puts the red square
 FRAMES = 8
 BACKLOG = 20
+WALL = Frame(
+    0, np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32), K, np.eye(4)
+)
 # Cannot work: arguments of the node, content of its parameter file, what it says.
 REFUSED = {
     "misspelt parameter": (
@@ -173,6 +176,39 @@ def refused(robot: Robot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         process.stop()
 
 
+class Camera:
+    """Shows 30 frames a second, with anything wrong with them."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.robot = robot
+
+    def __call__(self, frame: Frame = WALL, **changes: dict[str, Any]) -> None:
+        """``color={"header.frame_id": "x"}`` changes a field of the colour image."""
+        time.sleep(1 / 30)
+        now_ns = time.time_ns()
+        camera, world = (messages.header(now_ns, frame_id) for frame_id in ("camera", "map"))
+        sent = {
+            "depth/camera_info": messages.info_message(frame.K, frame.depth.shape, camera),
+            "color/image": messages.color_message(frame.rgb, camera),
+            "depth/image": messages.depth_message(frame.depth, camera),
+            "pose": messages.pose_message(frame.T_world_camera, world, "camera"),
+        }
+        topics = {"color": "color/image", "depth": "depth/image", "pose": "pose"}
+        for kind, fields in changes.items():
+            for path, value in fields.items():
+                *parts, leaf = path.split(".")
+                setattr(functools.reduce(getattr, parts, sent[topics[kind]]), leaf, value)
+        self.robot.publish(sent)
+
+
+def show(robot: Robot, scene: Path) -> None:
+    """Map a recording without a player."""
+    first, camera = robot.integrated(), Camera(robot)
+    for frame in open_recording(scene):
+        camera(frame)
+    wait_for(lambda: robot.integrated() == first + FRAMES, what="all frames")
+
+
 def test_silence_is_explained(robot, node, refused):
     """The first test: nothing has been published yet. ``refused`` starts meanwhile."""
     line = wait_for(
@@ -185,45 +221,27 @@ def test_a_recording_is_mapped_and_answers_queries(robot, node, empty, scene):
     first = robot.integrated()
     assert re.search(
         rf"published {FRAMES} info, {FRAMES} pose, {FRAMES} depth, {FRAMES} color",
-        play(str(scene), "--rate", "10"),
+        play(str(scene), "--rate", "20"),
     )
     wait_for(lambda: robot.integrated() == first + FRAMES, what=f"all frames; {empty()}")
     assert not empty(), "nothing was lost"
 
     answer = robot.query("a red square", "blue", return_cloud=True)
-    assert (
-        answer.success
-        and answer.header.frame_id == "map"
-        and answer.header.stamp.sec > 1_500_000_000
-    )
+    assert answer.success and answer.header.frame_id == "map"
+    assert answer.header.stamp.sec > 1_500_000_000
     red, blue = answer.answers
-    assert (
-        red.found
-        and red.label == "a red square"
-        and not blue.found
-        and not blue.objects
-        and blue.best_score < red.best_score
-    )
+    assert red.found and red.label == "a red square"
+    assert not blue.found and not blue.objects and blue.best_score < red.best_score
     (square,) = red.objects
     centre = (square.centre.x, square.centre.y, square.centre.z)
     np.testing.assert_allclose(centre, RED_CENTRE, atol=0.05)
-    assert (
-        0.3 < square.size.x < 0.55
-        and square.voxels > 30
-        and square.last_seen == answer.header.stamp
-    )
+    assert 0.3 < square.size.x < 0.55 and square.voxels > 30
+    assert square.last_seen == answer.header.stamp
 
     reference = offline(scene)
     points = as_array(answer.cloud)
-    assert [field.name for field in answer.cloud.fields] == [
-        "x",
-        "y",
-        "z",
-        "rgb",
-        "label",
-        "score",
-        "hits",
-    ]
+    fields = [field.name for field in answer.cloud.fields]
+    assert fields == ["x", "y", "z", "rgb", "label", "score", "hits"]
     assert len(points) == len(reference.map) == answer.status.voxels
     expected = reference.query(["a red square", "blue"]).cloud()
     assert sorted(zip(*points_of(points), strict=True)) == sorted(
@@ -346,9 +364,7 @@ def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
 
 
 def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
-    first = robot.integrated()
-    play(str(scene), "--rate", "20")
-    wait_for(lambda: robot.integrated() == first + FRAMES)
+    show(robot, scene)
     before = robot.query("red", return_cloud=True)
     saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="rooms/office")
     assert saved.success, saved.message
@@ -401,7 +417,7 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
 
 
 def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, empty):
-    send = Sender(robot)
+    send = Camera(robot)
     first = robot.integrated()
     send()
     wait_for(lambda: robot.integrated() == first + 1, what=f"a good frame; {empty()}")
@@ -447,7 +463,7 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
 def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(
     robot, node, empty, gate
 ):
-    send = Sender(robot)
+    send = Camera(robot)
     held = np.full((12, 16, 3), HELD_PIXEL, np.uint8).tobytes()
     first = robot.integrated()
     send(color={"data": held})
@@ -467,9 +483,7 @@ def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(
 
 @pytest.mark.slow
 def test_a_burst_of_questions_is_answered_or_refused_at_once(robot, node, empty, scene):
-    first = robot.integrated()
-    play(str(scene), "--rate", "20")
-    wait_for(lambda: robot.integrated() == first + FRAMES)
+    show(robot, scene)
     room_for_all = QoSProfile(depth=200)  # ROS's 10 lose answers
     client = robot.node.create_client(QueryText, "/radseg_mapping/query", qos_profile=room_for_all)
     assert client.wait_for_service(5)
