@@ -31,7 +31,7 @@ from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import LoadMap, QueryText, SaveMap, SetLabels
 from radseg_ros.config import Config
-from radseg_ros.datatypes import Cloud, Frame
+from radseg_ros.datatypes import Cloud
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.mapper import Mapper
 from radseg_ros.ros import messages
@@ -39,9 +39,6 @@ from radseg_ros.ros import messages
 RED_CENTRE = (0.2, 0.0, 2.0)  # where write_scene puts the red square
 FRAMES = 8
 BACKLOG = 20
-WALL = Frame(
-    0, np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32), K, np.eye(4)
-)
 # Cannot work: arguments of the node, content of its parameter file, what it says.
 REFUSED = {
     "misspelt parameter": (
@@ -176,36 +173,11 @@ def refused(robot: Robot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         process.stop()
 
 
-class Camera:
-    """Shows 30 frames a second, with anything wrong with them."""
-
-    def __init__(self, robot: Robot) -> None:
-        self.robot = robot
-
-    def __call__(self, frame: Frame = WALL, **changes: dict[str, Any]) -> None:
-        """``color={"header.frame_id": "x"}`` changes a field of the colour image."""
-        time.sleep(1 / 30)
-        now_ns = time.time_ns()
-        camera, world = (messages.header(now_ns, frame_id) for frame_id in ("camera", "map"))
-        sent = {
-            "depth/camera_info": messages.info_message(frame.K, frame.depth.shape, camera),
-            "color/image": messages.color_message(frame.rgb, camera),
-            "depth/image": messages.depth_message(frame.depth, camera),
-            "pose": messages.pose_message(frame.T_world_camera, world, "camera"),
-        }
-        topics = {"color": "color/image", "depth": "depth/image", "pose": "pose"}
-        for kind, fields in changes.items():
-            for path, value in fields.items():
-                *parts, leaf = path.split(".")
-                setattr(functools.reduce(getattr, parts, sent[topics[kind]]), leaf, value)
-        self.robot.publish(sent)
-
-
 def show(robot: Robot, scene: Path) -> None:
     """Map a recording without a player."""
-    first, camera = robot.integrated(), Camera(robot)
+    first, send = robot.integrated(), Sender(robot)
     for frame in open_recording(scene):
-        camera(frame)
+        send(frame)
     wait_for(lambda: robot.integrated() == first + FRAMES, what="all frames")
 
 
@@ -417,7 +389,7 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
 
 
 def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, empty):
-    send = Camera(robot)
+    send = Sender(robot)
     first = robot.integrated()
     send()
     wait_for(lambda: robot.integrated() == first + 1, what=f"a good frame; {empty()}")
@@ -463,7 +435,7 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
 def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(
     robot, node, empty, gate
 ):
-    send = Camera(robot)
+    send = Sender(robot)
     held = np.full((12, 16, 3), HELD_PIXEL, np.uint8).tobytes()
     first = robot.integrated()
     send(color={"data": held})
