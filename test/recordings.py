@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 
 K = np.array([[50.0, 0, 8], [0, 50, 6], [0, 0, 1]])
 SIZE = (12, 16)
+HUMBLE = get_typestore(Stores.ROS2_HUMBLE)  # shared: it compiles each type that is written once
 
 
 def rgb_of(i: int) -> np.ndarray:
@@ -42,7 +43,7 @@ class BagWriter:
         prefix: str = "",
         compression: CompressionMode = CompressionMode.NONE,
     ) -> None:
-        self.store = get_typestore(Stores.ROS2_HUMBLE)
+        self.store = HUMBLE
         self.writer = Writer(path, version=9, storage_plugin=plugin)
         if compression:
             self.writer.set_compression(compression, CompressionFormat.ZSTD)

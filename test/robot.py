@@ -24,6 +24,7 @@ from recordings import K
 from sensor_msgs.msg import PointCloud2
 
 from radseg_interfaces.srv import QueryText
+from radseg_ros.datatypes import Frame
 from radseg_ros.ros import messages
 from radseg_ros.ros.player import DISCOVERY_SLACK
 from radseg_ros.ros.transport import image_transport
@@ -172,30 +173,32 @@ class Robot:
         return self.query("red", node=node).status.frames_integrated
 
 
-class Sender:
-    """A camera of 30 Hz whose frames have whatever is wrong with them.
+WALL = Frame(
+    0, np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32), K, np.eye(4)
+)
 
-    It looks at a grey wall at 1.5 m from the origin of the map.
-    """
+
+class Sender:
+    """A camera of 30 Hz whose frames have whatever is wrong with them."""
 
     def __init__(self, robot: Robot, namespace: str = "") -> None:
         self.robot, self.namespace = robot, namespace
 
-    def __call__(self, without: str = "", **changes: dict[str, Any]) -> None:
+    def __call__(self, frame: Frame = WALL, without: str = "", **changes: dict[str, Any]) -> None:
         """``color={"header.frame_id": "x"}`` changes a field of the colour image.
 
         Args:
+            frame: what it sees: a grey wall at 1.5 m from the origin of the map.
             without: the topic on which nothing is sent.
         """
         time.sleep(1 / 30)
         now_ns = time.time_ns()
-        camera, world = (messages.header(now_ns, frame) for frame in ("camera", "map"))
-        rgb, metres = np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32)
+        camera, world = (messages.header(now_ns, frame_id) for frame_id in ("camera", "map"))
         sent = {
-            "depth/camera_info": messages.info_message(K, (12, 16), camera),
-            "color/image": messages.color_message(rgb, camera),
-            "depth/image": messages.depth_message(metres, camera),
-            "pose": messages.pose_message(np.eye(4), world, "camera"),
+            "depth/camera_info": messages.info_message(frame.K, frame.depth.shape, camera),
+            "color/image": messages.color_message(frame.rgb, camera),
+            "depth/image": messages.depth_message(frame.depth, camera),
+            "pose": messages.pose_message(frame.T_world_camera, world, "camera"),
         }
         for kind, fields in changes.items():
             (topic,) = (topic for topic in sent if topic.startswith(kind) and "info" not in topic)

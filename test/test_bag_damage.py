@@ -304,7 +304,7 @@ YAML = {
     "other keys": "rosbag2_bagfile_information: {version: 9}\n",
     "a newer version": "rosbag2_bagfile_information: {version: 10}\n",
     "no yaml": "a: [1, 2\n b: }\n",
-    "deep": "a: " + "[" * 5000,
+    "deep": "a: " + "[" * sys.getrecursionlimit(),
     "binary": "\0\1\2",
 }
 

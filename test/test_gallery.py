@@ -18,6 +18,7 @@ from radseg_ros.frames.folder import open_recording
 
 SIZE = (48, 64)
 K = np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])
+HALF = tuple(side // 2 for side in gallery.SIZE)
 AHEAD = gallery.look((0, 0, 0), heading=0, tilt=0)  # along x
 
 
@@ -90,8 +91,12 @@ def test_the_sensor_is_noisy_has_holes_and_a_range():
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
+    """Half as wide and high as the real one."""
     folder = tmp_path_factory.mktemp("gallery")
-    truth = gallery.generate(folder, frames=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "SIZE", HALF)
+        patch.setattr(gallery, "K", gallery.K * [[0.5], [0.5], [1]])
+        truth = gallery.generate(folder, frames=12)
     return open_recording(folder), truth
 
 
@@ -115,7 +120,7 @@ def test_every_exhibit_is_seen_where_the_truth_says(recording):
             if p[2] < 0.3:
                 continue
             u, v = np.rint((frame.K @ p[:3] / p[2])[:2]).astype(int)
-            if 0 <= u < 640 and 0 <= v < 480 and frame.depth[v, u] > 0:
+            if 0 <= u < HALF[1] and 0 <= v < HALF[0] and frame.depth[v, u] > 0:
                 nearest[label] = min(nearest[label], abs(frame.depth[v, u] - p[2]))
     thickest = max(exhibit.thickness for exhibit in gallery.EXHIBITS) / 2
     assert all(error < thickest + 0.1 for error in nearest.values()), nearest
@@ -124,5 +129,5 @@ def test_every_exhibit_is_seen_where_the_truth_says(recording):
 def test_frames_differ_and_hold_color(recording):
     frames, _ = recording
     images = [frame.rgb for frame in frames]
-    assert all(image.shape == (480, 640, 3) and image.std() > 10 for image in images)
+    assert all(image.shape == (*HALF, 3) and image.std() > 10 for image in images)
     assert np.abs(images[0].astype(int) - images[6]).mean() > 5

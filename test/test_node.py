@@ -173,6 +173,14 @@ def refused(robot: Robot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         process.stop()
 
 
+def show(robot: Robot, scene: Path) -> None:
+    """Map a recording without a player."""
+    first, send = robot.integrated(), Sender(robot)
+    for frame in open_recording(scene):
+        send(frame)
+    wait_for(lambda: robot.integrated() == first + FRAMES, what="all frames")
+
+
 def test_silence_is_explained(robot, node, refused):
     """The first test: nothing has been published yet. ``refused`` starts meanwhile."""
     line = wait_for(
@@ -185,45 +193,27 @@ def test_a_recording_is_mapped_and_answers_queries(robot, node, empty, scene):
     first = robot.integrated()
     assert re.search(
         rf"published {FRAMES} info, {FRAMES} pose, {FRAMES} depth, {FRAMES} color",
-        play(str(scene), "--rate", "10"),
+        play(str(scene), "--rate", "20"),
     )
     wait_for(lambda: robot.integrated() == first + FRAMES, what=f"all frames; {empty()}")
     assert not empty(), "nothing was lost"
 
     answer = robot.query("a red square", "blue", return_cloud=True)
-    assert (
-        answer.success
-        and answer.header.frame_id == "map"
-        and answer.header.stamp.sec > 1_500_000_000
-    )
+    assert answer.success and answer.header.frame_id == "map"
+    assert answer.header.stamp.sec > 1_500_000_000
     red, blue = answer.answers
-    assert (
-        red.found
-        and red.label == "a red square"
-        and not blue.found
-        and not blue.objects
-        and blue.best_score < red.best_score
-    )
+    assert red.found and red.label == "a red square"
+    assert not blue.found and not blue.objects and blue.best_score < red.best_score
     (square,) = red.objects
     centre = (square.centre.x, square.centre.y, square.centre.z)
     np.testing.assert_allclose(centre, RED_CENTRE, atol=0.05)
-    assert (
-        0.3 < square.size.x < 0.55
-        and square.voxels > 30
-        and square.last_seen == answer.header.stamp
-    )
+    assert 0.3 < square.size.x < 0.55 and square.voxels > 30
+    assert square.last_seen == answer.header.stamp
 
     reference = offline(scene)
     points = as_array(answer.cloud)
-    assert [field.name for field in answer.cloud.fields] == [
-        "x",
-        "y",
-        "z",
-        "rgb",
-        "label",
-        "score",
-        "hits",
-    ]
+    fields = [field.name for field in answer.cloud.fields]
+    assert fields == ["x", "y", "z", "rgb", "label", "score", "hits"]
     assert len(points) == len(reference.map) == answer.status.voxels
     expected = reference.query(["a red square", "blue"]).cloud()
     assert sorted(zip(*points_of(points), strict=True)) == sorted(
@@ -346,9 +336,7 @@ def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
 
 
 def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
-    first = robot.integrated()
-    play(str(scene), "--rate", "20")
-    wait_for(lambda: robot.integrated() == first + FRAMES)
+    show(robot, scene)
     before = robot.query("red", return_cloud=True)
     saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="rooms/office")
     assert saved.success, saved.message
@@ -467,9 +455,7 @@ def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(
 
 @pytest.mark.slow
 def test_a_burst_of_questions_is_answered_or_refused_at_once(robot, node, empty, scene):
-    first = robot.integrated()
-    play(str(scene), "--rate", "20")
-    wait_for(lambda: robot.integrated() == first + FRAMES)
+    show(robot, scene)
     room_for_all = QoSProfile(depth=200)  # ROS's 10 lose answers
     client = robot.node.create_client(QueryText, "/radseg_mapping/query", qos_profile=room_for_all)
     assert client.wait_for_service(5)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,13 +20,18 @@ from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.ros import player
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    """`radseg-play` without anybody who listens -> status, stdout, stderr."""
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """`radseg-play` without anybody who listens."""
     require_ros()
     command = [sys.executable, "-m", "radseg_ros.ros.player", *map(str, arguments)]
     command += ["--no-wait-for-subscribers", "--speed", "20"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Status, stdout, stderr."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
 
 
 @pytest.mark.parametrize(
@@ -97,19 +101,16 @@ def test_damaged_messages_of_a_bag_are_left_out_and_told(tmp_path):
             bag.damage = lambda topic, data: data
             bag.image("/rgb", ns, np.zeros((12, 16, 3), np.uint8), "rgb8")
             bag.image("/depth", ns, np.ones((12, 16), np.float32), "32FC1")
-    status, out, err = run(tmp_path / "bag")
+    status, out, err = result(start(tmp_path / "bag"))
     assert status == 0 and "published 3 pose, 3 info, 4 color, 4 depth" in out
     assert "left out 1 x pose message damaged, 1 x camera info message damaged" in err
     assert "Traceback" not in err
 
 
 def test_a_bag_that_cannot_be_played_gets_one_line_with_its_cure(tmp_path):
-    whole: Path = write_bag(tmp_path / "whole")
-    status, out, err = run(whole)
-    assert status == 0 and "published" in out and not err
-    (whole / "metadata.yaml").unlink()
-    status, out, err = run(whole)
-    assert status == 1 and err.count("\n") == 1 and "ros2 bag reindex" in err
+    whole = write_bag(tmp_path / "whole")
+    killed = write_bag(tmp_path / "killed")
+    (killed / "metadata.yaml").unlink()
     two = tmp_path / "two"
     with BagWriter(two, StoragePlugin.SQLITE3) as bag:
         for side in ("/left", "/right"):
@@ -117,8 +118,13 @@ def test_a_bag_that_cannot_be_played_gets_one_line_with_its_cure(tmp_path):
         bag.image("/depth", 0, np.ones((12, 16), np.float32), "32FC1")
         bag.info("/camera_info", 0)
         bag.pose("/pose", 0, 0.0)
-    status, out, err = run(two)
+    players = [start(whole), start(killed), start(two), start(two, "--bag-color", "/left/image")]
+    status, out, err = result(players[0])
+    assert status == 0 and "published" in out and not err
+    status, out, err = result(players[1])
+    assert status == 1 and err.count("\n") == 1 and "ros2 bag reindex" in err
+    status, out, err = result(players[2])
     assert status == 1 and err.count("\n") == 1
     assert "/left/image, /right/image; say which one (radseg-play --bag-color TOPIC" in err
-    status, out, err = run(two, "--bag-color", "/left/image")
+    status, out, err = result(players[3])
     assert status == 0 and "1 color" in out and not err
