@@ -30,6 +30,7 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "encoder": "encoder",
     "pose_type": "node.pose_type",
     "image_transport": "node.image_transport",
+    "camera_offset": "node.camera_offset",
     "map_frame": "node.map_frame",
     "map_directory": "node.map_directory",
     "load_map": "map.load",

@@ -7,12 +7,13 @@ Prints, as JSON, the frames that were sent and mapped, and what the node logged.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from robot import Process, color_node, play, wait_for
+from robot import color_node, play, wait_for
 
 FRAMES, RATE = 40, 8
 SIZE = (480, 640)
@@ -32,9 +33,9 @@ def write_recording(path: Path) -> Path:
 
 def status() -> dict[str, int]:
     """How far the node is, asked by a program of its own as a user would."""
-    code, text = Process("-m", "radseg_ros.ros.query_client", "red", "--json").result()
-    assert code == 0, text
-    return json.loads(text)["frames"]
+    command = [sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    return json.loads(done.stdout)["frames"]
 
 
 def main() -> None:
