@@ -73,6 +73,8 @@ class BagWriter:
         return data
 
     def header(self, ns: int, frame: str) -> object:
+        """Zero is no stamp: 0 becomes the first that is one."""
+        ns = ns or 1
         stamp = self.message("builtin_interfaces/msg/Time", sec=ns // 10**9, nanosec=ns % 10**9)
         return self.message("std_msgs/msg/Header", stamp=stamp, frame_id=frame)
 

@@ -140,7 +140,7 @@ def test_unusable_messages_of_a_bag_are_counted(tmp_path):
             bag.image("/depth", ns, np.ones(SIZE, np.float32), "32FC1")
         bag.info("/camera_info", 350_000_000)
     recording = open_recording(tmp_path / "bag")
-    assert [frame.stamp_ns for frame in recording] == [0, 100_000_000, 300_000_000]
+    assert [frame.stamp_ns for frame in recording] == [1, 100_000_000, 300_000_000]
     assert any("rotation" in r or "rigid" in r for r in recording.drops) and any(
         "empty" in r for r in recording.drops
     )
