@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from radseg_ros.config import NodeConfig, SyncConfig
 from radseg_ros.datatypes import InputError
-from radseg_ros.frames import track as track_module
+from radseg_ros.frames import transforms as transforms_module
 from radseg_ros.frames.sync import FrameSync
-from radseg_ros.frames.track import interpolate_pose
+from radseg_ros.frames.transforms import interpolate_pose
 
 MS = 1_000_000
 
@@ -249,7 +249,7 @@ def test_old_poses_are_forgotten_in_portions():
 
 
 def test_dense_poses_are_bounded(monkeypatch):
-    monkeypatch.setattr(track_module, "MAX_POSES", 50)
+    monkeypatch.setattr(transforms_module, "MAX_POSES", 50)
     sync, kept = FrameSync(), []
     for i in range(500):
         sync.add_pose(i, pose())

@@ -11,8 +11,7 @@ from radseg_ros.config import SyncConfig
 from radseg_ros.frames import transforms as transforms_module
 from radseg_ros.frames.drops import Unusable
 from radseg_ros.frames.ledger import Ledger
-from radseg_ros.frames.track import NotYet
-from radseg_ros.frames.transforms import NotConnected, Transforms
+from radseg_ros.frames.transforms import NotConnected, NotYet, Transforms
 
 MS = 1_000_000
 

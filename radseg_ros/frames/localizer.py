@@ -11,8 +11,7 @@ from ..config import NodeConfig, SyncConfig
 from ..datatypes import check_pose
 from .drops import Unusable
 from .ledger import Ledger
-from .track import NotYet, Track, pose_at
-from .transforms import NotConnected, Transforms, shown
+from .transforms import NotConnected, NotYet, Track, Transforms, pose_at, shown
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from .decode import camera_frame
 from .drops import DropCounts
 from .ledger import IMAGES, Ledger
 from .localizer import Localizer
-from .track import STAMP, NotYet, holds, to_ns
+from .transforms import STAMP, NotYet, holds, to_ns
 
 SAID = {"color": "colour", "depth": "depth"}  # in messages
 
