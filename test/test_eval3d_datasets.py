@@ -8,6 +8,7 @@ import json
 import eval3d_world as world
 import numpy as np
 import pytest
+from recordings import write_tf_bag
 from small_worlds import index_of, weights_of
 
 from eval3d.classes import ClassList, load_classes
@@ -353,3 +354,10 @@ def test_a_scene_knows_what_it_read(tmp_path):
     world.save(root / "color" / "000001.png", np.zeros((*world.SIZE, 3), np.uint8))
     list(scene)
     assert scene.digest() != digest and scene.listing() != listing
+
+
+def test_a_bag_of_transforms_is_a_scene(tmp_path):
+    scene = open_scene("bag", write_tf_bag(tmp_path / "tf"), "tf", SIX)
+    x = [item.frame.T_world_camera[0, 3] for item in scene]
+    np.testing.assert_allclose(x, [0.5, 0.6, 0.7, 0.8, 0.9], atol=1e-9)
+    assert not scene.dropped

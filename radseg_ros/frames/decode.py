@@ -9,6 +9,7 @@ What a message holds is not believed before it is looked at: values that cannot 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -251,20 +252,22 @@ def transform(message: Any) -> tuple[str, str, int, np.ndarray]:
 
 
 def _rigid(what: str, q: Any, t: Any) -> np.ndarray:
-    """Quaternion and translation -> (4, 4)."""
-    from scipy.spatial.transform import Rotation
-
-    quat_xyzw = np.array([q.x, q.y, q.z, q.w], np.float64)
-    with np.errstate(over="ignore"):
-        norm = np.linalg.norm(quat_xyzw)
+    """Quaternion and translation -> (4, 4). Plain arithmetic: transforms come by the thousand."""
+    norm = math.sqrt(q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w)
     if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
         raise Unusable(f"{what} not rigid", f"its quaternion has norm {norm:.3g}, not 1")
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
-    T[:3, 3] = t.x, t.y, t.z
-    if not np.isfinite(T).all():
+    position = float(t.x), float(t.y), float(t.z)
+    if not all(map(math.isfinite, position)):
         raise Unusable(f"{what} not finite", "its position holds values that are no numbers")
-    return T
+    x, y, z, w = (value / norm for value in (q.x, q.y, q.z, q.w))
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), position[0]],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), position[1]],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), position[2]],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
 
 
 def pose_message(message: Any) -> Any:
