@@ -28,6 +28,7 @@ SUFFIXES = {  # of the topics with node.image_transport compressed
 }
 PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "encoder": "encoder",
+    "pose_source": "node.pose_source",
     "pose_type": "node.pose_type",
     "image_transport": "node.image_transport",
     "camera_offset": "node.camera_offset",

@@ -432,21 +432,30 @@ class NodeConfig(Options):
     PREFIX: ClassVar[str] = "node."
     FIXED: ClassVar[str] = "the node's inputs and files are set up with it"
 
+    pose_source: str = option(
+        "auto",
+        "topic ('pose'), tf (/tf and /tf_static), or auto: the topic if it is remapped or "
+        "published, else tf; decided with the first pose",
+        choices=("auto", "topic", "tf"),
+    )
     pose_type: str = option(
         "odometry",
-        "message type of the topic 'pose': odometry (nav_msgs/Odometry) or pose (PoseStamped)",
-        choices=("odometry", "pose"),
+        "message type of the topic 'pose': odometry (nav_msgs/Odometry), pose (PoseStamped) or "
+        "pose_with_covariance (PoseWithCovarianceStamped)",
+        choices=("odometry", "pose", "pose_with_covariance"),
     )
     image_transport: str = option(
         "raw",
         "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)",
         choices=("raw", "compressed"),
     )
-    map_frame: str = option("", "frame of the map; empty = the frame of the first pose")
+    map_frame: str = option(
+        "", "frame of the map; empty = the frame of the first pose, 'map' where poses come from tf"
+    )
     camera_offset: list[float] = option(
         [],
-        "row-major 4x4 T_body_camera (optical camera -> body), for poses of a body; empty = poses "
-        "are the camera's",
+        "row-major 4x4 T_body_camera (optical camera -> body), for poses of a body; empty = as tf "
+        "says, or poses are the camera's",
     )
     depth_scale: float = option(0.001, "m per unit of 16-bit depth images", low=1e-9, high=1000)
     backlog: int = option(

@@ -175,6 +175,16 @@ class LiveMap:
                 self._assembler.drop(CLOSED if self._closed else BUSY, lost)
             return self._assembler.sync.jumps != jumps
 
+    @property
+    def pose_source(self) -> str:
+        """Where poses come from: topic, tf, or auto as long as that is open."""
+        return self._assembler.localizer.source
+
+    def poses_from(self, source: str) -> None:
+        """Decide where poses come from, topic or tf, if that is open."""
+        with self._state:
+            self._assembler.localizer.decide(source)
+
     def pause(self, paused: bool = True) -> None:
         """From now on images are counted and not looked at; poses and camera info are.
 

@@ -81,9 +81,40 @@ PYTHON
 else
     colcon=(colcon)
 fi
-say "building radseg_interfaces"
-rm -rf .ros/build .ros/install # CMake caches absolute paths
-quietly "${colcon[@]}" --log-base .ros/log build --merge-install --base-paths radseg_interfaces \
+interfaces=(radseg_interfaces)
+rm -rf .ros/build .ros/install .ros/src # CMake caches absolute paths
+if ! python -c 'import tf2_msgs' 2>/dev/null; then # the wheels leave it out; the node needs one message of it
+    mkdir -p .ros/src/tf2_msgs/msg
+    echo 'geometry_msgs/TransformStamped[] transforms' >.ros/src/tf2_msgs/msg/TFMessage.msg
+    cat >.ros/src/tf2_msgs/package.xml <<'XML'
+<package format="3">
+  <name>tf2_msgs</name>
+  <version>0.0.0</version>
+  <description>The message of /tf, for a ROS 2 without tf2_msgs.</description>
+  <maintainer email="radseg-ros@users.noreply.github.com">radseg_ros maintainers</maintainer>
+  <license>Apache-2.0</license>
+  <buildtool_depend>ament_cmake</buildtool_depend>
+  <buildtool_depend>rosidl_default_generators</buildtool_depend>
+  <depend>geometry_msgs</depend>
+  <exec_depend>rosidl_default_runtime</exec_depend>
+  <member_of_group>rosidl_interface_packages</member_of_group>
+  <export><build_type>ament_cmake</build_type></export>
+</package>
+XML
+    cat >.ros/src/tf2_msgs/CMakeLists.txt <<'CMAKE'
+cmake_minimum_required(VERSION 3.16)
+project(tf2_msgs)
+find_package(ament_cmake REQUIRED)
+find_package(geometry_msgs REQUIRED)
+find_package(rosidl_default_generators REQUIRED)
+rosidl_generate_interfaces(${PROJECT_NAME} msg/TFMessage.msg DEPENDENCIES geometry_msgs)
+ament_export_dependencies(rosidl_default_runtime)
+ament_package()
+CMAKE
+    interfaces+=(.ros/src/tf2_msgs)
+fi
+say "building $(basename -a "${interfaces[@]}" | paste -sd' ')"
+quietly "${colcon[@]}" --log-base .ros/log build --merge-install --base-paths "${interfaces[@]}" \
     --build-base .ros/build --install-base .ros/install \
     --cmake-args -DPython3_EXECUTABLE="$(command -v python)" -DBUILD_TESTING=OFF
 echo "$want" >"$stamp"

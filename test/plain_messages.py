@@ -9,7 +9,9 @@ K = [50.0, 0, 8, 0, 50, 6, 0, 0, 1]
 
 
 def head(ms: int, frame: str = "map") -> Message:
-    return Message(stamp=Message(sec=ms // 1000, nanosec=ms % 1000 * 1_000_000), frame_id=frame)
+    """Zero is no stamp: 0 becomes the first that is one."""
+    sec, nanosec = divmod(ms * 1_000_000 or 1, 10**9)
+    return Message(stamp=Message(sec=sec, nanosec=nanosec), frame_id=frame)
 
 
 def image(ms: int, encoding: str = "rgb8", frame: str = "map") -> Message:
@@ -49,3 +51,14 @@ def pose(
 
 def pair(ms: int) -> list:
     return [("color", image(ms)), ("depth", image(ms, "16UC1"))]
+
+
+def transforms(*edges: tuple, x: float = 0.0, w: float = 1.0) -> Message:
+    """tf2_msgs/TFMessage; each edge is (ms, parent, child) or (ms, parent, child, x)."""
+    made = []
+    for ms, parent, child, *position in edges:
+        at = Message(x=position[0] if position else x, y=0.0, z=0.0)
+        turn = Message(x=0.0, y=0.0, z=0.0, w=w)
+        motion = Message(translation=at, rotation=turn)
+        made.append(Message(header=head(ms, parent), child_frame_id=child, transform=motion))
+    return Message(transforms=made)

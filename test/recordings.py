@@ -74,6 +74,8 @@ class BagWriter:
         return data
 
     def header(self, ns: int, frame: str) -> object:
+        """Zero is no stamp: 0 becomes the first that is one."""
+        ns = ns or 1
         stamp = self.message("builtin_interfaces/msg/Time", sec=ns // 10**9, nanosec=ns % 10**9)
         return self.message("std_msgs/msg/Header", stamp=stamp, frame_id=frame)
 
@@ -132,7 +134,13 @@ class BagWriter:
         self.write(topic, message, ns)
 
     def pose(
-        self, topic: str, ns: int, x: float, quat_w: float = 1.0, odometry: bool = False
+        self,
+        topic: str,
+        ns: int,
+        x: float,
+        quat_w: float = 1.0,
+        odometry: bool = False,
+        child: str = "camera",
     ) -> None:
         position = self.message("geometry_msgs/msg/Point", x=x, y=0.0, z=0.0)
         orientation = self.message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=quat_w)
@@ -157,9 +165,40 @@ class BagWriter:
         }
         self.write(
             topic,
-            self.message("nav_msgs/msg/Odometry", header=head, child_frame_id="camera", **parts),
+            self.message("nav_msgs/msg/Odometry", header=head, child_frame_id=child, **parts),
             ns,
         )
+
+    def transforms(
+        self, topic: str, ns: int, *edges: tuple[str, str, float], late: int = 0
+    ) -> None:
+        """Each edge is (parent, child, x)."""
+        turn = self.message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+        made = []
+        for parent, child, x in edges:
+            at = self.message("geometry_msgs/msg/Vector3", x=x, y=0.0, z=0.0)
+            motion = self.message("geometry_msgs/msg/Transform", translation=at, rotation=turn)
+            head, name = self.header(ns, parent), "geometry_msgs/msg/TransformStamped"
+            made.append(self.message(name, header=head, child_frame_id=child, transform=motion))
+        self.write(topic, self.message("tf2_msgs/msg/TFMessage", transforms=made), ns + late)
+
+
+def write_tf_bag(path: Path, frames: int = 5) -> Path:
+    """Frames at 10 Hz from t = 1 s and no topic of poses: the base drives 1 m/s along map's x.
+
+    Its transforms come at 20 Hz; that of the camera, half a metre ahead, once and late.
+    """
+    with BagWriter(path, StoragePlugin.SQLITE3) as bag:
+        for i in range(2 * frames + 1):
+            ns = 1_000_000_000 + i * 50_000_000
+            moved = (i - 0.5) / 20
+            bag.transforms("/tf", ns - 25_000_000, ("map", "base_link", moved), ("odd", "one", 0.0))
+            if i % 2 == 0 and i < 2 * frames:
+                bag.info("/depth/camera_info", ns)
+                bag.image("/color/image", ns, rgb_of(i), "rgb8")
+                bag.image("/depth/image", ns, np.full(SIZE, 1000 + i, np.uint16), "16UC1")
+        bag.transforms("/tf_static", ns, ("base_link", "camera", 0.5))
+    return path
 
 
 def write_bag(path: Path, plugin: StoragePlugin = StoragePlugin.SQLITE3, frames: int = 5) -> Path:

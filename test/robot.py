@@ -32,6 +32,9 @@ from radseg_ros.ros.transport import image_transport
 HERE = Path(__file__).parent
 NODE = "/radseg_mapping"
 COLOR_NODE = str(HERE / "color_node.py")
+STATIC = QoSProfile(
+    depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
@@ -151,7 +154,8 @@ class Robot:
         """Messages by topic; a new topic waits for its subscriber."""
         new = sent.keys() - self._publishers.keys()
         for topic in new:
-            qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+            reliable = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+            qos = STATIC if topic == "/tf_static" else reliable
             self._publishers[topic] = self.node.create_publisher(type(sent[topic]), topic, qos)
         for topic in new:
             wait_for(self._publishers[topic].get_subscription_count, what=f"subscriber of {topic}")

@@ -68,8 +68,8 @@ def test_the_map_stays_in_its_frame():
 
 def test_poses_that_are_none_are_counted():
     assembler = Assembler()
-    for w in (0.0, 2.0, float("nan")):
-        assert not feed(assembler, ("info", info()), ("pose", pose(0, w=w)), *pair(0))
+    for ms, w in enumerate((0.0, 2.0, float("nan"))):
+        assert not feed(assembler, ("info", info()), ("pose", pose(ms, w=w)), *pair(ms))
     assert not feed(assembler, ("pose", pose(0, x=float("inf"))))
     assert dict(assembler.drops.items()) == {"pose not rigid": 3, "pose not finite": 1}
 

@@ -8,6 +8,7 @@ import json
 import eval3d_world as world
 import numpy as np
 import pytest
+from recordings import write_tf_bag
 from small_worlds import index_of, weights_of
 
 from eval3d.classes import ClassList, load_classes
@@ -359,3 +360,10 @@ def test_labels_that_cannot_be_ids_are_none(tmp_path):
     labels = np.array([3.0, np.nan, np.inf, -np.inf, 1e300, 2.0**53 - 1])
     np.savez(tmp_path / "a.npz", xyz=np.zeros((6, 3)), labels=labels)
     assert read_points(tmp_path / "a.npz")[1].tolist() == [3, -1, -1, -1, -1, 2**53 - 1]
+
+
+def test_a_bag_of_transforms_is_a_scene(tmp_path):
+    scene = open_scene("bag", write_tf_bag(tmp_path / "tf"), "tf", SIX)
+    x = [item.frame.T_world_camera[0, 3] for item in scene]
+    np.testing.assert_allclose(x, [0.5, 0.6, 0.7, 0.8, 0.9], atol=1e-9)
+    assert not scene.dropped

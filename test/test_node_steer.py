@@ -266,5 +266,6 @@ def test_topics_and_services_are_those_of_the_page(robot, nodes):
         return {n: t for n, t in own.items() if not n.endswith(("/rosout", "_description"))}
 
     assert by_node("publisher") == written("gives")
-    assert by_node("subscriber") == {f"/one/{n}": types for n, types in written("takes").items()}
+    takes = {n if n[0] == "/" else f"/one/{n}": types for n, types in written("takes").items()}
+    assert by_node("subscriber") == takes
     assert by_node("service") == written("service")

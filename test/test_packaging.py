@@ -27,7 +27,7 @@ EXTRAS = ("lite", "recordings", "demo", "eval", "cluster")  # of users
 BROUGHT = {"tokenizers"}  # by transformers
 PLUGINS = {"pytest-timeout"}  # of pytest, which finds them by itself
 WITH_RCLPY = {"builtin_interfaces", "rcl_interfaces"}
-NOT_ON_PYPI = {"launch", "launch_ros", "radseg_interfaces"}
+NOT_ON_PYPI = {"launch", "launch_ros", "radseg_interfaces", "tf2_msgs"}
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import shared
 from PIL import Image
-from recordings import SIZE, BagWriter, K, rgb_of, write_bag, write_folder
+from recordings import SIZE, BagWriter, K, rgb_of, write_bag, write_folder, write_tf_bag
 from rosbags.rosbag2 import StoragePlugin
 
+from radseg_ros.config import NodeConfig
 from radseg_ros.datatypes import InputError, RecordingError
 from radseg_ros.frames.bag import BagRecording
 from radseg_ros.frames.folder import FolderRecording, open_recording
@@ -140,7 +143,7 @@ def test_unusable_messages_of_a_bag_are_counted(tmp_path):
             bag.image("/depth", ns, np.ones(SIZE, np.float32), "32FC1")
         bag.info("/camera_info", 350_000_000)
     recording = open_recording(tmp_path / "bag")
-    assert [frame.stamp_ns for frame in recording] == [0, 100_000_000, 300_000_000]
+    assert [frame.stamp_ns for frame in recording] == [1, 100_000_000, 300_000_000]
     assert any("rotation" in r or "rigid" in r for r in recording.drops) and any(
         "empty" in r for r in recording.drops
     )
@@ -174,3 +177,45 @@ def test_a_damaged_bag_is_refused(tmp_path):
     (tmp_path / "x.mcap").write_bytes(b"nothing")
     with pytest.raises(RecordingError, match="cannot be read as a bag"):
         open_recording(tmp_path / "x.mcap")
+
+
+def test_a_bag_of_transforms_needs_no_topic_of_poses(tmp_path):
+    recording = open_recording(write_tf_bag(tmp_path / "bag"))
+    x = [frame.T_world_camera[0, 3] for frame in recording]
+    np.testing.assert_allclose(x, [0.5, 0.6, 0.7, 0.8, 0.9], atol=1e-9)
+    assert recording.topics.pose == "" and not recording.drops.total
+    for account in recording.assembler.accounts().values():
+        parts = account.used + account.superseded + account.waiting + account.dropped
+        assert account.received == parts
+    messages = list(recording.raw_messages())
+    assert messages[0].kind == "tf_static" and sum(m.kind == "tf" for m in messages) == 11
+    assert [m.time_ns for m in messages] == sorted(m.time_ns for m in messages)
+
+
+def test_transforms_of_a_bag_where_its_poses_are_those_of_a_body(tmp_path):
+    def write(path: Path, *extrinsic: tuple[str, str, float]) -> Path:
+        with BagWriter(path, StoragePlugin.MCAP) as bag:
+            bag.transforms("/tf_static", 10**9, *extrinsic)
+            for ns in range(10**9, 2 * 10**9, 10**8):
+                bag.info("/camera_info", ns)
+                bag.pose("/odom", ns, ns / 1e9, odometry=True, child="base_link")
+                bag.image("/rgb", ns, rgb_of(1), "rgb8")
+                bag.image("/depth", ns, np.full(SIZE, 1000, np.uint16), "16UC1")
+        return path
+
+    frames = list(open_recording(write(tmp_path / "whole", ("base_link", "camera", 0.5))))
+    np.testing.assert_allclose([f.T_world_camera[0, 3] for f in frames], np.arange(1.5, 2.45, 0.1))
+    recording = open_recording(write(tmp_path / "without", ("base_link", "lidar", 0.5)))
+    assert not list(recording) and "between 'base_link' and 'camera'" in str(recording.drops)
+
+
+def test_which_poses_of_a_bag_are_used_can_be_said(tmp_path):
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        bag.info("/camera_info", 10**9)
+        bag.image("/rgb", 10**9, rgb_of(1), "rgb8")
+        bag.image("/depth", 10**9, np.full(SIZE, 1000, np.uint16), "16UC1")
+        bag.pose("/pose", 10**9, 7.0)
+        bag.transforms("/tf", 10**9, ("map", "camera", 3.0))
+    for source, x in (("auto", 7.0), ("topic", 7.0), ("tf", 3.0)):
+        (frame,) = open_recording(tmp_path / "bag", node=NodeConfig(pose_source=source))
+        assert frame.T_world_camera[0, 3] == x

@@ -18,11 +18,14 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "robot.md").read_text()
 # where reasons are written down
 SOURCES = [
-    *(f"frames/{name}.py" for name in ("assemble", "decode", "drops", "keyframes", "sync")),
+    *(
+        f"frames/{name}.py"
+        for name in ("assemble", "decode", "drops", "keyframes", "localizer", "sync", "transforms")
+    ),
     "live_map.py",
     "ros/inputs.py",
 ]
-COUNTING = {"add", "add_failure", "clear", "drop", "leave_out", "_begin_anew", "Unusable"}
+COUNTING = {"add", "add_failure", "clear", "drop", "leave_out", "_begin_anew", "NotYet", "Unusable"}
 
 
 def table(head: str) -> list[list[str]]:

@@ -17,8 +17,9 @@ from .drops import DropCounts, Unusable
 from .evidence import Evidence
 from .ledger import IMAGES, Account, Ledger
 from .sync import SAID, FrameSync, Match
+from .transforms import KINDS as TRANSFORMS
 
-KINDS = ("color", "depth", "info", "pose")
+KINDS = ("color", "depth", "info", "pose", *TRANSFORMS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,13 +58,10 @@ class Assembler:
 
     def __init__(self, sync: SyncConfig | None = None, node: NodeConfig | None = None) -> None:
         self.config = node or NodeConfig()
-        self.map_frame = self.config.map_frame
-        offset = (
-            np.reshape(self.config.camera_offset, (4, 4)) if self.config.camera_offset else None
-        )
         self._ledger = Ledger()
-        self._evidence = Evidence(offset is not None)
-        self.sync = FrameSync(sync, offset, self._ledger)
+        self._evidence = Evidence(bool(self.config.camera_offset))
+        self.sync = FrameSync(sync, self.config, self._ledger)
+        self.localizer = self.sync.localizer
         self._info: Any = None
         self._info_used = True
         self._without_info: deque[Match] = deque()
@@ -72,7 +70,12 @@ class Assembler:
     # Messages
 
     def add(self, kind: str, message: Any) -> list[Observation]:
-        """Take one message of ``kind`` (one of KINDS) and return what became complete."""
+        """Take one message of ``kind`` (one of KINDS) and return what became complete.
+
+        Transforms are counted one by one, however many a message holds.
+        """
+        if kind in TRANSFORMS:
+            return self._observations(self._add_transforms(kind, message))
         self._ledger.received[kind] += 1
         try:
             with decode.reading(f"{SAID.get(kind, kind)} message"):
@@ -83,7 +86,7 @@ class Assembler:
         take = {
             "color": self.sync.add_color,
             "depth": self.sync.add_depth,
-            "pose": self.sync.add_pose,
+            "pose": self._add_pose,
             "info": self._add_info,
         }[kind]
         return self._observations(take(stamp_ns, content))
@@ -124,6 +127,15 @@ class Assembler:
         self._ledger.drop(reason, count=count)
 
     @property
+    def map_frame(self) -> str:
+        """The frame of the map; empty until a pose brings it."""
+        return self.localizer.map_frame
+
+    @map_frame.setter
+    def map_frame(self, name: str) -> None:
+        self.localizer.map_frame = name
+
+    @property
     def drops(self) -> DropCounts:
         """Why inputs were not used."""
         return self._ledger.drops
@@ -152,9 +164,11 @@ class Assembler:
             decode.camera_matrix(message)
             return 0, message
         stamp_ns = decode.stamp_to_ns(message.header.stamp)
+        if not stamp_ns:
+            raise Unusable(f"{SAID.get(kind, kind)} message without a stamp (it is zero)")
         return stamp_ns, self._read_pose(message) if kind == "pose" else message
 
-    def _read_pose(self, message: Any) -> np.ndarray:
+    def _read_pose(self, message: Any) -> tuple[np.ndarray, str]:
         frame_id = decode.frame_id(message.header.frame_id)
         if frame_id and self.map_frame and frame_id != self.map_frame:
             raise Unusable(
@@ -163,9 +177,34 @@ class Assembler:
                 "node.map_frame)",
             )
         T_world_body = check_pose(decode.pose_matrix(decode.pose_message(message)))
-        self._evidence.pose(message)
+        body = decode.plain_frame_id(getattr(message, "child_frame_id", ""))
+        self._evidence.body = body
         self.map_frame = self.map_frame or frame_id  # the first pose that can be used decides
-        return T_world_body
+        return T_world_body, body
+
+    def _add_pose(self, stamp_ns: int, pose: tuple[np.ndarray, str]) -> list[Match]:
+        return self.sync.add_pose(stamp_ns, *pose)
+
+    def _add_transforms(self, kind: str, message: Any) -> list[Match]:
+        try:
+            with decode.reading("transform message"):
+                transforms = list(message.transforms)
+        except Unusable as fault:
+            self._ledger.received[kind] += 1
+            self._ledger.drop(fault, (kind,))
+            return []
+        static = kind == "tf_static"
+        for transform in transforms:
+            self._ledger.received[kind] += 1
+            try:
+                with decode.reading("transform"):
+                    parent, child, stamp_ns, T = decode.transform(transform)
+                    if not (static or stamp_ns):
+                        raise Unusable("transform without a stamp (it is zero)")
+                    self.localizer.transforms.add(parent, child, stamp_ns, T, static)
+            except Unusable as fault:
+                self._ledger.drop(fault, (kind,))
+        return self.sync.complete()
 
     def _add_info(self, _stamp_ns: int, message: Any) -> list[Match]:
         self._ledger.superseded["info"] += not self._info_used

@@ -8,6 +8,7 @@ hold is counted as dropped.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import struct
 from collections import Counter
@@ -18,11 +19,12 @@ from typing import Any, NamedTuple
 
 from ..config import NodeConfig, SyncConfig
 from ..datatypes import Frame, InputError, RadsegRosError, RecordingError, brief
-from .assemble import KINDS, Assembler, Observation
+from .assemble import Assembler, Observation
 from .decode import DEPTH_ENCODINGS, Damaged
 from .disk import BAG_SUFFIXES
 from .drops import DropCounts, Unusable
-from .topics import IMAGE_TYPES, Topics, find_topics
+from .topics import IMAGE_TYPES, Topics, find_topics, has_pose, transform_topics
+from .transforms import KINDS as TRANSFORMS
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ MISSING = (
     "message that the bag counts but does not hold (damaged or cut short: mcap recover, ros2 bag "
     "reindex)"
 )
+# kinds of messages as they are called
+NAMES = {"color": "colour", "info": "camera info", **dict.fromkeys(TRANSFORMS, "transform")}
 MOST_GAPS = 100  # unreadable parts that are skipped; the rest is given up
 SHORTEST_GAP = 1_000_000  # ns; how exactly the end of an unreadable part is found
 FIRST_MESSAGES = 10  # that are looked at to tell depth from colour
@@ -44,17 +48,18 @@ class RawMessage(NamedTuple):
     """One message as it is stored."""
 
     time_ns: int  # when it was recorded
-    kind: str  # color, depth, info or pose
+    kind: str  # one of assemble.KINDS
     type: str  # e.g. sensor_msgs/msg/Image
     data: bytes  # CDR
 
 
 class BagRecording:
-    """The four topics of a bag that make a map.
+    """The topics of a bag that make a map: images, camera info, poses and transforms.
 
     Args:
         topics: see Topics.
-        sync, node: how messages are paired, as in the node.
+        sync, node: how messages are paired, as in the node. With ``pose_source`` auto transforms
+            are used in place of poses if there is no topic of poses.
 
     Raises:
         RecordingError: not a bag, or a topic is missing or ambiguous; the message lists the
@@ -69,19 +74,29 @@ class BagRecording:
         node: NodeConfig | None = None,
     ) -> None:
         self.path = Path(path)
-        self._sync, self._node = sync, node
-        self.assembler = Assembler(sync, node)
+        node, wanted = node or NodeConfig(), topics or Topics()
         self.read: Counter[str] = Counter()  # messages of the last iteration by kind
         with self._open() as reader, _border(self.path):
             types = {name: info.msgtype or "" for name, info in reader.topics.items()}
             images = [name for name, type_ in types.items() if type_ in IMAGE_TYPES]
             depth = {name for name in images if _is_depth(reader, name)}
-            self.topics = find_topics(types, depth, topics or Topics())
-            by_kind = {kind: getattr(self.topics, kind) for kind in KINDS}
-            self.types = {kind: types[topic] for kind, topic in by_kind.items()}
+            transforms = transform_topics(types)
+            source = node.pose_source
+            if source == "auto":
+                by_topic = wanted.pose or has_pose(types) or not transforms
+                source = "topic" if by_topic else "tf"
+            self.topics = find_topics(types, depth, wanted, source == "topic")
+            by_kind = {kind: name for kind, name in dataclasses.asdict(self.topics).items() if name}
+            # topic -> kind of its messages
+            self.kinds = {**{name: kind for kind, name in by_kind.items()}, **transforms}
+            self.types = {kind: types[topic] for topic, kind in self.kinds.items()}
             # messages that the bag says it holds, by kind
-            self.expected = {kind: int(reader.topics[t].msgcount) for kind, t in by_kind.items()}
+            self.expected: Counter[str] = Counter()
+            for topic, kind in self.kinds.items():
+                self.expected[kind] += int(reader.topics[topic].msgcount)
             self.is_ros1 = not reader.is2
+        self._sync, self._node = sync, dataclasses.replace(node, pose_source=source)
+        self.assembler = Assembler(sync, self._node)
 
     @property
     def drops(self) -> DropCounts:
@@ -103,7 +118,7 @@ class BagRecording:
                 yield frame
 
     def raw_messages(self) -> Iterator[RawMessage]:
-        """Everything of the four topics in the order of recording, for playing; what nobody could
+        """Everything of these topics in the order of recording, for playing; what nobody could
         decode is left out.
         """
         assembler = self._begin()
@@ -128,21 +143,25 @@ class BagRecording:
                 try:
                     message = _decode(reader, kind, connection, data)
                 except Unusable as fault:
-                    message = Damaged(fault, _stamp(data, reader.is2 and data[1:2] == b"\0"))
+                    big_endian = reader.is2 and data[1:2] == b"\0"
+                    stamp = None if kind in TRANSFORMS else _stamp(data, big_endian)
+                    message = Damaged(fault, stamp)
                 yield from assembler.add(kind, message)
         yield from assembler.flush()
         self._count_missing()
 
     def _read(self, reader: Any) -> Iterator[tuple[str, Any, int, bytes]]:
-        kinds = {getattr(self.topics, kind): kind for kind in KINDS}
-        connections = [c for c in reader.connections if c.topic in kinds]
-        for connection, time_ns, data in _readable(reader, connections, self.path):
-            kind = kinds[connection.topic]
-            self.read[kind] += 1
-            yield kind, connection, time_ns, data
+        """Kind, connection, time (ns) and bytes; static transforms first, as they hold always."""
+        connections = [c for c in reader.connections if c.topic in self.kinds]
+        for static in (True, False):
+            chosen = [c for c in connections if (self.kinds[c.topic] == "tf_static") == static]
+            for connection, time_ns, data in _readable(reader, chosen, self.path) if chosen else ():
+                kind = self.kinds[connection.topic]
+                self.read[kind] += 1
+                yield kind, connection, reader.start_time if static else time_ns, data
 
     def _count_missing(self) -> None:
-        missing = {kind: self.expected[kind] - self.read[kind] for kind in KINDS}
+        missing = {kind: count - self.read[kind] for kind, count in self.expected.items()}
         of_each = [
             f"{kind}: {self.read[kind]} of {self.expected[kind]}"
             for kind, count in missing.items()
@@ -263,14 +282,14 @@ def _decode(reader: Any, kind: str, connection: Any, data: bytes) -> Any:
     try:
         return reader.deserialize(data, connection.msgtype)
     except Exception as error:
-        what = "camera info" if kind == "info" else kind.replace("color", "colour")
+        what = NAMES.get(kind, kind)
         raise Unusable(
             f"{what} message damaged", f"{len(data)} bytes are no {connection.msgtype}"
         ) from error
 
 
 def _stamp(data: bytes, big_endian: bool) -> tuple[int, int] | None:
-    """Seconds and nanoseconds of the header that all four types begin with, if it is there.
+    """Seconds and nanoseconds of the header, with which all but transforms begin, if it is there.
 
     In CDR it follows the encapsulation (4 bytes), in ROS 1 a counter (4 bytes).
     """

@@ -9,6 +9,7 @@ What a message holds is not believed before it is looked at: values that cannot 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -110,6 +111,11 @@ def frame_id(name: Any) -> str:
     if len(name) > MAX_FRAME_ID or not name.isprintable():
         raise Unusable("frame id that is no name", f"{len(name)} characters: {brief(name, 60)}")
     return name
+
+
+def plain_frame_id(name: Any) -> str:
+    """As ``frame_id``, without the slash that some began with in ROS 1."""
+    return frame_id(name).removeprefix("/")
 
 
 def image_to_array(message: Any, what: str = "image") -> np.ndarray:
@@ -225,26 +231,47 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
     return K, (height // bins[1], width // bins[0])
 
 
+def camera_frame(color: Any, depth: Any) -> str:
+    """The frame of the images of one moment: where the depth is, if it says so."""
+    names = (getattr(getattr(image, "header", None), "frame_id", "") for image in (depth, color))
+    return next(filter(None, map(plain_frame_id, names)), "")
+
+
 def pose_matrix(pose: Any) -> np.ndarray:
     """geometry_msgs/Pose -> (4, 4) float64."""
-    from scipy.spatial.transform import Rotation
+    return _rigid("pose", pose.orientation, pose.position)
 
-    q, t = pose.orientation, pose.position
-    quat_xyzw = np.array([q.x, q.y, q.z, q.w], np.float64)
-    with np.errstate(over="ignore"):
-        norm = np.linalg.norm(quat_xyzw)
+
+def transform(message: Any) -> tuple[str, str, int, np.ndarray]:
+    """geometry_msgs/TransformStamped -> parent, child, stamp (ns), T_parent_child (4, 4)."""
+    parent, child = plain_frame_id(message.header.frame_id), plain_frame_id(message.child_frame_id)
+    if not (parent and child):
+        raise Unusable("transform without the names of its two frames")
+    T = _rigid("transform", message.transform.rotation, message.transform.translation)
+    return parent, child, stamp_to_ns(message.header.stamp), T
+
+
+def _rigid(what: str, q: Any, t: Any) -> np.ndarray:
+    """Quaternion and translation -> (4, 4). Plain arithmetic: transforms come by the thousand."""
+    norm = math.sqrt(q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w)
     if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
-        raise Unusable("pose not rigid", f"its quaternion has norm {norm:.3g}, not 1")
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
-    T[:3, 3] = t.x, t.y, t.z
-    if not np.isfinite(T).all():
-        raise Unusable("pose not finite", "its position holds values that are no numbers")
-    return T
+        raise Unusable(f"{what} not rigid", f"its quaternion has norm {norm:.3g}, not 1")
+    position = float(t.x), float(t.y), float(t.z)
+    if not all(map(math.isfinite, position)):
+        raise Unusable(f"{what} not finite", "its position holds values that are no numbers")
+    x, y, z, w = (value / norm for value in (q.x, q.y, q.z, q.w))
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), position[0]],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), position[1]],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), position[2]],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
 
 
 def pose_message(message: Any) -> Any:
-    """geometry_msgs/PoseStamped or nav_msgs/Odometry -> its geometry_msgs/Pose."""
+    """PoseStamped, PoseWithCovarianceStamped or Odometry -> its geometry_msgs/Pose."""
     return message.pose.pose if hasattr(message.pose, "pose") else message.pose
 
 

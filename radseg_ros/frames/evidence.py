@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..datatypes import brief
-from .decode import camera_matrix, frame_id
+from .decode import camera_frame, camera_matrix, plain_frame_id
+from .transforms import shown
 
 logger = logging.getLogger(__name__)
 
@@ -27,45 +27,30 @@ class Evidence:
 
     def __init__(self, has_offset: bool = False) -> None:
         self._has_offset = has_offset
-        self._body = ""  # child frame of the poses
+        self.body = ""  # what the poses are of
         self._told: set[str] = set()
-
-    def pose(self, message: Any) -> None:
-        """Take note of whose poses these are (odometry says it).
-
-        Raises:
-            Unusable: the name cannot be one.
-        """
-        self._body = _name(getattr(message, "child_frame_id", ""))
 
     def frame(self, color: Any, depth: Any, info: Any) -> None:
         """Look at messages that make up one frame."""
-        color_frame, depth_frame = (_name(image.header.frame_id) for image in (color, depth))
-        self._registered(color_frame, depth_frame)
-        self._of_the_camera(depth_frame or color_frame)
+        self._registered(*(plain_frame_id(image.header.frame_id) for image in (color, depth)))
+        self._of_the_camera(camera_frame(color, depth))
         self._calibration(info, _size(depth))
 
     def _registered(self, color: str, depth: str) -> None:
         if color and depth and color != depth:
             self._tell(
                 "views",
-                f"colour images are in frame {_shown(color)}, depth images in {_shown(depth)}: "
+                f"colour images are in frame {shown(color)}, depth images in {shown(depth)}: "
                 "both must show the same view, use depth that is registered (aligned) to colour",
             )
 
     def _of_the_camera(self, camera: str) -> None:
-        if not camera or not self._body:
+        if not camera or not self.body:
             return
-        if self._body != camera and not self._has_offset:
-            self._tell(
-                "body",
-                f"poses are those of {_shown(self._body)}, images are in {_shown(camera)}: unless "
-                "these are the same, set node.camera_offset to where the camera is on the body",
-            )
-        if self._body == camera and self._has_offset:
+        if self.body == camera and self._has_offset:
             self._tell(
                 "offset",
-                f"node.camera_offset is set, but the poses are those of {_shown(camera)}, in which "
+                f"node.camera_offset is set, but the poses are those of {shown(camera)}, in which "
                 "the images are: leave it empty",
             )
 
@@ -96,14 +81,6 @@ class Evidence:
         if what not in self._told:
             self._told.add(what)
             logger.warning("%s (told once)", text)
-
-
-def _name(name: Any) -> str:
-    return frame_id(name).removeprefix("/")  # ROS 1 began some with it
-
-
-def _shown(name: str) -> str:
-    return f"'{brief(name, 60)}'"
 
 
 def _size(image: Any) -> tuple[int, int] | None:

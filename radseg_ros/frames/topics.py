@@ -15,8 +15,15 @@ TYPES = {
     "color": IMAGE_TYPES,
     "depth": IMAGE_TYPES,
     "info": ("sensor_msgs/msg/CameraInfo",),
-    "pose": ("nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"),
+    "pose": (
+        "nav_msgs/msg/Odometry",
+        "geometry_msgs/msg/PoseStamped",
+        "geometry_msgs/msg/PoseWithCovarianceStamped",
+    ),
 }
+# where there is another pose it tells of a goal or of a first guess
+LESSER_POSE = TYPES["pose"][-1]
+TRANSFORM_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 TWINS = ("/compressed", "/compressedDepth")  # what image_transport appends to a raw topic's name
 # what the right one is called where there are several
 TELLING = {"color": r"colou?r|rgb", "depth": r"aligned|registered"}
@@ -33,7 +40,21 @@ class Topics:
     pose: str = ""
 
 
-def find_topics(types: Mapping[str, str], depth: set[str], wanted: Topics) -> Topics:
+def transform_topics(types: Mapping[str, str]) -> dict[str, str]:
+    """Topic -> tf or tf_static, for those of a bag that hold transforms."""
+    names = [name for name, type_ in types.items() if type_ in TRANSFORM_TYPES]
+    names = [name for name in names if name in ("/tf", "/tf_static")] or names
+    return {name: "tf_static" if name.endswith("tf_static") else "tf" for name in names}
+
+
+def has_pose(types: Mapping[str, str]) -> bool:
+    """Whether a bag has a topic of poses."""
+    return any(type_ in TYPES["pose"] for type_ in types.values())
+
+
+def find_topics(
+    types: Mapping[str, str], depth: set[str], wanted: Topics, pose: bool = True
+) -> Topics:
     """Fill in the topics that ``wanted`` leaves open.
 
     What can only be one topic is decided first; the others are those of the same camera, that is of
@@ -42,13 +63,14 @@ def find_topics(types: Mapping[str, str], depth: set[str], wanted: Topics) -> To
     Args:
         types: every topic of the bag and its type.
         depth: the topics whose images are depth.
+        pose: whether a topic of poses is needed, or transforms tell them.
 
     Raises:
         RecordingError: a topic is missing or ambiguous; the message lists the candidates.
     """
     candidates = _candidates(types, depth)
-    found: dict[str, str] = {}
-    for kind in TYPES:
+    found: dict[str, str] = {} if pose else {"pose": ""}
+    for kind in [kind for kind in TYPES if kind not in found]:
         name = getattr(wanted, kind)
         if name and types.get(name) not in TYPES[kind]:
             names = _listed(candidates[kind])
@@ -65,6 +87,8 @@ def _candidates(types: Mapping[str, str], depth: set[str]) -> dict[str, list[str
     found = {
         kind: [name for name, type_ in types.items() if type_ in TYPES[kind]] for kind in TYPES
     }
+    better = [name for name in found["pose"] if types[name] != LESSER_POSE]
+    found["pose"] = better or found["pose"]
     for kind in ("color", "depth"):
         images = [name for name in found[kind] if (name in depth) == (kind == "depth")]
         found[kind] = [name for name in images if not _has_raw_twin(name, images)]

@@ -62,7 +62,10 @@ class Health:
             "answerable voxels (%)": round(100 * status.answerable),
             "map (bytes)": status.map_bytes,
             "GPU (bytes)": gpu_bytes(),
-            **{f"{topics[kind]} (Hz)": f"{rate:.1f}" for kind, rate in report.rates.items()},
+            **{
+                f"{topics.get(kind, kind)} (Hz)": f"{rate:.1f}"
+                for kind, rate in report.rates.items()
+            },
             **{f"{stage} (ms)": f"{1000 * s:.1f}" for stage, s in report.latencies.items()},
             **{f"dropped: {reason}": count for reason, count in status.drops},
             **{f"caught: {fault}": count for fault, count in self._faults.items()},

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node listens to: four topics into the live map, and why one of them is silent."""
+"""What the node listens to: its topics into the live map, and why one of them is silent."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import (
+    DurabilityPolicy,
     HistoryPolicy,
     QoSProfile,
     ReliabilityPolicy,
@@ -20,6 +21,8 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import Config
+from ..datatypes import ConfigError
+from ..frames.transforms import KINDS as TRANSFORMS
 from ..watchdog import InputState
 from .faults import Faults
 
@@ -31,18 +34,36 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-POSE_QUEUE = 200  # poses are small and may come at 200 Hz
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # poses on a topic do without
+    TFMessage = None
+
+POSE_TYPES = {
+    "odometry": Odometry,
+    "pose": PoseStamped,
+    "pose_with_covariance": PoseWithCovarianceStamped,
+}
+SMALL_QUEUE = 200  # poses and transforms are small and may come at 200 Hz
+NO_TF2_MSGS = "the ROS package tf2_msgs is not installed (apt: ros-$ROS_DISTRO-tf2-msgs)"
 JUMP_PERIOD = 5.0  # s between two warnings that time ran backwards
 
 
 def input_types(config: Config) -> dict[str, tuple[type, str]]:
-    """Kind of input -> message type and topic."""
+    """Kind of input -> message type and topic.
+
+    Raises:
+        ConfigError: poses are to come from tf, whose messages are not installed.
+    """
+    if TFMessage is None and config.node.pose_source == "tf":
+        raise ConfigError(f"node.pose_source is tf, but {NO_TF2_MSGS}")
     raw = config.node.image_transport == "raw"
     image = Image if raw else CompressedImage
-    pose = Odometry if config.node.pose_type == "odometry" else PoseStamped
+    transforms = {kind: (TFMessage, f"/{kind}") for kind in TRANSFORMS if TFMessage is not None}
     return {
         "info": (CameraInfo, "depth/camera_info"),
-        "pose": (pose, "pose"),
+        "pose": (POSE_TYPES[config.node.pose_type], "pose"),
+        **transforms,
         "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
         "color": (image, "color/image" if raw else "color/image/compressed"),
     }
@@ -58,8 +79,17 @@ class Inputs:
 
     @property
     def topics(self) -> dict[str, str]:
-        """Kind of input -> its topic, after remapping; empty before :meth:`subscribe`."""
-        return {kind: each.topic_name for kind, each in self._subscriptions.items()}
+        """Kind of input that frames need -> its topic, after remapping.
+
+        Empty before :meth:`subscribe`. Poses are needed, or transforms in their place.
+        """
+        by_tf = self._live.pose_source == "tf"
+        without = {"tf_static", "pose" if by_tf else "tf"}
+        return {
+            kind: each.topic_name
+            for kind, each in self._subscriptions.items()
+            if kind not in without
+        }
 
     def subscribe(self) -> None:
         """Begin to listen."""
@@ -68,10 +98,17 @@ class Inputs:
         for kind, (type_, topic) in self._types.items():
             # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
             # overrides it by qos_overrides.
+            # Static transforms were said once, before we came.
+            small, latched = kind in ("pose", *TRANSFORMS), kind == "tf_static"
             qos = QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
-                depth=max(queue, POSE_QUEUE if kind == "pose" else 1),
-                reliability=ReliabilityPolicy.BEST_EFFORT,
+                depth=max(queue, SMALL_QUEUE if small else 1),
+                reliability=ReliabilityPolicy.RELIABLE
+                if latched
+                else ReliabilityPolicy.BEST_EFFORT,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL
+                if latched
+                else DurabilityPolicy.VOLATILE,
             )
             self._subscriptions[kind] = self._node.create_subscription(
                 type_,
@@ -82,19 +119,31 @@ class Inputs:
                 event_callbacks=self._events(self._node.resolve_topic_name(topic)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
+        if TFMessage is None:
+            self._node.get_logger().info(f"no transforms: {NO_TF2_MSGS}")
 
     def state(self, kind: str, received: int) -> InputState:
         """What is known about one input, for the watchdog."""
-        topic, type_ = self.topics[kind], self._types[kind][0]
+        topic, type_ = self._subscriptions[kind].topic_name, self._types[kind][0]
         publishers = [info.topic_type for info in self._node.get_publishers_info_by_topic(topic)]
         full_name = f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}"
         return InputState(kind, topic, full_name, publishers, received)
 
+    def _look_for_poses(self) -> None:
+        """Where the source of poses is open: who remaps their topic or publishes on it means it."""
+        topic = self._subscriptions["pose"].topic_name
+        remapped = topic != self._node.resolve_topic_name("pose", only_expand=True)
+        if remapped or self._node.count_publishers(topic):
+            self._live.poses_from("topic")
+
     def _receive(self, kind: str, message: Any) -> None:
+        if kind == "depth" and self._live.pose_source == "auto":
+            self._look_for_poses()
         if self._live.receive(kind, message):
+            topic = self._subscriptions[kind].topic_name
             self._node.get_logger().warning(
-                f"time ran backwards on {self.topics[kind]} (a recording that starts again?): "
-                "waiting inputs were dropped, the map is kept",
+                f"time ran backwards on {topic} (a recording that starts again?): waiting inputs "
+                "were dropped, the map is kept",
                 throttle_duration_sec=JUMP_PERIOD,
             )
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`radseg-play PATH`: publishes a recording (a folder or a rosbag2) as a robot would: images,
-camera info and poses.
+camera info, poses and transforms.
 
 Topics: color/image, depth/image, depth/camera_info and pose (compressed images of a bag:
-color/image/compressed and depth/image/compressedDepth). Remap them with --ros-args -r
-color/image:=/my/topic.
+color/image/compressed and depth/image/compressedDepth), and a bag's transforms on /tf and
+/tf_static. Remap them with --ros-args -r color/image:=/my/topic.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..config import NodeConfig
@@ -32,6 +33,7 @@ TOPICS = {
     "depth": "depth/image",
     "color": "color/image",
 }
+TRANSFORMS = {"tf": "/tf", "tf_static": "/tf_static"}
 COMPRESSED = {"depth": "/compressedDepth", "color": "/compressed"}
 DISCOVERY_SLACK = 0.5  # s; the publisher learns of a match a little before the subscriber
 QUEUE = 100
@@ -131,19 +133,29 @@ class Player:
 
     def __init__(self, types: dict[str, Any], compressed: set[str]) -> None:
         import rclpy
-        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
         self.node = rclpy.create_node("radseg_play")
         self.published: Counter[str] = Counter()
         qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(
+            depth=QUEUE,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        )
         topics = {
             kind: topic + (COMPRESSED[kind] if kind in compressed else "")
-            for kind, topic in TOPICS.items()
+            for kind, topic in {**TOPICS, **TRANSFORMS}.items()
+            if kind in types
         }
         self.publishers = {
-            kind: self.node.create_publisher(types[kind], topic, qos)
+            kind: self.node.create_publisher(
+                types[kind], topic, latched if kind == "tf_static" else qos
+            )
             for kind, topic in topics.items()
         }
+        needed = set(TOPICS) if "pose" in types else set(TOPICS) | set(TRANSFORMS)
+        self._needed = [each for kind, each in self.publishers.items() if kind in needed]
 
     def wait_for_subscribers(self, timeout: float) -> None:
         """Return when every topic is listened to.
@@ -155,9 +167,7 @@ class Player:
 
         end = time.monotonic() + timeout
         while rclpy.ok() and (
-            missing := [
-                p.topic_name for p in self.publishers.values() if not p.get_subscription_count()
-            ]
+            missing := [p.topic_name for p in self._needed if not p.get_subscription_count()]
         ):
             if time.monotonic() > end:
                 topics = ", ".join(missing)
@@ -183,8 +193,9 @@ class Player:
                 time.sleep(pause)
             if not rclpy.ok():
                 return
-            self.publishers[kind].publish(message)
-            self.published[kind] += 1
+            if kind in self.publishers:  # all but transforms, where nobody knows their type
+                self.publishers[kind].publish(message)
+                self.published[kind] += 1
 
     def finish(self) -> None:
         """Give the last messages time to leave."""
@@ -225,7 +236,7 @@ def _open(
     options: argparse.Namespace,
 ) -> tuple[FolderRecording | BagRecording, dict[str, Any], set[str]]:
     """The recording, the message class per kind, the kinds that are compressed."""
-    from geometry_msgs.msg import PoseStamped
+    from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
     from nav_msgs.msg import Odometry
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -240,11 +251,19 @@ def _open(
             f"{options.path} is a ROS 1 bag; convert it first: rosbags-convert --src "
             f"{options.path} --dst NEW"
         )
-    classes = {
-        class_.__name__: class_
-        for class_ in (CameraInfo, CompressedImage, Image, Odometry, PoseStamped)
-    }
-    types = {kind: classes[name.rsplit("/", 1)[1]] for kind, name in recording.types.items()}
+    poses = (Odometry, PoseStamped, PoseWithCovarianceStamped)
+    classes = {class_.__name__: class_ for class_ in (CameraInfo, CompressedImage, Image, *poses)}
+    with suppress(ImportError):
+        from tf2_msgs.msg import TFMessage
+
+        classes["TFMessage"] = TFMessage
+    names = {kind: name.rsplit("/", 1)[1] for kind, name in recording.types.items()}
+    if "pose" not in names and "TFMessage" not in classes:
+        raise RecordingError(
+            f"{options.path} has transforms in place of poses, and to publish them the ROS package "
+            "tf2_msgs is missing (apt: ros-$ROS_DISTRO-tf2-msgs)"
+        )
+    types = {kind: classes[name] for kind, name in names.items() if name in classes}
     return (
         recording,
         types,
