@@ -254,3 +254,12 @@ def test_a_wall_within_a_metre_is_as_good_as_a_far_one():
     assert edged.dropped["depth_edge"] == 12 * 2
     just = lift(frame(depth), (3, 4), 0.05, LiftConfig(depth_edge=1.0))
     assert just.dropped["depth_edge"] == 0, "a jump by the fraction itself is none"
+
+
+@pytest.mark.parametrize("name", ["clip_min", "clip_max"])
+def test_a_box_may_be_open_on_one_side(name):
+    lifted = lift(frame(2.0), (3, 4), 0.05, LiftConfig(**{name: [0.0, -100.0, -100.0]}))
+    if name == "clip_max":
+        assert len(lifted.key) == 0 and lifted.dropped["clip"] == 12 * 16
+    else:
+        assert lifted.dropped["clip"] == 12 * 8 and (index_of(lifted)[:, 0] >= 0).all()
