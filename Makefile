@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := source scripts/env.sh &&
+PYTEST := python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 OUT ?= demo_out
 
 .PHONY: help setup demo test test-quick lint clean
@@ -18,10 +19,10 @@ demo: setup
 	@$(RUN) python -m radseg_ros.demo.run --out "$(OUT)" $(if $(RECORDING),--recording "$(RECORDING)") $(if $(QUERIES),--queries "$(QUERIES)")
 
 test: setup lint
-	@$(RUN) python -m pytest $(PYTEST_ARGS)
+	@$(RUN) $(PYTEST) $(PYTEST_ARGS)
 
 test-quick: setup
-	@$(RUN) python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(RUN) $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 # The annotations of NumPy 1, which an installed ROS may bring, do not know that a shape has a length.
 lint: setup

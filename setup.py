@@ -21,7 +21,7 @@ core = [
     "scipy>=1.8",  # k-d tree, connected components, slerp
     "torch>=2.4",  # brings scaled_dot_product_attention and safe checkpoint loading
     # RadioModel, SamModel and the SigLIP text towers: no code of RADIO's own; brings tokenizers
-    "transformers>=5.23",
+    "transformers>=5.20",  # 5.20 is the last one for Python 3.10
     "safetensors>=0.4",  # checkpoints and map files without pickle
     "huggingface_hub>=0.25",  # downloads with cache, resume and progress
     "pillow>=9.1",  # JPEG and PNG
@@ -66,6 +66,7 @@ ros = [
 test = [
     "pytest>=7",
     "pytest-timeout>=2.2",  # real nodes over real transport: a hang must be a failure
+    "pytest-xdist>=3.5",  # every core works: nodes wait most of the time, and the rest does not
     "hypothesis>=6.80",
     "pyyaml>=6.0",  # reads config/mapping.yaml as ROS does
 ]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.metadata
 import re
 import runpy
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
 EXTRAS = ("lite", "recordings", "demo", "eval", "cluster")  # of users
 BROUGHT = {"tokenizers"}  # by transformers
-PLUGINS = {"pytest-timeout"}  # of pytest, which finds them by itself
+PLUGINS = {"pytest-timeout", "pytest-xdist"}  # of pytest, which finds them by itself
 WITH_RCLPY = {"builtin_interfaces", "rcl_interfaces"}
 NOT_ON_PYPI = {"launch", "launch_ros", "radseg_interfaces", "tf2_msgs"}
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,18 +61,25 @@ def imported(*folders: str) -> set[str]:
     return found
 
 
-owners_of = functools.cache(importlib.metadata.packages_distributions)  # reads every package
+def modules_in(distribution: str) -> set[str]:
+    """First names of what an installed distribution can be imported by."""
+    found = importlib.metadata.distribution(distribution)
+    if declared := found.read_text("top_level.txt"):
+        return {*declared.split()}
+    sources = [path for path in found.files or () if path.suffix in (".py", ".so")]
+    return {path.parts[0].split(".")[0] for path in sources}
 
 
 def modules_of(requirements: list[str]) -> dict[str, set[str]]:
     """Distribution -> names that it is imported by, of those that this machine needs."""
     wanted = [Requirement(text) for text in requirements]
     names = {canonicalize_name(r.name) for r in wanted if not r.marker or r.marker.evaluate()}
-    modules: dict[str, set[str]] = {name: set() for name in names}
-    for module, owners in owners_of().items():
-        for owner in {canonicalize_name(owner) for owner in owners} & names:
-            modules[owner].add(module)
-    absent = [name for name, found in modules.items() if not found]
+    modules, absent = {}, []
+    for name in sorted(names):
+        try:
+            modules[name] = modules_in(name)
+        except importlib.metadata.PackageNotFoundError:
+            absent.append(name)
     if absent:
         pytest.skip(f"cannot tell how to import what is not installed: {', '.join(absent)}")
     return modules

@@ -73,7 +73,7 @@ def test_golden_map(golden, order):
 
 
 finite_or_not = st.floats(0.25, 4.0, width=32) | st.sampled_from(
-    [0.0, -1.0, np.nan, np.inf, -np.inf, 1e-30, 1e6, 3e38]
+    np.float32([0.0, -1.0, np.nan, np.inf, -np.inf, 1e-30, 1e6, 3e38]).tolist()
 )
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
