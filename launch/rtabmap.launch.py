@@ -19,11 +19,8 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 
 from launch import LaunchDescription
 
-# the axes of camera_link (x forward, z up) -> those of the optical frame
-OFFSET = "[0.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]"
 ARGUMENTS = {
     "pose": ("/rtabmap/odom", "topic of pose: odometry of rtabmap's frame_id"),
-    "camera_offset": (OFFSET, "place of the camera's optical frame on rtabmap's frame_id"),
 }
 
 

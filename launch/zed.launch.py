@@ -18,15 +18,12 @@ from launch.substitutions import LaunchConfiguration
 from launch import LaunchDescription
 
 CAMERA = LaunchConfiguration("camera")
-# the axes of zed_camera_link (x forward, z up) -> those of the optical frame
-OFFSET = "[0.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]"
 ARGUMENTS = {
     "camera": ("/zed/zed_node", "/<camera_name>/<node_name> of the driver"),
     "color": ([CAMERA, "/rgb/color/rect/image"], "topic of color"),
     "depth": ([CAMERA, "/depth/depth_registered"], "topic of depth"),
     "camera_info": ([CAMERA, "/rgb/color/rect/camera_info"], "topic of camera_info"),
     "pose": ([CAMERA, "/odom"], "topic of pose: odometry of zed_camera_link"),
-    "camera_offset": (OFFSET, "place of the camera's optical frame on zed_camera_link"),
 }
 
 
