@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 (what needs launch is imported after the check that it is there)
+"""Launch files, where ROS's launch is installed, with a program in place of the node that writes
+down what it was started with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("launch_ros", reason="ROS's launch_ros is not installed")
+
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace, SetParameter
+
+from launch import LaunchContext, LaunchDescription, LaunchService
+
+FOLDER = Path(__file__).parents[1] / "launch"
+PROGRAM = f"""#!{sys.executable}
+import json, pathlib, sys
+words = sys.argv[1:]
+files = [pathlib.Path(w).read_text() for w in words if pathlib.Path(w).is_file()]
+pathlib.Path(__file__).with_name("started.json").write_text(json.dumps([words, files]))
+"""
+
+Launch = Callable[..., tuple[int, list[str], dict]]
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch) -> Launch:
+    """Run a launch file; its code, and the words and parameters that the node got."""
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    program = tmp_path / "lib" / "radseg_ros" / "radseg_mapping"
+    for folder in (index, program.parent):
+        folder.mkdir(parents=True)
+    (index / "radseg_ros").touch()
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}")
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
+
+    def run(name: str, *before: object, **arguments: str) -> tuple[int, list[str], dict]:
+        source = PythonLaunchDescriptionSource(str(FOLDER / f"{name}.launch.py"))
+        include = IncludeLaunchDescription(source, launch_arguments=arguments.items())
+        service = LaunchService(noninteractive=True)
+        service.include_launch_description(LaunchDescription([GroupAction([*before, include])]))
+        code = service.run()
+        started = program.with_name("started.json")
+        words, files = json.loads(started.read_text()) if started.exists() else ([], [])
+        parameters: dict = {}
+        for text in files:
+            plain = text.replace("!!python/tuple", "")  # which rcl does not mind
+            for of_node in yaml.safe_load(plain).values():
+                parameters |= of_node["ros__parameters"]
+        return code, words, parameters
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["mapping", "realsense", "zed", "gazebo", "rtabmap"])
+def test_every_argument_is_described_once(name):
+    source = PythonLaunchDescriptionSource(str(FOLDER / f"{name}.launch.py"))
+    arguments = source.get_launch_description(LaunchContext()).get_launch_arguments()
+    names = [argument.name for argument in arguments]
+    assert len(names) == len(set(names)) and {"encoder", "params_file", "use_sim_time"} <= {*names}
+    assert all(a.description and a.description != "no description given" for a in arguments)
+
+
+def test_what_is_not_given_does_not_reach_the_node(launch):
+    code, words, parameters = launch("mapping")
+    assert code == 0 and parameters == {}
+    assert words == ["--ros-args", "-r", "__node:=radseg_mapping"] or "__ns:=/" in words, words
+
+
+def test_what_is_given_reaches_the_node_as_what_it_is(launch, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("/**: {ros__parameters: {encoder: radseg, short_side: 320}}")
+    code, words, parameters = launch(
+        "mapping", params_file=str(own), encoder="lite", map_directory="12", use_sim_time="True",
+        frame_is_persistent="true", camera_offset="[1.0, 0.5]", color="/rgb", log_level="debug",
+        node_name="mapper",
+    )  # fmt: skip
+    assert code == 0 and parameters == {
+        "short_side": 320,
+        "encoder": "lite",
+        "node.map_directory": "12",
+        "use_sim_time": True,
+        "map.frame_is_persistent": True,
+        "node.camera_offset": [1.0, 0.5],
+    }
+    line = " ".join(words)
+    assert "-r color/image:=/rgb " in line and "color/image/compressed:=/rgb/compressed" in line
+    assert "--log-level debug" in line and "__node:=mapper" in line
+
+
+def test_namespaces_and_parameters_around_it_count(launch):
+    around = (PushRosNamespace("robot1"), SetParameter("use_sim_time", True))
+    code, words, _ = launch("mapping", *around, namespace="front")
+    assert code == 0 and "__ns:=/robot1/front" in words
+    assert "use_sim_time:=True" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "color", "more"),
+    [
+        ("realsense", "/camera/camera/color/image_raw", ""),
+        ("zed", "/zed/zed_node/rgb/color/rect/image", "pose:=/zed/zed_node/odom"),
+        ("gazebo", "/rgbd_camera/image", ""),
+        ("rtabmap", "/camera/camera/color/image_raw", "pose:=/rtabmap/odom"),
+    ],
+)
+def test_a_camera_brings_its_topics(launch, name, color, more):
+    code, words, parameters = launch(name)
+    assert code == 0 and f"color/image:={color}" in words and more in " ".join(words)
+    assert parameters.get("use_sim_time", False) == (name == "gazebo")
+    _, words, _ = launch(name, camera="/front", depth="/other")
+    assert any(word.startswith("color/image:=/front/") for word in words)
+    assert "depth/image:=/other" in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"params_file": "/nowhere/x.yaml"}, "there is no file /nowhere/x.yaml"),
+        ({"use_sim_time": "maybe"}, "use_sim_time:=maybe is neither true nor false"),
+        ({"respawn": "often"}, "respawn:=often is neither true nor false"),
+        ({"pose_type": "twist"}, "twist"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(launch, caplog, arguments, reason):
+    code, words, _ = launch("mapping", **arguments)
+    assert code == 1 and not words and reason in caplog.text
