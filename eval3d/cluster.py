@@ -224,7 +224,7 @@ def by_value(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def probe(paths: list[str]) -> Callable[[], str]:
-    """A function, sent by value, that says what a worker lacks to evaluate a scene; "" = nothing."""
+    """A function, sent by value, that says what a worker lacks for a scene; "" = nothing."""
     module, task = attempt_scene.__module__, attempt_scene.__name__
 
     def lack() -> str:
