@@ -33,6 +33,7 @@ from .run import Progress, evaluate_scene, run_scene
 log = logging.getLogger(__name__)
 
 PATIENCE = 120.0  # s without a sign of life after which a cluster, or a worker, is given up
+CONNECT = 30.0  # s to reach the scheduler
 LOOK = 5.0  # s between two looks at the workers
 KILLED = (
     "its process ended abruptly: for want of memory? Evaluate fewer scenes at once, or take "
@@ -146,9 +147,8 @@ def _process() -> ProcessPoolExecutor:
 def _on_cluster(address: str, names: list[str], options: dict[str, Any], *sent: Any) -> Results:
     with dask_client(address) as client:
         check_workers(client, seen_here(options, Path(sent[0])))
-        futures = {
-            client.submit(attempt_scene, name, options, *sent, pure=False): name for name in names
-        }
+        task = by_value(attempt_scene)
+        futures = {client.submit(task, name, options, *sent, pure=False): name for name in names}
         yield from _collect(client, futures)
 
 
@@ -182,7 +182,7 @@ def dask_client(address: str) -> Iterator[Any]:
                     n_workers=int(count), threads_per_worker=1, dashboard_address=None
                 )
                 stack.callback(cluster.close, timeout=10)
-            client = Client(cluster if local else address, timeout=30)
+            client = Client(cluster if local else address, timeout=CONNECT)
         except Exception as error:  # OSError, TimeoutError, ValueError, those of its protocols
             what = "Dask cannot be started" if local else "no Dask scheduler answers"
             raise ConfigError(f"{what} at {address} ({type(error).__name__})") from error
@@ -208,12 +208,24 @@ def seen_here(options: dict[str, Any], out: Path) -> list[str]:
     return [str(Path(path).resolve()) for path in asked if path and Path(path).exists()]
 
 
-def probe(paths: list[str]) -> Callable[[], str]:
-    """A function that says what a worker lacks that is to evaluate a scene; "" = nothing.
+def by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, which is imported where it is called.
 
-    Nested functions are sent by value, so it also runs where this package is not installed.
+    Nested functions are sent by value: the scheduler, which unpacks them, needs no package.
     """
-    module, task = __name__, attempt_scene.__name__
+    module, name = function.__module__, function.__name__
+
+    def call(*arguments: Any) -> Any:
+        import importlib
+
+        return getattr(importlib.import_module(module), name)(*arguments)
+
+    return call
+
+
+def probe(paths: list[str]) -> Callable[[], str]:
+    """A function, sent by value, that says what a worker lacks for a scene; "" = nothing."""
+    module, task = attempt_scene.__module__, attempt_scene.__name__
 
     def lack() -> str:
         import importlib

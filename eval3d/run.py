@@ -179,7 +179,8 @@ def build_map(
                 frame = resize_frame(item.frame, config.mapper.short_side)
                 lifter.add(frame, nearest_resize(item.label, frame.depth.shape))
     if not usage.used:
-        why = said(usage.as_dict(scene)["dropped"])
+        frames = usage.as_dict(scene)
+        why = said(frames["dropped"], frames["examples"])
         raise RecordingError(f"not one of its {len(scene)} frames can be used ({why})")
     if not len(mapper.map):
         raise RecordingError(
@@ -189,9 +190,13 @@ def build_map(
     return mapper, usage
 
 
-def said(reasons: dict[str, int]) -> str:
-    """Counts by reason, for a sentence."""
-    return ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "none"
+def said(reasons: dict[str, int], examples: dict[str, str]) -> str:
+    """Counts by reason and an example of each, for a sentence."""
+    parts = (
+        f"{count} x {reason}" + (f", e.g. {examples[reason]}" if reason in examples else "")
+        for reason, count in reasons.items()
+    )
+    return "; ".join(parts) or "none"
 
 
 def evaluate_scene(
@@ -231,7 +236,7 @@ def evaluate_scene(
             try:
                 gt = lifter.result(_lifted_rule(config))
             except InputError as error:
-                why = f" ({said(scene.notes)})" if scene.notes else ""
+                why = f" ({said(scene.notes, scene.examples)})" if scene.notes else ""
                 raise InputError(f"{error}{why}") from error
         assert gt is not None  # one of the two
         with timings.stage("predict"):

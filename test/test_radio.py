@@ -7,7 +7,9 @@ Everything else is refused with a message that helps.
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
+import random
 import re
 import socket
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import radio_files
 import torch
+from damage import altered, damaged
 from torch import nn
 
 from radseg_ros.datatypes import CheckpointError
@@ -260,6 +263,139 @@ def test_damaged_folders(small, tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="config.json"):
         read_checkpoint(folder)
+
+
+def use(path: Path, number: int = 0) -> torch.Tensor:
+    """Make an encoder of a checkpoint and let it look at an image."""
+    refine = "sam" if number % 3 == 0 else "off"
+    options = {"crop": 32, "stride": 16, "device": "cpu", "offline": True, "refine": refine}
+    encoder = make_encoder("radseg", checkpoint=str(path), **options)
+    features = encoder.encode(np.full((32, 48, 3), 99, np.uint8)).data
+    return encoder.project(features.flatten(1).T)
+
+
+def used_or_refused(path: Path, number: int) -> bool:
+    """Whether a checkpoint could be used; if not, one sentence must have said why."""
+    try:
+        use(path, number)
+    except CheckpointError as error:
+        assert str(path.parent) in str(error) and "\n" not in str(error)
+        return False
+    return True
+
+
+def odd_tensors(value: torch.Tensor) -> list[object]:
+    """What may stand where a tensor should."""
+    shapes = [value.flatten(), value[None], value[:0], torch.zeros(()), torch.zeros(1).expand(9, 9)]
+    types = [value.int(), value.bool(), value.to(torch.complex64), value.double(), value.bfloat16()]
+    return [*shapes, *types, value * float("nan"), value.to_sparse(), "x", None, 7, [value]]
+
+
+def test_odd_tensors_are_refused_or_used(small, tmp_path):
+    rng, path = random.Random(0), tmp_path / "odd.pth.tar"
+    good = radio_files.load(small)
+    used = 0
+    for number in range(60):
+        state = dict(good["state_dict"])
+        key = rng.choice(list(state))
+        state[key] = rng.choice(odd_tensors(state[key]))
+        torch.save({**good, "state_dict": state}, path)
+        used += used_or_refused(path, number)
+    assert 0 < used < 40
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("base_model.blocks.999999999.x", "base_model.blocks.-1.x", "base_model.blocks.one.x"),
+        *("base_model.blocks.7.norm1.weight", "base_model.blocks", "base_model.", 5, ""),
+        *("_heads.siglip2.blocks.1.2.weight", "_heads..x", "_heads.99.fc1.weight"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused_at_once(small, tmp_path, key):
+    content = radio_files.load(small)
+    content["state_dict"][key] = torch.zeros(3)
+    torch.save(content, tmp_path / "odd.pth.tar")
+    used_or_refused(tmp_path / "odd.pth.tar", 1)
+
+
+def test_training_options_of_other_types_are_refused_or_used(small, tmp_path):
+    path, good = tmp_path / "odd.pth.tar", radio_files.load(small)
+    used = 0
+    for number, args in enumerate(altered(vars(good["args"]), 60)):
+        options = {str(k): v for k, v in args.items()} if isinstance(args, dict) else {"x": args}
+        torch.save({**good, "args": argparse.Namespace(**options)}, path)
+        used += used_or_refused(path, number)
+    assert 0 < used < 60
+
+
+def test_contents_of_other_types_are_refused_or_used(small, tmp_path):
+    path, good = tmp_path / "odd.pth.tar", radio_files.load(small)
+    content = {**good, "args": vars(good["args"])}
+    for number, other in enumerate(altered(content, 40)):
+        torch.save(other, path)
+        used_or_refused(path, number)
+
+
+def test_json_of_folders_is_refused_or_used(small, tmp_path):
+    folder = radio_files.as_folder(small, tmp_path / "hf", shards=2)
+    for name in ("config.json", "model.safetensors.index.json"):
+        good = (folder / name).read_text()
+        texts = [json.dumps(value) for value in altered(json.loads(good), 30)]
+        marked = "\ufeff" + good
+        for number, text in enumerate([marked, good[:-9], "[]", "null", "", *texts]):
+            (folder / name).write_text(text)
+            assert used_or_refused(folder, number) or text != marked
+        (folder / name).write_text(good)
+
+
+def test_an_index_does_not_lead_out_of_its_folder(small, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = radio_files.as_folder(small, tmp_path / "hf")
+    state = load_file(folder / "model.safetensors")
+    save_file(state, tmp_path / "elsewhere.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": dict.fromkeys(state, "../elsewhere.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="hf/elsewhere.safetensors: no such file"):
+        read_checkpoint(folder)
+
+
+def test_damaged_bytes_are_refused_or_used(small, tmp_path):
+    folder = radio_files.as_folder(small, tmp_path / "hf")
+    for source, path in (
+        (small, tmp_path / "damaged.pth.tar"),
+        (folder / "model.safetensors", folder / "model.safetensors"),
+    ):
+        for number, data in enumerate(damaged(source.read_bytes(), 30)):
+            path.write_bytes(data)
+            used_or_refused(path.parent if path.suffix == ".safetensors" else path, number)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(small, tmp_path, value):
+    def change(content):
+        content["state_dict"]["base_model.blocks.1.norm1.weight"][3] = value
+
+    path = radio_files.rewrite(small, tmp_path / "a.pth.tar", change)
+    with pytest.raises(CheckpointError, match="blocks.1.norm1.weight holds numbers that are not"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("x" * 5000, "File name too long"),
+        ("a/" * 3000, "File name too long"),
+        ("nul\0byte.pth.tar", "no such file or folder"),
+        ("~nobody-of-this-name/x.pth.tar", "cannot be read"),
+        ("", "no such file|holds no|config.json"),
+    ],
+)
+def test_names_of_checkpoints_that_cannot_be(name, told):
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(find_radio(name, offline=True))
 
 
 class Evil:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ...datatypes import CheckpointError
+from ...datatypes import CheckpointError, brief
 
 MAX_INNER = 100  # blocks; those of RADIO have 1 to 3
 
@@ -98,5 +98,5 @@ def build_head(state: Mapping[str, torch.Tensor], where: str) -> nn.Module:
     try:
         head.load_state_dict(dict(state), assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: {brief(error, 500)}") from error
     return head
