@@ -12,14 +12,10 @@ pixel, and ``torch.unique`` over all voxels of the map and all points at every f
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import re
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import patience  # noqa: F401  # isort: skip
+import measure  # isort: skip
 
 import numpy as np  # isort: skip
 import rooms  # isort: skip
@@ -75,41 +71,16 @@ class StraightforwardMap:
         self.rows = fused
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def took(world: VoxelMap | StraightforwardMap, frame: Frame, features: FeatureMap) -> float:
+    """Seconds that a frame takes."""
+    return measure.seconds(lambda: world.integrate(frame, features))
 
 
-def high_water() -> float:
-    """Peak resident memory of this process in MiB (Linux.
-
-    ``ru_maxrss`` would include the parent's).
-    """
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
-
-
-def _peak(kind: str, steps: int, result: multiprocessing.Queue) -> None:
-    """In a fresh process: MiB that mapping ``steps`` frames adds to the peak of the process."""
-    torch.set_num_threads(2)
+def mapping(kind: str, steps: int) -> Callable[[], object]:
+    """What maps ``steps`` frames that are there already."""
     frames, features = [rooms.frame(step) for step in range(steps)], rooms.features()
     world = StraightforwardMap() if kind == "straightforward" else new_map()
-    before = high_water()
-    for frame in frames:
-        world.integrate(frame, features)
-    result.put(high_water() - before)
-
-
-def peak_memory(kind: str, steps: int) -> float:
-    """Peak MiB above that of the process before its first frame."""
-    context = multiprocessing.get_context("spawn")
-    result = context.Queue()
-    process = context.Process(target=_peak, args=(kind, steps, result))
-    process.start()
-    process.join()
-    return result.get()
+    return lambda: [world.integrate(frame, features) for frame in frames]
 
 
 def compare(rounds: int) -> None:
@@ -125,8 +96,8 @@ def compare(rounds: int) -> None:
     fast, slow, cold = [], [], []
     for turn in range(rounds):
         frames = [rooms.frame(turn * SUCCESSIVE + i) for i in range(SUCCESSIVE)]
-        slow += [seconds(lambda frame=frame: theirs.integrate(frame, features)) for frame in frames]
-        fast += [seconds(lambda frame=frame: ours.integrate(frame, features)) for frame in frames]
+        slow += [took(theirs, frame, features) for frame in frames]
+        fast += [took(ours, frame, features) for frame in frames]
         cold.append(fast[-SUCCESSIVE])
     snapshot = ours.snapshot()
     common = {tuple(row): i for i, row in enumerate(snapshot.index.tolist())}
@@ -150,7 +121,8 @@ def compare(rounds: int) -> None:
         f"ours right after the other has used up the caches: {1e3 * statistics.median(cold):.1f} "
         "ms)"
     )
-    slow_peak, fast_peak = peak_memory("straightforward", 2), peak_memory("ours", 12)
+    slow_peak = measure.peak_memory(mapping, "straightforward", 2)
+    fast_peak = measure.peak_memory(mapping, "ours", 12)
     print(
         f"peak memory: straightforward {slow_peak:.0f} MiB, ours {fast_peak:.0f} MiB: "
         f"1/{slow_peak / fast_peak:.1f}"
@@ -177,11 +149,11 @@ def growth(target: int, rounds: int) -> None:
     for step in range(rounds):
         frame = rooms.frame(step)
         for times, world in zip(again, (small, large), strict=True):
-            times.append(seconds(lambda world=world, frame=frame: world.integrate(frame, features)))
+            times.append(took(world, frame, features))
     for step in range(12):
         frame = rooms.frame(step, room)
         for times, world in zip(new, (small, large), strict=True):
-            times.append(seconds(lambda world=world, frame=frame: world.integrate(frame, features)))
+            times.append(took(world, frame, features))
     for what, (a, b) in (("a known room", again), ("a new room", new)):
         a, b = statistics.median(a), statistics.median(b)
         print(

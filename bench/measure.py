@@ -31,6 +31,13 @@ class Seconds:
     processor: float  # of all threads: other processes disturb it less
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:
     """What each side takes. Who calls has run each once before, so that everything is loaded."""
     runs: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}

@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
-import patience  # noqa: F401  # isort: skip
+import measure  # isort: skip
 
 import torch  # isort: skip
 
@@ -74,13 +72,6 @@ def touch(world: VoxelMap, slots: torch.Tensor) -> None:
     world.table.add(slots, rows, lambda a, b: torch.randn(b - a, CHANNELS))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -105,12 +96,12 @@ def main() -> None:
         view.catch_up(world, lock)
         return view.scored(world.voxel_size, lambda rows: rows @ text.T, len(text), "labels")[1]
 
-    first = seconds(query)
-    repeated = [seconds(query) for _ in range(options.rounds)]
+    first = measure.seconds(query)
+    repeated = [measure.seconds(query) for _ in range(options.rounds)]
     changed = []
     for _ in range(max(3, options.rounds // 2)):
         touch(world, torch.randperm(options.voxels)[: options.changed].sort()[0])
-        changed.append(seconds(query))
+        changed.append(measure.seconds(query))
     sample = torch.arange(0, options.voxels, 997)
     expected = torch.nn.functional.normalize(head(world.table.means(sample)), dim=1) @ text.T
     error = (query()[sample] - expected).abs().max()

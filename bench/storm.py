@@ -27,8 +27,6 @@ from unittest.mock import patch
 
 import measure  # isort: skip  # before torch; it shows the tests' helpers
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # bench/eval3d.py hides the package
-
 import numpy as np
 import torch
 from color_encoder import ColorEncoder

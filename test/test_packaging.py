@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the code tells the truth: versions, dependencies, paths, documents."""
+"""What surrounds the code tells the truth: versions, dependencies, paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import setuptools
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import CORE, GROUND, ROS, tree_of
+from test_architecture import ROS, tree_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
@@ -27,7 +27,6 @@ BROUGHT = {"tokenizers"}  # by transformers
 PLUGINS = {"pytest-timeout", "pytest-xdist"}  # of pytest, which finds them by itself
 WITH_RCLPY = {"builtin_interfaces", "rcl_interfaces"}
 NOT_ON_PYPI = {"launch", "launch_ros", "radseg_interfaces", "tf2_msgs"}
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture
@@ -147,36 +146,3 @@ def test_importing_changes_no_environment_variable():
     imports = f"import {', '.join(PACKAGES)}"
     code = f"import os; before = dict(os.environ); {imports}; assert os.environ == before"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def test_the_rooms_of_the_documents_are_those_of_the_code():
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    table = text[text.index("## Rooms") : text.index("## Rules")]
-    rooms = {path.parent.name for path in (ROOT / "radseg_ros").glob("*/__init__.py")}
-    named = {*re.findall(r"^\| `(?:radseg_ros/)?(\w+)` \|", table, re.M)}
-    assert named == rooms | {"eval3d"}
-    for room, files in (("ground", GROUND), ("core", CORE)):
-        listed = re.search(rf"^\| {room} \| `([\w ]+)`", table, re.M)
-        assert listed and {*listed[1].split()} == files
-        assert all((ROOT / "radseg_ros" / f"{file}.py").is_file() for file in files)
-
-
-def test_the_way_of_a_frame_is_short():
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    way = text[text.index("## One frame's way") : text.index("## One question's way")]
-    assert 0 < len(re.findall(r"^\| \d+ \| `radseg_ros/", way, re.M)) <= 14
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_files_that_a_document_names_exist(document):
-    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)
-    named = re.findall(r"`((?:radseg_ros|eval3d|test|bench|scripts|docs|config)/[\w/.]*)`", text)
-    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
-    for path in [ROOT / name for name in named] + [document.parent / link for link in linked]:
-        assert path.exists(), f"{document.name} names {path}"
-
-
-def test_the_picture_of_the_rooms_shows_the_code():
-    command = [sys.executable, "scripts/draw_rooms.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr

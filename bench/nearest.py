@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """k-NN of the evaluator against scikit-learn's BallTree: a million points, 200 000 voxels, k = 5.
 
-    python bench/eval3d.py [--points 1000000] [--voxels 200000] [--repeats 3]
+    python bench/nearest.py [--points 1000000] [--voxels 200000] [--repeats 3]
 
 Both run in turn in this process; the ratio is that of the medians. The points lie anywhere on the
 walls, so no two neighbours are equally far and both must give the same label everywhere. A second
@@ -14,13 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 VOXEL_SIZE = 0.05  # m
 
