@@ -53,7 +53,8 @@ NO_RETURN = 65535  # what many cameras and data sets write besides 0
 IMAGE_FORMATS = ("JPEG", "PNG")  # Pillow knows many more, and starts programs for some
 MAX_SECONDS = 2**31 - 1  # builtin_interfaces/Time holds them in an int32
 MAX_FRAME_ID = 255  # characters
-FOCAL_LENGTHS = (1e-3, 1e9)  # px; others are none, and cannot be inverted
+SHORTEST_FOCAL_LENGTH = 1e-3  # px
+MAX_NUMBER = 1e9  # px in a camera matrix, m in a position: what is larger only overflows
 QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
 
 
@@ -215,9 +216,8 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
         height, width = int(roi.height), int(roi.width)
     bins = [max(int(getattr(message, name, 1)), 1) for name in ("binning_x", "binning_y")]
     K[:2] /= np.array(bins)[:, None]
-    low, high = FOCAL_LENGTHS
-    calibrated = all(low <= focal_length <= high for focal_length in (K[0, 0], K[1, 1]))
-    if not (calibrated and np.isfinite(K).all() and (K[2] == (0, 0, 1)).all()):
+    calibrated = min(K[0, 0], K[1, 1]) >= SHORTEST_FOCAL_LENGTH and (K[2] == (0, 0, 1)).all()
+    if not (calibrated and (np.abs(K) <= MAX_NUMBER).all()):  # NaN compares as false
         raise Unusable(
             "camera info without a camera matrix",
             "the camera is not calibrated: focal lengths are missing or impossible",
@@ -238,8 +238,8 @@ def pose_matrix(pose: Any) -> np.ndarray:
     T = np.eye(4)
     T[:3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
     T[:3, 3] = t.x, t.y, t.z
-    if not np.isfinite(T).all():
-        raise Unusable("pose not finite", "its position holds values that are no numbers")
+    if not (np.abs(T[:3, 3]) <= MAX_NUMBER).all():  # NaN compares as false
+        raise Unusable("pose not finite", "its position is no number, or beyond 10^9 m")
     return T
 
 
