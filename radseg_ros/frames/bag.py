@@ -31,6 +31,7 @@ CURES = {
     ".db3": "`sqlite3 {path} .recover | sqlite3 NEW.db3` saves what is whole",
     ".bag": "`rosbag reindex {path}` may help",
 }
+CDR = (b"\0\0", b"\0\1")  # encapsulations: big and little endian
 MISSING = (
     "message that the bag counts but does not hold (damaged or cut short: mcap recover, ros2 bag "
     "reindex)"
@@ -128,7 +129,7 @@ class BagRecording:
                 try:
                     message = _decode(reader, kind, connection, data)
                 except Unusable as fault:
-                    message = Damaged(fault, _stamp(data, reader.is2 and data[1:2] == b"\0"))
+                    message = Damaged(fault, _stamp(data, reader.is2 and data[:2] == CDR[0]))
                 yield from assembler.add(kind, message)
         yield from assembler.flush()
         self._count_missing()
@@ -261,6 +262,8 @@ def _decode(reader: Any, kind: str, connection: Any, data: bytes) -> Any:
         Unusable: they are none.
     """
     try:
+        if reader.is2 and data[:2] not in CDR:
+            raise ValueError("unknown encapsulation")
         return reader.deserialize(data, connection.msgtype)
     except Exception as error:
         what = "camera info" if kind == "info" else kind.replace("color", "colour")
