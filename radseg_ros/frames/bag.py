@@ -143,14 +143,9 @@ class BagRecording:
             yield kind, connection, time_ns, data
 
     def _count_missing(self) -> None:
-        missing = {kind: self.expected[kind] - self.read[kind] for kind in KINDS}
-        of_each = [
-            f"{kind}: {self.read[kind]} of {self.expected[kind]}"
-            for kind, count in missing.items()
-            if count > 0
-        ]
-        total = sum(count for count in missing.values() if count > 0)
-        self.drops.add(MISSING, total, ", ".join(of_each))
+        missing = Counter(self.expected) - self.read  # positive counts only
+        of_each = [f"{kind}: {self.read[kind]} of {self.expected[kind]}" for kind in missing]
+        self.drops.add(MISSING, sum(missing.values()), ", ".join(of_each))
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
