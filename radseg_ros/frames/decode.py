@@ -216,13 +216,18 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
         height, width = int(roi.height), int(roi.width)
     bins = [max(int(getattr(message, name, 1)), 1) for name in ("binning_x", "binning_y")]
     K[:2] /= np.array(bins)[:, None]
-    calibrated = min(K[0, 0], K[1, 1]) >= SHORTEST_FOCAL_LENGTH and (K[2] == (0, 0, 1)).all()
-    if not (calibrated and (np.abs(K) <= MAX_NUMBER).all()):  # NaN compares as false
+    if not is_camera_matrix(K):
         raise Unusable(
             "camera info without a camera matrix",
             "the camera is not calibrated: focal lengths are missing or impossible",
         )
     return K, (height // bins[1], width // bins[0])
+
+
+def is_camera_matrix(K: np.ndarray) -> bool:
+    """Whether a (3, 3) matrix can belong to a camera: focal lengths, numbers, last row."""
+    calibrated = min(K[0, 0], K[1, 1]) >= SHORTEST_FOCAL_LENGTH and (K[2] == (0, 0, 1)).all()
+    return bool(calibrated and (np.abs(K) <= MAX_NUMBER).all())  # NaN compares as false
 
 
 def pose_matrix(pose: Any) -> np.ndarray:

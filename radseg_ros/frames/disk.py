@@ -17,7 +17,7 @@ import numpy as np
 
 from ..datatypes import Frame, InputError, RecordingError, check_pose
 from ..files import open_image
-from .decode import DEPTH_SCALE, IMAGE_FORMATS, same_aspect, to_metres
+from .decode import DEPTH_SCALE, IMAGE_FORMATS, is_camera_matrix, same_aspect, to_metres
 from .drops import Unusable
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def read_intrinsics(path: Path) -> np.ndarray:
     values = read_numbers(path)
     side = {9: 3, 16: 4}.get(values.size, 0)
     K = values.reshape(side, side)[:3, :3] if side else np.zeros((3, 3))
-    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0 and (K[2] == (0, 0, 1)).all()):
+    if not is_camera_matrix(K):
         raise RecordingError(f"{path} does not hold a 3x3 camera matrix with focal lengths")
     return K
 
