@@ -39,9 +39,9 @@ LAYOUT = (
 def in_natural_order(names: Iterable[str]) -> list[str]:
     """Sorted as people number things: 9 before 10, whether or not there are leading zeros."""
 
-    def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-        parts = re.split(r"([0-9]+)", name)
-        return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts], name
+    def key(name: str) -> tuple[list[str | int], str]:
+        parts = re.split(r"([0-9]+)", name)  # text, number, text, ...
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
     return sorted(names, key=key)
 
