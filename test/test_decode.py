@@ -435,6 +435,8 @@ def test_65535_is_no_return_in_every_kind_of_message():
         {"k": [1e-30, 0, 0, 0, 1e-30, 0, 0, 0, 1]},
         {"k": [500.0, 0, np.nan, 0, 500, 0, 0, 0, 1]},
         {"k": [500.0, 0, 320, 0, 0, 240, 0, 0, 1]},
+        {"k": [500.0, 0, 1e300, 0, 500, 240, 0, 0, 1]},
+        {"k": [500.0, -1e10, 320, 0, 500, 240, 0, 0, 1]},
         {"k": [1e10, 0, 320, 0, 500, 240, 0, 0, 1]},
         {"k": [500.0, 0, 320, 0, 500, 240, 0, 0, 0]},
         {"k": [500.0, 0, 320, 0, 500, 240, 1, 0, 1]},
@@ -445,6 +447,16 @@ def test_65535_is_no_return_in_every_kind_of_message():
 def test_a_camera_matrix_that_is_none_is_refused(changes):
     with pytest.raises(Unusable, match="camera info without a camera matrix: .* not calibrated"):
         camera_matrix(info(**changes))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e300, -1.1e9])
+def test_a_position_that_is_no_place_is_refused(number):
+    for axis in range(3):
+        position = [1.0, 2.0, 3.0]
+        position[axis] = number
+        with pytest.raises(Unusable, match="pose not finite"):
+            pose_matrix(ros_pose((0, 0, 0, 1), position))
+    assert pose_matrix(ros_pose((0, 0, 0, 1), (-1e9, 1e9, 0)))[0, 3] == -1e9
 
 
 def test_focal_lengths_at_their_bounds_are_taken():

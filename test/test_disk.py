@@ -143,6 +143,8 @@ def test_colour_may_be_larger_than_depth_but_not_of_another_view(tmp_path):
     for found in both_readers(path):
         ((name, frame),) = found
         assert name == "000000" and frame.rgb.shape == (2 * SIZE[0], 2 * SIZE[1], 3)
+    with pytest.raises(Unusable, match="colour of wrong size: 000001: 16x16, need 16x12"):
+        FolderRecording(path).frame(1)
 
 
 def test_depth_of_another_size_does_not_fit_the_camera(tmp_path):
@@ -160,7 +162,16 @@ def test_camera_matrices(tmp_path):
     for matrix in (K, wide):
         np.savetxt(file, matrix, header="fx 0 cx")
         np.testing.assert_array_equal(read_intrinsics(file), K)
-    for text in ("", "1 2 3", "a b c", "0 0 0 0 0 0 0 0 1", "1 0 0 0 1 0 0 0 nan", "\xff\xfe"):
+    for text in (
+        "",
+        "1 2 3",
+        "a b c",
+        "0 0 0 0 0 0 0 0 1",
+        "9 0 0 0 0 0 0 0 1",
+        "0 0 0 0 9 0 0 0 1",
+        "1 0 0 0 1 0 0 0 nan",
+        "\xff\xfe",
+    ):
         file.write_text(text, encoding="latin-1")
         with pytest.raises(RecordingError, match="intrinsics.txt"):
             read_intrinsics(file)

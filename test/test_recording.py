@@ -71,6 +71,10 @@ def test_impossible_folders_are_refused(tmp_path):
         open_recording(tmp_path / "nowhere")
     with pytest.raises(RecordingError, match="neither a rosbag2"):
         open_recording(tmp_path)
+    for name in ("x" * 300, "a\0b", "\n" * 300):
+        with pytest.raises(RecordingError, match="cannot be read: |does not exist") as caught:
+            open_recording(tmp_path / name)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
     path = write_folder(tmp_path / "r", [])
     with pytest.raises(RecordingError, match="holds no images"):
         open_recording(path)

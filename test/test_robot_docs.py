@@ -22,6 +22,7 @@ SOURCES = [
         f"frames/{name}.py"
         for name in ("assemble", "decode", "drops", "keyframes", "localizer", "sync", "transforms")
     ),
+    "geometry.py",
     "live_map.py",
     "ros/inputs.py",
 ]
@@ -55,7 +56,8 @@ def reasons_in(source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func).split(".")[-1]
-            if called in COUNTING or (called == "InputError" and source == "frames/sync.py"):
+            of_a_frame = source in ("frames/sync.py", "geometry.py") and called == "InputError"
+            if called in COUNTING or of_a_frame:
                 yield from map(template, node.args[: 1 + (called == "leave_out")])
         elif isinstance(node, ast.FunctionDef) and node.name == "_unpaired":
             yield from (template(n.value) for n in ast.walk(node) if isinstance(n, ast.Return))
@@ -72,7 +74,8 @@ def reasons() -> set[str]:
     found = {reason for source in SOURCES for reason in reasons_in(source)}
     stats = (ROOT / "radseg_ros" / "datatypes.py").read_text()
     found |= {f"{start}…" for start in re.findall(r'"(frame without[^"{]*)', stats)}
-    return {reason for reason in found if " " in reason}  # sentences, not names
+    sentences = {reason for reason in found if " " in reason}  # not names
+    return sentences - {"short_side must be >= 0, got …"}  # the fault of a caller, not of a frame
 
 
 def covers(explained: str, reason: str) -> bool:

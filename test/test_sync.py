@@ -221,6 +221,48 @@ def test_a_jump_to_the_last_match_does_not_void_it():
         assert sync.jumps == 1 and sync.drops[late] == dropped
 
 
+def test_a_jump_keeps_what_the_other_topics_have_seen_by_then():
+    sync = FrameSync()
+    feed(sync, [("depth", 3000), ("color", 5000), ("color", 3000), ("depth", 1000)])
+    assert sync.jumps == 2
+
+
+def test_pairs_without_a_pose_are_bounded():
+    sync = FrameSync(SyncConfig(queue=3, pose_wait=3600))
+    for i in range(5):
+        feed(sync, [("color", 100 * i), ("depth", 100 * i)])
+        waiting = min(i + 1, 3)
+        assert sync.waiting == {"color": waiting, "depth": waiting, "pose": 0}
+    assert dict(sync.drops.items()) == {
+        "image pair without a pose at or behind it within 3600 s": 2
+    }
+    matches = feed(sync, [("pose", 200), ("pose", 400)])
+    assert [m.color for m in matches] == [200, 300, 400], "the newest are kept"
+
+
+def test_limits_are_included():
+    config = SyncConfig(max_skew=0.02, max_pose_gap=0.1, pose_wait=0.1)
+    for late, used in ((0, 1), (1, 0)):
+        sync = FrameSync(config)
+        feed(sync, [("pose", 0), ("pose", 100), ("color", 10), ("depth", 30 + late)])
+        assert len(sync.flush()) == used, "skew"
+        sync = FrameSync(config)
+        feed(sync, [("pose", 0), ("color", 50), ("depth", 50)])
+        assert len(feed(sync, [("pose", 100 + late)])) == used, "gap between poses"
+        sync = FrameSync(config)
+        feed(sync, [("pose", 0), ("color", 50), ("depth", 50), ("color", 150 + late)])
+        assert len(feed(sync, [("pose", 90)])) == used, "wait for a pose"
+
+
+def test_a_nanosecond_is_a_difference():
+    sync = FrameSync()
+    feed(sync, [("pose", 0), ("pose", 100)])
+    sync.add_color(MS, "color")
+    assert not sync.add_depth(MS + 1, "depth"), "a nearer colour image may come"
+    (match,) = sync.add_color(MS + 1, "nearer")
+    assert match.color == "nearer"
+
+
 def test_an_image_is_late_only_beyond_the_skew():
     sync = FrameSync()
     feed(sync, [("pose", 0), ("pose", 400), ("color", 200), ("depth", 200)])
@@ -295,6 +337,18 @@ def reference(color: list, depth: list, poses: list, config: SyncConfig) -> list
     return result
 
 
+def around(poses: list, stamp: int) -> list:
+    """The poses that the pose at ``stamp`` comes from."""
+    return (
+        [stamp]
+        if stamp in poses
+        else [
+            max(p for p in poses if p < stamp),
+            min(p for p in poses if p > stamp),
+        ]
+    )
+
+
 stamps = st.lists(st.integers(0, 400), min_size=0, max_size=12, unique=True).map(sorted)
 
 
@@ -312,8 +366,14 @@ def test_any_interleaving_of_the_topics_gives_the_reference(color, depth, poses,
     assert [(m.color, m.depth) for m in matches] == reference(color, depth, poses, config)
     for match in matches:
         assert match.T_world_camera[0, 3] == pytest.approx(match.depth / 1000)
-    dropped = sum(count * (2 if "pair" in reason else 1) for reason, count in sync.drops.items())
-    assert 2 * len(matches) + dropped == len(color) + len(depth), "every image is used or counted"
+    dropped = sync.ledger.dropped
+    assert len(matches) + dropped["color"] == len(color), "every image is used or counted"
+    assert len(matches) + dropped["depth"] == len(depth)
+    counted = sum(count * (2 if "pair" in reason else 1) for reason, count in sync.drops.items())
+    assert counted == sum(dropped.values()), "a pair is one reason"
+    used = {p for m in matches for p in around(poses, m.depth)}
+    assert sync.ledger.used["pose"] == len(used)
+    assert sync.waiting["pose"] == len(poses) - len(used)
 
 
 def test_flush_decides_the_last_pair():

@@ -33,6 +33,7 @@ CURES = {
     ".db3": "`sqlite3 {path} .recover | sqlite3 NEW.db3` saves what is whole",
     ".bag": "`rosbag reindex {path}` may help",
 }
+CDR = (b"\0\0", b"\0\1")  # encapsulations: big and little endian
 MISSING = (
     "message that the bag counts but does not hold (damaged or cut short: mcap recover, ros2 bag "
     "reindex)"
@@ -143,7 +144,7 @@ class BagRecording:
                 try:
                     message = _decode(reader, kind, connection, data)
                 except Unusable as fault:
-                    big_endian = reader.is2 and data[1:2] == b"\0"
+                    big_endian = reader.is2 and data[:2] == CDR[0]
                     stamp = None if kind in TRANSFORMS else _stamp(data, big_endian)
                     message = Damaged(fault, stamp)
                 yield from assembler.add(kind, message)
@@ -161,14 +162,9 @@ class BagRecording:
                 yield kind, connection, reader.start_time if static else time_ns, data
 
     def _count_missing(self) -> None:
-        missing = {kind: count - self.read[kind] for kind, count in self.expected.items()}
-        of_each = [
-            f"{kind}: {self.read[kind]} of {self.expected[kind]}"
-            for kind, count in missing.items()
-            if count > 0
-        ]
-        total = sum(count for count in missing.values() if count > 0)
-        self.drops.add(MISSING, total, ", ".join(of_each))
+        missing = Counter(self.expected) - self.read  # positive counts only
+        of_each = [f"{kind}: {self.read[kind]} of {self.expected[kind]}" for kind in missing]
+        self.drops.add(MISSING, sum(missing.values()), ", ".join(of_each))
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
@@ -280,6 +276,8 @@ def _decode(reader: Any, kind: str, connection: Any, data: bytes) -> Any:
         Unusable: they are none.
     """
     try:
+        if reader.is2 and data[:2] not in CDR:
+            raise ValueError("unknown encapsulation")
         return reader.deserialize(data, connection.msgtype)
     except Exception as error:
         what = NAMES.get(kind, kind)

@@ -54,7 +54,8 @@ NO_RETURN = 65535  # what many cameras and data sets write besides 0
 IMAGE_FORMATS = ("JPEG", "PNG")  # Pillow knows many more, and starts programs for some
 MAX_SECONDS = 2**31 - 1  # builtin_interfaces/Time holds them in an int32
 MAX_FRAME_ID = 255  # characters
-FOCAL_LENGTHS = (1e-3, 1e9)  # px; others are none, and cannot be inverted
+SHORTEST_FOCAL_LENGTH = 1e-3  # px
+MAX_NUMBER = 1e9  # px in a camera matrix, m in a position: what is larger only overflows
 QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
 
 
@@ -221,9 +222,7 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
         height, width = int(roi.height), int(roi.width)
     bins = [max(int(getattr(message, name, 1)), 1) for name in ("binning_x", "binning_y")]
     K[:2] /= np.array(bins)[:, None]
-    low, high = FOCAL_LENGTHS
-    calibrated = all(low <= focal_length <= high for focal_length in (K[0, 0], K[1, 1]))
-    if not (calibrated and np.isfinite(K).all() and (K[2] == (0, 0, 1)).all()):
+    if not is_camera_matrix(K):
         raise Unusable(
             "camera info without a camera matrix",
             "the camera is not calibrated: focal lengths are missing or impossible",
@@ -235,6 +234,12 @@ def camera_frame(color: Any, depth: Any) -> str:
     """The frame of the images of one moment: where the depth is, if it says so."""
     names = (getattr(getattr(image, "header", None), "frame_id", "") for image in (depth, color))
     return next(filter(None, map(plain_frame_id, names)), "")
+
+
+def is_camera_matrix(K: np.ndarray) -> bool:
+    """Whether a (3, 3) matrix can belong to a camera: focal lengths, numbers, last row."""
+    calibrated = min(K[0, 0], K[1, 1]) >= SHORTEST_FOCAL_LENGTH and (K[2] == (0, 0, 1)).all()
+    return bool(calibrated and (np.abs(K) <= MAX_NUMBER).all())  # NaN compares as false
 
 
 def pose_matrix(pose: Any) -> np.ndarray:
@@ -257,8 +262,8 @@ def _rigid(what: str, q: Any, t: Any) -> np.ndarray:
     if not abs(norm - 1) < QUATERNION_TOLERANCE:  # also catches NaN
         raise Unusable(f"{what} not rigid", f"its quaternion has norm {norm:.3g}, not 1")
     position = float(t.x), float(t.y), float(t.z)
-    if not all(map(math.isfinite, position)):
-        raise Unusable(f"{what} not finite", "its position holds values that are no numbers")
+    if not all(abs(value) <= MAX_NUMBER for value in position):  # NaN compares as false
+        raise Unusable(f"{what} not finite", "its position is no number, or beyond 10^9 m")
     x, y, z, w = (value / norm for value in (q.x, q.y, q.z, q.w))
     return np.array(
         [

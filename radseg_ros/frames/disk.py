@@ -18,7 +18,7 @@ import numpy as np
 from ..datatypes import Frame, InputError, RecordingError, check_pose
 from ..files import open_image
 from ..reading import read_text
-from .decode import DEPTH_SCALE, IMAGE_FORMATS, same_aspect, to_metres
+from .decode import DEPTH_SCALE, IMAGE_FORMATS, is_camera_matrix, same_aspect, to_metres
 from .drops import Unusable
 
 if TYPE_CHECKING:
@@ -40,13 +40,9 @@ LAYOUT = (
 def in_natural_order(names: Iterable[str]) -> list[str]:
     """Sorted as people number things: 9 before 10, whether or not there are leading zeros."""
 
-    def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-        parts = re.split(r"([0-9]+)", name)
-        numbers = (p.lstrip("0") if p.isdecimal() else None for p in parts)
-        return [
-            (0, 0, p) if number is None else (1, len(number), number)
-            for p, number in zip(parts, numbers, strict=True)
-        ], name
+    def key(name: str) -> tuple[list[str | int], str]:
+        parts = re.split(r"([0-9]+)", name)  # text, number, text, ...
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
     return sorted(names, key=key)
 
@@ -144,7 +140,7 @@ def read_intrinsics(path: Path) -> np.ndarray:
     values = read_numbers(path)
     side = {9: 3, 16: 4}.get(values.size, 0)
     K = values.reshape(side, side)[:3, :3] if side else np.zeros((3, 3))
-    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0 and (K[2] == (0, 0, 1)).all()):
+    if not is_camera_matrix(K):
         raise RecordingError(f"{path} does not hold a 3x3 camera matrix with focal lengths")
     return K
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, RecordingError
+from ..datatypes import Frame, RecordingError, brief
 from .decode import DEPTH_SCALE
 from .disk import BAG_SUFFIXES, LAYOUT, FrameReader, folder_views, read_intrinsics
 from .drops import DropCounts, Unusable
@@ -51,16 +51,19 @@ def open_recording(
     Raises:
         RecordingError: there is nothing that can be read; the message says what was expected.
     """
-    path = Path(path)
-    if not path.exists():
-        raise RecordingError(f"{path} does not exist")
-    is_bag = path.is_file() or (path / "metadata.yaml").is_file()
-    if not is_bag and (path / "color").is_dir():
-        return FolderRecording(path, rate, (node or NodeConfig()).depth_scale)
-    if not is_bag and not any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
-        raise RecordingError(
-            f"{path} is neither a rosbag2 (metadata.yaml) nor a folder with {LAYOUT}"
-        )
+    path, node = Path(path), node or NodeConfig()
+    try:
+        if not path.exists():
+            raise RecordingError(f"{path} does not exist")
+        is_bag = path.is_file() or (path / "metadata.yaml").is_file()
+        if not is_bag and (path / "color").is_dir():
+            return FolderRecording(path, rate, node.depth_scale)
+        if not is_bag and not any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
+            raise RecordingError(
+                f"{path} is neither a rosbag2 (metadata.yaml) nor a folder with {LAYOUT}"
+            )
+    except (OSError, ValueError) as error:  # not allowed, too long, a NUL in the name
+        raise RecordingError(f"{brief(path)} cannot be read: {brief(error)}") from error
     from .bag import BagRecording
     from .topics import Topics
 
