@@ -6,7 +6,7 @@ The driver must align depth with colour, and should pair the two:
     ros2 launch realsense2_camera rs_launch.py align_depth.enable:=true enable_sync:=true
 
 Colour is rgb8 and depth 16UC1 in mm, both in the frame camera_color_optical_frame. Poses come from
-somebody else: rtabmap.launch.py, or pose:=TOPIC.
+somebody else: TF, pose:=TOPIC, or rtabmap.launch.py.
 
 After https://github.com/IntelRealSense/realsense-ros, version 4.55; no camera was at hand.
 """

@@ -8,7 +8,8 @@ Beside the driver, as realsense.launch.py wants it:
         camera_info_topic:=/camera/camera/color/camera_info \\
         depth_topic:=/camera/camera/aligned_depth_to_color/image_raw
 
-With another camera give its topics to both: here color, depth and camera_info.
+Odometry is of rtabmap's frame_id; the driver's TF joins the camera to it. With another camera give
+its topics to both: here color, depth and camera_info.
 
 After https://github.com/introlab/rtabmap_ros, version 0.22; no camera was at hand.
 """
@@ -19,9 +20,7 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 
 from launch import LaunchDescription
 
-ARGUMENTS = {
-    "pose": ("/rtabmap/odom", "topic of pose: odometry of rtabmap's frame_id"),
-}
+ARGUMENTS = {"pose": ("/rtabmap/odom", "topic of pose: odometry of rtabmap's frame_id")}
 
 
 def generate_launch_description():

@@ -4,7 +4,7 @@
     ros2 launch zed_wrapper zed_camera.launch.py camera_model:=zed2i
 
 Colour is bgra8 and rectified; depth is registered to it, 32FC1 in m; both are in the frame
-zed_left_camera_frame_optical.
+zed_left_camera_frame_optical. Odometry is of zed_camera_link; the driver's TF joins the two.
 
 After https://github.com/stereolabs/zed-ros2-wrapper, version 5.4 (before 5.1 colour was
 rgb/image_rect_color with rgb/camera_info); no camera was at hand.
