@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import random
 import re
+import shutil
 import string
 
 import numpy as np
 import pytest
 import radio_files
 import torch
+from damage import altered, damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -18,10 +23,10 @@ from torch.nn import functional as F
 from radseg_ros.cli.text import main as radseg_text
 from radseg_ros.datatypes import LanguageError
 from radseg_ros.encoders.protocol import make_encoder
-from radseg_ros.language.cache import TextCache, load_embeddings
+from radseg_ros.language.cache import LABEL, TextCache, load_embeddings, save_embeddings
 from radseg_ros.language.embedder import BACKGROUND, TextEmbedder, canonicalise
 from radseg_ros.language.templates import TEMPLATES
-from radseg_ros.language.tower import TextTower, load_tokenizer, tower_of
+from radseg_ros.language.tower import TextTower, folder_hash, load_tokenizer, tower_of
 
 SIZE = 24  # of the small tower's vectors, as the head of the small checkpoint
 
@@ -415,3 +420,138 @@ def test_the_tokenizer_follows_its_settings(tmp_path):
         json.dumps(settings_ | {"add_eos_token": True, "eos_token": {"content": "<eos>"}})
     )
     assert load_tokenizer(tmp_path / "t", 5).encode("ab").ids == [3, 4, 2, 0, 0]
+
+
+def embedded_or_refused(folder) -> bool:
+    """Whether the tower in ``folder`` could be used; if not, one sentence must have said why."""
+    folder_hash.cache_clear()
+    try:
+        made = TextTower(str(folder), offline=True).embed(["a dog", "x"])
+        assert made.shape[0] == 2 and made.isfinite().all()
+        return True
+    except LanguageError as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
+        return False
+
+
+def test_towers_of_odd_files_are_refused_or_used(tmp_path, tower_folder):
+    folder = shutil.copytree(tower_folder, tmp_path / "tower")
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"):
+        good = (folder / name).read_bytes()
+        others = list(damaged(good, 12))
+        if name.endswith(".json"):
+            others += [json.dumps(value).encode() for value in altered(json.loads(good), 20)]
+        for data in others:
+            (folder / name).write_bytes(data)
+            embedded_or_refused(folder)
+        (folder / name).write_bytes(good)
+        assert embedded_or_refused(folder), name
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_hidden_layers": 10**7},
+        {"num_hidden_layers": -1},
+        {"hidden_size": 10**9},
+        {"vocab_size": -5},
+        {"max_position_embeddings": 10**12},
+        {"num_attention_heads": 0},
+    ],
+    ids=str,
+)
+def test_towers_of_sizes_that_cannot_be_are_refused_at_once(tmp_path, tower_folder, sizes):
+    folder = shutil.copytree(tower_folder, tmp_path / "tower")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"].update(sizes)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert not embedded_or_refused(folder)
+
+
+def test_a_tower_that_gives_no_numbers_is_refused(tmp_path, tower_folder):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tower_folder, tmp_path / "tower")
+    weights = load_file(folder / "model.safetensors")
+    weights["text_model.final_layer_norm.weight"] *= float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LanguageError, match="its vectors are not finite"):
+        TextTower(str(folder), offline=True).embed(["dog"])
+
+
+def odd_arrays() -> list[np.ndarray]:
+    """What may stand in a file of text vectors."""
+    numbers = [np.zeros(0), np.zeros((2, 2)), np.zeros((5, 0)), np.full((5, SIZE), np.nan)]
+    words = [np.array("x"), np.array(["a", "b"]), np.array([LABEL] * 5), np.array(b"x")]
+    return [*numbers, *words, np.array(1.5), np.zeros((5, SIZE), complex), np.array([None])]
+
+
+def test_files_of_text_vectors_are_refused_or_used(tmp_path):
+    path, rng = tmp_path / "words.npz", random.Random(0)
+    made = {(LABEL, f"text {i}"): np.ones(SIZE, np.float32) for i in range(5)}
+    save_embeddings(path, "tower", made)
+    with np.load(path) as content:
+        good = {name: content[name] for name in content.files}
+
+    def loaded() -> bool:
+        try:
+            found = load_embeddings(path, "tower", SIZE)
+            assert all(v.shape == (SIZE,) and np.isfinite(v).all() for v in found.values())
+            return True
+        except LanguageError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return False
+
+    assert loaded()
+    for data in damaged(path.read_bytes(), 60):
+        path.write_bytes(data)
+        loaded()
+    for _ in range(60):
+        arrays = dict(good)
+        for name in rng.sample(sorted(arrays), rng.choice((1, 2))):
+            arrays[name] = rng.choice(odd_arrays())
+        np.savez(path, **arrays)
+        loaded()
+    np.savez(path, **{**good, "text": np.array(["same"] * 5)})
+    assert not loaded()
+    np.savez(path, **{**good, "kind": np.array(["number"] * 5)})
+    assert not loaded()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["dog", "--out", "{folder}"], "is a folder: name a file"),
+        (["dog", "--out", "{folder}/file/words.npz"], "lies below a file"),
+        (["dog", "--out", "/proc/words.npz"], "no file can be written"),
+        (["x" * 100_001], "a label takes at most 100000 characters"),
+        (["dog", " "], "none of them empty"),
+        ([os.fsdecode(b"d\xffg")], "is not UTF-8"),
+        (["--file", "{folder}/utf16.txt"], "not text in UTF-8"),
+        (["--file", "{folder}/list.json"], "is a .txt file"),
+        (["--file", "{folder}/twice.txt"], "2 classes are called 'dog'"),
+        (["--file", "{folder}/none.txt"], "none.txt: No such file"),
+        (["--file", "{folder}/many.txt"], "at most 10000 labels"),
+        (["dog", "--tower", "{folder}"], "config.json: No such file"),
+    ],
+)
+def test_radseg_text_refuses_in_one_line(tmp_path, capsys, arguments, reason):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "utf16.txt").write_text("dog\n", encoding="utf-16")
+    (tmp_path / "list.json").write_text('["dog"]')
+    (tmp_path / "twice.txt").write_text("dog\nDog, hound\n")
+    (tmp_path / "many.txt").write_text("".join(f"thing {i}\n" for i in range(10_001)))
+    given = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    given += [] if "--out" in given else ["--out", str(tmp_path / "words.npz")]
+    assert radseg_text([*given, "--offline"]) == 1
+    error = capsys.readouterr().err
+    assert reason in error and error.startswith("radseg-text: ") and error.count("\n") == 1
+    assert not (tmp_path / "words.npz").exists()
+
+
+def test_a_file_of_labels_may_begin_with_a_mark(tmp_path, tower_folder, capsys):
+    (tmp_path / "labels.txt").write_bytes("dog\r\nfloor lamp\r\n".encode("utf-8-sig"))
+    out = tmp_path / "words.npz"
+    arguments = ["--file", str(tmp_path / "labels.txt"), "--tower", str(tower_folder)]
+    assert radseg_text([*arguments, "--no-background", "--offline", "--out", str(out)]) == 0
+    assert [text for _, text in load_embeddings(out)] == ["dog", "floor lamp"]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import random_sam
 import torch
 from color_encoder import ColorEncoder
 from conftest import golden_file
+from damage import altered, damaged
 from PIL import Image
 from plain_sam import PlainSam
 from torch.nn import functional as F
@@ -387,6 +390,57 @@ def test_sam_that_does_not_fit_or_is_none_is_refused(tmp_path: Path) -> None:
         load_sam(str(other))
     with pytest.raises(CheckpointError, match="offline"):
         load_sam("nobody/no-such-sam", offline=True)
+
+
+def test_odd_sam_models_are_refused_or_used(tmp_path: Path, sam_folder: Path) -> None:
+    checkpoint = radio_files.write_small(tmp_path / "radio.pth.tar")
+    folder = Path(shutil.copytree(sam_folder, tmp_path / "sam"))
+    encoder = encoder_of(checkpoint, folder)
+    coarse = torch.zeros(2, 32, 48)
+    coarse[0, :, :24] = coarse[1, :, 24:] = 0.9
+    rgb = np.zeros((32, 48, 3), np.uint8)
+
+    def used() -> bool:
+        try:
+            refiner = make_refiner(encoder)
+            assert refiner is not None and refiner(rgb, coarse).best.shape == (32, 48)
+            return True
+        except CheckpointError as error:
+            assert str(folder) in str(error) and "\n" not in str(error)
+            return False
+
+    assert used()
+    for name in ("config.json", "model.safetensors"):
+        good = (folder / name).read_bytes()
+        others = list(damaged(good, 12))
+        if name == "config.json":
+            others += [json.dumps(value).encode() for value in altered(json.loads(good), 30)]
+        for data in others:
+            (folder / name).write_bytes(data)
+            used()
+        (folder / name).write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("group", "sizes"),
+    [
+        ("mask_decoder_config", {"num_hidden_layers": 10**7}),
+        ("mask_decoder_config", {"num_hidden_layers": 0}),
+        ("prompt_encoder_config", {"image_size": 10**9}),
+        ("prompt_encoder_config", {"image_size": -1024}),
+        ("prompt_encoder_config", {"patch_size": 0}),
+        ("prompt_encoder_config", {"patch_size": 16.5}),
+    ],
+)
+def test_sam_of_sizes_that_cannot_be_is_refused_at_once(
+    tmp_path: Path, sam_folder: Path, group: str, sizes: dict[str, float]
+) -> None:
+    folder = Path(shutil.copytree(sam_folder, tmp_path / "sam"))
+    config = json.loads((folder / "config.json").read_text())
+    config.setdefault(group, {}).update(sizes)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"not a SAM model"):
+        load_sam(str(folder))
 
 
 def test_options_are_checked() -> None:

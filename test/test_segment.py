@@ -5,7 +5,9 @@ commands.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,180 @@ def test_radseg_segment_with_classes_and_images_of_one_name(tmp_path, colors, ca
     assert "none.png" in capsys.readouterr().err
 
 
+def damaged_exif(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = exif.tobytes()
+    Image.fromarray(two_colors()).save(path, "JPEG", exif=data[:14] + b"\xff" * 40)
+
+
+UNUSABLE = {
+    "missing": (lambda path: None, "no such file"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
+    "no image": (lambda path: path.write_text("nope"), "cannot be read"),
+    "cut": (lambda path: path.write_bytes(image_bytes()[:-30]), "cannot be read"),
+    "a folder": (lambda path: path.mkdir(), "cannot be read"),
+    "a strip": (lambda path: save_zeros(path, 3, 320), "times as long as wide"),
+    "a tower": (lambda path: save_zeros(path, 320, 3), "times as long as wide"),
+    "one row": (lambda path: save_zeros(path, 1, 50), "times as long as wide"),
+    "too large": (lambda path: save_zeros(path, 200, 200), "million pixels"),
+    "too large for its labels": (lambda path: save_zeros(path, 100, 120), "name 4 at most"),
+}
+
+
+def image_bytes() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(two_colors()).save(file, "PNG")
+    return file.getvalue()
+
+
+def save_zeros(path: Path, height: int, width: int) -> None:
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path, "PNG")
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_an_image_that_cannot_be_used_costs_itself(tmp_path, colors, capsys, monkeypatch, case):
+    monkeypatch.setattr("radseg_ros.files.MAX_PIXELS", 30_000)
+    monkeypatch.setattr("radseg_ros.segmentation.probabilities.MAX_MAPS", 50_000)
+    spoil, reason = UNUSABLE[case]
+    images = [tmp_path / name for name in ("a.png", "bad.png", "c.png")]
+    for path in (images[0], images[2]):
+        path.write_bytes(image_bytes())
+    spoil(images[1])
+    out = tmp_path / "out"
+    labels = "red,green,blue,lime,crimson"
+    arguments = [*map(str, images), "--labels", labels, "--short-side", "32", "--out", str(out)]
+    assert segment_cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "2 of 3 images" in captured.out
+    assert captured.err.startswith("radseg-segment: ") and captured.err.count("\n") == 1
+    assert str(images[1]) in captured.err and reason in captured.err
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"{stem}_{kind}.png" for stem in "ac" for kind in ("labels", "overlay")
+    ]
+
+
+def test_a_damaged_exif_tag_costs_at_most_its_image(tmp_path, colors):
+    damaged_exif(tmp_path / "a.jpg")
+    arguments = [str(tmp_path / "a.jpg"), "--labels", "red", "--out", str(tmp_path / "out")]
+    assert segment_cli.main(arguments) in (0, 1)
+
+
+def test_any_error_of_one_image_leaves_the_others(tmp_path, colors, capsys, monkeypatch):
+    encode = colors.encode
+
+    def failing(rgb):
+        if rgb.max() == 0:
+            raise MemoryError
+        return encode(rgb)
+
+    monkeypatch.setattr(colors, "encode", failing)
+    save_zeros(tmp_path / "a.png", 30, 40)
+    (tmp_path / "b.png").write_bytes(image_bytes())
+    images = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert segment_cli.main([*images, "--labels", "red", "--out", str(tmp_path / "out")]) == 1
+    assert f"{images[0]}: out of memory" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b_labels.png").exists()
+
+
+LABELS = {
+    "none": ([" , "], "at least one label"),
+    "one twice": (["red,green,red"], "2 classes are called 'red'"),
+    "one in capitals": (["red,Red"], "2 classes are called 'red'"),
+    "too many": ([",".join(f"thing {i}" for i in range(10_001))], "at most 10000 labels"),
+    "too long": (["red," + "x" * 100_001], "a label takes at most 100000 characters"),
+    "other bytes": ([os.fsdecode(b"red,gr\xfcn")], "is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_that_cannot_be_looked_for(tmp_path, colors, capsys, case):
+    (words,), reason = LABELS[case]
+    (tmp_path / "a.png").write_bytes(image_bytes())
+    arguments = [str(tmp_path / "a.png"), "--labels", words, "--out", str(tmp_path / "out")]
+    assert segment_cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert reason in error and error.count("\n") == 1 and not colors.seen
+    with pytest.raises(InputError, match=reason):
+        Segmenter(colors, [[name] for name in words.split(",")] if words.strip(" ,") else [])
+
+
+def test_labels_of_many_lines_and_long_labels_fit_the_legend(tmp_path, colors, monkeypatch):
+    monkeypatch.setattr(colors, "embed_labels", lambda names: torch.eye(3)[: len(names)])
+    (tmp_path / "a.png").write_bytes(image_bytes())
+    out = tmp_path / "out"
+    labels = "a\nb\tc," + "x" * 50_000
+    assert segment_cli.main([str(tmp_path / "a.png"), "--labels", labels, "--out", str(out)]) == 0
+    assert Image.open(out / "a_overlay.png").width < 1000
+
+
+def test_images_of_any_name_are_segmented(tmp_path, colors, capsys):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9.png"))
+    path.write_bytes(image_bytes())
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/o\xff"))
+    assert segment_cli.main([str(path), "--labels", "red", "--out", str(out)]) == 0
+    assert len(list(out.iterdir())) == 2 and "1 of 1 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/out"])
+def test_a_place_for_results_that_is_none(tmp_path, colors, capsys, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "a.png").write_bytes(image_bytes())
+    arguments = [str(tmp_path / "a.png"), "--labels", "red", "--out", str(tmp_path / place)]
+    assert segment_cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert place.split("/")[0] in error and error.count("\n") == 1 and not colors.seen
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--short-side", "-5"], ["--short-side", "1000000000"], ["--set", "no.such=1"]),
+        *(["--threshold", "nan"], ["--threshold", "2"], ["--denoise", "-inf"], ["--denoise", "x"]),
+    ],
+    ids=" ".join,
+)
+def test_numbers_that_cannot_be(tmp_path, colors, capsys, words):
+    (tmp_path / "a.png").write_bytes(image_bytes())
+    arguments = [str(tmp_path / "a.png"), "--labels", "red", "--out", str(tmp_path / "out")]
+    try:
+        status = segment_cli.main([*arguments, *words])
+    except SystemExit as stop:  # argparse's way
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status in (1, 2) and "Traceback" not in error and not colors.seen
+    assert words[0].lstrip("-").replace("-", "_") in error.replace("-", "_") or "no.such" in error
+
+
+CLASS_FILES = {
+    "c.tsv": ("1\twall\n", r"is a \.txt file"),
+    "c.json": ('["wall"]', r"is a \.txt file"),
+    "c.csv": ("wall,floor\n", r"is a \.txt file"),
+    "twice.txt": ("wall, side\nfloor\nWall\n", "2 classes are called 'wall'"),
+    "utf16.txt": ("wall\n".encode("utf-16"), "not text in UTF-8"),
+    "latin.txt": ("T\xfcr\n".encode("latin-1"), "not text in UTF-8"),
+    "picture.txt": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not text in UTF-8"),
+    "empty.txt": ("", "names no class"),
+    "long.txt": ("x" * 100_001, "at most 100000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_FILES)
+def test_class_files_that_cannot_be(tmp_path, name):
+    content, reason = CLASS_FILES[name]
+    data = content.encode() if isinstance(content, str) else content
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=reason) as caught:
+        read_classes(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_class_files_with_a_mark_and_synonyms_of_two_classes(tmp_path):
+    text = "sofa, couch\r\nbed, couch\r\nfloor  lamp\r\n"
+    (tmp_path / "c.txt").write_bytes(text.encode("utf-8-sig"))
+    assert read_classes(tmp_path / "c.txt") == [["sofa", "couch"], ["bed", "couch"], ["floor lamp"]]
+
+
 def test_the_legend_takes_any_number_of_labels():
     titles = [f"label {i}" for i in range(60)]
     labels = (np.arange(64 * 64).reshape(64, 64) % 61).astype(np.int64)
@@ -334,6 +510,57 @@ def test_folders_that_do_not_match(tmp_path, colors, capsys):
     assert "no image for 1 of 3 label images, e.g. p1.png" in capsys.readouterr().err
     assert eval2d.main([str(tmp_path / "nowhere"), *folders[1:]]) == 1
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+SPOILED = {
+    "a cut label": (lambda p: p.write_bytes(p.read_bytes()[:60]), "label image cannot be read"),
+    "a label in colours": (lambda p: save_zeros(p, 48, 96), "one channel of class numbers"),
+    "a JPEG as label": (
+        lambda p: Image.fromarray(np.zeros((48, 96), np.uint8)).save(p, "JPEG"),
+        "a JPEG does not keep class numbers exact",
+    ),
+    "a class too many": (
+        lambda p: Image.fromarray(np.full((48, 96), 9, np.uint8)).save(p),
+        "there are 3 classes",
+    ),
+    "no image": (lambda p: p.write_text("x"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_number_over_fewer_images_is_none(tmp_path, colors, capsys, case):
+    """An evaluation stops at the first image that it cannot score, and names it."""
+    spoil, reason = SPOILED[case]
+    small_set(tmp_path, ".png", ".png", 1)
+    spoil(tmp_path / ("images" if case == "no image" else "labels") / "p1.png")
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels")]
+    arguments = [*folders, "--classes", str(tmp_path / "classes.txt")]
+    assert eval2d.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert reason in captured.err and "p1.png" in captured.err and captured.out == ""
+    assert captured.err.strip().splitlines()[-1].startswith("radseg-eval2d: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--json", "{root}"], "is a folder: name a file"),
+        (["--json", "{root}/classes.txt/x.json"], "lies below a file"),
+        (["--limit", "-3"], "is not a whole number above 0"),
+        (["--limit", "0"], "is not a whole number above 0"),
+        (["--threshold", "7"], "is not a number in 0..1"),
+        (["--short-side", "-1"], "short_side must be in 0..8192"),
+    ],
+)
+def test_options_of_an_evaluation_that_cannot_be(tmp_path, colors, capsys, words, reason):
+    small_set(tmp_path, ".png", ".png", 1)
+    given = [word.replace("{root}", str(tmp_path)) for word in words]
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels")]
+    try:
+        status = eval2d.main([*folders, "--classes", str(tmp_path / "classes.txt"), *given])
+    except SystemExit as stop:  # argparse's way
+        status = stop.code
+    assert status in (1, 2) and reason in capsys.readouterr().err and not colors.seen
 
 
 def test_settings_of_table_a1():
