@@ -82,14 +82,22 @@ class Process:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def stop(self, with_signal: signal.Signals = signal.SIGINT) -> int:
-        """End it; its code."""
+    def interrupt(self, with_signal: signal.Signals = signal.SIGINT) -> None:
+        """Ask it to end."""
         if not self.ended:
             self.process.send_signal(with_signal)
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+
+    def stop(self, with_signal: signal.Signals = signal.SIGINT) -> int:
+        """End it; its code."""
+        self.interrupt(with_signal)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for its end, which it was asked for; its code."""
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         return self.result()[0]
 
 
@@ -105,15 +113,35 @@ def color_node(
     settings: Mapping[str, Any], *ros_args: str, **environment: str
 ) -> Iterator[Process]:
     """The mapping node with the test encoder, ready to map; it must end cleanly."""
-    chosen = {"encoder": "colors", "short_side": 0, **settings}
-    parameters = [word for name, value in chosen.items() for word in ("-p", f"{name}:={value}")]
-    process = Process(COLOR_NODE, "--ros-args", *parameters, *ros_args, **environment)
+    process = _start(settings, *ros_args, **environment)
     try:
         wait_for(lambda: "ready" in process.text or process.ended, 60, "start of the node")
         yield process
     finally:
         code = process.stop()
     assert code == 0 and "Traceback" not in process.text, process.text
+
+
+@contextmanager
+def color_nodes(settings: Mapping[str, Any], *names: str) -> Iterator[dict[str, Process]]:
+    """One in each namespace, started and ended together: loading takes their time."""
+    nodes = {name: _start(settings, "-r", f"__ns:=/{name}") for name in names}
+    try:
+        for name, node in nodes.items():
+            wait_for(lambda node=node: "ready" in node.text or node.ended, 60, f"start of {name}")
+        yield nodes
+    finally:
+        for node in nodes.values():
+            node.interrupt()
+        codes = {name: node.end() for name, node in nodes.items()}
+    texts = "".join(node.text for node in nodes.values())
+    assert not any(codes.values()) and "Traceback" not in texts, (codes, texts)
+
+
+def _start(settings: Mapping[str, Any], *ros_args: str, **environment: str) -> Process:
+    chosen = {"encoder": "colors", "short_side": 0, **settings}
+    parameters = [word for name, value in chosen.items() for word in ("-p", f"{name}:={value}")]
+    return Process(COLOR_NODE, "--ros-args", *parameters, *ros_args, **environment)
 
 
 class Robot:

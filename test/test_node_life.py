@@ -27,6 +27,7 @@ from std_srvs.srv import Trigger
 from radseg_interfaces.srv import SaveMap
 from radseg_ros.ros.mapper_node import Signals
 
+pytestmark = pytest.mark.slow  # most tests start nodes of their own
 FRAMES = 4
 STOP = (signal.SIGINT, signal.SIGTERM)
 
@@ -157,7 +158,6 @@ def with_shared_memory(size: str, *command: str) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("size", "share"), [("64m", 0.8), ("6m", 0.0)])
 def test_images_arrive_in_little_shared_memory_or_the_node_says_why_not(
     robot, tmp_path, size, share

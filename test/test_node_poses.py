@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from geometry_msgs.msg import TransformStamped
 from recordings import K, write_tf_bag
-from robot import HERE, Process, Robot, color_node, play, running_robot, wait_for
+from robot import HERE, Process, Robot, color_node, color_nodes, play, running_robot, wait_for
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
@@ -102,11 +101,8 @@ def robot() -> Iterator[Robot]:
 
 @pytest.fixture(scope="module")
 def nodes(robot: Robot) -> Iterator[dict[str, Process]]:
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(color_node(SETTINGS, "-r", f"__ns:=/{name}"))
-            for name in ("optical", "body", "alone", "tf")
-        }
+    with color_nodes(SETTINGS, "optical", "body", "alone", "tf") as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from rcl_interfaces.srv import (
 )
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from robot import LATCHED, Process, Robot, Sender, color_node, running_robot, wait_for
+from robot import LATCHED, Process, Robot, Sender, color_nodes, running_robot, wait_for
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 from test_robot_docs import table
@@ -65,11 +64,8 @@ def robot() -> Iterator[Robot]:
 @pytest.fixture(scope="module")
 def nodes(robot: Robot) -> Iterator[list[Process]]:
     settings = {"node.publish_period": 0.2, "node.backlog": 20}
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(color_node(settings, "-r", f"__ns:={name}"))
-            for name in ("/one", "/two")
-        ]
+    with color_nodes(settings, "one", "two") as nodes:
+        yield [*nodes.values()]
 
 
 @pytest.fixture(scope="module")
