@@ -232,7 +232,13 @@ def test_pairs_without_a_pose_are_bounded():
     for i in range(5):
         feed(sync, [("color", 100 * i), ("depth", 100 * i)])
         waiting = min(i + 1, 3)
-        assert sync.waiting == {"color": waiting, "depth": waiting, "pose": 0, "tf": 0, "tf_static": 0}
+        assert sync.waiting == {
+            "color": waiting,
+            "depth": waiting,
+            "pose": 0,
+            "tf": 0,
+            "tf_static": 0,
+        }
     assert dict(sync.drops.items()) == {
         "image pair without a pose at or behind it within 3600 s": 2
     }
