@@ -167,10 +167,13 @@ class Robot:
         self.node.destroy_node()
 
     def call(self, type_: Any, name: str, timeout: float = 15.0, **request: Any) -> Any:
+        new = name not in self._clients
         client = self._clients.get(name) or self._clients.setdefault(
             name, self.node.create_client(type_, name)
         )
         assert client.wait_for_service(timeout), f"no service {name}"
+        if new:  # the server learns a little later where answers go; until then they are lost
+            time.sleep(DISCOVERY_SLACK)
         future = client.call_async(type_.Request(**request))
         wait_for(future.done, timeout, f"answer of {name}")
         return future.result()

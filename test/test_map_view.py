@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from small_worlds import assert_same, frame, make_map, random_frame, rows
+from small_worlds import frame, make_map, random_frame, rows
 from torch.nn.functional import normalize
 
 from radseg_ros.datatypes import FeatureMap, MapGeometry
@@ -207,31 +207,33 @@ def test_questions_and_frames_at_once_end_with_the_right_answers():
 # ---- a copy at one moment ------------------------------------------------------------------------
 
 
-def test_a_frozen_copy_is_the_map_at_one_moment_while_frames_come():
-    world, lock, stop = wide_map(), threading.Lock(), threading.Event()
-    moments = {}
+class FramesBetween:
+    """A lock; whenever it is let go, frames come, a number of times."""
 
-    def mapping():
-        step = 0
-        while not stop.is_set():
-            step += 1
-            with lock:
-                world.integrate(*random_frame(np.random.default_rng(step), stamp_ns=step))
-                moments[world.last_stamp_ns] = (len(world), int(world.table["hits"].sum()))
+    def __init__(self, world: VoxelMap, times: int) -> None:
+        self.world, self.times, self.moments = world, times, {}
 
-    thread = threading.Thread(target=mapping)
-    thread.start()
-    try:
-        copies = [world.frozen(lock) for _ in range(8)]
-    finally:
-        stop.set()
-        thread.join(60)
-    assert len({copy.last_stamp_ns for copy in copies}) > 1, "no frame came while copying"
-    for copy in copies:
-        if copy.last_stamp_ns in moments:
-            hits = int(copy.table["hits"].sum())
-            assert (len(copy), hits) == moments[copy.last_stamp_ns]
-    assert_same(world.frozen(lock).snapshot(), world.snapshot(), 0)
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        if self.times:
+            self.times -= 1
+            grown(self.world, len(self.moments) + 1)
+            self.moments[self.world.last_stamp_ns] = rows(self.world.snapshot())
+
+
+@pytest.mark.parametrize("times", [1, 3, 20])
+def test_a_frozen_copy_is_the_map_at_one_moment_while_frames_come(monkeypatch, times):
+    world = wide_map()
+    monkeypatch.setattr("radseg_ros.voxels.voxel_map.COPY_BYTES", 1500 * 4 * 5)
+    lock = FramesBetween(world, times)
+    copy = world.frozen(lock)
+    assert lock.times < times, "no frame came while copying"
+    found, expected = rows(copy.snapshot()), lock.moments[copy.last_stamp_ns]
+    assert found.keys() == expected.keys()
+    for index, row in expected.items():
+        np.testing.assert_array_equal(found[index], row)
 
 
 # ---- bytes with a scale --------------------------------------------------------------------------

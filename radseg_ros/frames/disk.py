@@ -40,9 +40,10 @@ LAYOUT = (
 def in_natural_order(names: Iterable[str]) -> list[str]:
     """Sorted as people number things: 9 before 10, whether or not there are leading zeros."""
 
-    def key(name: str) -> tuple[list[str | int], str]:
+    def key(name: str) -> tuple[list[str | tuple[int, str]], str]:
         parts = re.split(r"([0-9]+)", name)  # text, number, text, ...
-        return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+        digits = [part.lstrip("0") for part in parts]  # of two numbers, the longer is larger
+        return [(len(digits[i]), digits[i]) if i % 2 else p for i, p in enumerate(parts)], name
 
     return sorted(names, key=key)
 
