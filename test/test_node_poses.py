@@ -24,6 +24,7 @@ from tf2_msgs.msg import TFMessage
 
 from radseg_ros.ros import messages
 
+pytestmark = pytest.mark.slow  # six nodes
 FRAMES = 20
 PERIOD_NS = 50_000_000
 LATE = 8  # periods that transforms come behind their images: 0.4 s

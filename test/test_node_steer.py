@@ -34,6 +34,7 @@ from radseg_interfaces.msg import LabelLegend, MapStatus
 from radseg_interfaces.srv import ClearBox, SetLabels
 from radseg_ros.ros import messages
 
+pytestmark = pytest.mark.slow  # waits for what nodes say once a second
 ONE, TWO = "/one/radseg_mapping", "/two/radseg_mapping"
 LEVELS = {getattr(DiagnosticStatus, name): name for name in ("OK", "WARN", "ERROR", "STALE")}
 
