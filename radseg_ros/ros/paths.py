@@ -50,7 +50,9 @@ def confined(directory: str, name: str, suffix: str = "", others: tuple[str, ...
         path = (root / name).resolve()
         inside = path.is_relative_to(root) and path != root
         blocked = next((p for p in path.parents if p.is_file()), None) if inside else None
-    except (OSError, RuntimeError):  # a loop of symbolic links, names that no file system takes
+        if any(p.is_symlink() for p in (path, *path.parents)):
+            raise OSError  # a loop of symbolic links, which Python 3.13 leaves as it is
+    except (OSError, RuntimeError):  # a loop, or names that no file system takes
         raise InputError(f"path {shown!r} cannot be followed") from None
     if not inside:
         raise InputError(f"path {shown!r} leaves node.map_directory through a symbolic link")
