@@ -114,7 +114,7 @@ def _from_arrays(
             f"map {path} holds {held}; need xyz with labels, or xyz with vectors and text"
         )
     with border(path, "a map in arrays"):
-        xyz = _numbers(arrays, "xyz", (None, 3), path)
+        xyz = _numbers(arrays, "xyz", (None, 3), path).astype(np.float64)
         if np.abs(xyz).max(initial=0) > FARTHEST:
             raise InputError(f"map {path}: a position is {np.abs(xyz).max():.3g} m off")
         xyz = xyz.astype(np.float32)
@@ -129,10 +129,10 @@ def _from_arrays(
             label = _predicted(config, arrays, path, classes)
         if len(label) != len(xyz):
             raise InputError(f"map {path}: {len(xyz)} positions do not fit {len(label)} labels")
-        rgb = np.full(xyz.shape, 0.6, np.float32)
-        if "rgb" in arrays:
-            rgb = _numbers(arrays, "rgb", xyz.shape, path)
-            rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb.clip(0, 1)
+        rgb = (
+            _numbers(arrays, "rgb", xyz.shape, path) if "rgb" in arrays else np.full_like(xyz, 0.6)
+        )
+        rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb.clip(0, 1)
     digest = hashlib.sha256(xyz.tobytes() + label.tobytes()).hexdigest()
     labelled = LabelledMap(xyz, label, rgb, sum(array.nbytes for array in arrays.values()), digest)
     return labelled, {"encoder": "arrays", "checkpoint_hash": ""}
