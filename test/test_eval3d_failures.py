@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import eval3d_world as world
@@ -271,6 +272,20 @@ def test_a_process_that_dies_costs_its_scene(monkeypatch, jobs):
         "exits": cluster.KILLED,
         "dies too": cluster.KILLED,
     }
+
+
+def test_a_process_that_dies_between_two_scenes_costs_none(monkeypatch):
+    started, made = cluster._process, []
+
+    def process():
+        made.append(started())
+        if len(made) == 1:
+            with pytest.raises(BrokenExecutor):
+                made[0].submit(scene_tasks.by_name, "dies").result()
+        return made[-1]
+
+    monkeypatch.setattr(cluster, "_process", process)
+    assert outcomes(monkeypatch, ["a", "b", "c"]) == (["a", "b", "c"], {}) and len(made) == 3
 
 
 def test_processes_are_used_again_and_scenes_run_beside_each_other(monkeypatch):
