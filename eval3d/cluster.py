@@ -111,7 +111,12 @@ def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
 
     def start(executor: ProcessPoolExecutor) -> None:
         name = waiting.popleft()
-        running[executor.submit(attempt_scene, name, *sent)] = (name, executor)
+        try:
+            future = executor.submit(attempt_scene, name, *sent)
+        except BrokenExecutor:  # it died between two scenes
+            executor = _process()
+            future = executor.submit(attempt_scene, name, *sent)
+        running[future] = (name, executor)
 
     try:
         for _ in range(jobs):
@@ -124,7 +129,7 @@ def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
                     outcome = future.result()
                 except BrokenExecutor:
                     outcome = KILLED
-                    executor.shutdown()
+                    executor.shutdown(wait=False)
                     executor = _process()
                 if waiting:
                     start(executor)

@@ -24,6 +24,8 @@ from .run import classes_of, ground_truth_points, make_scene_encoder, set_thread
 from .scoring.metrics import predict_labels, whole_numbers
 from .scoring.score import LabelledMap, label_map, metrics_dict, queried_labels, score_scene
 
+FARTHEST = 1e9  # m; what is farther off is no place of a map
+
 
 def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
     """Score the map in ``path`` against ``config.gt`` -> the folder of the results.
@@ -112,7 +114,10 @@ def _from_arrays(
             f"map {path} holds {held}; need xyz with labels, or xyz with vectors and text"
         )
     with border(path, "a map in arrays"):
-        xyz = _numbers(arrays, "xyz", (None, 3), path).astype(np.float32)
+        xyz = _numbers(arrays, "xyz", (None, 3), path).astype(np.float64)
+        if np.abs(xyz).max(initial=0) > FARTHEST:
+            raise InputError(f"map {path}: a position is {np.abs(xyz).max():.3g} m off")
+        xyz = xyz.astype(np.float32)
         if "labels" in arrays:
             label = whole_numbers(arrays["labels"], f"map {path}: labels").clip(min=0)
             if label.max(initial=0) > len(classes):
@@ -124,10 +129,10 @@ def _from_arrays(
             label = _predicted(config, arrays, path, classes)
         if len(label) != len(xyz):
             raise InputError(f"map {path}: {len(xyz)} positions do not fit {len(label)} labels")
-        rgb = np.full(xyz.shape, 0.6, np.float32)
-        if "rgb" in arrays:
-            rgb = _numbers(arrays, "rgb", xyz.shape, path).astype(np.float32)
-            rgb = (rgb / 255 if arrays["rgb"].dtype == np.uint8 else rgb).clip(0, 1)
+        rgb = (
+            _numbers(arrays, "rgb", xyz.shape, path) if "rgb" in arrays else np.full_like(xyz, 0.6)
+        )
+        rgb = rgb / 255 if rgb.dtype == np.uint8 else rgb.clip(0, 1)
     digest = hashlib.sha256(xyz.tobytes() + label.tobytes()).hexdigest()
     labelled = LabelledMap(xyz, label, rgb, sum(array.nbytes for array in arrays.values()), digest)
     return labelled, {"encoder": "arrays", "checkpoint_hash": ""}
@@ -162,7 +167,8 @@ def _predicted(
 ) -> np.ndarray:
     """(N,) labels from the vectors of the voxels and of the texts."""
     queried = np.array([0, *queried_labels(config, classes)])
-    vectors, text = (_numbers(arrays, name, (None, None), path) for name in ("vectors", "text"))
+    vectors = _numbers(arrays, "vectors", (None, None), path)
+    text = _numbers(arrays, "text", (None, vectors.shape[1]), path)
     if len(text) != len(queried) - 1:
         raise InputError(
             f"map {path} brings {len(text)} text vectors, the class list asks for "

@@ -83,7 +83,7 @@ def prepare_file(path: Path) -> None:
     Raises:
         InputError: it is a folder, or cannot be written.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder: name a file")
     prepare_folder(path.parent)
 

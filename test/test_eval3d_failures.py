@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import eval3d_world as world
 import numpy as np
 import pytest
 import scene_tasks
+from damage import altered, damaged
 from PIL import Image
 from test_eval3d_run import FAST, METRIC_FILES, metrics_of, oracle, two_scenes
 
 from eval3d import cluster
 from eval3d.cli import main
 from eval3d.options import EvalConfig
-from radseg_ros.datatypes import ConfigError
+from radseg_ros.datatypes import ConfigError, InputError
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -271,6 +274,20 @@ def test_a_process_that_dies_costs_its_scene(monkeypatch, jobs):
     }
 
 
+def test_a_process_that_dies_between_two_scenes_costs_none(monkeypatch):
+    started, made = cluster._process, []
+
+    def process():
+        made.append(started())
+        if len(made) == 1:
+            with pytest.raises(BrokenExecutor):
+                made[0].submit(scene_tasks.by_name, "dies").result()
+        return made[-1]
+
+    monkeypatch.setattr(cluster, "_process", process)
+    assert outcomes(monkeypatch, ["a", "b", "c"]) == (["a", "b", "c"], {}) and len(made) == 3
+
+
 def test_processes_are_used_again_and_scenes_run_beside_each_other(monkeypatch):
     monkeypatch.setattr(cluster, "attempt_scene", scene_tasks.by_name)
     names = [f"scene {i}" for i in range(6)]
@@ -449,6 +466,73 @@ def test_a_scheduler_that_dies_is_said(monkeypatch, tmp_path):
         scheduler.wait()
     assert not done and set(failed) == {"waits", "b"}
     assert all("Dask" in why or "no worker" in why for why in failed.values())
+
+
+# Results and maps of others
+
+
+def test_damaged_results_are_refused_or_merged(tmp_path, capsys):
+    from eval3d.report.write import write_report
+
+    root, out = world.write_folder(tmp_path / "room", 2), tmp_path / "out"
+    assert run(capsys, *oracle(root, out))[0] == 0
+    shutil.copytree(out / "room", out / "twin")
+    merged = 0
+    for name in ("metrics.json", "timings.json"):
+        path = out / "room" / name
+        good = path.read_bytes()
+        others = [json.dumps(value).encode() for value in altered(json.loads(good), 60)]
+        for data in [*others, *damaged(good, 30)]:
+            path.write_bytes(data)
+            try:
+                write_report([out], tmp_path / "report", pictures=False)
+                merged += 1
+            except InputError as error:
+                assert name in str(error) and "\n" not in str(error)
+        path.write_bytes(good)
+    assert 0 < merged < 120
+
+
+def odd_columns(xyz: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """What may stand in a map of arrays, or in a ground truth."""
+    shapes = [np.zeros(0), np.zeros((2, 2)), np.zeros((0, 3)), np.array("x"), np.array(1.5)]
+    kinds = [np.array(["a", "b"]), xyz * 1j, xyz.astype(np.float16), np.zeros((len(labels), 0))]
+    values = [xyz * np.nan, xyz * 1e300, np.full(xyz.shape, -5), np.full((6, 4), np.nan)]
+    other = [labels + 100, labels - 3, labels + 0.5, labels.astype(np.uint8), labels > 2]
+    return [*shapes, *kinds, *values, *other, np.full(len(labels), np.uint64(2**64 - 1))]
+
+
+def test_maps_and_truths_of_odd_arrays_are_refused_or_scored(tmp_path):
+    from eval3d.options import with_options
+    from eval3d.score_file import score_file
+
+    xyz, labels = (values[::50] for values in world.points(1))
+    classes = world.write_classes(tmp_path / "six.tsv")
+    options = {"gt": str(tmp_path / "gt.npz"), "classes": str(classes), "encoder": "oracle"}
+    config, rng = with_options(EvalConfig(), options), random.Random(0)
+    kinds = {
+        "labels": {"xyz": xyz, "labels": labels, "rgb": np.zeros(xyz.shape, np.uint8)},
+        "vectors": {"xyz": xyz, "vectors": np.ones((len(xyz), 4)), "text": np.eye(6, 4)},
+    }
+    truth = {"xyz": xyz, "labels": labels}
+    np.savez(tmp_path / "gt.npz", **truth)
+    scored = 0
+    for number in range(120):
+        made, path = dict(kinds[rng.choice(sorted(kinds))]), tmp_path / "map.npz"
+        if number == 60:
+            np.savez(path, **kinds["labels"])
+        if number >= 60:
+            made, path = dict(truth), tmp_path / "gt.npz"
+        for name in rng.sample(sorted(made), rng.choice((1, 2))):
+            made[name] = rng.choice(odd_columns(xyz, labels))
+        np.savez(path, **made)
+        try:
+            folder = score_file(config, tmp_path / "map.npz", tmp_path / "out")
+            assert json.loads((folder / "metrics.json").read_text())["map_voxels"] > 0
+            scored += 1
+        except InputError as error:
+            assert str(path) in str(error)
+    assert 0 < scored < 60
 
 
 # Places and names

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from radseg_ros import files
 from radseg_ros.datatypes import InputError
+from radseg_ros.files import prepare_file, prepare_folder, write_whole
 
 
 def picture(kind: str = "PNG") -> bytes:
@@ -87,3 +89,29 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(monkeypatch
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(InputError, match="^image has more than 36 million pixels$"):
             files.open_image(content.getvalue())
+
+
+def test_places_for_results_are_tried_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    prepare_folder(tmp_path / "new" / "folder")
+    prepare_file(tmp_path / "other" / "x.json")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    assert list((tmp_path / "other").iterdir()) == []
+    for place, reason in (
+        (tmp_path / "file", "is not a folder"),
+        (tmp_path / "file" / "x" / "y", "lies below a file"),
+        (Path("/proc/x"), "no file can be written"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (Path("nul\0byte"), "no such name"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            prepare_folder(place)
+        with pytest.raises(InputError, match=reason):
+            prepare_file(place / "x.json")
+    with pytest.raises(InputError, match="is a folder: name a file"):
+        prepare_file(tmp_path)
+
+
+def test_what_utf_8_cannot_say_is_escaped(tmp_path):
+    write_whole(tmp_path / "a.md", "t\u00fcr \udcff")
+    assert (tmp_path / "a.md").read_bytes() == b"t\xc3\xbcr \\udcff"

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command does with whatever goes wrong: one line, a status, no trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from radseg_ros.command import LONGEST, one_line, run_command, sentence
+from radseg_ros.datatypes import CheckpointError, InputError
+
+
+def raising(error):
+    def work() -> int:
+        raise error
+
+    return work
+
+
+ERRORS = {
+    "ours": (InputError("a sentence"), "a sentence"),
+    "ours, of two lines": (CheckpointError("a\nb\x1b[31m"), "a b"),
+    "ours, without end": (InputError("x" * 10_000), "x" * 100),
+    "a file": (FileNotFoundError(2, "No such file or directory", "f.npz"), "f.npz: No such file"),
+    "a full disk": (OSError(28, "No space left on device"), "No space left on device"),
+    "memory": (MemoryError(), "out of memory"),
+    "the allocator": (RuntimeError("[..] can't allocate memory: you tried"), "out of memory"),
+    "a name of other bytes": (InputError("\udcff.png"), "\\udcff.png"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_what_is_expected_to_go_wrong_is_one_line(capsys, case):
+    error, told = ERRORS[case]
+    assert run_command("tool", raising(error), refused=2) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("tool: ") and told in captured.err and captured.out == ""
+    assert captured.err.count("\n") == 1 and len(captured.err) < LONGEST + 20
+    assert "\x1b" not in captured.err
+
+
+def test_what_nobody_expects_is_not_hidden():
+    for error in (KeyError("x"), RuntimeError("a bug"), AssertionError()):
+        with pytest.raises(type(error)):
+            run_command("tool", raising(error))
+
+
+def test_statuses(capsys):
+    assert run_command("tool", lambda: 0) == 0 and run_command("tool", lambda: 7) == 7
+    assert run_command("tool", raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "tool: interrupted\n"
+
+
+def test_sentences_are_the_same_in_every_run():
+    found = {sentence(ValueError(f"in {object()!r}")) for _ in range(3)}
+    assert found == {"ValueError: in <object object at 0x...>"}
+    assert one_line("a\n\tb  c") == "a b c"
+
+
+def run_print(value: str) -> list[str]:
+    """A command that prints."""
+    work = f"lambda: print({value}) or 0"
+    program = f"from radseg_ros.command import run_command\nexit(run_command('tool', {work}))"
+    return [sys.executable, "-c", program]
+
+
+def test_output_that_nobody_reads_is_no_error():
+    command = run_print("'x' * 1_000_000")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(1) == b"x"
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 1
+
+
+def test_names_of_other_bytes_can_be_printed():
+    done = subprocess.run(run_print("'\\udcff'"), capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"\\udcff\n")
