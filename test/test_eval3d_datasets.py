@@ -18,7 +18,7 @@ from eval3d.datasets.scene import nearest_resize
 from eval3d.options import EvalConfig, with_options
 from eval3d.truth.ground_truth import LabelLifter, from_points
 from eval3d.truth.points import read_points
-from radseg_ros.datatypes import ConfigError, InputError, RecordingError
+from radseg_ros.datatypes import ConfigError, Frame, InputError, RecordingError
 from radseg_ros.voxels.lift import lift
 
 SIX = ClassList("six", tuple(f"{name} wall" for name in world.FACES), tuple(range(1, 7)))
@@ -335,6 +335,33 @@ def test_lifted_ground_truth_lies_where_the_map_lies(tmp_path):
             votes = [(counts.get((*index, c), 0), -c) for c in range(7) if rule == "majority" or c]
             best = max(votes)
             assert found == (-best[1] if best[0] else 0)
+
+
+def test_points_may_hold_class_indices(tmp_path):
+    np.savez(tmp_path / "gt.npz", xyz=np.eye(3), labels=[0, 5, 6])
+    gt = from_points(tmp_path / "gt.npz", SIX, 0.05, holds="index")
+    assert dict(zip(map(tuple, gt.index.tolist()), gt.label.tolist(), strict=True)) == {
+        (20, 0, 0): 1,
+        (0, 20, 0): 6,
+        (0, 0, 20): 0,
+    }
+
+
+@pytest.mark.parametrize(("x", "usable"), [(0, True), (2**20 - 2, True), (2**20 - 1, False)])
+@pytest.mark.parametrize("depth", [0.25, 1.0])
+def test_votes_of_near_pixels_and_of_those_at_the_edge_of_the_keys(x, usable, depth):
+    T = np.eye(4)
+    T[:3, 3] = (x, 0, -x)
+    image = np.full((1, 1), depth, np.float32)
+    frame = Frame(0, np.zeros((1, 1, 3), np.uint8), image, np.eye(3), T)
+    lifter = LabelLifter(1.0)
+    lifter.add(frame, np.array([[4]]))
+    if usable:
+        gt = lifter.result()
+        assert gt.label.tolist() == [4] and gt.index.tolist() == [[x, 0, round(depth - x)]]
+    else:
+        with pytest.raises(InputError, match="no voxel has a label"):
+            lifter.result()
 
 
 def test_nearest_resize_takes_the_pixel_under_the_centre():

@@ -188,6 +188,40 @@ def test_equal_voxels_vote_for_k_0():
     assert knn_labels([[0.0, 0, 0]], xyz, [5, 2, 7], k=0).tolist() == [2]
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_equally_far_neighbours_are_taken_in_one_order(axis, k):
+    """Whatever the order of the rows: also of voxels that differ along one axis only."""
+    steps = np.arange(-6, 7)
+    xyz = np.zeros((len(steps), 3))
+    xyz[:, axis] = steps
+    labels = np.where(steps < 0, 7 + steps % 3, 3 - steps % 3)
+    gt = np.zeros((11, 3))
+    gt[:, axis] = np.arange(-5, 6) + 0.5  # halfway between two
+    found = knn_labels(gt, xyz, labels, k)
+    for _ in range(20):
+        order = RNG.permutation(len(xyz))
+        assert np.array_equal(knn_labels(gt, xyz[order], labels[order], k), found)
+
+
+def test_thresholds_are_reached_by_what_equals_them():
+    prob = np.array([[0.5, 0.25], [0.125, 0.75]], np.float32)
+    assert labels_from_probabilities(prob, 0.5, 0.5).tolist() == [1, 2]
+    assert labels_from_probabilities(prob, 0.75, 0.25).tolist() == [2, 2]
+    assert labels_from_probabilities(prob, 0.75, 0.26).tolist() == [0, 2]
+
+
+def test_coverage_ends_at_its_radius():
+    voxel = np.zeros((1, 3))
+    for x, covered in ((0.0999, 1), (0.1, 1), (0.1001, 0), (0.15, 0), (0.19, 0)):
+        assert coverage([[x, 0, 0]], voxel, [1], 0.1) == covered, x
+
+
+def test_votes_of_no_points():
+    index, labels = vote(np.zeros((0, 3), int), np.zeros(0, int))
+    assert index.shape == (0, 3) and labels.shape == (0,)
+
+
 def slow_score(gt, predicted, classes, protocol, ignore):
     """Class by class with sets of rows, as the protocol reads."""
     gt, predicted = np.asarray(gt), np.asarray(predicted)

@@ -166,6 +166,41 @@ def test_points_without_a_voxel_are_left_out_and_told(tmp_path):
         from_points(tmp_path / "gt.npz", SIX, 0.05)
 
 
+def test_the_farthest_point_that_has_a_voxel(tmp_path):
+    """Its index is kept as int32."""
+    edge = 2.0**31
+    for voxel_size, x in ((1.0, edge - 2), (0.5, edge / 2 - 1), (2.0, 2 * edge - 4)):
+        np.savez(tmp_path / "gt.npz", xyz=[[x, 0, 0], [0, -x, 0]], labels=[1, 2])
+        gt = from_points(tmp_path / "gt.npz", SIX, voxel_size)
+        assert len(gt) == 2 and np.abs(gt.index).max() == 2**31 - 2
+        far = edge * voxel_size
+        np.savez(tmp_path / "gt.npz", xyz=[[far, 0, 0], [0, 0, -far], [0, 0, 0]], labels=[1, 2, 3])
+        assert from_points(tmp_path / "gt.npz", SIX, voxel_size).label.tolist() == [3]
+
+
+def test_ply_files_that_are_short_or_empty(tmp_path):
+    path = tmp_path / "a.ply"
+    write_ply(path, XYZ, LABELS, "binary_little_endian")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="599 bytes of vertices, need 600"):
+        read_points(path)
+    for kind in ("ascii", "binary_big_endian"):
+        write_ply(path, XYZ[:0], LABELS[:0], kind)
+        xyz, labels = read_points(path)
+        assert xyz.shape == (0, 3) and labels.shape == (0,)
+    head = "ply\nformat ascii 1.0\nelement vertex {}\nproperty float x\nproperty float y\n"
+    head += "property float z\nend_header\n"
+    path.write_text(head.format(30) + "1 2 3\n" * 12)  # 30 x 3 numbers take 180 bytes at least
+    with pytest.raises(InputError, match="too short for 30 vertices"):
+        read_points(path)
+    path.write_text(head.format(20) + "1 2 3\n" * 12)
+    with pytest.raises(InputError, match=r"\(12, 3\) numbers of vertices, need \(20, 3\)"):
+        read_points(path)
+    path.write_text(head.format(12) + "1 2 3\n" * 12)
+    with pytest.raises(InputError, match="holds x, y, z, xyz; need one of labels"):
+        read_points(path)
+
+
 @pytest.mark.parametrize(
     ("labels", "found"),
     [

@@ -79,7 +79,9 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(f"ground truth {path}: positions are {xyz.dtype}, no numbers")
         if labels.dtype.kind == "f":
             labels = np.where(np.isfinite(labels), labels, -1)
-        return xyz.astype(np.float64), whole_numbers(labels, f"ground truth {path}: labels")
+        with np.errstate(invalid="ignore"):  # a NaN of the signalling kind
+            xyz = xyz.astype(np.float64)
+        return xyz, whole_numbers(labels, f"ground truth {path}: labels")
 
 
 def _first(fields: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> np.ndarray:
