@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace as Message
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 K = [50.0, 0, 8, 0, 50, 6, 0, 0, 1]
 
@@ -62,3 +67,23 @@ def transforms(*edges: tuple, x: float = 0.0, w: float = 1.0) -> Message:
         motion = Message(translation=at, rotation=turn)
         made.append(Message(header=head(ms, parent), child_frame_id=child, transform=motion))
     return Message(transforms=made)
+
+
+def raw_image(
+    pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False, container: Any = bytes
+) -> Message:
+    """Pixels as a sensor_msgs/Image, without its header."""
+    height, width = pixels.shape[:2]
+    ordered = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<"))
+    row = ordered.itemsize * pixels[0].size
+    rows = np.full((height, row + padding), 0xEE, np.uint8)
+    rows[:, :row] = np.frombuffer(ordered.tobytes(), np.uint8).reshape(height, row)
+    size = {"height": height, "width": width, "step": row + padding}
+    return Message(**size, encoding=encoding, is_bigendian=int(big), data=container(rows.tobytes()))
+
+
+def file_bytes(pixels: np.ndarray, kind: str) -> bytes:
+    """Pixels as an image file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()

@@ -111,6 +111,8 @@ def test_flush_and_clear_leave_nothing_behind():
 def test_messages_decode_to_what_went_in():
     require_ros()
     from radseg_ros.frames import decode
+    from radseg_ros.frames.images.color import color_image
+    from radseg_ros.frames.images.depth import depth_image
     from radseg_ros.ros import messages
 
     generator = np.random.default_rng(0)
@@ -119,15 +121,15 @@ def test_messages_decode_to_what_went_in():
         messages.header(1_234_567_890_123_456_789, "camera"),
     )
     assert decode.stamp_to_ns(top.stamp) == 1_234_567_890_123_456_789
-    np.testing.assert_array_equal(decode.color_image(messages.color_message(rgb, top)), rgb)
+    np.testing.assert_array_equal(color_image(messages.color_message(rgb, top)), rgb)
     np.testing.assert_array_equal(
-        decode.color_image(messages.color_message((rgb / 255).astype(np.float32), top)), rgb
+        color_image(messages.color_message((rgb / 255).astype(np.float32), top)), rgb
     )
     depth = generator.uniform(0, 60, (12, 16))
     for metres, encoding in ((np.round(depth, 3), "16UC1"), (depth, "32FC1")):
         message = messages.depth_message(metres.astype(np.float32), top)
         assert message.encoding == encoding
-        np.testing.assert_allclose(decode.depth_image(message), metres, rtol=1e-6)
+        np.testing.assert_allclose(depth_image(message), metres, rtol=1e-6)
     matrix = np.reshape(K, (3, 3))
     decoded, size = decode.camera_matrix(messages.info_message(matrix, (12, 16), top))
     np.testing.assert_array_equal(decoded, matrix)
@@ -170,3 +172,26 @@ def test_a_cloud_message_is_one_structured_array(count):
     points = np.frombuffer(message.data, messages.POINT)
     np.testing.assert_array_equal(np.stack([points["x"], points["y"], points["z"]], 1), xyz)
     assert (points["rgb"] == 0x010203).all() and points["label"].tolist() == label.tolist()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_cloud_message_is_what_sensor_msgs_py_reads_and_makes(count):
+    require_ros()
+    reason = "sensor_msgs_py is not installed"
+    point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason=reason)
+    from radseg_ros.ros import messages
+
+    generator = np.random.default_rng(0)
+    xyz, rgb = generator.normal(size=(count, 3)), generator.integers(0, 256, (count, 3), np.uint8)
+    label, number = np.arange(count, dtype=np.int32) - 1, np.arange(count, dtype=np.float32)
+    cloud = Cloud(xyz.astype(np.float32), rgb, label, number / 4, number)
+    message = messages.cloud_message(cloud, messages.header(5, "map"))
+    read = point_cloud2.read_points(message)
+    for name, values in (("x", cloud.xyz[:, 0]), ("z", cloud.xyz[:, 2]), ("label", cloud.label),
+                         ("score", cloud.score), ("hits", cloud.hits)):  # fmt: skip
+        np.testing.assert_array_equal(read[name], values)
+    packed = np.ascontiguousarray(read["rgb"]).view(np.uint32)
+    assert [[n >> 16, n >> 8 & 255, n & 255] for n in packed.tolist()] == rgb.tolist()
+    made = point_cloud2.create_cloud(message.header, message.fields, read)
+    made.is_dense = True  # which it cannot know
+    assert made == message

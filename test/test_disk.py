@@ -134,6 +134,13 @@ def test_depth_of_another_type_is_refused(tmp_path, pixels):
     assert caught.value.reason == "depth of wrong type"
 
 
+def test_grey_of_16_bit_is_colour_that_is_not_clipped(tmp_path):
+    grey = np.linspace(0, 65535, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)
+    Image.fromarray(grey).save(tmp_path / "c.png")
+    rgb = FrameReader(K).color(tmp_path / "c.png", SIZE)
+    np.testing.assert_array_equal(rgb, np.repeat(np.rint(grey / 257)[..., None], 3, axis=2))
+
+
 def test_colour_may_be_larger_than_depth_but_not_of_another_view(tmp_path):
     path = write_folder(tmp_path / "r", [0, 1])
     Image.fromarray(rgb_of(0)).resize((SIZE[1] * 2, SIZE[0] * 2)).save(

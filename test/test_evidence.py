@@ -102,7 +102,7 @@ def test_distortion_is_told_whenever_it_appears(caplog):
 
     for events in (later, messages(camera=info(d=[0.1])), messages(camera=info(D=[0.1]))):
         (text,) = told(caplog, events)
-        assert "lens distortion" in text and "rectified" in text
+        assert "lens distortion" in text and "feed rectified ones (image_proc" in text
 
 
 def test_every_contradiction_is_told(caplog):

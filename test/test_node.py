@@ -395,8 +395,8 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
     wait_for(lambda: robot.integrated() == first + 1, what=f"a good frame; {empty()}")
     bad = [
         (
-            {"color": {"encoding": "yuv422"}},
-            "image encoding 'yuv422' is not supported; supported: rgb8",
+            {"color": {"encoding": "nv21"}},
+            "image encoding 'nv21' is not supported; supported: rgb8",
         ),
         ({"color": {"height": 0, "data": b""}}, "image is empty (16x0)"),
         ({"color": {"data": bytes(100)}}, "image data is truncated: 100 bytes"),

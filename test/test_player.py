@@ -15,8 +15,8 @@ from PIL import Image
 from recordings import BagWriter, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
 
-from radseg_ros.frames.decode import depth_image
 from radseg_ros.frames.folder import FolderRecording
+from radseg_ros.frames.images.depth import depth_image
 from radseg_ros.ros import player
 
 

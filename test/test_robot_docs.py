@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from radseg_ros.config import Config, options_of
+from radseg_ros.frames.images.color import COLOR_ENCODINGS
+from radseg_ros.frames.images.depth import DEPTH_ENCODINGS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "robot.md").read_text()
@@ -20,7 +22,10 @@ TEXT = (ROOT / "docs" / "robot.md").read_text()
 SOURCES = [
     *(
         f"frames/{name}.py"
-        for name in ("assemble", "decode", "drops", "keyframes", "localizer", "sync", "transforms")
+        for name in (
+            *("assemble", "decode", "drops", "keyframes", "localizer", "sync", "transforms"),
+            *("images/raw", "images/color", "images/depth", "images/rvl"),
+        )
     ),
     "geometry.py",
     "live_map.py",
@@ -115,3 +120,12 @@ def test_the_parameters_that_can_change_are_listed():
 def test_files_that_the_page_names_are_there():
     for link in re.findall(r"\]\((\.\./[^)]*|[a-z_]+\.md)\)", TEXT):
         assert (ROOT / "docs" / link).exists(), link
+
+
+def test_the_encodings_are_those_that_are_decoded():
+    def listed(*heads: str) -> list[str]:
+        rows = [line for line in TEXT.splitlines() if line.startswith(heads)]
+        return sorted(name for row in rows for name in re.findall(r"`(\w+)`", row))
+
+    assert listed("| colour |", "| YUV 4:2:2", "| Bayer") == sorted(COLOR_ENCODINGS)
+    assert listed("| depth |") == sorted(DEPTH_ENCODINGS)

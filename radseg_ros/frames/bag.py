@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 from ..config import NodeConfig, SyncConfig
 from ..datatypes import Frame, InputError, RadsegRosError, RecordingError, brief
 from .assemble import Assembler, Observation
-from .decode import DEPTH_ENCODINGS, Damaged
+from .decode import Damaged
 from .disk import BAG_SUFFIXES
 from .drops import DropCounts, Unusable
+from .images.depth import DEPTH_ENCODINGS
 from .topics import IMAGE_TYPES, Topics, find_topics, has_pose, transform_topics
 from .transforms import KINDS as TRANSFORMS
 

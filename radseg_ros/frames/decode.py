@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of messages -> arrays.
+"""Fields of messages -> frames, poses and cameras; what an image holds is read in images/.
 
 Duck-typed: messages of rclpy, of rosbags and plain namespaces all work; imports no ROS.
 
@@ -13,45 +13,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..config import NodeConfig
 from ..datatypes import Frame, InputError, brief
-from ..files import MAX_PIXELS, open_image
 from .drops import Unusable
+from .images.color import color_image
+from .images.depth import DEPTH_SCALE, depth_image
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-# encoding -> (type of one channel, channels)
-ENCODINGS = {
-    "rgb8": (np.uint8, 3),
-    "bgr8": (np.uint8, 3),
-    "rgba8": (np.uint8, 4),
-    "bgra8": (np.uint8, 4),
-    "mono8": (np.uint8, 1),
-    "8UC1": (np.uint8, 1),
-    "8UC3": (np.uint8, 3),  # channel order by OpenCV's habit: BGR
-    "16UC1": (np.uint16, 1),
-    "mono16": (np.uint16, 1),
-    "32FC1": (np.float32, 1),
-}
-CHANNELS = {
-    "rgb8": [0, 1, 2],
-    "rgba8": [0, 1, 2],
-    "bgr8": [2, 1, 0],
-    "bgra8": [2, 1, 0],
-    "8UC3": [2, 1, 0],
-    "mono8": [0, 0, 0],
-}
-DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 # cameras round their image sizes; a colour and a depth image differ by more when views differ
 ASPECT_TOLERANCE = 0.02
-DEPTH_SCALE = NodeConfig().depth_scale  # m per unit of 16-bit depth, unless somebody knows better
-NO_RETURN = 65535  # what many cameras and data sets write besides 0
-IMAGE_FORMATS = ("JPEG", "PNG")  # Pillow knows many more, and starts programs for some
 MAX_SECONDS = 2**31 - 1  # builtin_interfaces/Time holds them in an int32
 MAX_FRAME_ID = 255  # characters
 SHORTEST_FOCAL_LENGTH = 1e-3  # px
@@ -117,84 +89,6 @@ def frame_id(name: Any) -> str:
 def plain_frame_id(name: Any) -> str:
     """As ``frame_id``, without the slash that some began with in ROS 1."""
     return frame_id(name).removeprefix("/")
-
-
-def image_to_array(message: Any, what: str = "image") -> np.ndarray:
-    """sensor_msgs/Image -> (H, W) or (H, W, channels) in its own type and channel order.
-
-    The byte order is that of this machine. Reads height, width, encoding, step, is_bigendian and
-    data (bytes, array.array or ndarray); rows may be padded. The result may be a view of the
-    message.
-
-    Args:
-        what: the image is called in messages.
-    """
-    if message.encoding not in ENCODINGS:
-        raise Unusable(
-            f"{what} of wrong type",
-            f"image encoding {brief(repr(message.encoding), 40)} is not supported; supported: "
-            f"{', '.join(ENCODINGS)}",
-        )
-    kind, channels = ENCODINGS[message.encoding]
-    height, width, step = int(message.height), int(message.width), int(message.step)
-    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
-    row = width * channels * dtype.itemsize
-    if height <= 0 or width <= 0:
-        raise Unusable(f"{what} empty", f"image is empty ({width}x{height})")
-    if height * width > MAX_PIXELS:
-        raise Unusable(f"{what} too large", f"image has {width}x{height} pixels")
-    if step < row:
-        raise Unusable(
-            f"{what} damaged",
-            f"image step {step} is shorter than a row of {width} {message.encoding} pixels ({row} "
-            "bytes)",
-        )
-    data = np.frombuffer(message.data, np.uint8)
-    needed = (height - 1) * step + row  # some drivers leave out the padding of the last row
-    if not needed <= data.size <= height * step:
-        how = "truncated" if data.size < needed else "longer than its rows"
-        raise Unusable(
-            f"{what} damaged",
-            f"image data is {how}: {data.size} bytes, {width}x{height} {message.encoding} needs "
-            f"{needed}",
-        )
-    rows = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
-    pixels = np.ascontiguousarray(rows).view(dtype).astype(kind, copy=False)
-    return pixels.reshape((height, width, channels) if channels > 1 else (height, width))
-
-
-def color_image(message: Any) -> np.ndarray:
-    """sensor_msgs/Image or CompressedImage -> (H, W, 3) uint8 RGB."""
-    if hasattr(message, "format"):
-        data = memoryview(message.data).tobytes()
-        image = _open(data, "compressed colour", IMAGE_FORMATS)
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    if message.encoding in ENCODINGS and message.encoding not in CHANNELS:
-        raise Unusable(
-            "colour of wrong type",
-            f"colour image has encoding {message.encoding!r}; supported: {', '.join(CHANNELS)}",
-        )
-    pixels = image_to_array(message, "colour")
-    return np.ascontiguousarray(np.atleast_3d(pixels)[..., CHANNELS[message.encoding]])
-
-
-def depth_image(message: Any, depth_scale: float = DEPTH_SCALE) -> np.ndarray:
-    """sensor_msgs/Image or CompressedImage (compressedDepth) -> (H, W) float32 metres.
-
-    0 and non-finite = no return, and 65535 in images of 16 bit.
-
-    Args:
-        depth_scale: m per unit of 16-bit images; float images are metres (REP 118).
-    """
-    if hasattr(message, "format"):
-        return _compressed_depth(message, depth_scale)
-    if message.encoding in ENCODINGS and message.encoding not in DEPTH_ENCODINGS:
-        raise Unusable(
-            "depth of wrong type",
-            f"depth image has encoding {message.encoding!r}; supported: "
-            f"{', '.join(DEPTH_ENCODINGS)}",
-        )
-    return to_metres(image_to_array(message, "depth"), depth_scale)
 
 
 def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
@@ -318,49 +212,3 @@ def _same_view(what: str, name: str, size: tuple[int, int], depth: tuple[int, in
             f"{name} ({size[1]}x{size[0]}) and depth image ({depth[1]}x{depth[0]}) do not show "
             "the same view; use depth that is registered to colour",
         )
-
-
-def to_metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:
-    """Depth in units of ``depth_scale`` (whole numbers) or in metres (float) -> float32 metres."""
-    if pixels.dtype.kind == "f":
-        return pixels.astype(np.float32, copy=False)
-    depth = np.multiply(pixels, np.float32(depth_scale), dtype=np.float32)
-    depth[pixels == NO_RETURN] = 0.0
-    return depth
-
-
-def _compressed_depth(message: Any, depth_scale: float) -> np.ndarray:
-    """compressed_depth_image_transport: int32 format, float32 a and b, then a PNG of 16 bit."""
-    data = memoryview(message.data).tobytes()
-    if "compressedDepth" not in message.format:
-        return to_metres(_png16(data), depth_scale)
-    if "rvl" in message.format:
-        raise Unusable(
-            "compressed depth in RVL, which is not supported: let its publisher compress as png "
-            "(parameter .compressedDepth.format)"
-        )
-    if len(data) < 12:
-        raise Unusable("compressed depth damaged", f"it is truncated: {len(data)} bytes")
-    pixels = _png16(data[12:])
-    if not message.format.startswith("32FC1"):
-        return to_metres(pixels, depth_scale)
-    # inverse depth: value = a / depth + b; 0 = no return
-    a, b = np.frombuffer(data, "<f4", 2, offset=4)
-    if not (np.isfinite([a, b]).all() and a > 0):
-        raise Unusable("compressed depth damaged", "its quantisation is impossible")
-    with np.errstate(divide="ignore"):
-        return np.where(pixels > 0, a / (pixels.astype(np.float32) - b), 0).astype(np.float32)
-
-
-def _png16(data: bytes) -> np.ndarray:
-    image = _open(data, "compressed depth", ("PNG",))
-    if not image.mode.startswith("I"):
-        raise Unusable("depth of wrong type", f"it has mode {image.mode}, expected 16 bit")
-    return np.asarray(image).astype(np.uint16, copy=False)
-
-
-def _open(data: bytes, what: str, formats: tuple[str, ...]) -> Image.Image:
-    try:
-        return open_image(data, f"{what} image", formats)
-    except InputError as error:
-        raise Unusable(f"{what} damaged", str(error)) from error

@@ -18,8 +18,11 @@ import numpy as np
 from ..datatypes import Frame, InputError, RecordingError, check_pose
 from ..files import open_image
 from ..reading import read_text
-from .decode import DEPTH_SCALE, IMAGE_FORMATS, is_camera_matrix, same_aspect, to_metres
+from .decode import is_camera_matrix, same_aspect
 from .drops import Unusable
+from .images.color import image_to_rgb
+from .images.depth import DEPTH_SCALE, to_metres
+from .images.raw import IMAGE_FORMATS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -220,7 +223,7 @@ class FrameReader:
         Raises:
             Unusable: it is missing or damaged, or has another aspect.
         """
-        rgb = np.asarray(self.image(path, "colour").convert("RGB"))
+        rgb = image_to_rgb(self.image(path, "colour"))
         if not same_aspect(rgb.shape, size):
             raise Unusable("colour of wrong size", _sizes(rgb.shape, size))
         return rgb

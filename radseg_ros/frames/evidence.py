@@ -59,8 +59,8 @@ class Evidence:
         if any(np.ravel(getattr(info, "d", getattr(info, "D", ())))):
             self._tell(
                 "distortion",
-                "camera info has lens distortion: images are used as if they were rectified, feed "
-                "rectified ones",
+                "camera info has lens distortion: images are taken as rectified; if these are not, "
+                "feed rectified ones (image_proc makes them)",
             )
         known = size if 0 not in size else image
         if known and not (0 <= K[0, 2] < known[1] and 0 <= K[1, 2] < known[0]):

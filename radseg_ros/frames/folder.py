@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..config import NodeConfig, SyncConfig
 from ..datatypes import Frame, RecordingError, brief
-from .decode import DEPTH_SCALE
 from .disk import BAG_SUFFIXES, LAYOUT, FrameReader, folder_views, read_intrinsics
 from .drops import DropCounts, Unusable
+from .images.depth import DEPTH_SCALE
 
 if TYPE_CHECKING:
     from .bag import BagRecording

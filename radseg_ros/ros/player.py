@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import NodeConfig
 from ..datatypes import RadsegRosError, RecordingError
-from ..frames.decode import DEPTH_SCALE
 from ..frames.folder import FolderRecording, open_recording
+from ..frames.images.depth import DEPTH_SCALE
 from .transport import image_transport
 
 if TYPE_CHECKING:
