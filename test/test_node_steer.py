@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -264,5 +265,7 @@ def test_topics_and_services_are_those_of_the_page(robot, nodes):
 
     assert by_node("publisher") == written("gives")
     takes = {n if n[0] == "/" else f"/one/{n}": types for n, types in written("takes").items()}
+    if find_spec("tf2_msgs") is None:  # the node does without, and says so
+        takes = {name: types for name, types in takes.items() if not name.startswith("/tf")}
     assert by_node("subscriber") == takes
     assert by_node("service") == written("service")
