@@ -76,15 +76,15 @@ def _send_peak(
     send.send(rise(prepare(*options)))
 
 
-def rise(run: Callable[[], object]) -> float:
-    """MiB by which the resident set of this process rises while ``run()`` runs."""
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present size
-    before = _resident("VmRSS")
+def rise(run: Callable[[], object], process: int | str = "self") -> float:
+    """MiB by which the resident set of a process, this or another, rises while ``run()`` runs."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")  # sets VmHWM back to the present size
+    before = _resident("VmRSS", process)
     run()
-    return (_resident("VmHWM") - before) / 1024
+    return (_resident("VmHWM", process) - before) / 1024
 
 
-def _resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in KiB."""
-    status = Path("/proc/self/status").read_text()
+def _resident(field: str, process: int | str) -> int:
+    """VmRSS or VmHWM of a process in KiB."""
+    status = Path(f"/proc/{process}/status").read_text()
     return int(re.findall(rf"{field}:\s+(\d+)", status)[0])

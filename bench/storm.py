@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -36,7 +36,7 @@ from recordings import BagWriter, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
 
 from eval3d.truth.points import read_points
-from radseg_ros.config import Config, MapConfig, NodeConfig
+from radseg_ros.config import Config, MapConfig, NodeConfig, options_of
 from radseg_ros.datatypes import RadsegRosError
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.frames.ledger import Account
@@ -70,7 +70,7 @@ class Tally(logging.Handler):
     def fault(self, kind: str, what: object, error: object = None) -> None:
         """Count one, and keep the first to show."""
         self.counts[kind] += 1
-        self.first = self.first or f"{kind}: {what} {error!r}"[:400]
+        self.first = self.first or f"{kind}: {error!r} at {what}"[:600]
 
     @contextmanager
     def attempt(self, what: object = "") -> Iterator[None]:
@@ -238,91 +238,238 @@ def storm_messages(rng: random.Random, folder: Path, count: int, tally: Tally) -
 
 # Services
 
-
-class Stand:
-    """What services see of a node and its executor."""
-
-    def __init__(self) -> None:
-        self.executor = self
-        self.offered: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {}
-
-    def create_service(self, type_: Any, name: str, callback: Any, **_: object) -> None:
-        """Keep the callback."""
-        self.offered[name.removeprefix("~/")] = type_, callback
-
-    def wake(self) -> None:
-        """Nothing sleeps."""
-
-    def create_task(self, task: Callable[[Any], Any], future: Any) -> None:
-        """As an executor would, at once."""
-        task(future)
-
-
-LABELS = ("red", "blue thing", "", " ", "no colour", "red\nERROR", "x" * 200_000, "\0", "é" * 99)
+ANSWERS = 1000  # that the middleware keeps for a client until they are looked at
+CLIENTS = 4
+BURST = 200  # requests at once
+LABELS = (
+    "red",
+    "red",
+    "blue thing",
+    "",
+    " ",
+    "no colour",
+    "red\nERROR",
+    "x" * 20_000,
+    "\0",
+    "é" * 99,
+)
 PATHS = ("a.radmap", "b/c", "d.ply", "", ".", "..", "../x", "/etc/x", "a.radmap/b", "loop/x",
          "out/x", "x" * 300, "a\0b", "a\nb", "b/" * 40 + "x", "damaged", "e.PCD")  # fmt: skip
+NUMBERS = (0.0, 0.5, 1.0, -1.0, 1e30, -1e30, float("nan"), float("inf"), -float("inf"))
+NAMES = ("", "x", "x" * 10_000, "a\nb", ".", "query", "query.", "map.voxel_size", "use_sim_time",
+         "qos_overrides./x.depth", "start_type_description_service")  # fmt: skip
+VALUES = (None, True, 0, 1, -1, 2**63 - 1, *NUMBERS, "", "red", "a\nb", "x" * 20_000, [True],
+          [1, 2, 3], [0.0] * 3, [float("nan")] * 3, [0.5] * 500, ["red"], ["", "\0"] * 500, [b"x"],
+          [])  # fmt: skip
+NO_TYPE = 200  # of a parameter
+
+
+def services() -> dict[str, Any]:
+    """The services of the node, by name; the last are those that ROS gives to every node."""
+    from rcl_interfaces import srv
+    from std_srvs.srv import Trigger
+
+    from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
+
+    return {
+        "query": QueryText,
+        "set_labels": SetLabels,
+        "save_map": SaveMap,
+        "load_map": LoadMap,
+        "clear_box": ClearBox,
+        **dict.fromkeys(("confirm_map", "reset", "pause", "resume"), Trigger),
+        "set_parameters": srv.SetParameters,
+        "set_parameters_atomically": srv.SetParametersAtomically,
+        "get_parameters": srv.GetParameters,
+        "get_parameter_types": srv.GetParameterTypes,
+        "describe_parameters": srv.DescribeParameters,
+        "list_parameters": srv.ListParameters,
+    }
+
+
+def live_options() -> list[str]:
+    """Parameters that may change while the node runs."""
+    return [option.name for option in options_of(Config).values() if not option.fixed]
 
 
 def request_of(name: str, type_: Any, rng: random.Random) -> Any:
     """A request as any client may send it."""
-    labels = rng.choices(LABELS, k=rng.choice([0, 1, 1, 2, 30, 1500]))
-    if rng.random() < 0.3:
-        labels = ["red"]
-    fields = {
+    from geometry_msgs.msg import Point
+    from rclpy.parameter import Parameter
+
+    def point() -> Point:
+        return Point(**{axis: rng.choice(NUMBERS) for axis in "xyz"})
+
+    known = live_options()
+    labels = rng.choices(LABELS, k=rng.choice([0, 1, 1, 1, 2, 30, 1500]))
+    names = rng.choices([*known, *NAMES], k=rng.choice([0, 1, 1, 3, 50]))
+    changes = [Parameter(each, value=rng.choice(VALUES)).to_parameter_msg() for each in names]
+    fields: dict[str, dict[str, Any]] = {
         "query": {
-            "labels": labels,
+            "labels": labels if rng.random() < 0.7 else ["red"],
             "prompts": rng.random() < 0.5,
-            "threshold": rng.choice([0.0, 0.5, -1.0, 1e30, float("nan"), float("inf")]),
+            "threshold": rng.choice(NUMBERS),
             "max_objects": rng.choice([0, 1, 2**32 - 1]),
             "return_cloud": rng.random() < 0.3,
         },
+        "set_labels": {"labels": labels},
         "save_map": {"path": rng.choice(PATHS), "labels": labels},
         "load_map": {"path": rng.choice(PATHS), "merge": rng.random() < 0.5},
-        "reset": {},
+        "clear_box": {"min": point(), "max": point()},
+        "set_parameters": {"parameters": changes},
+        "set_parameters_atomically": {"parameters": changes},
+        "list_parameters": {"prefixes": names, "depth": rng.choice([0, 1, 2**64 - 1])},
     }
-    return type_.Request(**fields[name])
+    about_names = name.startswith(("get_", "describe_"))
+    return type_.Request(**({"names": names} if about_names else fields.get(name, {})))
+
+
+def verdicts(answer: Any) -> list[tuple[bool, str]]:
+    """Whether a request was fulfilled, and what was said of it; each of several."""
+    if hasattr(answer, "success"):
+        return [(answer.success, answer.message)]
+    results = getattr(answer, "results", None) or [getattr(answer, "result", None)]
+    return [(each.successful, each.reason) for each in results if hasattr(each, "successful")]
+
+
+def check_answer(name: str, request: Any, answer: Any, tally: Tally) -> None:
+    """An answer is a success, or one bounded sentence that says why not."""
+    if name == "set_parameters":
+        require(len(answer.results) == len(request.parameters), "parameters without a result")
+    for good, text in verdicts(answer):
+        tally.counts["refused"] += not good
+        tally.counts["busy"] += text.startswith("busy: ")
+        require(good or 0 < len(text) <= LONGEST_SENTENCE, f"says {len(text)} characters")
+        require(good or "\n" not in text, f"says {text!r}")
+        require("internal error" not in text, text)
+
+
+class Clients:
+    """Several nodes, each with a client of every service."""
+
+    def __init__(self, robots: list[Any], rng: random.Random, tally: Tally) -> None:
+        from rclpy.qos import QoSProfile
+        from robot import NODE
+
+        self.types, self.prefix, self.rng, self.tally = services(), NODE, rng, tally
+        nodes, qos = [robot.node for robot in robots], QoSProfile(depth=ANSWERS)
+        self.of = {
+            name: [node.create_client(type_, f"{NODE}/{name}", qos_profile=qos) for node in nodes]
+            for name, type_ in self.types.items()
+        }
+        self._meet()
+
+    def _meet(self) -> None:
+        """Ask until each client has had an answer: a node learns late where its answers go."""
+        silent = [(each, self.types[name]) for name in self.of for each in self.of[name]]
+        end = time.monotonic() + 2 * PATIENCE
+        while silent:
+            require(time.monotonic() < end, f"{silent[0][0].srv_name} does not answer")
+            futures = [each.call_async(type_.Request()) for each, type_ in silent]
+            time.sleep(0.5)
+            silent = [s for s, future in zip(silent, futures, strict=True) if not future.done()]
+
+    def ask(self, name: str, request: Any) -> Any:
+        """Send a request from one of the clients; the future of its answer."""
+        return self.rng.choice(self.of[name]).call_async(request)
+
+    def storm(self, names: list[str], meanwhile: Callable[[], None]) -> None:
+        """Hostile requests, all at once: each is answered, or told that too many are waiting."""
+        asked = []
+        for name in names:
+            request = request_of(name, self.types[name], self.rng)
+            asked.append((name, request, self.ask(name, request)))
+        meanwhile()
+        end = time.monotonic() + 2 * PATIENCE
+        for name, request, future in asked:
+            while not future.done() and time.monotonic() < end:
+                time.sleep(0.001)
+            with self.tally.attempt((name, request)):
+                require(future.done(), "no answer")
+                check_answer(name, request, future.result(), self.tally)
+
+    def nonsense(self) -> None:
+        """A parameter of a type that does not exist: ROS gives no answer; others get theirs."""
+        request = self.types["set_parameters"].Request()
+        request.parameters = [rcl_parameter(live_options()[0], NO_TYPE)]
+        self.ask("set_parameters", request)
+
+    def good(self, name: str, **fields: Any) -> Any:
+        """The answer to a request that must be fulfilled."""
+        future = self.ask(name, self.types[name].Request(**fields))
+        end = time.monotonic() + PATIENCE
+        while not future.done() and time.monotonic() < end:
+            time.sleep(0.001)
+        require(future.done(), f"{name}: no answer")
+        for good, text in verdicts(future.result()):
+            require(good, f"{name}: {text}")
+        return future.result()
+
+
+def rcl_parameter(name: str, kind: int) -> Any:
+    """A message that sets a parameter to nothing of that kind."""
+    from rcl_interfaces.msg import Parameter, ParameterValue
+
+    return Parameter(name=name, value=ParameterValue(type=kind))
 
 
 def storm_services(rng: random.Random, folder: Path, count: int, tally: Tally) -> None:
-    """Hostile requests, a hundred at once, while frames come: each is answered in a sentence."""
-    from radseg_ros.ros.faults import Faults
-    from radseg_ros.ros.services import MapServices
+    """Hostile requests to a real node, one by one and at once from several clients, while frames
+    come; after each burst parameters are put back, and a good frame is mapped and found.
+    """
+    from rcl_interfaces.msg import Parameter
+    from robot import Robot, Sender, color_node, running_robot, wait_for
 
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "out").symlink_to("/")
     (folder / "damaged.radmap").write_bytes(b"x" * 100)
-    with live_map(folder) as live:
-        node, faults, sent = Stand(), Faults(), Counter()
-        services = MapServices(node, live, faults)  # type: ignore[arg-type]
-        for batch in range(max(1, count // 100)):
-            asked = []
-            for _ in range(min(count, 100)):
-                name = rng.choice(["query"] * 4 + ["save_map", "load_map", "load_map", "reset"])
-                type_, callback = node.offered[name]
-                request = request_of(name, type_, rng)
-                asked.append((name, request, callback(request, type_.Response())))
-            feed(live, 100 * batch, rng, sent)
-            pending = dict(enumerate(coroutine for _, _, coroutine in asked))
-            answers: dict[int, Any] = {}
-            end = time.monotonic() + PATIENCE
-            while pending and time.monotonic() < end:
-                for i, coroutine in list(pending.items()):
-                    try:
-                        coroutine.send(None)
-                    except StopIteration as stop:
-                        answers[i] = stop.value
-                        del pending[i]
-                time.sleep(0.001)
-            for i, (name, request, _) in enumerate(asked):
-                with tally.attempt((name, request)):
-                    require(i in answers, "no answer")
-                    text = answers[i].message
-                    require(0 < len(text) < LONGEST_SENTENCE * 100, f"says {len(text)} characters")
-                    require(answers[i].success or "\n" not in text, f"says {text!r}")
-                    require("internal error" not in text, text)
-            with tally.attempt("frames meanwhile"):
-                require_even(live.status().accounts, sent)
-        services.close()
+    settings = {"node.map_directory": folder, "node.publish_period": 0.5}
+    with ExitStack() as stack:
+        stack.enter_context(tally.attempt("the node"))
+        robot = stack.enter_context(running_robot())
+        node = stack.enter_context(color_node(settings))
+        robots = [Robot(f"client_{number}") for number in range(CLIENTS)]
+        for each in robots:
+            stack.callback(each.close)
+        clients, send = Clients(robots, rng, tally), Sender(robot)
+        offered = dict(robot.node.get_service_names_and_types_by_node("radseg_mapping", "/"))
+        asked = {f"{clients.prefix}/{name}" for name in (*clients.types, "get_type_description")}
+        require(set(offered) <= asked, f"not asked: {set(offered) - asked}")
+        names = [*live_options(), "use_sim_time"]
+        values = clients.good("get_parameters", names=names).values
+        require(len(values) == len(names), "parameters without a value")
+        before = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
+
+        def frames() -> None:
+            for _ in range(5):
+                send()
+
+        def run() -> None:
+            every = list(clients.types)
+            for number in range(max(len(every), count // 5)):
+                clients.storm([every[number % len(every)]], lambda: None)
+            left = count - count // 5
+            while left > 0:
+                burst = min(left, BURST)
+                mixed = rng.choices([*every, "query", "query"], k=burst)
+                clients.storm(rng.choice([mixed, ["query"] * burst]), frames)
+                clients.nonsense()
+                with tally.attempt("a good frame afterwards"):
+                    clients.good("set_parameters_atomically", parameters=before)
+                    clients.good("resume")
+                    clients.good("reset")
+                    integrated = robot.integrated()
+
+                    def mapped(before: int = integrated) -> bool:
+                        send()
+                        return robot.integrated() > before
+
+                    wait_for(mapped, PATIENCE, "a frame in the map")
+                    answer = clients.good("query", labels=["white"])
+                    require(answer.answers[0].found, "the wall is not found")
+                left -= burst
+
+        tally.peak = measure.rise(run, node.process.pid)
 
 
 # Files
@@ -448,7 +595,8 @@ def attack(name: str, seed: int = 0, scale: float = 1.0) -> Tally:
         with tempfile.TemporaryDirectory() as folder:
             rng = random.Random(f"{name} {seed}")
             run = lambda: storm(rng, Path(folder), max(1, round(count * scale)), tally)  # noqa: E731
-            tally.peak = measure.rise(run)
+            rise = measure.rise(run)
+            tally.peak = max(tally.peak, rise)
     finally:
         logger.handlers = handlers
     return tally
@@ -464,7 +612,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of tries")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    columns = ("tried", "survived", "accounted", "refused", "lost", "tracebacks")
+    columns = ("tried", "survived", "accounted", "refused", "busy", "lost", "tracebacks")
     print("attack    ", *(f"{name:>10}" for name in (*columns, "peak MiB", "s")))
     good = True
     for name in [options.only] if options.only else ATTACKS:

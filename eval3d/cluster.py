@@ -7,19 +7,14 @@ The numbers are the same. A scene that fails, or takes its process with it, cost
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -104,46 +99,76 @@ def _one_by_one(
 # Processes of this machine
 
 
-def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
-    """Every process has its own executor, so that a killed one costs its scene and no other."""
-    waiting = deque(names)
-    running: dict[Future[Outcome], tuple[str, ProcessPoolExecutor]] = {}
+class Process:
+    """A process that evaluates one scene after the other.
 
-    def start(executor: ProcessPoolExecutor) -> None:
+    It ends when this one does, however that happens; its own end closes the connection.
+    """
+
+    def __init__(self) -> None:
+        context = get_context("spawn")  # fork would copy torch's thread pools
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the other end is open in the process alone
+
+    def begin(self, name: str, *sent: Any) -> None:
+        """Let it evaluate a scene.
+
+        Raises:
+            OSError: it has died.
+        """
+        self.connection.send((attempt_scene, (name, *sent)))
+
+    def outcome(self) -> Outcome:
+        """Wait for what it finds, or for its death: KILLED."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return KILLED
+
+    def end(self) -> None:
+        """Give up what it does."""
+        self._process.kill()
+
+
+def _serve(connection: Connection) -> None:
+    """Evaluate what is sent until nobody is there to send, or to be told."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever waits
+    with suppress(EOFError, OSError):
+        while True:
+            task, arguments = connection.recv()
+            connection.send(task(*arguments))
+
+
+def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
+    """A process that is killed costs its scene and no other."""
+    waiting = deque(names)
+    running: dict[Any, tuple[str, Process]] = {}
+
+    def begin(process: Process | None) -> None:
         name = waiting.popleft()
         try:
-            future = executor.submit(attempt_scene, name, *sent)
-        except BrokenExecutor:  # it died between two scenes
-            executor = _process()
-            future = executor.submit(attempt_scene, name, *sent)
-        running[future] = (name, executor)
+            process = process or Process()
+            process.begin(name, *sent)
+        except OSError:  # it died between two scenes
+            process = Process()
+            process.begin(name, *sent)
+        running[process.connection] = (name, process)
 
     try:
         for _ in range(jobs):
-            start(_process())
+            begin(None)
         while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name, executor = running.pop(future)
-                outcome: Outcome
-                try:
-                    outcome = future.result()
-                except BrokenExecutor:
-                    outcome = KILLED
-                    executor.shutdown(wait=False)
-                    executor = _process()
+            for connection in wait(list(running)):
+                name, process = running.pop(connection)
+                outcome = process.outcome()
                 if waiting:
-                    start(executor)
-                else:
-                    executor.shutdown(wait=False)
+                    begin(None if outcome is KILLED else process)
                 yield name, outcome
     finally:
-        for _, executor in running.values():
-            executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _process() -> ProcessPoolExecutor:
-    # fork would copy torch's thread pools
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        for _, process in running.values():
+            process.end()
 
 
 # A Dask cluster

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any, ClassVar, TypeVar
 
-from .datatypes import ConfigError
+from .datatypes import ConfigError, brief
 
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
@@ -38,7 +38,7 @@ def one_of(name: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
         near = difflib.get_close_matches(str(value), known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(known)}{hint}")
+        raise ConfigError(f"{name}: {brief(repr(value))} is not one of {', '.join(known)}{hint}")
     return value
 
 
@@ -119,9 +119,9 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     for number in numbers:
         if not isinstance(number, (int, float)):
             continue
-        _check(math.isfinite(number), f"{name} must be a finite number, got {value}")
+        _check(math.isfinite(number), f"{name} must be a finite number, got {brief(value)}")
         within = (low is None or number >= low) and (high is None or number <= high)
-        _check(within, f"{name} must be {bounds}, got {value}")
+        _check(within, f"{name} must be {bounds}, got {brief(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ class LiftConfig(Options):
         )
         for name in ("clip_min", "clip_max"):
             value = getattr(self, name)
-            _check(len(value) in (0, 3), f"lift.{name} takes three numbers, got {value}")
+            _check(len(value) in (0, 3), f"lift.{name} takes three numbers, got {brief(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -556,15 +556,15 @@ def find_option(cls: type, name: str) -> Option:
 
 
 def _unknown(options: Iterable[str], name: str) -> ConfigError:
-    options = list(options)
+    options, shown = list(options), brief(name)
     outer = name.rpartition(".")[0]
     if any(known.startswith(f"{name}.") for known in options):
-        return ConfigError(f"{name} is a group of options, not an option")
+        return ConfigError(f"{shown} is a group of options, not an option")
     if outer in options:
-        return ConfigError(f"unknown option {name}; {outer} is an option, not a group of options")
+        return ConfigError(f"unknown option {shown}; {outer} is an option, not a group of options")
     near = difflib.get_close_matches(name, options, 1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(options)}"
-    return ConfigError(f"unknown option {name}; {hint}")
+    return ConfigError(f"unknown option {shown}; {hint}")
 
 
 AnyConfig = TypeVar("AnyConfig")
@@ -603,7 +603,7 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
         flat = [g for g, start in groups.items() if start is not None and name.startswith(start)]
         if name in groups:
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{prefix}{name} is a group of options, got {value!r}")
+                raise ConfigError(f"{prefix}{name} is a group of options, got {brief(repr(value))}")
             for key, each in value.items():
                 inner[_home(cls, name, key)][key] = each
         elif name in kinds:
@@ -645,7 +645,7 @@ def _typed(option: Option, value: Any) -> Any:
         return SWITCH[one_of(option.name, value.lower(), SWITCH)]
     found = _as_kind(value, kind)
     if found is None:
-        raise ConfigError(f"option {option.name} takes {_said(kind)}, got {value!r}")
+        raise ConfigError(f"option {option.name} takes {_said(kind)}, got {brief(repr(value))}")
     return found
 
 
@@ -680,7 +680,7 @@ def parse_assignments(cls: type, texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ConfigError(f"{text!r} is not OPTION=VALUE")
+            raise ConfigError(f"{brief(repr(text))} is not OPTION=VALUE")
         found[name] = parse_value(value, find_option(cls, name).kind)
     return found
 

@@ -147,8 +147,8 @@ def _start(settings: Mapping[str, Any], *ros_args: str, **environment: str) -> P
 class Robot:
     """This process's own ROS node: sends messages, calls services, listens to clouds."""
 
-    def __init__(self) -> None:
-        self.node = rclpy.create_node("test_robot")
+    def __init__(self, name: str = "test_robot") -> None:
+        self.node = rclpy.create_node(name)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._closed = False
@@ -253,6 +253,8 @@ def running_robot() -> Iterator[Robot]:
         rclpy.init()
         with image_transport():
             robot = Robot()
-        yield robot
-        robot.close()
-        rclpy.shutdown()
+        try:
+            yield robot
+        finally:
+            robot.close()
+            rclpy.shutdown()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +18,9 @@ def by_name(name: str, *sent: Any) -> dict[str, Any] | str:
         os._exit(3)
     if name.startswith("fails"):
         return "cannot be used"
+    if name.startswith("naps"):
+        Path(sent[1], name).touch()
+        time.sleep(4)
     if name.startswith("waits"):
         time.sleep(600)
     time.sleep(0.2)

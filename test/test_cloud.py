@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
 
-from radseg_ros.answers.cloud import palette, rgb_cloud, semantic_cloud
+from radseg_ros.answers.cloud import GOLDEN_RATIO, palette, rgb_cloud, semantic_cloud
 from radseg_ros.datatypes import Cloud, InputError, MapGeometry
 
 
@@ -63,3 +65,27 @@ def test_palette_is_distinct_and_stable():
 def test_fields_of_different_length_are_refused():
     with pytest.raises(InputError, match="differ in length"):
         Cloud(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(1), np.zeros(2), np.zeros(2))
+
+
+def test_hues_are_far_apart_and_shades_tell_the_turns_apart():
+    for i, color in enumerate(palette(30)):
+        hue, saturation, value = colorsys.rgb_to_hsv(*color / 255)
+        apart = (hue - 0.02 - i * GOLDEN_RATIO) % 1
+        assert min(apart, 1 - apart) < 0.01
+        assert saturation == pytest.approx((0.85, 0.6)[i // 7 % 2], abs=0.01)
+        assert value == pytest.approx((0.95, 0.75)[i // 14 % 2], abs=0.01)
+
+
+def test_a_score_that_equals_the_threshold_is_a_label(geometry):
+    scores = np.array([[0.5], [np.nextafter(np.float32(0.5), np.float32(0))], [1.0]], np.float32)
+    assert semantic_cloud(geometry, scores, 0.5).label.tolist() == [0, -1, 0]
+
+
+def test_of_equal_scores_the_first_label_counts(geometry):
+    assert semantic_cloud(geometry, np.full((3, 2), 0.7, np.float32), 0.5).label.tolist() == [0] * 3
+
+
+def test_a_cloud_of_questions_keeps_hits_and_places(geometry):
+    cloud = semantic_cloud(geometry, np.ones((3, 1), np.float32), 0.5, min_hits=6)
+    assert cloud.xyz.tolist() == [[2, 0, 0]] and cloud.hits.tolist() == [9]
+    assert cloud.rgb.tolist() == palette(1).tolist() and cloud.score.tolist() == [1]

@@ -6,13 +6,14 @@ nothing, scenes that fail, processes that die, places that cannot be written.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import eval3d_world as world
@@ -275,16 +276,17 @@ def test_a_process_that_dies_costs_its_scene(monkeypatch, jobs):
 
 
 def test_a_process_that_dies_between_two_scenes_costs_none(monkeypatch):
-    started, made = cluster._process, []
+    made = []
 
-    def process():
-        made.append(started())
-        if len(made) == 1:
-            with pytest.raises(BrokenExecutor):
-                made[0].submit(scene_tasks.by_name, "dies").result()
-        return made[-1]
+    class Dying(cluster.Process):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+            if len(made) == 1:
+                self.begin("dies")
+                assert self.outcome() is cluster.KILLED
 
-    monkeypatch.setattr(cluster, "_process", process)
+    monkeypatch.setattr(cluster, "Process", Dying)
     assert outcomes(monkeypatch, ["a", "b", "c"]) == (["a", "b", "c"], {}) and len(made) == 3
 
 
@@ -293,6 +295,64 @@ def test_processes_are_used_again_and_scenes_run_beside_each_other(monkeypatch):
     names = [f"scene {i}" for i in range(6)]
     done, failed = cluster.evaluate_scenes(EvalConfig(), names, Path("out"), 2)
     assert not failed and len({scene["process"] for scene in done}) == 2
+
+
+PARENT = """
+from pathlib import Path
+from eval3d import cluster
+from eval3d.options import EvalConfig
+from radseg_ros.command import run_command
+import scene_tasks
+
+def work():
+    cluster.attempt_scene = scene_tasks.by_name
+    cluster.evaluate_scenes(EvalConfig(), ["naps", "naps too", "naps on"], Path(), 2)
+    return 0
+
+if __name__ == "__main__":
+    raise SystemExit(run_command("parent", work))
+"""
+
+
+def of_session(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # ended meanwhile
+        if int(number) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_processes_do_not_outlive_the_one_that_started_them(tmp_path, end):
+    (tmp_path / "parent.py").write_text(PARENT)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py"], cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 60
+        while len(list(tmp_path.glob("naps*"))) < 2:
+            assert parent.poll() is None and time.monotonic() < limit
+            time.sleep(0.05)
+        parent.send_signal(getattr(signal, end))
+        _, error = parent.communicate(timeout=20)
+        assert "Traceback" not in error
+        if end == "SIGINT":
+            assert parent.returncode == 130 and error == "parent: interrupted\n"
+        limit = time.monotonic() + 20  # a scene that has begun may be finished
+        while of_session(parent.pid):
+            assert time.monotonic() < limit, "left behind"
+            time.sleep(0.05)
+    finally:
+        for process in of_session(parent.pid):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -305,24 +365,16 @@ def test_the_killed_scene_is_in_the_report(tmp_path, capsys, monkeypatch):
             shutil.copy(source, source.with_name(f"{number + 100:06d}.png"))
         pose = tmp_path / "recordings" / "one" / "pose"
         shutil.copy(pose / "000001.txt", pose / f"{number + 100:06d}.txt")
-    started = cluster._process
-    made = []
-
-    def process():
-        made.append(started())
-        return made[-1]
 
     def kill_the_one_that_works(items, total):
         for number, item in enumerate(items):
             if number == 0:  # scene two is done: kill the process of scene one
-                for executor in made:
-                    for child in (executor._processes or {}).values():
-                        child.kill()
+                for child in multiprocessing.active_children():
+                    child.kill()
             yield item
 
     from eval3d import cli
 
-    monkeypatch.setattr(cluster, "_process", process)
     bars = cli.bars
     monkeypatch.setattr(cli, "bars", lambda: (bars()[0], kill_the_one_that_works))
     status, text, error = run(capsys, *arguments, "--jobs", 2, "--out", tmp_path / "out")
@@ -415,7 +467,6 @@ def test_a_worker_that_does_not_see_the_data_is_found_before_the_work(monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
 def test_a_cluster_whose_only_worker_is_gone_is_given_up(monkeypatch, scheduler, signal_name):
-    import signal
     import threading
 
     with Worker(scheduler) as process:
@@ -430,7 +481,6 @@ def test_a_cluster_whose_only_worker_is_gone_is_given_up(monkeypatch, scheduler,
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_found_before_the_work(monkeypatch, scheduler):
-    import signal
 
     import distributed
 

@@ -146,20 +146,14 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("step", STEPS)
-def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
-    monkeypatch, step, dtype
-):
-    """The n-th call of one step fails, for every n, in a map of many small blocks."""
-    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", 64)
+def fail_everywhere(monkeypatch, step: str, known: VoxelMap, action) -> int:
+    """Let the n-th call of ``step`` inside ``action`` fail, for every n: the map is afterwards as
+    it was before, or as ``action`` makes it, and it goes on; return the number of calls.
+    """
     module, _, name = step.rpartition(".")
-    rng = np.random.default_rng(1)
-    known = make_map(0.2, 5, dtype=dtype)
-    for i in range(3):
-        known.integrate(*random_frame(rng, shift=0.3, stamp_ns=i))
-    before = state(known)
-    late = random_frame(rng, shift=0.3, stamp_ns=9)
+    done = copy.deepcopy(known)
+    action(done)
+    before, after = state(known), state(done)
     for n in itertools.count():
         world, calls, whole = copy.deepcopy(known), itertools.count(), _resolve(step)
 
@@ -171,18 +165,54 @@ def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
         with monkeypatch.context() as patch:
             patch.setattr(_resolve(module), name, failing)
             try:
-                world.integrate(*late)
+                action(world)
                 failed = False
             except Failure:
                 failed = True
         check_index(world)
+        assert_equal_states(before if failed else after, state(world))
         if failed:
-            assert_equal_states(before, state(world))
-        world.integrate(*(random_frame(rng, shift=0.3) if failed else late))  # and goes on
+            action(world)
+            check_index(world)
+            assert_equal_states(after, state(world))
         if next(calls) <= n:
             assert n > 0 or not failed
-            return
+            return n
         assert n < 400, "the step never ends"
+    raise AssertionError
+
+
+def map_of_small_blocks(monkeypatch, seed: int = 1, **options) -> VoxelMap:
+    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", 64)
+    rng, world = np.random.default_rng(seed), make_map(0.2, 5, **options)
+    for i in range(3):
+        world.integrate(*random_frame(rng, shift=0.3, stamp_ns=i))
+    return world
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
+    monkeypatch, step, dtype
+):
+    known = map_of_small_blocks(monkeypatch, dtype=dtype)
+    late = random_frame(np.random.default_rng(2), shift=0.3, stamp_ns=9)
+    calls = fail_everywhere(monkeypatch, step, known, lambda world: world.integrate(*late))
+    assert calls > 0, "the step is one of an integration"
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if ".lift." not in step])
+def test_a_failure_inside_a_merge_leaves_the_map_before_or_after_it(monkeypatch, step):
+    known = map_of_small_blocks(monkeypatch)
+    other = map_of_small_blocks(monkeypatch, seed=2)
+    fail_everywhere(monkeypatch, step, known, lambda world: world.merge(other))
+
+
+@pytest.mark.parametrize("step", [*STEPS, "radseg_ros.voxels.storage.VectorBlocks.move"])
+def test_a_failure_inside_a_removal_leaves_the_map_before_or_after_it(monkeypatch, step):
+    known = map_of_small_blocks(monkeypatch)
+    box = ((-9, -9, -9), (0.1, 9, 9))
+    fail_everywhere(monkeypatch, step, known, lambda world: world.clear_box(*box))
 
 
 def _resolve(path: str) -> object:

@@ -22,9 +22,11 @@ require_ros()
 
 from color_encoder import ColorEncoder
 from color_node import GATE, HELD_PIXEL
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.qos import QoSProfile
 from recordings import BagWriter, write_folder
-from robot import Process, Robot, Sender, color_node, play, running_robot, wait_for
+from robot import NODE, Process, Robot, Sender, color_node, play, running_robot, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -496,6 +498,19 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
         assert -3.5 < centre.z < 0.5 and 0.5 < centre.x < 3.5, "where the labelled boxes are"
     finally:
         assert process.stop() == 0, process.text
+
+
+def test_a_request_that_ros_cannot_read_ends_nothing(robot, node):
+    """A parameter of a type that does not exist: rclpy raises where nothing of ours is between."""
+    client = robot.node.create_client(SetParameters, f"{NODE}/set_parameters")
+    assert client.wait_for_service(15)
+    odd = Parameter(name="query.threshold", value=ParameterValue(type=200))
+    for _ in range(3):
+        client.call_async(SetParameters.Request(parameters=[odd]))
+    wait_for(lambda: "ROS cannot read" in node.text, what="a word about it")
+    assert robot.query("red").success and not node.ended
+    assert node.text.count("ROS cannot read") == 1 and "Traceback" not in node.text
+    robot.node.destroy_client(client)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -135,3 +135,41 @@ def test_max_objects_keeps_the_best():
 
 def test_empty_map_finds_nothing():
     assert find_objects(geometry([]), np.zeros(0), QueryConfig()) == ()
+
+
+def test_a_score_that_equals_the_threshold_and_a_group_of_the_least_size_count():
+    points = [[0, 0, 0], [0.05, 0, 0], [0.1, 0, 0], [3, 0, 0], [3.05, 0, 0]]
+    rules = QueryConfig(threshold=0.5, min_voxels=3, max_gap=0.06)
+    (found,) = find_objects(geometry(points), np.array([0.5, 0.5, 0.5, 0.9, 0.9]), rules)
+    assert found.voxels == 3 and found.score == 0.5
+    below = np.array([0.5, np.nextafter(0.5, 0), 0.5, 0.9, 0.9])
+    assert find_objects(geometry(points), below, rules) == ()
+
+
+def test_equal_objects_are_ranked_by_size_then_by_place():
+    places = [(0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (5.0, 5.0, 5.0)]
+    points = [[x + 0.05 * i, y, z] for x, y, z in places for i in range(3)]
+    points += [[5.15, 5, 5], [9.0, 9, 9], [9.05, 9, 9], [9.1, 9, 9]]
+    scores = np.array([0.7] * 16 + [0.7, 0.8, 0.7])
+    found = find_objects(geometry(points), scores, QueryConfig(max_gap=0.06))
+    expected = [places[i] for i in (4, 3, 0, 1, 2)]
+    assert [tuple(np.round(o.centre, 0)) for o in found] == [(9.0, 9.0, 9.0), *expected]
+    assert [o.voxels for o in found] == [3, 4, 3, 3, 3, 3] and found[0].score == 0.8
+
+
+def test_an_object_has_its_own_voxels_only():
+    rng = np.random.default_rng(0)
+    blobs = [rng.integers(0, 3, (30, 3)) + offset for offset in ((0, 0, 0), (40, 0, 0), (0, 60, 9))]
+    index = rng.permutation(np.unique(np.concatenate(blobs), axis=0))
+    stamps = rng.integers(1, 1000, len(index))
+    scores = rng.uniform(0.5, 1, len(index))
+    found = find_objects(geometry((index * 0.05).tolist(), stamps), scores, QueryConfig())
+    assert len(found) == 3
+    for each in found:
+        xyz = index * 0.05
+        mine = (np.abs(xyz - each.centre) < 0.5).all(1)
+        assert each.voxels == mine.sum() and each.score == scores[mine].max()
+        np.testing.assert_allclose(each.size, np.ptp(xyz[mine], axis=0), atol=1e-6)
+        centre = np.average(xyz[mine], axis=0, weights=scores[mine])
+        np.testing.assert_allclose(each.centre, centre, atol=1e-6)
+        assert each.last_seen_ns == stamps[mine].max()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from ..datatypes import Cloud, InputError
 from ..files import whole_file
 
 POINT_BYTES = 27  # of a point in a file
+MAX_HEADER = 4096  # bytes
 FORMATS = (".ply", ".pcd")
+FIELDS = {"label": np.int32, "score": np.float32, "hits": np.float32}
 
 
 def write_cloud(path: Path | str, cloud: Cloud) -> None:
@@ -40,7 +43,7 @@ def write_cloud(path: Path | str, cloud: Cloud) -> None:
     points = o3d.t.geometry.PointCloud()
     points.point.positions = o3d.core.Tensor(np.ascontiguousarray(cloud.xyz, np.float32))
     points.point.colors = o3d.core.Tensor(np.ascontiguousarray(cloud.rgb, np.uint8))
-    for name, dtype in (("label", np.int32), ("score", np.float32), ("hits", np.float32)):
+    for name, dtype in FIELDS.items():
         values = np.ascontiguousarray(getattr(cloud, name), dtype)[:, None]
         points.point[name] = o3d.core.Tensor(values)
     try:
@@ -48,18 +51,28 @@ def write_cloud(path: Path | str, cloud: Cloud) -> None:
             raise InputError(f"{path} cannot be written: the disk is full")
         with whole_file(path) as part:
             written = o3d.t.io.write_point_cloud(str(part), points)
-            if not written or not _holds(part, cloud):
+            if not written or not _holds(part, points):
                 raise InputError(f"{path} was not written whole: is the disk full?")
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _holds(file: Path, cloud: Cloud) -> bool:
-    """Whether a file holds the points of ``cloud``."""
+def _holds(file: Path, points: Any) -> bool:
+    """Whether a file holds all of ``points``, a cloud of Open3D.
+
+    Its size counts as well: of a short .ply Open3D fills the rest with what is in the memory.
+    """
     import open3d as o3d
 
+    with file.open("rb") as opened:
+        _, end, content = opened.read(MAX_HEADER).partition(b"end_header\n")
+        left = file.stat().st_size - opened.tell() + len(content)
+    if end and left < POINT_BYTES * len(points.point.positions):
+        return False
     with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
-        read = o3d.t.io.read_point_cloud(str(file))
-    return not read.is_empty() and np.array_equal(
-        read.point.positions.numpy(), cloud.xyz.astype(np.float32)
+        read = o3d.t.io.read_point_cloud(str(file)).point
+    names = ("positions", "colors", *FIELDS)
+    return all(
+        name in read and np.array_equal(read[name].numpy(), points.point[name].numpy())
+        for name in names
     )

@@ -34,6 +34,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
+from ..command import sentence
 from ..config import Option, to_dict
 from ..datatypes import CheckpointError, ConfigError, RadsegRosError
 from ..device import let_threads_sleep
@@ -52,6 +53,8 @@ NODE_NAME = "radseg_mapping"
 INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
 # inputs, clouds, health, events; encoder and services have threads of their own
 THREADS = 4
+GIVE_UP = 10.0  # s during which everything that ROS does fails
+UNREADABLE = "request or message that ROS cannot read"
 FRAME_TIMEOUT = 60.0  # s that the encoder gets to finish its last frame
 POLL = 0.05  # s
 
@@ -135,7 +138,7 @@ class MapperNode(Node):
                 values = {parameter.name: parameter.value for parameter in parameter_list}
                 config = params.changed(self.live.config, values)
             except ConfigError as error:
-                return SetParametersResult(successful=False, reason=str(error))
+                return SetParametersResult(successful=False, reason=sentence(error))
             result = super().set_parameters_atomically(parameter_list)
             if result.successful:
                 self.live.configure(config)
@@ -312,12 +315,17 @@ def _run(node: MapperNode, signals: Signals) -> Exception | None:
     ending = threading.Event()
 
     def spin() -> None:
-        try:
-            while not ending.is_set():
+        worked = time.monotonic()
+        while not ending.is_set():
+            try:
                 executor.spin_once(timeout_sec=0.5)
-        except Exception as error:
-            logger.exception("the node cannot go on")
-            node.error = error
+                worked = time.monotonic()
+            except Exception as error:  # of ROS itself: our callbacks are guarded
+                node.faults.add(UNREADABLE, example=sentence(error))
+                if time.monotonic() - worked > GIVE_UP:
+                    logger.exception("the node cannot go on")
+                    node.error = error
+                    return
 
     spinning = threading.Thread(target=spin, name="executor", daemon=True)
     spinning.start()

@@ -24,6 +24,7 @@ from std_srvs.srv import Trigger
 from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
 
 from ..answers.export import FORMATS, write_cloud
+from ..command import sentence
 from ..datatypes import InputError, MapFileError, RadsegRosError
 from ..live_map import LiveMap
 from ..voxels.map_file import SUFFIX
@@ -122,7 +123,7 @@ class MapServices:
             response.success = True
             answer(request, response)
         except RadsegRosError as error:
-            response.success, response.message = False, str(error)
+            response.success, response.message = False, sentence(error)
         except ModuleNotFoundError as error:
             missing = f"this needs the Python package {error.name}, which is not installed"
             response.success, response.message = False, missing
