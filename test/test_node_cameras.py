@@ -51,12 +51,12 @@ def rig(robot: Robot) -> Iterator[Process]:
 
 def sent_by(camera: str, stamp_ns: int) -> dict:
     """A wall at 1.5 m, in the colour of the camera."""
-    head = messages.header(stamp_ns, f"{camera}_optical")
+    depth, color, info = (messages.header(stamp_ns, f"{camera}_optical") for _ in range(3))
     rgb = np.full((12, 16, 3), COLORS[camera], np.uint8)
     sent = {
-        "depth/camera_info": messages.info_message(K, (12, 16), head),
-        "color/image": messages.color_message(rgb, head),
-        "depth/image": messages.depth_message(np.full((12, 16), 1.5, np.float32), head),
+        "depth/camera_info": messages.info_message(K, (12, 16), info),
+        "color/image": messages.color_message(rgb, color),
+        "depth/image": messages.depth_message(np.full((12, 16), 1.5, np.float32), depth),
     }
     return {f"/rig/{camera}/{topic}": message for topic, message in sent.items()}
 
@@ -133,9 +133,7 @@ def test_a_camera_that_falls_silent_is_named(robot, rig):
     text = reports[-1].message
     assert reports[-1].level == DiagnosticStatus.WARN
     assert re.search(r"\(\+\d+\)", text) and "camera 'rear': no frame for 5 s" in text
-    assert "/rig/rear/depth/image: published, but nothing arrives" in text.replace(
-        "/rig/rear/depth/camera_info, ", ""
-    ).replace(", /rig/rear/color/image", "")
+    assert "/rig/rear/depth/image" in text and "published, but nothing arrives" in text
     assert "/rig/front" not in text
     assert any("camera 'rear'" in line and "WARN" in line for line in rig.lines)
 
@@ -173,6 +171,7 @@ def test_two_nodes_in_two_namespaces(robot):
             }
             for name in nodes
         }
-    assert drops["left"].pop("colour message without a stamp (it is zero)") == 2
-    assert set(drops["left"]) <= {"depth image without a colour image within 0.02 s"}
+    assert drops["left"] == {
+        f"{kind} message without a stamp (it is zero)": 2 for kind in ("colour", "depth")
+    }
     assert drops["right"] == {"depth of wrong type": 3}
