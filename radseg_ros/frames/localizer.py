@@ -65,15 +65,12 @@ class Localizer:
         logger.info("poses are those of %s (node.pose_source)", what)
 
     def add_pose(self, stamp_ns: int, T_world_body: np.ndarray, body: str = "") -> None:
-        """Take a pose of the topic, (4, 4).
+        """Take a pose of the topic, a rigid transform (4, 4).
 
         Args:
             body: the frame that it is the pose of; empty = that of the images.
-
-        Raises:
-            InputError: the pose is not a rigid transform; it was not taken.
         """
-        self._poses.add(stamp_ns, check_pose(T_world_body))
+        self._poses.add(stamp_ns, T_world_body)
         self.body = body
         self.decide("topic")
 

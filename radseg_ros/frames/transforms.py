@@ -56,6 +56,8 @@ class Track:
         self.kind, self.fixed = kind, fixed
         self.waiting = 0  # poses that nothing has used yet
         self._name, self._config, self._ledger = name, config, ledger
+        self._late_ns = to_ns(config.max_pose_gap + config.pose_wait)
+        self._history_ns = to_ns(config.pose_history)
         self._poses: list[Pose] = []
 
     @property
@@ -70,20 +72,19 @@ class Track:
             most: poses that are kept; None = MAX_POSES.
         """
         most = MAX_POSES if most is None else most
-        late = to_ns(self._config.max_pose_gap + self._config.pose_wait)
         if self.fixed:
             self.forget()
-        elif self._poses and stamp_ns < self._poses[-1].stamp_ns - late:
+        elif self._poses and stamp_ns < self._poses[-1].stamp_ns - self._late_ns:
             self.forget()  # time ran backwards: a recording that starts again
         i = bisect_left(self._poses, stamp_ns, key=STAMP)
-        if holds(self._poses, stamp_ns):
+        if i < len(self._poses) and self._poses[i].stamp_ns == stamp_ns:
             if not self._poses[i].void_for:
                 self._ledger.superseded[self.kind] += 1
                 return
             self._forget(slice(i, i + 1))
         self._poses.insert(i, Pose(stamp_ns, T))
         self.waiting += 1
-        limit = self._poses[-1].stamp_ns - to_ns(self._config.pose_history)
+        limit = self._poses[-1].stamp_ns - self._history_ns
         # in portions, so that a pose costs no copy of the list
         if self._poses[0].stamp_ns < limit - to_ns(1.0):
             self._forget(slice(bisect_left(self._poses, limit, key=STAMP)))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -25,7 +26,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from ..config import Config
 from ..datatypes import ConfigError
 from ..frames.assemble import OF_A_CAMERA, SHARED
-from ..frames.ledger import input_name
+from ..frames.ledger import IMAGES, input_name
 from ..frames.transforms import KINDS as TRANSFORMS
 from ..watchdog import InputState
 from .faults import Faults
@@ -88,6 +89,45 @@ def inputs_of(config: Config, cameras: Sequence[str]) -> dict[str, Input]:
     }
 
 
+class InputExecutor(SingleThreadedExecutor):
+    """Takes the messages of a node in one thread, while another executor runs the rest of it.
+
+    Before each message an executor of rclpy makes a list of everything that its nodes wait for, and
+    one with several threads does so twice and hands the message over. Odometry and transforms may
+    come 400 times a second. What subscriptions tell of themselves (QoS events) belongs here as
+    well: Fast DDS wakes whoever waits for that with every message.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.group = ReentrantCallbackGroup()  # one thread needs no lock
+        self._node = node
+
+    def owns(self, entity: Any) -> bool:
+        """Whether its callback is run here."""
+        return entity.callback_group is self.group
+
+    def can_execute(self, entity: Any) -> bool:
+        """See rclpy: this one looks at nothing else."""
+        return self.owns(entity) and super().can_execute(entity)
+
+    def get_nodes(self) -> list[Node]:
+        """See rclpy: a node that is added belongs to one executor as a whole, so it is not."""
+        return [self._node]
+
+
+class RestExecutor(MultiThreadedExecutor):
+    """Runs everything of its nodes but what ``inputs`` runs."""
+
+    def __init__(self, threads: int, inputs: InputExecutor) -> None:
+        super().__init__(threads)
+        self._inputs = inputs
+
+    def can_execute(self, entity: Any) -> bool:
+        """See rclpy."""
+        return not self._inputs.owns(entity) and super().can_execute(entity)
+
+
 class Inputs:
     """Subscriptions of ``node`` that feed ``live``."""
 
@@ -95,6 +135,7 @@ class Inputs:
         self._node, self._live, self._faults = node, live, faults
         self._inputs = inputs_of(live.config, live.cameras)
         self._subscriptions: dict[str, Any] = {}  # by name of input
+        self.executor = InputExecutor(node)
 
     @property
     def topics(self) -> dict[str, str]:
@@ -113,7 +154,6 @@ class Inputs:
     def subscribe(self) -> None:
         """Begin to listen."""
         queue = self._live.config.sync.queue
-        group = MutuallyExclusiveCallbackGroup()
         for name, each in self._inputs.items():
             # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
             # overrides it by qos_overrides.
@@ -134,10 +174,11 @@ class Inputs:
                 each.topic,
                 self._faults.guarded(f"receiving {each.topic}", partial(self._receive, name)),
                 qos,
-                callback_group=group,
-                event_callbacks=self._events(self._node.resolve_topic_name(each.topic)),
+                callback_group=self.executor.group,
+                event_callbacks=self._events(each),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
+        self.executor.wake()  # the node knows of the other one only
         if TFMessage is None:
             self._node.get_logger().info(f"no transforms: {NO_TF2_MSGS}")
 
@@ -167,7 +208,9 @@ class Inputs:
                 throttle_duration_sec=JUMP_PERIOD,
             )
 
-    def _events(self, topic: str) -> SubscriptionEventCallbacks:
+    def _events(self, source: Input) -> SubscriptionEventCallbacks:
+        topic = self._node.resolve_topic_name(source.topic)
+
         def incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             self._node.get_logger().warning(
@@ -181,6 +224,8 @@ class Inputs:
             self._live.drops.add(reason, event.total_count_change)
 
         guard = partial(self._faults.guarded, f"an event of {topic}")
+        # only images get lost, and each event that is waited for makes every message dearer
         return SubscriptionEventCallbacks(
-            incompatible_qos=guard(incompatible), message_lost=guard(lost)
+            incompatible_qos=guard(incompatible),
+            message_lost=guard(lost) if source.kind in IMAGES else None,
         )
