@@ -120,9 +120,12 @@ class Child:
     def wait_ready(self) -> None:
         """Wait until it says so."""
         while not any("ready" in line for line in self.lines):
-            if self._process.poll() is not None:
-                raise RuntimeError("".join(self.lines))
+            self._must_live()
             time.sleep(0.05)
+
+    def _must_live(self) -> None:
+        if self._process.poll() is not None:
+            raise RuntimeError("".join(self.lines))
 
     def processor(self) -> float:
         """Seconds of processor time so far."""
@@ -131,6 +134,7 @@ class Child:
 
     def sample(self) -> Sample:
         """Its memory, threads and files now."""
+        self._must_live()
         status = (self._proc / "status").read_text()
         resident, threads = (
             int(re.findall(rf"{name}:\s+(\d+)", status)[0]) for name in ("VmRSS", "Threads")
@@ -168,7 +172,19 @@ class Sender:
         self._client = self._node.create_client(QueryText, f"{NODE}/query")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        threading.Thread(target=self._executor.spin, daemon=True).start()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._ending.is_set():
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._ending.set()
+        self._thread.join()
+        self._node.destroy_node()
 
     def publish(self, topic: str, message: Any) -> None:
         """Send one message."""
@@ -279,6 +295,8 @@ def soak(options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "latency"
         log.touch()
+        os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))  # nobody else hears it
+        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         rclpy.init()
         node = Child("--as-node", str(log), str(options.encode))
         bare = Child("--as-bare")
@@ -296,6 +314,7 @@ def soak(options: argparse.Namespace) -> bool:
             )
             samples = long_run(node, sender, options)
         finally:
+            sender.close()
             node.stop()
             bare.stop()
             rclpy.shutdown()
@@ -368,7 +387,7 @@ def main() -> int:
         bare_node()
     elif options.as_node:
         log, encode = options.as_node
-        settings = ("encoder:=slow", "short_side:=0", "map.voxel_size:=0.1")
+        settings = ("encoder:=slow", "short_side:=240", "map.voxel_size:=0.1")
         parameters = [word for setting in settings for word in ("-p", setting)]
         mapping_node(log, float(encode), ["--ros-args", "-r", f"__ns:={NAMESPACE}", *parameters])
     else:
