@@ -28,6 +28,7 @@ SUFFIXES = {  # of the topics with node.image_transport compressed
 }
 PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "encoder": "encoder",
+    "cameras": "node.cameras",
     "pose_source": "node.pose_source",
     "pose_type": "node.pose_type",
     "image_transport": "node.image_transport",
@@ -39,7 +40,11 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "autosave": "map.autosave",
 }
 ARGUMENTS = {
-    **{name: (topic, f"topic of {name}") for name, topic in TOPICS.items()},
+    **{
+        name: (topic, f"topic of {name}; with cameras, below the namespace of each")
+        for name, topic in TOPICS.items()
+    },  # fmt: skip
+    "pose": (TOPICS["pose"], "topic of pose"),
     "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
     "namespace": ("", "namespace of the node, below that of the launch file around this one"),
     "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
@@ -94,9 +99,7 @@ def start(context):
     parameters += [{p: typed(p, given[name])} for name, p in PARAMETERS.items() if given[name]]
     if given["use_sim_time"]:
         parameters.append({"use_sim_time": switch("use_sim_time", given["use_sim_time"])})
-    remappings = [(topic, given[name]) for name, topic in TOPICS.items() if given[name] != topic]
-    remappings += [(old + SUFFIXES[old], new + SUFFIXES[old]) for old, new in remappings
-                   if old in SUFFIXES]  # fmt: skip
+    remappings = list(remapped(given))
     node = Node(
         package="radseg_ros",
         executable="radseg_mapping",
@@ -113,6 +116,27 @@ def start(context):
         emulate_tty=True,
     )
     return [node, rviz(given)] if switch("rviz", given["rviz"]) else [node]
+
+
+def remapped(given):
+    """Pairs of the node's topics and those that are given in their place, of each camera.
+
+    Raises:
+        ValueError: a topic that can be of one camera only is given for several.
+    """
+    names = parse_value(given["cameras"], OPTIONS["node.cameras"].kind)
+    cameras = [f"{camera}/" for camera in names] or [""]
+    for name, topic in TOPICS.items():
+        if given[name] == topic:
+            continue
+        for camera in cameras if name != "pose" else [""]:
+            if camera and given[name].startswith("/"):
+                raise ValueError(
+                    f"{name}:={given[name]} is of one camera: with cameras, topics are named below "
+                    "the namespace of each, without / in front"
+                )
+            for suffix in ("", *filter(None, [SUFFIXES.get(topic)])):
+                yield camera + topic + suffix, camera + given[name] + suffix
 
 
 def rviz(given):

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from .datatypes import ConfigError, brief
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
 SPACES = ("backbone", "language", *LABELLED_SPACES)
+MAX_CAMERAS = 8
+MAX_CAMERA_NAME = 60  # characters
+NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
 # preset -> crop and stride in px; crop 0 = single pass
 WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}
 
@@ -432,6 +436,11 @@ class NodeConfig(Options):
     PREFIX: ClassVar[str] = "node."
     FIXED: ClassVar[str] = "the node's inputs and files are set up with it"
 
+    cameras: list[str] = option(
+        [],
+        "namespaces of several cameras, each with its own color/image, depth/image and "
+        "depth/camera_info: [front, rear]; empty = one camera, on the topics as they are",
+    )
     pose_source: str = option(
         "auto",
         "topic ('pose'), tf (/tf and /tf_static), or auto: the topic if it is remapped or "
@@ -491,9 +500,33 @@ class NodeConfig(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        self._check_cameras()
         count = len(self.camera_offset)
         _check(count in (0, 16), f"node.camera_offset takes 16 numbers, got {count}")
         _check(all(map(str.strip, self.labels)), "node.labels: none may be empty")
+
+    def _check_cameras(self) -> None:
+        names = self.cameras
+        _check(len(names) <= MAX_CAMERAS, f"node.cameras: at most {MAX_CAMERAS}, got {len(names)}")
+        for name in names:
+            _check(
+                NAMESPACE.fullmatch(name) is not None and len(name) <= MAX_CAMERA_NAME,
+                f"node.cameras: {name[:MAX_CAMERA_NAME]!r} is no namespace: letters, digits and _, "
+                "not beginning with a digit, and no / at either end",
+            )
+        _check(len(set(names)) == len(names), f"node.cameras: each once, got {names}")
+        if len(names) < 2:
+            return
+        _check(
+            not self.camera_offset,
+            "node.camera_offset is the place of one camera: with several in node.cameras, "
+            "/tf_static tells where each is",
+        )
+        _check(
+            self.pose_type == "odometry" or self.pose_source == "tf",
+            f"node.pose_type {self.pose_type} does not say of what its poses are, which several "
+            "node.cameras need: odometry does (child_frame_id), or node.pose_source tf",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,8 +724,9 @@ def parse_value(text: str, kind: Any = None) -> Any:
         return text
     if typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
-        if not text.startswith("["):
-            return [parse_value(part, item) for part in text.split(",") if part]
+        if not text.startswith("[") or (item is str and '"' not in text):  # YAML needs no quotes
+            parts = map(str.strip, text.removeprefix("[").removesuffix("]").split(","))
+            return [parse_value(part, item) for part in parts if part]
     elif kind is bool and text.lower() in SWITCH:
         return SWITCH[text.lower()]
     try:

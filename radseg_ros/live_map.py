@@ -21,8 +21,8 @@ from .datatypes import Cloud, InputError, MapFileError, NotReadyError, check_tex
 from .device import with_memory
 from .frames.assemble import Assembler, Observation
 from .frames.drops import DropCounts, Unusable
-from .frames.keyframes import SKIPPED, KeyFrames
-from .frames.ledger import IMAGES, Account
+from .frames.keyframes import KeyFrames
+from .frames.ledger import IMAGES, Account, input_name
 from .mapper import Mapper
 from .voxels.map_file import MapIdentity
 from .voxels.voxel_map import VoxelMap
@@ -43,6 +43,15 @@ UNCONFIRMED = "-unconfirmed"  # end of the name of a map beside one that waits t
 
 
 @dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """How far the frames of one camera are."""
+
+    integrated: int
+    waiting: int  # complete and not in the map yet
+    skipped: int  # left out on purpose
+
+
+@dataclass(frozen=True, slots=True)
 class LiveStatus:
     """How far a live map is."""
 
@@ -56,10 +65,10 @@ class LiveStatus:
     integrated: int  # frames
     waiting: int  # frames that are complete and not in the map yet
     age: float | None  # s since a frame got into the map; None = none has
-    received: dict[str, int]  # messages by kind
     pixels: dict[str, int]  # depth pixels: used, and not used by reason
     drops: list[tuple[str, int]]  # (reason and an example, count) of what was not used
-    accounts: dict[str, Account]  # what became of the messages, by kind
+    accounts: dict[str, Account]  # what became of the messages, by input (ledger.input_name)
+    cameras: dict[str, CameraStatus]  # by name; of one alone it may be empty
     skipped: int  # frames among the dropped that are left out on purpose
     failures: int  # frames among the dropped that an internal error cost
     stages: dict[str, tuple[float, int]]  # (s, calls) of each stage of the work so far
@@ -89,7 +98,8 @@ class LiveMap:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._mapper: Mapper | None = None
-        self._assembler = Assembler(config.sync, config.node)
+        self.cameras = tuple(config.node.cameras) or ("",)  # of one alone it may be empty
+        self._assembler = Assembler(config.sync, config.node, self.cameras)
         self._state = threading.Lock()
         self._turn = threading.Lock()
         self._closed = False
@@ -104,7 +114,8 @@ class LiveMap:
         self._closing = threading.Event()
         self._ahead = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         self._paused = False
-        self._keyframes = KeyFrames()
+        self._keyframes = {camera: KeyFrames() for camera in self.cameras}
+        self._skipped: Counter[str] = Counter()  # frames by camera
         self._integrated_at: float | None = None  # s, time.monotonic
         self._worker: LatestWorker[tuple[int, Observation]] = LatestWorker(
             self._integrate, config.node.backlog, "mapping"
@@ -149,31 +160,42 @@ class LiveMap:
         self._closing.set()
         with self._state:
             self._closed = True
-            self._assembler.drop(CLOSED, self._worker.clear())
+            self._drop_waiting(CLOSED)
         return self._worker.close(timeout)
 
     # In
 
-    def receive(self, kind: str, message: Any) -> bool:
+    def receive(self, kind: str, message: Any, camera: str = "") -> bool:
         """Take one message (``kind`` is one of ``assemble.KINDS``); never blocks.
+
+        Args:
+            camera: that sent it, one of ``cameras``; says nothing of poses and transforms.
 
         Returns:
             Whether time ran backwards: what waited was dropped, the map is kept.
         """
         with self._state:
             if self._paused and kind in IMAGES:
-                self._assembler.leave_out(kind, PAUSED)
+                self._assembler.leave_out(kind, PAUSED, camera)
                 return False
-            jumps = self._assembler.sync.jumps
-            for observation in self._assembler.add(kind, message):
-                match = observation.match
-                skip = self._keyframes.skip(match.stamp_ns, match.T_world_camera, self.config.node)
-                if skip:
-                    self._assembler.drop(skip)
-                    continue
-                lost = self._worker.submit((self._epoch, observation))
-                self._assembler.drop(CLOSED if self._closed else BUSY, lost)
-            return self._assembler.sync.jumps != jumps
+            jumps = self._assembler.jumps
+            for observation in self._assembler.add(kind, message, camera):
+                self._take_up(observation)
+            return self._assembler.jumps != jumps
+
+    def _take_up(self, observation: Observation) -> None:
+        """Let the worker have it, unless it shows nothing new."""
+        match, camera = observation.match, observation.camera
+        keyframes = self._keyframes[camera]
+        if skip := keyframes.skip(match.stamp_ns, match.T_world_camera, self.config.node):
+            self._skipped[camera] += 1
+            self._assembler.drop(skip, camera=camera)
+            return
+        if self._closed:
+            self._assembler.drop(CLOSED, camera=camera)
+            return
+        lost = self._worker.submit((self._epoch, observation), camera)
+        self._assembler.drop(BUSY, lost, camera)
 
     @property
     def pose_source(self) -> str:
@@ -199,9 +221,10 @@ class LiveMap:
             self._fuse(*item)
         except Exception as error:
             full = isinstance(error, torch.cuda.OutOfMemoryError)
+            camera = item[1].camera
             with self._state:
-                self._assembler.drop(NO_MEMORY if full else error)
-                self._keyframes.forget()  # the map does not show what it shows
+                self._assembler.drop(NO_MEMORY if full else error, camera=camera)
+                self._keyframes[camera].forget()  # the map does not show what it shows
 
     def _fuse(self, epoch: int, observation: Observation) -> None:
         """Decode, encode, fuse.
@@ -223,7 +246,7 @@ class LiveMap:
                 self._integrated += 1
                 self._integrated_at = time.monotonic()
                 self._stamp_ns = observation.match.stamp_ns
-                self._assembler.used()
+                self._assembler.used(observation.camera)
 
     # Out
 
@@ -248,7 +271,7 @@ class LiveMap:
         voxels = 0 if mapper is None else len(mapper.map)
         answerable = 1.0 if mapper is None else mapper.view.share(mapper.map)
         with self._state:
-            at = self._integrated_at
+            at, accounts = self._integrated_at, self._assembler.accounts()
             return LiveStatus(
                 encoder="" if mapper is None else mapper.encoder.name,
                 paused=self._paused,
@@ -260,12 +283,19 @@ class LiveMap:
                 integrated=self._integrated,
                 waiting=self._worker.pending,
                 age=None if at is None else time.monotonic() - at,
-                received=dict(self._assembler.received),
                 pixels=dict(self._pixels),
-                drops=self.drops.told(),
-                accounts=self._assembler.accounts(),
-                skipped=sum(self.drops[reason] for reason in SKIPPED),
-                failures=self.drops.failures,
+                drops=self._assembler.told(),
+                accounts=accounts,
+                cameras={
+                    camera: CameraStatus(
+                        accounts[input_name("color", camera)].used,
+                        self._assembler.in_hand(camera),
+                        self._skipped[camera],
+                    )
+                    for camera in self.cameras
+                },
+                skipped=self._skipped.total(),
+                failures=self._assembler.failures,
                 stages={} if mapper is None else mapper.timings.totals(),
             )
 
@@ -474,6 +504,12 @@ class LiveMap:
         self._pending = None
         self._epoch += 1
         self._epoch_reason = reason
-        self._keyframes.forget()
+        for keyframes in self._keyframes.values():
+            keyframes.forget()
         self._assembler.clear(reason, forget_frame)
-        self._assembler.drop(reason, self._worker.clear())
+        self._drop_waiting(reason)
+
+    def _drop_waiting(self, reason: str) -> None:
+        """Forget what waits for the worker. Called with the state locked."""
+        for camera, count in self._worker.clear().items():
+            self._assembler.drop(reason, count, camera)

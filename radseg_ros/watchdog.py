@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from .frames.assemble import OF_A_CAMERA
+from .frames.ledger import input_name
+
 if TYPE_CHECKING:
-    from .live_map import LiveStatus
+    from .live_map import CameraStatus, LiveStatus
 
 
 @dataclass(frozen=True, slots=True)
 class InputState:
     """What the node knows about one of its subscriptions."""
 
-    kind: str  # color, depth, info or pose
+    kind: str  # color, depth, info, pose or tf
     topic: str  # as it is after remapping
     type: str  # that the node expects, e.g. nav_msgs/msg/Odometry
     publishers: Sequence[str]  # type of each publisher on the topic
@@ -45,7 +48,7 @@ class Report:
 
     level: Level
     text: str  # one sentence: progress, or why there is none
-    rates: Mapping[str, float] = field(default_factory=dict)  # Hz per kind of input
+    rates: Mapping[str, float] = field(default_factory=dict)  # Hz per input
     latencies: Mapping[str, float] = field(default_factory=dict)  # s per stage, mean of its calls
 
 
@@ -63,17 +66,22 @@ class Watchdog:
         self._said_at = 0.0  # s
 
     def look(
-        self, now: float, status: LiveStatus, kinds: Sequence[str], states: StateReader, faults: int
+        self,
+        now: float,
+        status: LiveStatus,
+        inputs: Sequence[str],
+        states: StateReader,
+        faults: int,
     ) -> Report:
         """What has happened during the last period.
 
         Args:
             now: s, of a steady clock.
-            kinds: of the inputs that are listened to.
-            states: kind and messages of the last period -> InputState; called only to complain.
+            inputs: names of those that are listened to, as in ``status.accounts``.
+            states: name and messages of the last period -> InputState; called only to complain.
             faults: errors so far that nobody expected, besides those of the map.
         """
-        if not status.encoder or not kinds:
+        if not status.encoder or not inputs:
             self._past.clear()
             return Report(Level.STALE, LOADING)
         while len(self._past) > 1 and self._past[1][0] <= now - self.period:
@@ -82,7 +90,7 @@ class Watchdog:
         began, before, failures_before = self._past[0]
         passed = now - began
         arrived = {
-            kind: status.received.get(kind, 0) - before.received.get(kind, 0) for kind in kinds
+            name: status.accounts[name].received - before.accounts[name].received for name in inputs
         }
         level, text = self._judge(status, before, passed, arrived, states)
         if failures := status.failures + faults - failures_before:
@@ -90,7 +98,7 @@ class Watchdog:
         return Report(
             level,
             text,
-            {kind: count / passed if passed else 0.0 for kind, count in arrived.items()},
+            {name: count / passed if passed else 0.0 for name, count in arrived.items()},
             _latencies(status.stages, before.stages),
         )
 
@@ -108,16 +116,34 @@ class Watchdog:
         changes = ((reason, count - known.get(reason, 0)) for reason, count in status.drops)
         drops = [(reason, count) for reason, count in changes if count > 0]
         new = status.integrated - before.integrated
+        long = passed >= self.period and not before.paused
         if new or status.waiting or status.skipped > before.skipped:
             most = f", most: {max(drops, key=lambda drop: drop[1])[0]}" if drops else ""
-            return Level.OK, (
+            text = (
                 f"{status.integrated} frames (+{new}), {sum(n for _, n in drops)} inputs "
                 f"dropped{most}; {status.voxels} voxels"
             )
-        if passed < self.period or before.paused:
+            still = _still(status.cameras, before.cameras) if long else []
+            text += "".join(self._why_still(camera, arrived, drops, states) for camera in still)
+            return Level.WARN if still else Level.OK, text
+        if not long:
             return Level.OK, WAITING
-        inputs = [states(kind, count) for kind, count in arrived.items()]
+        inputs = [states(name, count) for name, count in arrived.items()]
         return Level.WARN, why_no_frames(inputs, drops, self.period)
+
+    def _why_still(
+        self,
+        camera: str,
+        arrived: Mapping[str, int],
+        drops: Sequence[tuple[str, int]],
+        states: StateReader,
+    ) -> str:
+        """What one camera lacks while others go on."""
+        own = {input_name(kind, camera) for kind in OF_A_CAMERA}
+        inputs = [states(name, count) for name, count in arrived.items() if name in own]
+        prefix = f"{camera}: "
+        reasons = [(r.removeprefix(prefix), n) for r, n in drops if r.startswith(prefix)]
+        return f"; camera '{camera}': {why_no_frames(inputs, reasons, self.period)}"
 
     def news(self, now: float, report: Report, integrated: int) -> str:
         """The line of a report for the log: at once when things change, else once in a period.
@@ -132,6 +158,15 @@ class Watchdog:
         repeated = report.text == self._said
         self._level, self._said, self._said_at = report.level, report.text, now
         return "" if repeated and (integrated or report.level is Level.OK) else report.text
+
+
+def _still(now: Mapping[str, CameraStatus], before: Mapping[str, CameraStatus]) -> list[str]:
+    """Cameras of which no frame has come between two looks, where there are several."""
+    return [
+        camera
+        for camera, status in now.items()
+        if len(now) > 1 and not status.waiting and status == before[camera]
+    ]
 
 
 def _latencies(

@@ -34,7 +34,8 @@ def test_messages_become_a_frame(odometry):
     )
     np.testing.assert_array_equal(frame.K.ravel(), K)
     assert frame.T_world_camera[0, 3] == 2.0 and assembler.map_frame == "map"
-    assert dict(assembler.received) == {"info": 1, "color": 1, "depth": 1, "pose": 1}
+    received = {kind: account.received for kind, account in assembler.accounts().items()}
+    assert received == {"info": 1, "color": 1, "depth": 1, "pose": 1, "tf": 0, "tf_static": 0}
 
 
 def test_frames_wait_for_the_first_camera_info():
@@ -105,7 +106,9 @@ def test_flush_and_clear_leave_nothing_behind():
     before = assembler.drops.total
     assembler.clear("because")
     assert assembler.drops["because"] == assembler.drops.total - before == 1
-    assert not feed(assembler, ("info", info())) and not any(assembler.sync.waiting.values())
+    assert not feed(assembler, ("info", info()))
+    waiting = {kind: account.waiting for kind, account in assembler.accounts().items()}
+    assert waiting == {"info": 1, "color": 0, "depth": 0, "pose": 0, "tf": 0, "tf_static": 0}
 
 
 def test_messages_decode_to_what_went_in():

@@ -108,6 +108,18 @@ def test_namespaces_and_parameters_around_it_count(launch):
     assert "use_sim_time:=True" in words
 
 
+def test_topics_of_several_cameras_are_below_each(launch):
+    code, words, parameters = launch(
+        "mapping", cameras="[front, rig/rear]", color="color/image_raw", pose="/odometry"
+    )
+    assert code == 0 and parameters == {"node.cameras": ["front", "rig/rear"]}
+    line = " ".join(words)
+    for camera in ("front", "rig/rear"):
+        assert f"{camera}/color/image:={camera}/color/image_raw" in line
+        assert f"{camera}/color/image/compressed:={camera}/color/image_raw/compressed" in line
+    assert "pose:=/odometry" in words and "depth/image" not in line
+
+
 @pytest.mark.parametrize(
     ("name", "color", "more"),
     [
@@ -130,6 +142,7 @@ def test_a_camera_brings_its_topics(launch, name, color, more):
     ("arguments", "reason"),
     [
         ({"params_file": "/nowhere/x.yaml"}, "there is no file /nowhere/x.yaml"),
+        ({"cameras": "a,b", "depth": "/depth"}, "depth:=/depth is of one camera"),
         ({"use_sim_time": "maybe"}, "use_sim_time:=maybe is neither true nor false"),
         ({"respawn": "often"}, "respawn:=often is neither true nor false"),
         ({"pose_type": "twist"}, "twist"),

@@ -510,7 +510,7 @@ def test_a_paused_map_counts_its_images_and_loses_no_pose(live):
     settle(live)
     status = live.status()
     assert status.integrated == 3, "the pose that came during the pause is known"
-    assert not status.paused and status.received["color"] == 5
+    assert not status.paused and status.accounts["color"].received == 5
 
 
 def test_a_box_is_forgotten_and_comes_back_when_it_is_seen(live):

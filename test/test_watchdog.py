@@ -17,6 +17,7 @@ from radseg_ros.config import Config
 from radseg_ros.datatypes import InputError
 from radseg_ros.frames import drops as drops_module
 from radseg_ros.frames.drops import DropCounts, Unusable
+from radseg_ros.frames.ledger import Account
 from radseg_ros.live_map import LiveMap
 from radseg_ros.ros.paths import confined, share_file
 from radseg_ros.ros.transport import image_transport, profile_variable, sized_profile
@@ -49,6 +50,10 @@ def test_every_silent_input_is_explained():
     assert "/depth/image: published, but nothing arrives" in line and "fastdds.xml" in line
     assert f"/pose: published as {POSE}, expected {ODOMETRY} (set node.pose_type)" in line
     assert "camera_info" not in line and "dropped 7 x colour image without" in line
+
+
+def heard(messages: int) -> dict[str, Account]:
+    return {"color": Account(messages, 0, 0, messages)}
 
 
 class Clock:
@@ -88,7 +93,7 @@ def test_silence_is_a_warning_after_a_period_and_progress_ends_it(clock):
     silent = clock.look()
     assert silent.level is Level.WARN
     assert silent.text == "no frame for 5 s: /color: no publisher (remap?)"
-    report = clock.look(integrated=3, received={"color": 10}, drops=[("a", 2), ("b", 4)])
+    report = clock.look(integrated=3, accounts=heard(10), drops=[("a", 2), ("b", 4)])
     assert report.level is Level.OK
     assert report.text == "3 frames (+3), 6 inputs dropped, most: b; 0 voxels"
     assert report.rates == {"color": 2.0}
@@ -101,7 +106,7 @@ def test_silence_is_a_warning_after_a_period_and_progress_ends_it(clock):
 
 def test_what_was_dropped_in_the_period_is_the_reason(clock):
     clock.look(6, drops=[("old", 7)])
-    report = clock.look(3, received={"color": 3}, drops=[("old", 7), ("new", 1)])
+    report = clock.look(3, accounts=heard(3), drops=[("old", 7), ("new", 1)])
     assert report.text == "no frame for 5 s: dropped 1 x new"
 
 

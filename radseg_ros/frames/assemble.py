@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,18 @@ from typing import Any
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame, check_pose
+from ..datatypes import Frame
 from . import decode
 from .drops import DropCounts, Unusable
 from .evidence import Evidence
-from .ledger import IMAGES, Account, Ledger
+from .ledger import IMAGES, Account, Ledger, input_name
+from .localizer import Localizer
 from .sync import SAID, FrameSync, Match
 from .transforms import KINDS as TRANSFORMS
 
-KINDS = ("color", "depth", "info", "pose", *TRANSFORMS)
+OF_A_CAMERA = (*IMAGES, "info")
+SHARED = ("pose", *TRANSFORMS)  # by all cameras
+KINDS = (*OF_A_CAMERA, *SHARED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +33,7 @@ class Observation:
     match: Match
     info: Any  # sensor_msgs/CameraInfo
     depth_scale: float
+    camera: str = ""
 
     def frame(self) -> Frame:
         """Decode.
@@ -48,59 +53,72 @@ class Observation:
 
 
 class Assembler:
-    """Pairs messages and remembers the camera info and the frame of the map. Not thread safe.
+    """The one door for messages, of one camera or of several that share poses and transforms.
 
-    Whoever gets an observation says in the end what became of it: ``used`` or ``drop``.
+    Not thread safe. Whoever gets an observation says in the end what became of it: ``used`` or
+    ``drop``.
+
+    Args:
+        cameras: their names; of one alone it may be empty.
 
     Raises:
         InputError: ``node.camera_offset`` is not a rigid transform.
     """
 
-    def __init__(self, sync: SyncConfig | None = None, node: NodeConfig | None = None) -> None:
+    def __init__(
+        self,
+        sync: SyncConfig | None = None,
+        node: NodeConfig | None = None,
+        cameras: Sequence[str] = ("",),
+    ) -> None:
         self.config = node or NodeConfig()
-        self._ledger = Ledger()
-        self._evidence = Evidence(bool(self.config.camera_offset))
-        self.sync = FrameSync(sync, self.config, self._ledger)
-        self.localizer = self.sync.localizer
-        self._info: Any = None
-        self._info_used = True
-        self._without_info: deque[Match] = deque()
-        self._in_hand = 0  # observations of which nobody has said yet what became of them
+        self._ledger = Ledger()  # of poses and transforms, and of a camera without a name
+        self.localizer = Localizer(sync, self.config, self._ledger, len(cameras) > 1)
+        frames: dict[str, str] = {}
+        self._cameras: dict[str, _Camera] = {}
+        for name in cameras:
+            ledger = Ledger(name) if name else self._ledger
+            evidence = Evidence(bool(self.config.camera_offset), name, frames)
+            pairs = FrameSync(sync, self.config, ledger, self.localizer, name)
+            self._cameras[name] = _Camera(name, pairs, evidence, self.config.depth_scale)
 
     # Messages
 
-    def add(self, kind: str, message: Any) -> list[Observation]:
+    def add(self, kind: str, message: Any, camera: str = "") -> list[Observation]:
         """Take one message of ``kind`` (one of KINDS) and return what became complete.
 
         Transforms are counted one by one, however many a message holds.
+
+        Args:
+            camera: that sent it; says nothing of poses and transforms.
         """
         if kind in TRANSFORMS:
-            return self._observations(self._add_transforms(kind, message))
-        self._ledger.received[kind] += 1
+            self._add_transforms(kind, message)
+            return self._complete()
+        ledger = self._cameras[camera].ledger if kind in OF_A_CAMERA else self._ledger
+        ledger.received[kind] += 1
         try:
             with decode.reading(f"{SAID.get(kind, kind)} message"):
                 stamp_ns, content = self._read(kind, message)
         except Unusable as fault:
-            self._ledger.drop(fault, (kind,))
+            ledger.drop(fault, (kind,))
             return []
-        take = {
-            "color": self.sync.add_color,
-            "depth": self.sync.add_depth,
-            "pose": self._add_pose,
-            "info": self._add_info,
-        }[kind]
-        return self._observations(take(stamp_ns, content))
+        if kind in OF_A_CAMERA:
+            return self._cameras[camera].add(kind, stamp_ns, content)
+        self.localizer.add_pose(stamp_ns, *content)
+        for each in self._cameras.values():
+            each.sync.see_pose(stamp_ns)
+        return self._complete()
 
-    def leave_out(self, kind: str, reason: str) -> None:
-        """Count one message of ``kind`` as received and dropped, and do not look at it."""
-        self._ledger.received[kind] += 1
-        self._ledger.drop(reason, (kind,))
+    def leave_out(self, kind: str, reason: str, camera: str = "") -> None:
+        """Count one image of ``kind`` as received and dropped, and do not look at it."""
+        ledger = self._cameras[camera].ledger
+        ledger.received[kind] += 1
+        ledger.drop(reason, (kind,))
 
     def flush(self) -> list[Observation]:
         """The inputs have ended: return what can still be completed, count the rest."""
-        observations = self._observations(self.sync.flush())
-        self._drop_without_info(len(self._without_info))
-        return observations
+        return [found for each in self._cameras.values() for found in each.flush()]
 
     def clear(self, reason: str, forget_frame: bool = False) -> None:
         """Forget every waiting message, counted as dropped for ``reason``; the camera info stays.
@@ -108,23 +126,21 @@ class Assembler:
         Args:
             forget_frame: also forget the frame that poses brought, and them; the next one decides.
         """
-        self.sync.clear(reason, poses=forget_frame)
-        self._ledger.drop(reason, count=len(self._without_info))
-        self._without_info.clear()
+        for each in self._cameras.values():
+            each.clear(reason)
         if forget_frame:
+            self.localizer.forget()
             self.map_frame = self.config.map_frame
 
     # What became of them
 
-    def used(self) -> None:
-        """One observation has become part of something."""
-        self._in_hand -= 1
-        self._ledger.used.update(IMAGES)
+    def used(self, camera: str = "") -> None:
+        """One observation of ``camera`` has become part of something."""
+        self._cameras[camera].used()
 
-    def drop(self, reason: str | Exception, count: int = 1) -> None:
-        """``count`` observations will not become part of anything."""
-        self._in_hand -= count
-        self._ledger.drop(reason, count=count)
+    def drop(self, reason: str | Exception, count: int = 1, camera: str = "") -> None:
+        """``count`` observations of ``camera`` will not become part of anything."""
+        self._cameras[camera].drop(reason, count)
 
     @property
     def map_frame(self) -> str:
@@ -137,22 +153,51 @@ class Assembler:
 
     @property
     def drops(self) -> DropCounts:
-        """Why inputs were not used."""
+        """Why inputs were not used; those of cameras that have a name are in ``told`` only."""
         return self._ledger.drops
 
     @property
-    def received(self) -> Counter[str]:
-        """Messages by kind."""
-        return self._ledger.received
+    def failures(self) -> int:
+        """Observations that errors have cost which nobody expected."""
+        return sum(drops.failures for drops in self._all_drops())
+
+    def told(self) -> list[tuple[str, int]]:
+        """(reason and an example, count) of everything that was not used, most frequent first."""
+        found = [reason for drops in self._all_drops() for reason in drops.told()]
+        return sorted(found, key=lambda reason: -reason[1])
 
     def accounts(self) -> dict[str, Account]:
-        """What became of the messages of each kind."""
-        waiting = {**self.sync.waiting, "info": int(not self._info_used)}
-        for kind in IMAGES:
-            waiting[kind] += len(self._without_info) + self._in_hand
-        return {kind: self._ledger.account(kind, waiting[kind]) for kind in KINDS}
+        """What became of the messages of each input (``input_name``)."""
+        waiting = self.localizer.waiting
+        found = {
+            input_name(kind, name): account
+            for name, each in self._cameras.items()
+            for kind, account in each.accounts().items()
+        }
+        return found | {kind: self._ledger.account(kind, waiting[kind]) for kind in SHARED}
+
+    def in_hand(self, camera: str = "") -> int:
+        """Observations of ``camera`` of which nobody has said yet what became of them."""
+        return self._cameras[camera].in_hand
+
+    @property
+    def jumps(self) -> int:
+        """Times that a stamp went backwards by more than any delay explains."""
+        return sum(each.sync.jumps for each in self._cameras.values())
 
     # Inside
+
+    def _all_drops(self) -> list[DropCounts]:
+        cameras = (each.ledger.drops for name, each in self._cameras.items() if name)
+        return [self._ledger.drops, *cameras]
+
+    def _complete(self) -> list[Observation]:
+        """What poses or transforms have completed."""
+        return [
+            found
+            for each in self._cameras.values()
+            for found in each.observations(each.sync.complete())
+        ]
 
     def _read(self, kind: str, message: Any) -> tuple[int, Any]:
         """Stamp (ns) and what is to be paired: images and camera info as they are, poses decoded.
@@ -176,26 +221,23 @@ class Assembler:
                 f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter "
                 "node.map_frame)",
             )
-        T_world_body = check_pose(decode.pose_matrix(decode.pose_message(message)))
+        T_world_body = decode.pose_matrix(decode.pose_message(message))
         body = decode.plain_frame_id(getattr(message, "child_frame_id", ""))
-        self._evidence.body = body
         self.map_frame = self.map_frame or frame_id  # the first pose that can be used decides
         return T_world_body, body
 
-    def _add_pose(self, stamp_ns: int, pose: tuple[np.ndarray, str]) -> list[Match]:
-        return self.sync.add_pose(stamp_ns, *pose)
-
-    def _add_transforms(self, kind: str, message: Any) -> list[Match]:
+    def _add_transforms(self, kind: str, message: Any) -> None:
+        received = self._ledger.received
         try:
             with decode.reading("transform message"):
                 transforms = list(message.transforms)
         except Unusable as fault:
-            self._ledger.received[kind] += 1
+            received[kind] += 1
             self._ledger.drop(fault, (kind,))
-            return []
+            return
         static = kind == "tf_static"
         for transform in transforms:
-            self._ledger.received[kind] += 1
+            received[kind] += 1
             try:
                 with decode.reading("transform"):
                     parent, child, stamp_ns, T = decode.transform(transform)
@@ -204,32 +246,82 @@ class Assembler:
                     self.localizer.transforms.add(parent, child, stamp_ns, T, static)
             except Unusable as fault:
                 self._ledger.drop(fault, (kind,))
-        return self.sync.complete()
 
-    def _add_info(self, _stamp_ns: int, message: Any) -> list[Match]:
-        self._ledger.superseded["info"] += not self._info_used
-        self._info, self._info_used = message, False
-        waiting = list(self._without_info)
-        self._without_info.clear()
-        return waiting
 
-    def _observations(self, matches: list[Match]) -> list[Observation]:
+class _Camera:
+    """One camera: pairs its images, remembers its camera info, and keeps its accounts."""
+
+    def __init__(self, name: str, sync: FrameSync, evidence: Evidence, depth_scale: float) -> None:
+        self.sync, self.ledger = sync, sync.ledger
+        self.in_hand = 0  # observations of which nobody has said yet what became of them
+        self._name, self._depth_scale = name, depth_scale
+        self._evidence = evidence
+        self._info: Any = None
+        self._info_used = True
+        self._without_info: deque[Match] = deque()
+
+    def add(self, kind: str, stamp_ns: int, message: Any) -> list[Observation]:
+        """Take an image or a camera info and return what became complete."""
+        if kind == "info":
+            return self.observations(self._take_info(message))
+        take = self.sync.add_color if kind == "color" else self.sync.add_depth
+        return self.observations(take(stamp_ns, message))
+
+    def observations(self, matches: list[Match]) -> list[Observation]:
+        """Matches with their camera info, once there is one."""
         if self._info is None:
             self._without_info.extend(matches)
             self._drop_without_info(len(self._without_info) - self.sync.config.queue)
             return []
         return [self._observation(match) for match in matches]
 
+    def flush(self) -> list[Observation]:
+        """See :meth:`Assembler.flush`."""
+        observations = self.observations(self.sync.flush())
+        self._drop_without_info(len(self._without_info))
+        return observations
+
+    def clear(self, reason: str) -> None:
+        """See :meth:`Assembler.clear`."""
+        self.sync.clear(reason)
+        self.ledger.drop(reason, count=len(self._without_info))
+        self._without_info.clear()
+
+    def used(self) -> None:
+        """See :meth:`Assembler.used`."""
+        self.in_hand -= 1
+        self.ledger.used.update(IMAGES)
+
+    def drop(self, reason: str | Exception, count: int) -> None:
+        """See :meth:`Assembler.drop`."""
+        self.in_hand -= count
+        self.ledger.drop(reason, count=count)
+
+    def accounts(self) -> dict[str, Account]:
+        """What became of the messages of each kind."""
+        paired = len(self._without_info) + self.in_hand
+        waiting = {kind: self.sync.waiting[kind] + paired for kind in IMAGES}
+        waiting["info"] = int(not self._info_used)
+        return {kind: self.ledger.account(kind, waiting[kind]) for kind in OF_A_CAMERA}
+
+    def _take_info(self, message: Any) -> list[Match]:
+        self.ledger.superseded["info"] += not self._info_used
+        self._info, self._info_used = message, False
+        waiting = list(self._without_info)
+        self._without_info.clear()
+        return waiting
+
     def _observation(self, match: Match) -> Observation:
-        self._ledger.used["info"] += not self._info_used
+        self.ledger.used["info"] += not self._info_used
         self._info_used = True
-        self._in_hand += 1
+        self.in_hand += 1
+        body = self.sync.localizer.body
         with suppress(Unusable), decode.reading("frame"):  # whoever decodes it will be told
-            self._evidence.frame(match.color, match.depth, self._info)
-        return Observation(match, self._info, self.config.depth_scale)
+            self._evidence.frame(match.color, match.depth, self._info, body)
+        return Observation(match, self._info, self._depth_scale, self._name)
 
     def _drop_without_info(self, count: int) -> None:
         count = max(count, 0)
         for _ in range(count):
             self._without_info.popleft()
-        self._ledger.drop("frame without any camera info so far", count=count)
+        self.ledger.drop("frame without any camera info so far", count=count)

@@ -37,11 +37,13 @@ class DropCounts:
 
     Args:
         word: what happens to the inputs, for the log.
+        camera: that the inputs are of; every reason begins with its name. Empty = the only one.
     """
 
-    def __init__(self, word: str = "dropped") -> None:
+    def __init__(self, word: str = "dropped", camera: str = "") -> None:
         self.failures = 0  # of add_failure, whatever its reason
         self._word = word
+        self._prefix = f"{camera}: " if camera else ""
         self._counts: dict[str, int] = {}
         self._examples: dict[str, str] = {}
         self._kinds: set[object] = set()  # of errors whose trace was logged
@@ -55,11 +57,12 @@ class DropCounts:
         """
         if count <= 0:
             return
-        reason, example = brief(reason, MAX_TEXT), brief(example, MAX_TEXT)
+        reason, example = brief(self._prefix + reason, MAX_TEXT), brief(example, MAX_TEXT)
         with self._lock:
             new = reason not in self._counts
             if new and len(self._counts) >= MAX_REASONS:
-                reason, new = OTHER, OTHER not in self._counts
+                reason = self._prefix + OTHER
+                new = reason not in self._counts
             self._counts[reason] = self._counts.get(reason, 0) + count
             if new and example:
                 self._examples[reason] = example
@@ -117,7 +120,7 @@ class DropCounts:
 
     def __getitem__(self, reason: str) -> int:
         with self._lock:
-            return self._counts.get(reason, 0)
+            return self._counts.get(self._prefix + reason, 0)
 
     def __iter__(self) -> Iterator[str]:
         return iter([reason for reason, _ in self.items()])

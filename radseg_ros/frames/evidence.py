@@ -23,17 +23,24 @@ class Evidence:
 
     Args:
         has_offset: node.camera_offset is set, so the poses are said to be those of a body.
+        camera: that the messages are of, named in front of what is told; empty = the only one.
+        frames: camera -> frame of its images, shared by the evidence of all cameras.
     """
 
-    def __init__(self, has_offset: bool = False) -> None:
+    def __init__(
+        self, has_offset: bool = False, camera: str = "", frames: dict[str, str] | None = None
+    ) -> None:
         self._has_offset = has_offset
-        self.body = ""  # what the poses are of
+        self._camera = camera
+        self._frames = {} if frames is None else frames
+        self._prefix = f"{camera}: " if camera else ""
         self._told: set[str] = set()
 
-    def frame(self, color: Any, depth: Any, info: Any) -> None:
-        """Look at messages that make up one frame."""
+    def frame(self, color: Any, depth: Any, info: Any, body: str = "") -> None:
+        """Look at messages that make up one frame; ``body`` is what the poses are of."""
         self._registered(*(plain_frame_id(image.header.frame_id) for image in (color, depth)))
-        self._of_the_camera(camera_frame(color, depth))
+        self._of_the_camera(camera_frame(color, depth), body)
+        self._of_this_camera_only(camera_frame(color, depth))
         self._calibration(info, _size(depth))
 
     def _registered(self, color: str, depth: str) -> None:
@@ -44,14 +51,23 @@ class Evidence:
                 "both must show the same view, use depth that is registered (aligned) to colour",
             )
 
-    def _of_the_camera(self, camera: str) -> None:
-        if not camera or not self.body:
-            return
-        if self.body == camera and self._has_offset:
+    def _of_the_camera(self, camera: str, body: str) -> None:
+        if camera and body == camera and self._has_offset:
             self._tell(
                 "offset",
                 f"node.camera_offset is set, but the poses are those of {shown(camera)}, in which "
                 "the images are: leave it empty",
+            )
+
+    def _of_this_camera_only(self, frame: str) -> None:
+        self._frames[self._camera] = frame
+        same = [name for name, of in self._frames.items() if frame and of == frame]
+        if len(same) > 1:
+            said = " and ".join(same)
+            self._tell(
+                "frame",
+                f"images of {said} are all in {shown(frame)}, which puts the cameras in "
+                "one place: give each driver names of its own (RealSense: camera_name)",
             )
 
     def _calibration(self, info: Any, image: tuple[int, int] | None) -> None:
@@ -80,7 +96,7 @@ class Evidence:
     def _tell(self, what: str, text: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            logger.warning("%s (told once)", text)
+            logger.warning("%s%s (told once)", self._prefix, text)
 
 
 def _size(image: Any) -> tuple[int, int] | None:

@@ -7,9 +7,9 @@ import numpy as np
 
 from ..config import NodeConfig
 
+# on purpose: nothing is wrong with the inputs
 NEAR = "frame too near to the last key frame (node.keyframe_distance, node.keyframe_angle)"
 FAST = "frame sooner after the last one than node.max_rate allows"
-SKIPPED = (NEAR, FAST)  # on purpose: nothing is wrong with the inputs
 
 
 class KeyFrames:
@@ -25,7 +25,7 @@ class KeyFrames:
         self._due_ns = 0  # the rate is kept on average: stamps that jitter lose no frame
 
     def skip(self, stamp_ns: int, T_world_camera: np.ndarray, config: NodeConfig) -> str:
-        """Why this frame is not used, one of ``SKIPPED``; empty = it is, and is the last one now.
+        """Why this frame is not used, ``NEAR`` or ``FAST``; empty = it is, and is the last one now.
 
         A stamp that goes back, as when a recording starts again, begins anew.
         """

@@ -11,6 +11,11 @@ from .drops import DropCounts
 IMAGES = ("color", "depth")  # of one frame
 
 
+def input_name(kind: str, camera: str) -> str:
+    """What an input is called in accounts: its kind, below the name of its camera if it has one."""
+    return f"{camera}/{kind}" if camera else kind
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The inputs of one kind: ``received = used + superseded + waiting + dropped``."""
@@ -22,16 +27,27 @@ class Account:
     # poses that no frame lay beside, camera infos that were followed by others before a frame came
     superseded: int = 0
 
+    def __str__(self) -> str:
+        superseded = f" + {self.superseded} superseded" if self.superseded else ""
+        return (
+            f"{self.received} = {self.used} used{superseded} + {self.waiting} waiting "
+            f"+ {self.dropped} dropped"
+        )
+
 
 class Ledger:
     """Counts inputs where they arrive and where they end. Not thread safe, but for ``drops``.
 
     What waits is not counted here: who lets it wait knows. So a sum that does not come out even
     tells of a loss.
+
+    Args:
+        camera: see :class:`DropCounts`.
     """
 
-    def __init__(self) -> None:
-        self.drops = DropCounts()  # a pair of images is one drop here, and two dropped inputs below
+    def __init__(self, camera: str = "") -> None:
+        # a pair of images is one drop here, and two dropped inputs below
+        self.drops = DropCounts(camera=camera)
         self.received: Counter[str] = Counter()
         self.used: Counter[str] = Counter()
         self.superseded: Counter[str] = Counter()

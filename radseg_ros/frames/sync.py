@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import InputError, check_pose
+from ..datatypes import InputError
 from .decode import camera_frame
 from .drops import DropCounts
 from .ledger import IMAGES, Ledger
@@ -51,7 +51,9 @@ class FrameSync:
 
     Args:
         node: where the poses come from; see :class:`Localizer`.
-        ledger: counts what is dropped, and which poses are used or superseded.
+        ledger: counts what is dropped.
+        localizer: shared with other cameras; None = one of its own, with the same ledger.
+        camera: whose images these are, where there are several.
 
     Raises:
         InputError: ``node.camera_offset`` is not a rigid transform.
@@ -62,10 +64,13 @@ class FrameSync:
         config: SyncConfig | None = None,
         node: NodeConfig | None = None,
         ledger: Ledger | None = None,
+        localizer: Localizer | None = None,
+        camera: str = "",
     ) -> None:
         self.config = config or SyncConfig()
         self.ledger = ledger or Ledger()
-        self.localizer = Localizer(self.config, node, self.ledger)
+        self.localizer = localizer or Localizer(self.config, node, self.ledger)
+        self._camera = camera
         self.jumps = 0  # times that a stamp went backwards by more than any delay explains
         self._images: dict[str, list[_Stamped]] = {"color": [], "depth": []}
         self._pairs: list[_Stamped] = []  # data = (color, depth)
@@ -85,19 +90,9 @@ class FrameSync:
         """Take a depth image (anything: it is handed through) and return what became complete."""
         return self._add_image("depth", stamp_ns, image)
 
-    def add_pose(self, stamp_ns: int, T_world_body: np.ndarray, body: str = "") -> list[Match]:
-        """Take a pose, (4, 4), and return what became complete.
-
-        Args:
-            body: the frame that it is the pose of; empty = that of the images.
-
-        Raises:
-            InputError: the pose is not a rigid transform; it was not taken.
-        """
-        check_pose(T_world_body)
+    def see_pose(self, stamp_ns: int) -> None:
+        """Note that the localizer has got a pose; :meth:`complete` uses it."""
         self._see("pose", stamp_ns)
-        self.localizer.add_pose(stamp_ns, T_world_body, body)
-        return self.complete()
 
     def flush(self) -> list[Match]:
         """The inputs have ended: decide what still waits without knowing more; count the rest."""
@@ -111,14 +106,12 @@ class FrameSync:
             images.clear()
         return matches
 
-    def clear(self, reason: str, poses: bool = False) -> None:
-        """Forget every waiting image, counted as dropped for ``reason``; poses only if asked to."""
+    def clear(self, reason: str) -> None:
+        """Forget every waiting image, counted as dropped for ``reason``; poses stay."""
         for kinds, queue in self._queues():
             self.ledger.drop(reason, kinds, len(queue))
             queue.clear()
         self._forget_paired()
-        if poses:
-            self.localizer.forget()
 
     @property
     def drops(self) -> DropCounts:
@@ -143,10 +136,11 @@ class FrameSync:
         if stamp_ns < newest - to_ns(self.config.max_pose_gap + self.config.pose_wait):
             self.jumps += 1
             self._purge(after_ns=stamp_ns)
+            self.localizer.void(stamp_ns, self._camera)
         self._newest[kind] = max(self._newest.get(kind, stamp_ns), stamp_ns)
 
     def _purge(self, after_ns: int) -> None:
-        """Drop inputs later than ``after_ns``.
+        """Drop images later than ``after_ns``.
 
         Earlier ones stay: another topic may have jumped before.
         """
@@ -155,7 +149,6 @@ class FrameSync:
             lost = len(queue) - len(kept)
             self.ledger.drop("image that waited while time went backwards", kinds, lost)
             queue[:] = kept
-        self.localizer.forget(after_ns)
         self._forget_paired()
         self._newest = {kind: stamp for kind, stamp in self._newest.items() if stamp <= after_ns}
         if self._last_match_ns is not None and self._last_match_ns > after_ns:
@@ -221,7 +214,8 @@ class FrameSync:
             pair = self._pairs[0]
             color, depth = pair.data
             try:
-                T = self.localizer.at(pair.stamp_ns, camera_frame(color, depth))
+                frame = camera_frame(color, depth)
+                T = self.localizer.at(pair.stamp_ns, frame, self._camera)
             except NotYet as missing:
                 self._missing = missing
                 if max(self._newest.values()) <= pair.stamp_ns + to_ns(self.config.pose_wait):

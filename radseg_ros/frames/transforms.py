@@ -7,7 +7,7 @@ not take.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -37,6 +37,7 @@ class Pose:
     stamp_ns: int
     T: np.ndarray  # (4, 4)
     used: bool = False
+    void_for: frozenset[str] = frozenset()  # cameras whose time went back since it came
 
 
 class Track:
@@ -55,6 +56,8 @@ class Track:
         self.kind, self.fixed = kind, fixed
         self.waiting = 0  # poses that nothing has used yet
         self._name, self._config, self._ledger = name, config, ledger
+        self._late_ns = to_ns(config.max_pose_gap + config.pose_wait)
+        self._history_ns = to_ns(config.pose_history)
         self._poses: list[Pose] = []
 
     @property
@@ -69,23 +72,30 @@ class Track:
             most: poses that are kept; None = MAX_POSES.
         """
         most = MAX_POSES if most is None else most
-        pose = Pose(stamp_ns, T)
         if self.fixed:
-            self._forget(slice(None))
-        if holds(self._poses, stamp_ns):
-            self._ledger.superseded[self.kind] += 1
-            return
-        insort(self._poses, pose, key=STAMP)
+            self.forget()
+        elif self._poses and stamp_ns < self._poses[-1].stamp_ns - self._late_ns:
+            self.forget()  # time ran backwards: a recording that starts again
+        i = bisect_left(self._poses, stamp_ns, key=STAMP)
+        if i < len(self._poses) and self._poses[i].stamp_ns == stamp_ns:
+            if not self._poses[i].void_for:
+                self._ledger.superseded[self.kind] += 1
+                return
+            self._forget(slice(i, i + 1))
+        self._poses.insert(i, Pose(stamp_ns, T))
         self.waiting += 1
-        limit = self._poses[-1].stamp_ns - to_ns(self._config.pose_history)
+        limit = self._poses[-1].stamp_ns - self._history_ns
         # in portions, so that a pose costs no copy of the list
         if self._poses[0].stamp_ns < limit - to_ns(1.0):
             self._forget(slice(bisect_left(self._poses, limit, key=STAMP)))
         if len(self._poses) > most:
             self._forget(slice(len(self._poses) - most + most // 10))
 
-    def around(self, stamp_ns: int) -> tuple[Pose, ...]:
+    def around(self, stamp_ns: int, camera: str) -> tuple[Pose, ...]:
         """The pose of that moment, or the two between which it lies.
+
+        Args:
+            camera: that is to be placed; what is void for it does not count.
 
         Raises:
             NotYet: a later pose has to come first.
@@ -94,17 +104,17 @@ class Track:
         if self.fixed:
             return tuple(self._poses)
         i = bisect_left(self._poses, stamp_ns, key=STAMP)
-        if i == len(self._poses):
+        after = self._first(range(i, len(self._poses)), camera)
+        if after is None:
             raise NotYet(
                 f"image pair without a {self._name} at or behind it within "
                 f"{self._config.pose_wait:g} s"
             )
-        after = self._poses[i]
         if after.stamp_ns == stamp_ns:
             return (after,)
-        if i == 0:
+        before = self._first(range(i - 1, -1, -1), camera)
+        if before is None:
             raise Unusable(f"image pair older than every {self._name}")
-        before = self._poses[i - 1]
         if after.stamp_ns - before.stamp_ns > to_ns(self._config.max_pose_gap):
             raise Unusable(
                 f"image pair between {self._name}s more than {self._config.max_pose_gap:g} s apart"
@@ -118,10 +128,18 @@ class Track:
             self.waiting -= not pose.used
             pose.used = True
 
-    def forget(self, after_ns: int | None = None) -> None:
-        """Forget the poses later than ``after_ns``, or all of them."""
-        start = 0 if after_ns is None else bisect_right(self._poses, after_ns, key=STAMP)
-        self._forget(slice(start, None))
+    def void(self, after_ns: int, camera: str) -> None:
+        """Poses later than ``after_ns`` that are known now count no more for ``camera``."""
+        for pose in self._poses[bisect_right(self._poses, after_ns, key=STAMP) :]:
+            pose.void_for |= {camera}
+
+    def forget(self) -> None:
+        """Forget all poses."""
+        self._forget(slice(None))
+
+    def _first(self, places: range, camera: str) -> Pose | None:
+        poses = (self._poses[i] for i in places)
+        return next((pose for pose in poses if camera not in pose.void_for), None)
 
     def _forget(self, which: slice) -> None:
         unused = sum(not pose.used for pose in self._poses[which])
@@ -184,14 +202,13 @@ class Transforms:
                 "transform that is both static and moving",
                 f"{shown(child)} in {shown(parent)} comes on /tf and on /tf_static",
             )
-        newest = edge.track.newest_ns
-        late = to_ns(self._config.max_pose_gap + self._config.pose_wait)
-        if newest is not None and stamp_ns < newest - late:
-            edge.track.forget(stamp_ns)  # time ran backwards: a recording that starts again
         edge.track.add(stamp_ns, T, max(MAX_POSES // len(self._edges), 2))
 
-    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+    def lookup(self, target: str, source: str, stamp_ns: int, camera: str = "") -> np.ndarray:
         """T_target_source, (4, 4), at ``stamp_ns``: transforms that it is made of count as used.
+
+        Args:
+            camera: that is to be placed; what is void for it does not count.
 
         Raises:
             NotConnected: nothing joins the two so far.
@@ -203,7 +220,7 @@ class Transforms:
         if common is None:
             raise NotConnected("frames that no transform joins", self._apart(target, source))
         steps = {
-            child: self._edges[child].track.around(stamp_ns)
+            child: self._edges[child].track.around(stamp_ns, camera)
             for way in (up, down)
             for child in way[: way.index(common)]
         }
@@ -213,11 +230,17 @@ class Transforms:
         to_target = self._chain(down[: down.index(common)], steps, stamp_ns)
         return np.linalg.inv(to_target) @ to_source
 
-    def forget(self, after_ns: int | None = None) -> None:
-        """Forget transforms later than ``after_ns``, or all of them; static ones stay."""
+    def void(self, after_ns: int, camera: str) -> None:
+        """See :meth:`Track.void`; static ones stay."""
         for edge in self._edges.values():
             if not edge.track.fixed:
-                edge.track.forget(after_ns)
+                edge.track.void(after_ns, camera)
+
+    def forget(self) -> None:
+        """Forget all transforms but static ones."""
+        for edge in self._edges.values():
+            if not edge.track.fixed:
+                edge.track.forget()
 
     @property
     def waiting(self) -> dict[str, int]:

@@ -39,9 +39,9 @@ class Health:
     def tick(self) -> None:
         """Look at everything once."""
         status = self._live.status()
-        kinds, faults = list(self._inputs.topics), self._faults.total
+        names, faults = list(self._inputs.topics), self._faults.total
         now = time.monotonic()
-        report = self._watchdog.look(now, status, kinds, self._inputs.state, faults)
+        report = self._watchdog.look(now, status, names, self._inputs.state, faults)
         self._status.publish(messages.status_message(status))
         self._diagnostics.publish(self._message(status, report))
         line = self._watchdog.news(now, report, status.integrated)
@@ -64,10 +64,11 @@ class Health:
             "map (bytes)": status.map_bytes,
             "GPU (bytes)": gpu_bytes(),
             **{
-                f"{topics.get(kind, kind)} (Hz)": f"{rate:.1f}"
-                for kind, rate in report.rates.items()
+                f"{topics.get(name, name)} (Hz)": f"{rate:.1f}"
+                for name, rate in report.rates.items()
             },
             **{f"{stage} (ms)": f"{1000 * s:.1f}" for stage, s in report.latencies.items()},
+            **{f"{topics.get(name, name)} (inputs)": a for name, a in status.accounts.items()},
             **{f"dropped: {reason}": count for reason, count in status.drops},
             **{f"caught: {fault}": count for fault, count in self._faults.items()},
         }

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -22,6 +25,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import Config
 from ..datatypes import ConfigError
+from ..frames.assemble import OF_A_CAMERA, SHARED
+from ..frames.ledger import IMAGES, input_name
 from ..frames.transforms import KINDS as TRANSFORMS
 from ..watchdog import InputState
 from .faults import Faults
@@ -49,8 +54,18 @@ NO_TF2_MSGS = "the ROS package tf2_msgs is not installed (apt: ros-$ROS_DISTRO-t
 JUMP_PERIOD = 5.0  # s between two warnings that time ran backwards
 
 
-def input_types(config: Config) -> dict[str, tuple[type, str]]:
-    """Kind of input -> message type and topic.
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One topic that the node listens to."""
+
+    kind: str
+    camera: str  # empty: of all cameras, or of the only one
+    type: type
+    topic: str  # before remapping
+
+
+def inputs_of(config: Config, cameras: Sequence[str]) -> dict[str, Input]:
+    """Name (``input_name``) -> what is listened to, in the order of subscribing.
 
     Raises:
         ConfigError: poses are to come from tf, whose messages are not installed.
@@ -60,13 +75,57 @@ def input_types(config: Config) -> dict[str, tuple[type, str]]:
     raw = config.node.image_transport == "raw"
     image = Image if raw else CompressedImage
     transforms = {kind: (TFMessage, f"/{kind}") for kind in TRANSFORMS if TFMessage is not None}
-    return {
+    of_kinds = {
         "info": (CameraInfo, "depth/camera_info"),
         "pose": (POSE_TYPES[config.node.pose_type], "pose"),
         **transforms,
         "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
         "color": (image, "color/image" if raw else "color/image/compressed"),
     }
+    return {
+        input_name(kind, camera): Input(kind, camera, type_, input_name(topic, camera))
+        for kind, (type_, topic) in of_kinds.items()
+        for camera in (cameras if kind in OF_A_CAMERA else ("",))
+    }
+
+
+class InputExecutor(SingleThreadedExecutor):
+    """Takes the messages of a node in one thread, while another executor runs the rest of it.
+
+    Before each message an executor of rclpy makes a list of everything that its nodes wait for, and
+    one with several threads does so twice and hands the message over. Odometry and transforms may
+    come 400 times a second. What subscriptions tell of themselves (QoS events) belongs here as
+    well: Fast DDS wakes whoever waits for that with every message.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.group = ReentrantCallbackGroup()  # one thread needs no lock
+        self._node = node
+
+    def owns(self, entity: Any) -> bool:
+        """Whether its callback is run here."""
+        return entity.callback_group is self.group
+
+    def can_execute(self, entity: Any) -> bool:
+        """See rclpy: this one looks at nothing else."""
+        return self.owns(entity) and super().can_execute(entity)
+
+    def get_nodes(self) -> list[Node]:
+        """See rclpy: a node that is added belongs to one executor as a whole, so it is not."""
+        return [self._node]
+
+
+class RestExecutor(MultiThreadedExecutor):
+    """Runs everything of its nodes but what ``inputs`` runs."""
+
+    def __init__(self, threads: int, inputs: InputExecutor) -> None:
+        super().__init__(threads)
+        self._inputs = inputs
+
+    def can_execute(self, entity: Any) -> bool:
+        """See rclpy."""
+        return not self._inputs.owns(entity) and super().can_execute(entity)
 
 
 class Inputs:
@@ -74,32 +133,32 @@ class Inputs:
 
     def __init__(self, node: Node, live: LiveMap, faults: Faults) -> None:
         self._node, self._live, self._faults = node, live, faults
-        self._types = input_types(live.config)
-        self._subscriptions: dict[str, Any] = {}  # by kind
+        self._inputs = inputs_of(live.config, live.cameras)
+        self._subscriptions: dict[str, Any] = {}  # by name of input
+        self.executor = InputExecutor(node)
 
     @property
     def topics(self) -> dict[str, str]:
-        """Kind of input that frames need -> its topic, after remapping.
+        """Name of each input that frames need -> its topic, after remapping.
 
         Empty before :meth:`subscribe`. Poses are needed, or transforms in their place.
         """
         by_tf = self._live.pose_source == "tf"
         without = {"tf_static", "pose" if by_tf else "tf"}
         return {
-            kind: each.topic_name
-            for kind, each in self._subscriptions.items()
-            if kind not in without
+            name: each.topic_name
+            for name, each in self._subscriptions.items()
+            if name not in without
         }
 
     def subscribe(self) -> None:
         """Begin to listen."""
         queue = self._live.config.sync.queue
-        group = MutuallyExclusiveCallbackGroup()
-        for kind, (type_, topic) in self._types.items():
+        for name, each in self._inputs.items():
             # Best effort, volatile: matches every publisher. Whoever needs reliable delivery
             # overrides it by qos_overrides.
             # Static transforms were said once, before we came.
-            small, latched = kind in ("pose", *TRANSFORMS), kind == "tf_static"
+            small, latched = each.kind in SHARED, each.kind == "tf_static"
             qos = QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=max(queue, SMALL_QUEUE if small else 1),
@@ -110,24 +169,25 @@ class Inputs:
                 if latched
                 else DurabilityPolicy.VOLATILE,
             )
-            self._subscriptions[kind] = self._node.create_subscription(
-                type_,
-                topic,
-                self._faults.guarded(f"receiving {topic}", partial(self._receive, kind)),
+            self._subscriptions[name] = self._node.create_subscription(
+                each.type,
+                each.topic,
+                self._faults.guarded(f"receiving {each.topic}", partial(self._receive, name)),
                 qos,
-                callback_group=group,
-                event_callbacks=self._events(self._node.resolve_topic_name(topic)),
+                callback_group=self.executor.group,
+                event_callbacks=self._events(each),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
+        self.executor.wake()  # the node knows of the other one only
         if TFMessage is None:
             self._node.get_logger().info(f"no transforms: {NO_TF2_MSGS}")
 
-    def state(self, kind: str, received: int) -> InputState:
+    def state(self, name: str, received: int) -> InputState:
         """What is known about one input, for the watchdog."""
-        topic, type_ = self._subscriptions[kind].topic_name, self._types[kind][0]
+        source, topic = self._inputs[name], self._subscriptions[name].topic_name
         publishers = [info.topic_type for info in self._node.get_publishers_info_by_topic(topic)]
-        full_name = f"{type_.__module__.split('.')[0]}/msg/{type_.__name__}"
-        return InputState(kind, topic, full_name, publishers, received)
+        full_name = f"{source.type.__module__.split('.')[0]}/msg/{source.type.__name__}"
+        return InputState(source.kind, topic, full_name, publishers, received)
 
     def _look_for_poses(self) -> None:
         """Where the source of poses is open: who remaps their topic or publishes on it means it."""
@@ -136,18 +196,21 @@ class Inputs:
         if remapped or self._node.count_publishers(topic):
             self._live.poses_from("topic")
 
-    def _receive(self, kind: str, message: Any) -> None:
-        if kind == "depth" and self._live.pose_source == "auto":
+    def _receive(self, name: str, message: Any) -> None:
+        source = self._inputs[name]
+        if source.kind == "depth" and self._live.pose_source == "auto":
             self._look_for_poses()
-        if self._live.receive(kind, message):
-            topic = self._subscriptions[kind].topic_name
+        if self._live.receive(source.kind, message, source.camera):
+            topic = self._subscriptions[name].topic_name
             self._node.get_logger().warning(
                 f"time ran backwards on {topic} (a recording that starts again?): waiting inputs "
                 "were dropped, the map is kept",
                 throttle_duration_sec=JUMP_PERIOD,
             )
 
-    def _events(self, topic: str) -> SubscriptionEventCallbacks:
+    def _events(self, source: Input) -> SubscriptionEventCallbacks:
+        topic = self._node.resolve_topic_name(source.topic)
+
         def incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             self._node.get_logger().warning(
@@ -161,6 +224,8 @@ class Inputs:
             self._live.drops.add(reason, event.total_count_change)
 
         guard = partial(self._faults.guarded, f"an event of {topic}")
+        # only images get lost, and each event that is waited for makes every message dearer
         return SubscriptionEventCallbacks(
-            incompatible_qos=guard(incompatible), message_lost=guard(lost)
+            incompatible_qos=guard(incompatible),
+            message_lost=guard(lost) if source.kind in IMAGES else None,
         )

@@ -27,7 +27,7 @@ from rcl_interfaces.msg import (
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import Executor
 from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -42,7 +42,7 @@ from ..encoders.protocol import make_encoder
 from . import health, params
 from .clouds import LATE_PERIOD, Clouds
 from .faults import Faults
-from .inputs import Inputs
+from .inputs import Inputs, RestExecutor
 from .node_log import NodeLogHandler
 from .paths import confined, make_folder
 from .transport import image_transport
@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 NODE_NAME = "radseg_mapping"
 INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
-# inputs, clouds, health, events; encoder and services have threads of their own
-THREADS = 4
+# clouds, health, events; inputs, encoder and services have threads of their own
+THREADS = 3
 GIVE_UP = 10.0  # s during which everything that ROS does fails
 UNREADABLE = "request or message that ROS cannot read"
 FRAME_TIMEOUT = 60.0  # s that the encoder gets to finish its last frame
@@ -310,30 +310,37 @@ def _run(node: MapperNode, signals: Signals) -> Exception | None:
     verbose = node.get_logger().is_enabled_for(LoggingSeverity.DEBUG)
     core.setLevel(logging.DEBUG if verbose else logging.INFO)
     core.addHandler(NodeLogHandler(node))
-    executor = MultiThreadedExecutor(THREADS)
-    executor.add_node(node)
+    inputs = node.inputs.executor
+    rest = RestExecutor(THREADS, inputs)
+    rest.add_node(node)
     ending = threading.Event()
 
-    def spin() -> None:
-        worked = time.monotonic()
+    def spin(executor: Executor) -> None:
+        failing: float | None = None  # s, since when nothing has worked
         while not ending.is_set():
             try:
-                executor.spin_once(timeout_sec=0.5)
-                worked = time.monotonic()
+                executor.spin_once()
+                failing = None
             except Exception as error:  # of ROS itself: our callbacks are guarded
                 node.faults.add(UNREADABLE, example=sentence(error))
-                if time.monotonic() - worked > GIVE_UP:
+                failing = failing or time.monotonic()
+                if time.monotonic() - failing > GIVE_UP:
                     logger.exception("the node cannot go on")
                     node.error = error
                     return
 
-    spinning = threading.Thread(target=spin, name="executor", daemon=True)
-    spinning.start()
+    spinning = {
+        each: threading.Thread(target=spin, args=(each,), name=name, daemon=True)
+        for name, each in (("executor", rest), ("inputs", inputs))
+    }
+    for thread in spinning.values():
+        thread.start()
     while not signals.count and node.error is None:
         time.sleep(POLL)
     ending.set()
-    executor.create_task(lambda: None)  # so that it does not wait for something to do
-    spinning.join(1.0)
+    for executor, thread in spinning.items():
+        executor.create_task(lambda: None)  # so that it does not wait for something to do
+        thread.join(1.0)
 
     def close() -> None:
         try:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 (what needs ROS is imported after the check that it is there)
+"""Inputs have an executor of their own: neither they nor the rest of the node wait for another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import rclpy
+from conftest import require_ros
+
+require_ros()
+
+from robot import Robot, running_robot, wait_for
+
+from radseg_ros.config import Config, NodeConfig
+from radseg_ros.live_map import LiveMap
+from radseg_ros.ros import messages
+from radseg_ros.ros.faults import Faults
+from radseg_ros.ros.inputs import Inputs, RestExecutor
+
+
+@pytest.fixture(scope="module")
+def robot() -> Iterator[Robot]:
+    with running_robot() as robot:
+        yield robot
+
+
+class Stand:
+    """A node with inputs and both executors, and the map that they feed."""
+
+    def __init__(self) -> None:
+        self.node = rclpy.create_node("stand")
+        self.live = LiveMap(Config(node=NodeConfig(cameras=["front", "rear"])))
+        self.inputs = Inputs(self.node, self.live, Faults())
+        self.executors = (self.inputs.executor, RestExecutor(2, self.inputs.executor))
+        self.executors[1].add_node(self.node)
+        self._ending = threading.Event()
+        self._threads = [threading.Thread(target=self._spin, args=(e,)) for e in self.executors]
+        for thread in self._threads:
+            thread.start()
+
+    def _spin(self, executor) -> None:
+        while not self._ending.is_set():
+            executor.spin_once()
+
+    def received(self, name: str) -> int:
+        return self.live.status().accounts[name].received
+
+    def close(self) -> None:
+        self._ending.set()
+        for executor, thread in zip(self.executors, self._threads, strict=True):
+            executor.create_task(lambda: None)
+            thread.join(5)
+            assert not thread.is_alive()
+        self.node.destroy_node()
+        assert self.live.close(5)
+
+
+@pytest.fixture
+def stand(robot: Robot) -> Iterator[Stand]:
+    made = Stand()
+    yield made
+    made.close()
+
+
+def pose() -> dict:
+    return {"/pose": messages.pose_message(np.eye(4), messages.header(1, "map"), "base")}
+
+
+def test_every_callback_belongs_to_one_executor(stand):
+    stand.inputs.subscribe()
+    stand.node.create_timer(100.0, lambda: None)
+    node, (inputs, rest) = stand.node, stand.executors
+    entities = [*node.subscriptions, *node.waitables, *node.timers, *node.services]
+    assert len(entities) > 20
+    assert all(inputs.owns(each) == (not rest.can_execute(each)) for each in entities)
+    assert all(inputs.owns(each) for each in node.subscriptions)
+    owned = [each for each in entities if inputs.owns(each)]
+    events = [event for each in node.subscriptions for event in each.event_handlers]
+    assert set(map(id, owned)) == set(map(id, [*node.subscriptions, *events]))
+
+
+def test_inputs_are_heard_that_are_subscribed_while_the_executor_waits(stand, robot):
+    stand.inputs.subscribe()
+    head = messages.header(1, "front")
+    image = messages.color_message(np.zeros((2, 2, 3), np.uint8), head)
+    robot.publish({**pose(), "/front/color/image": image})
+    wait_for(lambda: stand.received("pose") == stand.received("front/color") == 1, what="both")
+    assert stand.received("rear/color") == 0
+
+
+def test_a_callback_that_takes_long_holds_up_no_input(stand, robot):
+    entered, go = threading.Event(), threading.Event()
+
+    def long() -> None:
+        entered.set()
+        assert go.wait(20)
+
+    stand.node.create_timer(0.01, long)
+    stand.inputs.subscribe()
+    assert entered.wait(5)
+    robot.publish(pose())
+    wait_for(lambda: stand.received("pose") == 1, what="the pose")
+    assert not go.is_set()
+    go.set()
+
+
+def test_an_input_that_takes_long_holds_up_no_other_callback(stand, robot, monkeypatch):
+    entered, go, ticked = threading.Event(), threading.Event(), threading.Event()
+    receive = stand.live.receive
+
+    def long(*arguments):
+        entered.set()
+        assert go.wait(20)
+        return receive(*arguments)
+
+    monkeypatch.setattr(stand.live, "receive", long)
+    stand.inputs.subscribe()
+    robot.publish(pose())
+    assert entered.wait(10)
+    stand.node.create_timer(0.01, ticked.set)
+    assert ticked.wait(5) and not go.is_set()
+    go.set()
+    wait_for(lambda: stand.received("pose") == 1, what="the pose")
