@@ -314,17 +314,17 @@ def _run(node: MapperNode, signals: Signals) -> Exception | None:
     rest = RestExecutor(THREADS, inputs)
     rest.add_node(node)
     ending = threading.Event()
+    worked = time.monotonic()  # s, when anything did last; health ticks every second
 
     def spin(executor: Executor) -> None:
-        failing: float | None = None  # s, since when nothing has worked
+        nonlocal worked
         while not ending.is_set():
             try:
                 executor.spin_once()
-                failing = None
+                worked = time.monotonic()
             except Exception as error:  # of ROS itself: our callbacks are guarded
                 node.faults.add(UNREADABLE, example=sentence(error))
-                failing = failing or time.monotonic()
-                if time.monotonic() - failing > GIVE_UP:
+                if time.monotonic() - worked > GIVE_UP:
                     logger.exception("the node cannot go on")
                     node.error = error
                     return
