@@ -354,6 +354,7 @@ def test_a_missing_part_and_a_folder_of_nothing(tmp_path):
         open_recording(tmp_path / "old.bag")
 
 
+@pytest.mark.slow
 def test_whatever_is_wrong_with_a_bag_it_is_used_counted_or_refused(tmp_path):
     """Truncation, flipped and overwritten bytes, anywhere: nothing is lost in silence."""
     generator = random.Random(7)

@@ -341,6 +341,7 @@ def assert_everything_is_inside(page, pictures):
     assert text.count("data:image/png;base64,") >= pictures and "http" not in text
 
 
+@pytest.mark.slow
 def test_pictures_show_what_they_should(tmp_path, capsys, recording):
     from PIL import Image
 

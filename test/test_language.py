@@ -434,6 +434,7 @@ def embedded_or_refused(folder) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_towers_of_odd_files_are_refused_or_used(tmp_path, tower_folder):
     folder = shutil.copytree(tower_folder, tmp_path / "tower")
     for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"):

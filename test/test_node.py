@@ -183,6 +183,7 @@ def show(robot: Robot, scene: Path) -> None:
     wait_for(lambda: robot.integrated() == first + FRAMES, what="all frames")
 
 
+@pytest.mark.slow
 def test_silence_is_explained(robot, node, refused):
     """The first test: nothing has been published yet. ``refused`` starts meanwhile."""
     line = wait_for(
@@ -531,6 +532,7 @@ def test_a_map_that_was_not_saved_is_told_at_the_end(robot, scene):
     assert re.search(r"map of \d+ voxels is lost: it was not saved", node.text), node.text
 
 
+@pytest.mark.slow
 def test_a_player_without_listeners_gives_up(robot, scene):
     elsewhere = ["--wait-timeout", "0.3", "--ros-args", "-r", "pose:=/else/pose"]
     code, text = Process("-m", "radseg_ros.ros.player", str(scene), *elsewhere).result()

@@ -114,6 +114,7 @@ def test_every_folder_of_code_is_installed(setup):
     assert {".".join(folder.parts) for folder in folders} == {*setup["packages"]}
 
 
+@pytest.mark.slow
 def test_nothing_is_required_in_vain(setup):
     code, names = "".join(path.read_text() for path in sources(*PACKAGES)), imported(*PACKAGES)
     for distribution, modules in modules_of(user_requirements(setup)).items():

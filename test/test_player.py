@@ -107,6 +107,7 @@ def test_damaged_messages_of_a_bag_are_left_out_and_told(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_bag_that_cannot_be_played_gets_one_line_with_its_cure(tmp_path):
     whole = write_bag(tmp_path / "whole")
     killed = write_bag(tmp_path / "killed")

@@ -319,6 +319,7 @@ def test_keys_that_cannot_be_are_refused_at_once(small, tmp_path, key):
     used_or_refused(tmp_path / "odd.pth.tar", 1)
 
 
+@pytest.mark.slow
 def test_training_options_of_other_types_are_refused_or_used(small, tmp_path):
     path, good = tmp_path / "odd.pth.tar", radio_files.load(small)
     used = 0

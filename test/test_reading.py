@@ -365,6 +365,7 @@ def test_a_border_keeps_what_is_ours_and_says_the_rest():
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_json_of_data_sets_is_refused_in_one_sentence(tmp_path):
     """Values of other types, and damaged bytes, in the files that describe a scene."""
     from damage import altered

@@ -392,6 +392,7 @@ def test_sam_that_does_not_fit_or_is_none_is_refused(tmp_path: Path) -> None:
         load_sam("nobody/no-such-sam", offline=True)
 
 
+@pytest.mark.slow
 def test_odd_sam_models_are_refused_or_used(tmp_path: Path, sam_folder: Path) -> None:
     checkpoint = radio_files.write_small(tmp_path / "radio.pth.tar")
     folder = Path(shutil.copytree(sam_folder, tmp_path / "sam"))
