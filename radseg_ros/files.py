@@ -116,6 +116,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def refuse_pipes(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading a pipe or a device may never end.
+
+    Raises:
+        InputError: names it.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path} is neither a file nor a folder")
+
+
 def open_image(
     source: Path | bytes, what: str = "image", formats: tuple[str, ...] | None = None
 ) -> Image.Image:
@@ -131,6 +141,8 @@ def open_image(
     """
     from PIL import Image
 
+    if not isinstance(source, bytes):
+        refuse_pipes(source)
     name = what if isinstance(source, bytes) else f"{source}: {what}"
     try:
         image = Image.open(

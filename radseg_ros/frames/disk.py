@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..datatypes import Frame, InputError, RecordingError, check_pose
-from ..files import open_image
+from ..files import open_image, refuse_pipes
 from ..reading import read_text
 from .decode import DEPTH_SCALE, IMAGE_FORMATS, is_camera_matrix, same_aspect, to_metres
 from .drops import Unusable
@@ -244,7 +244,10 @@ class FrameReader:
             Unusable: it cannot be read.
         """
         try:
+            refuse_pipes(path)
             return self._read(path)
+        except InputError:
+            raise Unusable(f"{what} missing", f"{path.name}: neither a file nor a folder") from None
         except (OSError, ValueError) as error:  # ValueError: no file can have such a name
             reason = getattr(error, "strerror", None) or "no such name"
             raise Unusable(f"{what} missing", f"{path.name}: {reason}") from None
