@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .datatypes import InputError
 
 if TYPE_CHECKING:
@@ -162,3 +164,14 @@ def open_image(
         kinds = " or ".join(formats) if formats else "an image"
         raise InputError(f"{name} cannot be read: damaged, truncated, or not {kinds}") from error
     return image
+
+
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """An image of any kind -> (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: one channel of more than 8 bit: Pillow would make all that is bright white.
+    """
+    if image.mode[0] in "IF":
+        raise InputError(f"one channel of more than 8 bit (mode {image.mode}) is no colour")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -15,10 +16,12 @@ from recordings import SIZE, K, rgb_of, write_folder
 from eval3d.classes import ClassList
 from eval3d.datasets import open_scene
 from eval3d.options import EvalConfig, with_options
-from radseg_ros.datatypes import RecordingError
+from radseg_ros.datatypes import InputError, RecordingError
+from radseg_ros.files import rgb_pixels
 from radseg_ros.frames.disk import FrameReader, in_natural_order, list_files, read_intrinsics
 from radseg_ros.frames.drops import Unusable
 from radseg_ros.frames.folder import FolderRecording, open_recording
+from radseg_ros.segmentation.probabilities import read_rgb
 
 WALL = ClassList("wall", ("wall",), (1,))
 
@@ -175,3 +178,35 @@ def test_camera_matrices(tmp_path):
         file.write_text(text, encoding="latin-1")
         with pytest.raises(RecordingError, match="intrinsics.txt"):
             read_intrinsics(file)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_colour_of_more_than_8_bit_is_not_made_white(tmp_path, mode):
+    path = write_folder(tmp_path / "r", list(range(3)))
+    grey = Image.fromarray(np.full(SIZE, 1000, {"I;16": "<u2", "I": "<i4", "F": "<f4"}[mode]))
+    assert grey.mode == mode
+    with pytest.raises(InputError, match=re.escape(f"more than 8 bit (mode {mode})")):
+        rgb_pixels(grey)
+    if mode != "I;16":
+        return  # neither JPEG nor PNG can hold it
+    grey.save(path / "color" / "000001.png")
+    for found in both_readers(path):
+        assert [name for name, _ in found] == ["000000", "000002"]
+    with pytest.raises(InputError, match="000001.png: one channel of more than 8 bit"):
+        read_rgb(path / "color" / "000001.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_colour_of_any_other_kind_is_rgb(mode):
+    picture = Image.new("RGB", (4, 3), (255, 255, 255)).convert(mode)
+    assert (rgb_pixels(picture) >= 253).all() and rgb_pixels(picture).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("part", ["color", "depth", "pose"])
+def test_a_part_of_other_files_is_refused_with_those_that_are_read(tmp_path, part):
+    path = write_folder(tmp_path / "r", list(range(3)))
+    for file in (path / part).iterdir():
+        file.rename(file.with_suffix(".tiff"))
+    suffixes = {"color": ".jpg, .jpeg, .png", "depth": ".png", "pose": ".txt"}[part]
+    with pytest.raises(RecordingError, match=f"{part} holds no files of {suffixes}$"):
+        open_recording(path)

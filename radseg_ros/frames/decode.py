@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import NodeConfig
 from ..datatypes import Frame, InputError, brief
-from ..files import MAX_PIXELS, open_image
+from ..files import MAX_PIXELS, open_image, rgb_pixels
 from .drops import Unusable
 
 if TYPE_CHECKING:
@@ -168,7 +168,10 @@ def color_image(message: Any) -> np.ndarray:
     if hasattr(message, "format"):
         data = memoryview(message.data).tobytes()
         image = _open(data, "compressed colour", IMAGE_FORMATS)
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        try:
+            return rgb_pixels(image)
+        except InputError as error:
+            raise Unusable("colour of wrong type", str(error)) from error
     if message.encoding in ENCODINGS and message.encoding not in CHANNELS:
         raise Unusable(
             "colour of wrong type",

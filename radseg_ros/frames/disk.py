@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..datatypes import Frame, InputError, RecordingError, check_pose
-from ..files import open_image, refuse_pipes
+from ..files import open_image, refuse_pipes, rgb_pixels
 from ..reading import read_text
 from .decode import DEPTH_SCALE, IMAGE_FORMATS, is_camera_matrix, same_aspect, to_metres
 from .drops import Unusable
@@ -94,8 +94,9 @@ def folder_views(folder: Path) -> list[View]:
         if not (folder / part).is_dir():
             raise RecordingError(f"{folder} has no folder {part}/; expected {LAYOUT}")
     files = {part: list_files(folder / part, suffixes) for part, suffixes in parts.items()}
-    if not files["color"]:
-        raise RecordingError(f"{folder / 'color'} holds no images ({', '.join(COLOR_SUFFIXES)})")
+    for part, suffixes in parts.items():
+        if not files[part]:
+            raise RecordingError(f"{folder / part} holds no files of {', '.join(suffixes)}")
     return [
         View(
             name,
@@ -218,9 +219,13 @@ class FrameReader:
         """(H, W, 3) uint8 RGB of an image that shows the view of a depth image of ``size``.
 
         Raises:
-            Unusable: it is missing or damaged, or has another aspect.
+            Unusable: it is missing or damaged, of another type, or has another aspect.
         """
-        rgb = np.asarray(self.image(path, "colour").convert("RGB"))
+        image = self.image(path, "colour")
+        try:
+            rgb = rgb_pixels(image)
+        except InputError as error:
+            raise Unusable("colour of wrong type", f"{path.name}: {error}") from None
         if not same_aspect(rgb.shape, size):
             raise Unusable("colour of wrong size", _sizes(rgb.shape, size))
         return rgb
