@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .datatypes import InputError
 
 if TYPE_CHECKING:
@@ -116,6 +118,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def refuse_pipes(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading a pipe or a device may never end.
+
+    Raises:
+        InputError: names it.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path} is neither a file nor a folder")
+
+
 def open_image(
     source: Path | bytes, what: str = "image", formats: tuple[str, ...] | None = None
 ) -> Image.Image:
@@ -131,6 +143,8 @@ def open_image(
     """
     from PIL import Image
 
+    if not isinstance(source, bytes):
+        refuse_pipes(source)
     name = what if isinstance(source, bytes) else f"{source}: {what}"
     try:
         image = Image.open(
@@ -150,3 +164,24 @@ def open_image(
         kinds = " or ".join(formats) if formats else "an image"
         raise InputError(f"{name} cannot be read: damaged, truncated, or not {kinds}") from error
     return image
+
+
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """An image of any kind -> (H, W, 3) uint8 RGB; one channel of 16 bit is grey.
+
+    Raises:
+        InputError: one channel of floats, or of whole numbers beyond 16 bit.
+    """
+    if image.mode[0] not in "IF":
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    grey = np.asarray(image)  # Pillow's own way makes all above 255 white
+    if image.mode == "F" or grey.min() < 0 or grey.max() > np.iinfo(np.uint16).max:
+        raise InputError(f"one channel of more than 16 bit (mode {image.mode}) is no colour")
+    return np.repeat(to_8_bit(grey.astype(np.uint16))[..., None], 3, axis=2)
+
+
+def to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    """0..65535 -> 0..255, rounded; 8 bit stay as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -21,6 +21,7 @@ import numpy as np
 
 from .datatypes import InputError, RadsegRosError
 from .device import out_of_memory
+from .files import refuse_pipes
 
 Refusal = type[RadsegRosError]
 MAX_TEXT = 1 << 26  # bytes of a text file
@@ -39,6 +40,7 @@ def border(path: Path, what: str, raises: Refusal = InputError) -> Iterator[None
         raises: what is raised instead of them, and of InputError, which keeps its words.
     """
     try:
+        refuse_pipes(path)
         yield
     except InputError as error:
         if isinstance(error, raises):

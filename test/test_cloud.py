@@ -89,3 +89,8 @@ def test_a_cloud_of_questions_keeps_hits_and_places(geometry):
     cloud = semantic_cloud(geometry, np.ones((3, 1), np.float32), 0.5, min_hits=6)
     assert cloud.xyz.tolist() == [[2, 0, 0]] and cloud.hits.tolist() == [9]
     assert cloud.rgb.tolist() == palette(1).tolist() and cloud.score.tolist() == [1]
+
+
+def test_no_labels_have_no_colors():
+    assert palette(0).shape == (0, 3)
+    assert palette(1).tolist() == [[242, 61, 36]]

@@ -15,10 +15,12 @@ from recordings import SIZE, K, rgb_of, write_folder
 from eval3d.classes import ClassList
 from eval3d.datasets import open_scene
 from eval3d.options import EvalConfig, with_options
-from radseg_ros.datatypes import RecordingError
+from radseg_ros.datatypes import InputError, RecordingError
+from radseg_ros.files import rgb_pixels
 from radseg_ros.frames.disk import FrameReader, in_natural_order, list_files, read_intrinsics
 from radseg_ros.frames.drops import Unusable
 from radseg_ros.frames.folder import FolderRecording, open_recording
+from radseg_ros.segmentation.probabilities import read_rgb
 
 WALL = ClassList("wall", ("wall",), (1,))
 
@@ -134,11 +136,14 @@ def test_depth_of_another_type_is_refused(tmp_path, pixels):
     assert caught.value.reason == "depth of wrong type"
 
 
-def test_grey_of_16_bit_is_colour_that_is_not_clipped(tmp_path):
-    grey = np.linspace(0, 65535, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)
-    Image.fromarray(grey).save(tmp_path / "c.png")
-    rgb = FrameReader(K).color(tmp_path / "c.png", SIZE)
-    np.testing.assert_array_equal(rgb, np.repeat(np.rint(grey / 257)[..., None], 3, axis=2))
+@pytest.mark.parametrize("kind", ["<u2", "<i4"])  # newer and older Pillow
+def test_grey_of_16_bit_is_colour_that_is_not_clipped(tmp_path, kind):
+    grey = np.linspace(0, 65535, SIZE[0] * SIZE[1]).astype(kind).reshape(SIZE)
+    expected = np.repeat(np.rint(grey / 257)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(rgb_pixels(Image.fromarray(grey)), expected)
+    Image.fromarray(grey.astype("<u2")).save(tmp_path / "c.png")
+    np.testing.assert_array_equal(FrameReader(K).color(tmp_path / "c.png", SIZE), expected)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "c.png"), expected)
 
 
 def test_colour_may_be_larger_than_depth_but_not_of_another_view(tmp_path):
@@ -182,3 +187,25 @@ def test_camera_matrices(tmp_path):
         file.write_text(text, encoding="latin-1")
         with pytest.raises(RecordingError, match="intrinsics.txt"):
             read_intrinsics(file)
+
+
+@pytest.mark.parametrize("value, kind", [(65_536, "<i4"), (-1, "<i4"), (0.5, "<f4")])
+def test_what_no_image_of_colour_holds_is_refused(value, kind):
+    with pytest.raises(InputError, match="more than 16 bit"):
+        rgb_pixels(Image.fromarray(np.full(SIZE, value, kind)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_colour_of_any_other_kind_is_rgb(mode):
+    picture = Image.new("RGB", (4, 3), (255, 255, 255)).convert(mode)
+    assert (rgb_pixels(picture) >= 253).all() and rgb_pixels(picture).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("part", ["color", "depth", "pose"])
+def test_a_part_of_other_files_is_refused_with_those_that_are_read(tmp_path, part):
+    path = write_folder(tmp_path / "r", list(range(3)))
+    for file in (path / part).iterdir():
+        file.rename(file.with_suffix(".tiff"))
+    suffixes = {"color": ".jpg, .jpeg, .png", "depth": ".png", "pose": ".txt"}[part]
+    with pytest.raises(RecordingError, match=f"{part} holds no files of {suffixes}$"):
+        open_recording(path)

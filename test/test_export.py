@@ -116,3 +116,13 @@ def test_what_cannot_be_read_back_is_not_kept(tmp_path, monkeypatch, open3d, spo
 def test_a_suffix_in_capitals_is_a_suffix(tmp_path, open3d):
     write_cloud(tmp_path / "MAP.PLY", cloud())
     assert (tmp_path / "MAP.PLY").read_bytes().startswith(b"ply")
+
+
+def test_an_error_of_the_disk_is_told_in_words(tmp_path, monkeypatch, open3d):
+    def failing(folder):
+        raise OSError(5, "Input/output error", str(folder))
+
+    monkeypatch.setattr("radseg_ros.answers.export.shutil.disk_usage", failing)
+    with pytest.raises(InputError) as error:
+        write_cloud(tmp_path / "map.ply", cloud())
+    assert str(error.value) == f"{tmp_path / 'map.ply'} cannot be written: Input/output error"

@@ -127,7 +127,6 @@ def check_index(world: VoxelMap) -> None:
 STEPS = [
     "radseg_ros.voxels.storage.allocate",
     "radseg_ros.voxels.storage.VectorBlocks.resize",
-    "radseg_ros.voxels.storage.VectorBlocks.write",
     "radseg_ros.voxels.storage.VectorBlocks._pieces",
     "radseg_ros.voxels.storage.Column._reallocate",
     "radseg_ros.voxels.storage.Column.resize",
@@ -170,7 +169,8 @@ def fail_everywhere(monkeypatch, step: str, known: VoxelMap, action) -> int:
             except Failure:
                 failed = True
         check_index(world)
-        assert_equal_states(before if failed else after, state(world))
+        as_before = failed and len(world) == len(known)
+        assert_equal_states(before if as_before else after, state(world))
         if failed:
             action(world)
             check_index(world)
@@ -208,9 +208,27 @@ def test_a_failure_inside_a_merge_leaves_the_map_before_or_after_it(monkeypatch,
     fail_everywhere(monkeypatch, step, known, lambda world: world.merge(other))
 
 
-@pytest.mark.parametrize("step", [*STEPS, "radseg_ros.voxels.storage.VectorBlocks.move"])
-def test_a_failure_inside_a_removal_leaves_the_map_before_or_after_it(monkeypatch, step):
+REMOVAL = [
+    "radseg_ros.voxels.storage.allocate",
+    "radseg_ros.voxels.storage.Column._reallocate",
+    "radseg_ros.voxels.storage.VectorBlocks._pieces",
+    "radseg_ros.voxels.index.VoxelIndex._locate",
+    "radseg_ros.voxels.table.take",
+    "torch.arange",
+    "torch.empty",
+    "torch.full_like",
+    "torch.searchsorted",
+    "torch.Tensor.int",
+    "torch.Tensor.nonzero",
+]
+
+
+@pytest.mark.parametrize("least", [64, 1])
+@pytest.mark.parametrize("step", REMOVAL)
+def test_a_failure_inside_a_removal_leaves_the_map_before_or_after_it(monkeypatch, step, least):
+    """Whatever takes memory may fail; what takes none, as cutting a column, cannot."""
     known = map_of_small_blocks(monkeypatch)
+    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", least)  # of a trimmed index
     box = ((-9, -9, -9), (0.1, 9, 9))
     fail_everywhere(monkeypatch, step, known, lambda world: world.clear_box(*box))
 

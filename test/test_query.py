@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from radseg_ros.answers import groups
 from radseg_ros.answers.groups import connected_groups
 from radseg_ros.answers.objects import cosine, find_objects, relevancy
 from radseg_ros.config import QueryConfig
@@ -173,3 +175,43 @@ def test_an_object_has_its_own_voxels_only():
         centre = np.average(xyz[mine], axis=0, weights=scores[mine])
         np.testing.assert_allclose(each.centre, centre, atol=1e-6)
         assert each.last_seen_ns == stamps[mine].max()
+
+
+DIRECTIONS = [d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)]
+
+
+@pytest.mark.parametrize("step", DIRECTIONS, ids=str)
+def test_what_is_adjacent_is_joined_before_voxels_are_compared(monkeypatch, step):
+    """A line of voxels in each of the thirteen directions; comparing them would take long."""
+    compared = []
+
+    def counting(cells, a, *rest):
+        compared.append(len(a))
+        return any_within(cells, a, *rest)
+
+    any_within = groups._any_within
+    monkeypatch.setattr(groups, "_any_within", counting)
+    length = math.sqrt(np.dot(step, step))
+    for reach in (length * 1.01, 1.8, 2.5):
+        for start in itertools.product((0, 1), repeat=3):
+            index = np.array(start) + np.arange(-6, 7)[:, None] * np.array(step)
+            assert not connected_groups(index, 0.05, 0.05 * reach).any()
+    assert not any(compared)
+
+
+def test_the_last_cell_is_a_neighbour_too():
+    """It belongs to the largest group, whose cells do not look around: others must find it."""
+    wall = [(x, 20, 0) for x in range(9)]
+    index = np.array([*wall, (8, 16, 0)])
+    assert not connected_groups(index, 0.05, 4.001 * 0.05).any()
+    assert connected_groups(index, 0.05, 3.999 * 0.05).tolist() == [0] * 9 + [1]
+
+
+@pytest.mark.parametrize("at_once", [1 << 20, 50])
+def test_the_gap_itself_still_joins(monkeypatch, at_once):
+    """Positions that float32 has exactly."""
+    monkeypatch.setattr(groups, "PAIRS_AT_ONCE", at_once)
+    block = np.stack(np.unravel_index(np.arange(1000), (10, 10, 10)), 1)
+    index = np.concatenate([block, block + (9 + 5, 0, 0)])
+    assert not connected_groups(index, 0.25, 5 * 0.25).any()
+    assert connected_groups(index, 0.25, np.nextafter(5 * 0.25, 0)).any()

@@ -6,6 +6,7 @@ by their size.
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -15,14 +16,25 @@ import numpy as np
 import pytest
 import torch
 from damage import damaged
+from recordings import write_folder
 from test_eval3d_datasets import SIX, write_ply
 
 from eval3d.truth.ground_truth import from_points
 from eval3d.truth.points import read_points
 from radseg_ros import reading
 from radseg_ros.datatypes import CheckpointError, InputError, RecordingError
+from radseg_ros.files import open_image
+from radseg_ros.frames.bag import BagRecording
+from radseg_ros.frames.folder import open_recording
 from radseg_ros.language.cache import read_vectors
-from radseg_ros.reading import border, read_arrays, read_json, read_text, read_torch
+from radseg_ros.reading import (
+    border,
+    read_array,
+    read_arrays,
+    read_json,
+    read_text,
+    read_torch,
+)
 
 XYZ = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 LABELS = np.arange(40) % 7
@@ -395,3 +407,51 @@ def test_json_of_data_sets_is_refused_in_one_sentence(tmp_path):
             except RecordingError as error:
                 assert "\n" not in str(error)
         path.write_bytes(good)
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def device(path: Path) -> Path:
+    path.symlink_to("/dev/zero")
+    return path
+
+
+READERS = {
+    "text.txt": read_text,
+    "object.json": read_json,
+    "arrays.npz": read_arrays,
+    "array.npy": read_array,
+    "tensors.pt": lambda path: read_torch(path, "tensors"),
+    "image.png": open_image,
+    "points.ply": read_points,
+    "bag.mcap": BagRecording,
+    "bag.db3": BagRecording,
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [pipe, device])
+@pytest.mark.parametrize("name", READERS)
+def test_what_may_never_end_is_not_read(tmp_path, name, make):
+    """A pipe to which nobody writes, a device."""
+    path = make(tmp_path / name)
+    with pytest.raises(InputError) as caught:
+        READERS[name](path)
+    assert str(caught.value) == f"{path} is neither a file nor a folder"
+
+
+@pytest.mark.timeout(20)
+def test_pipes_in_a_folder_cost_their_frames(tmp_path):
+    path = write_folder(tmp_path / "r", list(range(4)))
+    for number, kind in enumerate(("color", "depth", "pose")):
+        file = sorted((path / kind).iterdir())[number]
+        file.unlink()
+        pipe(file)
+    recording = open_recording(path)
+    assert len(list(recording)) == 1
+    reasons = {"colour missing": 1, "depth missing": 1, "pose missing": 1}
+    assert dict(recording.drops.items()) == reasons
+    assert "neither a file nor a folder" in recording.drops.examples["depth missing"]

@@ -76,7 +76,7 @@ def test_impossible_folders_are_refused(tmp_path):
             open_recording(tmp_path / name)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
     path = write_folder(tmp_path / "r", [])
-    with pytest.raises(RecordingError, match="holds no images"):
+    with pytest.raises(RecordingError, match="holds no files of"):
         open_recording(path)
     (path / "intrinsics.txt").write_text("0 0 0\n0 0 0\n0 0 0\n")
     with pytest.raises(RecordingError, match="camera matrix"):

@@ -124,9 +124,8 @@ def test_blocks_are_one_array_of_sums(seed, dtype):
             sums[shuffled] = stored
         else:
             source, target = np.array_split(rng.permutation(some)[: len(some) // 2 * 2], 2)
-            room = blocks.room_to_move(len(source))
-            assert 1 <= len(room) <= BLOCK
-            blocks.move(torch.tensor(source), torch.tensor(target), room)
+            source, target = np.sort(source), np.sort(target)
+            blocks.moving(torch.tensor(source), torch.tensor(target))()
             sums[target], hits[target] = sums[source], hits[source]
         assert len(blocks) == len(hits) and blocks.state().shape == (len(hits), WIDTH)
         assert blocks.nbytes == -(-len(hits) // BLOCK) * BLOCK * WIDTH * DTYPES[dtype].itemsize

@@ -138,6 +138,19 @@ def test_a_table_is_a_dictionary_of_sums(seed):
         assert_equal(contents(table), reference)
 
 
+def test_claimed_rows_are_empty_and_keys_that_go_are_nowhere():
+    table = made(10)
+    slots, _ = table.claim(keys(10, start=5))
+    assert slots.tolist() == list(range(5, 15)) and len(table) == 15
+    for name in ("hits", "rgb_sum", "seen_through", "changed"):
+        assert not table[name][10:].any()
+    assert not table.vectors.state()[10:].any()
+    table.release(10)
+    assert (table.index.find(keys(10, start=10)) == -1).all()
+    table.remove(torch.arange(10) % 2 == 1)
+    assert table.index.find(keys(10)).tolist() == [0, -1, 2, -1, 4, -1, 1, -1, 3, -1]
+
+
 def test_following_copies_only_what_is_asked_for_and_stale():
     table, copy = made(20), VoxelTable(CHANNELS, torch.float32, CPU)
     assert [copy.follow(table, 8) for _ in range(4)] == [20, 12, 4, 0]
@@ -153,6 +166,7 @@ def test_following_copies_only_what_is_asked_for_and_stale():
     ("channels", "dtype", "max_bytes", "rows"),
     [
         (768, torch.float32, 0, 4096),
+        (768, torch.float32, None, 4096),
         (768, torch.float32, 1, 64),
         (8, torch.float32, 64 * 32 * 64, 64),
         (8, torch.float32, 64 * 32 * 65, 65),
@@ -161,7 +175,8 @@ def test_following_copies_only_what_is_asked_for_and_stale():
     ],
 )
 def test_a_bounded_table_grows_in_small_steps(channels, dtype, max_bytes, rows):
-    assert VoxelTable(channels, dtype, CPU, max_bytes).vectors.block_rows == rows
+    bound = [] if max_bytes is None else [max_bytes]
+    assert VoxelTable(channels, dtype, CPU, *bound).vectors.block_rows == rows
 
 
 def test_what_is_removed_is_given_back_now_and_then(monkeypatch):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,7 +47,10 @@ class ClassList:
             raise InputError(f"{where}: ids must lie in 0..{MAX_ID - 1}")
         if not all(name.strip() and len(name) <= MAX_NAME for name in self.names):
             raise InputError(f"{where}: names must have 1 to {MAX_NAME} characters")
-        for what, values in (("id", self.ids), ("name", [n.casefold() for n in self.names])):
+        if hidden := next((name for name in self.names if not name.isprintable()), None):
+            raise InputError(f"{where}: the name {ascii(hidden)} holds what cannot be seen")
+        same = [unicodedata.normalize("NFKC", name).casefold() for name in self.names]
+        for what, values in (("id", self.ids), ("name", same)):
             value, count = Counter(values).most_common(1)[0]
             if count > 1:  # which of them would a label be?
                 raise InputError(f"{where}: the {what} {value!r} occurs {count} times")
@@ -129,6 +134,8 @@ def load_classes(source: str | Path) -> ClassList:
 
 def _from_txt(name: str, path: Path) -> ClassList:
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if names and all(re.match(r"-?\d+[\s.,;:]", each) for each in names):
+        raise InputError(f"{path} holds numbers before its names: ids and names are a .tsv")
     return ClassList(name, tuple(names), tuple(range(1, len(names) + 1)))
 
 
@@ -150,8 +157,10 @@ def _from_json(name: str, path: Path) -> ClassList:
         pairs = [(int(key), value) for key, value in classes.items()]
     elif isinstance(classes, list) and classes and isinstance(classes[0], dict):
         pairs = [(row["id"], row["name"]) for row in classes]
-    else:
+    elif isinstance(classes, list):
         pairs = list(enumerate(classes, start=1))
+    else:
+        raise InputError(f"{path} is no class list: it holds neither a list nor ids and names")
     if not all(type(i) is int and isinstance(text, str) for i, text in pairs):
         raise InputError(f"{path} is no class list: every class needs a whole number and a name")
     pairs = sorted(pair for pair in pairs if pair[0] > 0)  # id 0 is "none" in all of these

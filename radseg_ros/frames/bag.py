@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..config import NodeConfig, SyncConfig
 from ..datatypes import Frame, InputError, RadsegRosError, RecordingError, brief
+from ..files import refuse_pipes
 from .assemble import Assembler, Observation
 from .decode import Damaged
 from .disk import BAG_SUFFIXES
@@ -203,6 +204,7 @@ def _border(path: Path) -> Iterator[None]:
 
 def _check_parts(path: Path) -> None:
     """Say what is missing, before `rosbags` says it in its own words."""
+    refuse_pipes(path)
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         files = sorted(file for file in path.iterdir() if file.suffix in BAG_SUFFIXES)
         if not files:

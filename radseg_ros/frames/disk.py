@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..datatypes import Frame, InputError, RecordingError, check_pose
-from ..files import open_image
+from ..files import open_image, refuse_pipes, rgb_pixels
 from ..reading import read_text
 from .decode import is_camera_matrix, same_aspect
 from .drops import Unusable
-from .images.color import image_to_rgb
 from .images.depth import DEPTH_SCALE, to_metres
 from .images.raw import IMAGE_FORMATS
 
@@ -97,8 +96,9 @@ def folder_views(folder: Path) -> list[View]:
         if not (folder / part).is_dir():
             raise RecordingError(f"{folder} has no folder {part}/; expected {LAYOUT}")
     files = {part: list_files(folder / part, suffixes) for part, suffixes in parts.items()}
-    if not files["color"]:
-        raise RecordingError(f"{folder / 'color'} holds no images ({', '.join(COLOR_SUFFIXES)})")
+    for part, suffixes in parts.items():
+        if not files[part]:
+            raise RecordingError(f"{folder / part} holds no files of {', '.join(suffixes)}")
     return [
         View(
             name,
@@ -221,9 +221,13 @@ class FrameReader:
         """(H, W, 3) uint8 RGB of an image that shows the view of a depth image of ``size``.
 
         Raises:
-            Unusable: it is missing or damaged, or has another aspect.
+            Unusable: it is missing or damaged, of another type, or has another aspect.
         """
-        rgb = image_to_rgb(self.image(path, "colour"))
+        image = self.image(path, "colour")
+        try:
+            rgb = rgb_pixels(image)
+        except InputError as error:
+            raise Unusable("colour of wrong type", f"{path.name}: {error}") from None
         if not same_aspect(rgb.shape, size):
             raise Unusable("colour of wrong size", _sizes(rgb.shape, size))
         return rgb
@@ -247,7 +251,10 @@ class FrameReader:
             Unusable: it cannot be read.
         """
         try:
+            refuse_pipes(path)
             return self._read(path)
+        except InputError:
+            raise Unusable(f"{what} missing", f"{path.name}: neither a file nor a folder") from None
         except (OSError, ValueError) as error:  # ValueError: no file can have such a name
             reason = getattr(error, "strerror", None) or "no such name"
             raise Unusable(f"{what} missing", f"{path.name}: {reason}") from None

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ..datatypes import FeatureMap, InputError, check_rgb, check_texts
-from ..files import open_image
+from ..files import open_image, rgb_pixels
 from ..geometry import resize_rgb, working_size
 from ..reading import border, read_text
 from .maps import Segmentation, denoise, merge_synonyms
@@ -216,8 +216,12 @@ def read_rgb(path: str | Path) -> np.ndarray:
     """An image file -> (H, W, 3) uint8 RGB, upright as its EXIF tag says.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or holds more than 16 bit in its only channel.
     """
     from PIL import ImageOps
 
-    return np.array(ImageOps.exif_transpose(open_image(Path(path))).convert("RGB"))
+    image = ImageOps.exif_transpose(open_image(Path(path)))
+    try:
+        return np.array(rgb_pixels(image))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -92,13 +92,23 @@ class VoxelIndex:
             row, local = self._locate(key)
         self._table.data[row, local] = slot.int()
 
+    def places(self, key: torch.Tensor) -> torch.Tensor:
+        """(N,) keys that are known -> (N,) int64 places in the table, for :meth:`put`."""
+        row, local = self._locate(key)
+        return row * BRICK_SIDE**3 + local
+
+    def put(self, place: torch.Tensor, slot: torch.Tensor) -> None:
+        """Set (N,) int32 slots as :meth:`assign` does; takes no memory, so it cannot fail."""
+        self._table.data.view(-1).index_copy_(0, place, slot)
+
     def trim(self) -> None:
         """Give back the table rows of bricks that hold no voxel any more."""
         used = (self._table.data[self._rows] >= 0).any(1)
-        self._bricks, rows = self._bricks[used], self._table.data[self._rows[used]]
-        self._rows = torch.arange(len(rows), device=self._device)
-        self._table.resize(len(rows))
-        self._table.data.copy_(rows)
+        bricks, table = self._bricks[used], self._table.data[self._rows[used]]
+        rows = torch.arange(len(table), device=self._device)
+        self._table.resize(len(table))
+        self._table.data.copy_(table)
+        self._bricks, self._rows = bricks, rows
         self._table.trim()
 
     def _locate(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

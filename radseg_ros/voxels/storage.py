@@ -199,15 +199,26 @@ class VectorBlocks:
                 )
             block[: len(part)] = part
 
-    def move(self, source: torch.Tensor, target: torch.Tensor, room: torch.Tensor) -> None:
-        """Copy (N,) rows to (N,) others, distinct and disjoint, through ``room``."""
-        for a, b in zip(source.split(len(room)), target.split(len(room)), strict=True):
-            self.write(b, self._raw(a, room))
+    def moving(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
+        """What copies (N,) rows to (N,) others, both ascending, and disjoint.
 
-    def room_to_move(self, count: int) -> torch.Tensor:
-        """What :meth:`move` needs for ``count`` rows; when it is there, moving cannot fail."""
-        rows = max(1, min(count, self.block_rows))
-        return torch.empty(rows, self.channels, dtype=self.dtype, device=self._device)
+        All memory that this takes is there when it is returned, so it cannot fail.
+        """
+        rows = max(1, min(len(source), self.block_rows))
+        room = torch.empty(rows, self.channels, dtype=self.dtype, device=self._device)
+        steps = [
+            (list(self._pieces(a)), list(self._pieces(b)))
+            for a, b in zip(source.split(rows), target.split(rows), strict=True)
+        ]
+
+        def move() -> None:
+            for taken, put in steps:
+                for block, local, start, stop in taken:
+                    torch.index_select(block, 0, local, out=room[start:stop])
+                for block, local, start, stop in put:
+                    block.index_copy_(0, local, room[start:stop])
+
+        return move
 
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order -> (N, C) float32."""
@@ -217,11 +228,9 @@ class VectorBlocks:
         """(N,) slots in any order -> (N, C) as they are stored, a copy."""
         return self._raw(slots)
 
-    def _raw(self, slots: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        """(N,) slots in any order -> (N, C) as stored, a copy, in ``room`` if there is one."""
-        if room is None:
-            room = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
-        out = room[: len(slots)]
+    def _raw(self, slots: torch.Tensor) -> torch.Tensor:
+        """(N,) slots in any order -> (N, C) as stored, a copy."""
+        out = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
         slots, order = torch.sort(slots)
         for block, rows, start, stop in self._pieces(slots):
             out[order[start:stop]] = block[rows]

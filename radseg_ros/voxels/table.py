@@ -168,13 +168,16 @@ class VoxelTable:
             return 0
         kept = len(self) - len(slots)
         holes, moved = slots[slots < kept], kept + (~gone[kept:]).nonzero()[:, 0]
-        key, none = take(self["key"], slots), torch.full_like(slots, -1)
         rows = {name: take(column.data, moved) for name, column in self._columns.items()}
-        self.vectors.move(moved, holes, self.vectors.room_to_move(len(moved)))
+        move = self.vectors.moving(moved, holes)
+        gone_at = self.index.places(take(self["key"], slots))
+        moved_at = self.index.places(rows["key"])
+        none, there = torch.full_like(slots, -1, dtype=torch.int32), holes.int()
+        move()  # from here on nothing takes memory
         for name, values in rows.items():
-            self[name][holes] = values
-        self.index.assign(key, none)
-        self.index.assign(rows["key"], holes)
+            self[name].index_copy_(0, holes, values)
+        self.index.put(gone_at, none)
+        self.index.put(moved_at, there)
         self._resize(kept)
         self._removed += len(slots)
         if self._removed > max(kept, _BLOCK_ROWS):  # amortised: trimming looks at the whole index

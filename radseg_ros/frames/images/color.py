@@ -7,15 +7,13 @@ Each rule gives the pixels of OpenCV, and so of cv_bridge, to the last bit (test
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ...files import rgb_pixels, to_8_bit
 from ..drops import Unusable
 from .raw import BAYER, ENCODINGS, IMAGE_FORMATS, image_to_array, open_compressed
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 RGB, BGR, GREY = [0, 1, 2], [2, 1, 0], [0, 0, 0]
 # encoding -> the channels that are red, green and blue
@@ -50,7 +48,11 @@ def color_image(message: Any) -> np.ndarray:
     if hasattr(message, "format"):
         data = memoryview(message.data).tobytes()
         image = open_compressed(data, "compressed colour", IMAGE_FORMATS)
-        return image_to_rgb(image, str(message.format).partition(";")[0])
+        encoding = str(message.format).partition(";")[0]  # before it was compressed
+        if encoding in MOSAICS and (image.mode == "L" or image.mode.startswith("I")):
+            kind = np.uint8 if image.mode == "L" else np.uint16
+            return _to_rgb(np.asarray(image).astype(kind, copy=False), encoding)
+        return rgb_pixels(image)
     if message.encoding in ENCODINGS and message.encoding not in COLOR_ENCODINGS:
         raise Unusable(
             "colour of wrong type",
@@ -60,34 +62,14 @@ def color_image(message: Any) -> np.ndarray:
     return _to_rgb(image_to_array(message, "colour"), message.encoding)
 
 
-def image_to_rgb(image: Image.Image, encoding: str = "") -> np.ndarray:
-    """A decoded JPEG or PNG -> (H, W, 3) uint8 RGB.
-
-    Args:
-        encoding: of the image before it was compressed: a mosaic stays one.
-    """
-    if image.mode == "L" or image.mode.startswith("I"):  # Pillow's own way clips 16 bit to 255
-        pixels = np.asarray(image)
-        pixels = pixels.astype(np.uint8 if image.mode == "L" else np.uint16, copy=False)
-        return _to_rgb(pixels, encoding if encoding in MOSAICS else "mono8")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
 def _to_rgb(pixels: np.ndarray, encoding: str) -> np.ndarray:
     """Pixels of ``COLOR_ENCODINGS`` in 8 or 16 bit -> (H, W, 3) uint8 RGB."""
     if encoding in LUMA:
         return yuv422_to_rgb(pixels, LUMA[encoding])
     if encoding in MOSAICS:
-        return _to_8_bit(demosaic(pixels, *MOSAICS[encoding]))
-    rgb = np.atleast_3d(_to_8_bit(pixels))[..., CHANNELS[encoding]]
+        return to_8_bit(demosaic(pixels, *MOSAICS[encoding]))
+    rgb = np.atleast_3d(to_8_bit(pixels))[..., CHANNELS[encoding]]
     return np.ascontiguousarray(rgb)
-
-
-def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """0..65535 -> 0..255, rounded; 8 bit stay as they are."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def yuv422_to_rgb(pixels: np.ndarray, luma: int) -> np.ndarray:
