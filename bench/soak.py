@@ -42,12 +42,14 @@ from tf2_msgs.msg import TFMessage
 from radseg_interfaces.srv import QueryText
 from radseg_ros.datatypes import Frame
 from radseg_ros.frames.folder import open_recording
+from radseg_ros.geometry import resize_frame
 from radseg_ros.ros import messages
 from radseg_ros.ros.transport import image_transport
 
 NAMESPACE = "/soak"
 NODE = f"{NAMESPACE}/radseg_mapping"
 VIEWS = 12  # of the synthetic room, again and again
+SHORT_SIDE = 480  # px
 SETTLE = 4.0  # s after the start of programs or a change of load
 ASK_PERIOD = 5.0  # s
 SLOPE_LIMIT = 1.0  # MB a minute
@@ -231,7 +233,7 @@ def frames_of(bag: str) -> list[Frame]:
     """The frames of a bag, or views of a room."""
     if bag:
         return list(itertools.islice(open_recording(Path(bag)), 100))
-    return [rooms.frame(step) for step in range(VIEWS)]
+    return [resize_frame(rooms.frame(step), SHORT_SIDE) for step in range(VIEWS)]
 
 
 def camera_of(sender: Sender, frames: Sequence[Frame]) -> Callable[[], None]:

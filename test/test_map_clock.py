@@ -40,6 +40,11 @@ def test_the_clock_adds_up_steps_and_ignores_steps_back():
     assert read([5, 6, -100, -99, -97]) == [0, 1, 1, 2, 4]
 
 
+def test_frames_of_a_camera_that_comes_late_age_nothing():
+    assert read([5, 6, 5.5, 7, 6.5, 8, 7]) == [0, 1, 1, 2, 2, 3, 3]
+    assert read([5, 6, 4.9, 5.9]) == [0, 1, 1, 2], "more than a second is no delay"
+
+
 def test_a_large_step_counts_when_it_is_confirmed():
     large = LARGE_STEP_NS / SECOND * 2
     assert read([0, 1, 1 + large, 2 + large]) == [0, 1, 1, 2 + large]
