@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +14,11 @@ from conftest import require_ros
 
 require_ros()
 
+from rclpy.clock import Clock as SteadyClock
+from rclpy.clock import ClockType
+from rclpy.parameter import Parameter
 from robot import Robot, running_robot, wait_for
+from rosgraph_msgs.msg import Clock
 
 from radseg_ros.config import Config, NodeConfig
 from radseg_ros.live_map import LiveMap
@@ -33,7 +37,8 @@ class Stand:
     """A node with inputs and both executors, and the map that they feed."""
 
     def __init__(self) -> None:
-        self.node = rclpy.create_node("stand")
+        sim_time = Parameter("use_sim_time", value=True)
+        self.node = rclpy.create_node("stand", parameter_overrides=[sim_time])
         self.live = LiveMap(Config(node=NodeConfig(cameras=["front", "rear"])))
         self.inputs = Inputs(self.node, self.live, Faults())
         self.executors = (self.inputs.executor, RestExecutor(2, self.inputs.executor))
@@ -46,6 +51,11 @@ class Stand:
     def _spin(self, executor) -> None:
         while not self._ending.is_set():
             executor.spin_once()
+
+    def timer(self, period: float, callback: Callable[[], object]) -> None:
+        """Of steady time, as the node's: there is no time of a simulation."""
+        clock = SteadyClock(clock_type=ClockType.STEADY_TIME)
+        self.node.create_timer(period, callback, clock=clock)
 
     def received(self, name: str) -> int:
         return self.live.status().accounts[name].received
@@ -73,12 +83,13 @@ def pose() -> dict:
 
 def test_every_callback_belongs_to_one_executor(stand):
     stand.inputs.subscribe()
-    stand.node.create_timer(100.0, lambda: None)
+    stand.timer(100.0, lambda: None)
     node, (inputs, rest) = stand.node, stand.executors
     entities = [*node.subscriptions, *node.waitables, *node.timers, *node.services]
     assert len(entities) > 20
     assert all(inputs.owns(each) == (not rest.can_execute(each)) for each in entities)
     assert all(inputs.owns(each) for each in node.subscriptions)
+    assert "/clock" in [each.topic_name for each in node.subscriptions]
     owned = [each for each in entities if inputs.owns(each)]
     events = [event for each in node.subscriptions for event in each.event_handlers]
     assert set(map(id, owned)) == set(map(id, [*node.subscriptions, *events]))
@@ -93,6 +104,12 @@ def test_inputs_are_heard_that_are_subscribed_while_the_executor_waits(stand, ro
     assert stand.received("rear/color") == 0
 
 
+def test_time_of_a_simulation_is_heard(stand, robot):
+    stand.inputs.subscribe()
+    robot.publish({"/clock": Clock(clock=messages.time_message(7))})
+    wait_for(lambda: stand.node.get_clock().now().nanoseconds == 7, what="the time")
+
+
 def test_a_callback_that_takes_long_holds_up_no_input(stand, robot):
     entered, go = threading.Event(), threading.Event()
 
@@ -100,7 +117,7 @@ def test_a_callback_that_takes_long_holds_up_no_input(stand, robot):
         entered.set()
         assert go.wait(20)
 
-    stand.node.create_timer(0.01, long)
+    stand.timer(0.01, long)
     stand.inputs.subscribe()
     assert entered.wait(5)
     robot.publish(pose())
@@ -122,7 +139,7 @@ def test_an_input_that_takes_long_holds_up_no_other_callback(stand, robot, monke
     stand.inputs.subscribe()
     robot.publish(pose())
     assert entered.wait(10)
-    stand.node.create_timer(0.01, ticked.set)
+    stand.timer(0.01, ticked.set)
     assert ticked.wait(5) and not go.is_set()
     go.set()
     wait_for(lambda: stand.received("pose") == 1, what="the pose")

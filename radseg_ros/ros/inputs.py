@@ -136,6 +136,11 @@ class Inputs:
         self._inputs = inputs_of(live.config, live.cameras)
         self._subscriptions: dict[str, Any] = {}  # by name of input
         self.executor = InputExecutor(node)
+        # /clock, with use_sim_time, comes up to 1000 times a second; nobody spins yet
+        for clock in node.subscriptions:
+            entities: list[Any] = [clock, *clock.event_handlers]
+            for entity in entities:
+                entity.callback_group = self.executor.group
 
     @property
     def topics(self) -> dict[str, str]:
