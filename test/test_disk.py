@@ -52,6 +52,7 @@ ORDERS = {
     "stamps": ["99.900000", "100.000000", "102.175304", "103.175304"],
     "words": ["left_1", "left_2", "left_10", "right_1"],
     "zeros": ["0008", "009", "10", "000011"],
+    "two numbers": ["a1_b2", "a1_b10", "a2_b1", "a10_b1"],
 }
 
 
@@ -97,6 +98,12 @@ def test_what_lacks_a_part_is_counted(tmp_path):
         ("colour missing", "depth missing", "pose missing"), 1
     )
     both_readers(path)
+
+
+def test_a_missing_file_is_told_as_the_system_tells_it(tmp_path):
+    for name, reason in (("none.png", "No such file or directory"), ("a\0.png", "no such name")):
+        with pytest.raises(Unusable, match=f"depth missing: .*: {reason}"):
+            FrameReader(K).depth(tmp_path / name)
 
 
 def test_one_name_twice_is_refused(tmp_path):
@@ -151,11 +158,11 @@ def test_colour_may_be_larger_than_depth_but_not_of_another_view(tmp_path):
     Image.fromarray(rgb_of(0)).resize((SIZE[1] * 2, SIZE[0] * 2)).save(
         path / "color" / "000000.png"
     )
-    Image.fromarray(rgb_of(1)).resize((SIZE[1], SIZE[1])).save(path / "color" / "000001.png")
+    Image.fromarray(rgb_of(1)).resize((SIZE[1], SIZE[1] + 2)).save(path / "color" / "000001.png")
     for found in both_readers(path):
         ((name, frame),) = found
         assert name == "000000" and frame.rgb.shape == (2 * SIZE[0], 2 * SIZE[1], 3)
-    with pytest.raises(Unusable, match="colour of wrong size: 000001: 16x16, need 16x12"):
+    with pytest.raises(Unusable, match="colour of wrong size: 000001: 16x18, need 16x12"):
         FolderRecording(path).frame(1)
 
 
