@@ -314,15 +314,6 @@ def test_ground_truth_from_points(tmp_path):
         from_points(tmp_path / "none.npz", SIX, 0.05)
 
 
-def test_points_beyond_every_voxel_are_left_out_and_counted(tmp_path):
-    last = (2**31 - 2) * 0.05
-    xyz = [[last, 0, 0], [0, -last, 0], [0, 0, last + 0.1], [-last - 0.1, 0, 0], [0, np.nan, 0]]
-    np.savez(tmp_path / "gt.npz", xyz=xyz, labels=[1, 2, 3, 4, 5])
-    gt = from_points(tmp_path / "gt.npz", SIX, 0.05)
-    assert gt.index.tolist() == [[0, 2 - 2**31, 0], [2**31 - 2, 0, 0]]
-    assert gt.label.tolist() == [2, 1] and "(3 left out: not finite, or too far off)" in gt.source
-
-
 def test_lifted_ground_truth_lies_where_the_map_lies(tmp_path):
     lifter, counts, voxels = LabelLifter(0.05), {}, set()
     for item in open_scene("folder", world.write_folder(tmp_path, 2), "x", SIX):
