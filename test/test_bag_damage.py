@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,27 @@ def test_after_too_many_gaps_the_rest_is_given_up_and_counted(tmp_path, monkeypa
 
 
 # What the bag counts
+
+
+class LongGap:
+    """A bag of one hour that cannot be read from its first second to its last but one."""
+
+    start_time, end_time = 0, 3600 * 10**9
+    bad = range(10**9, end_time - 10**9)
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def messages(self, connections: list, start: int) -> Iterator[tuple]:
+        self.looks += 1
+        if start in self.bad and self.looks < 100:  # of the 3 600 000 milliseconds
+            raise ValueError("damaged")
+        yield (None, start, b"")
+
+
+def test_a_long_gap_is_crossed_in_few_looks():
+    end = bag_module._end_of_gap(LongGap(), [], LongGap.bad.start)
+    assert 0 <= end - LongGap.bad.stop <= bag_module.SHORTEST_GAP
 
 
 def counted(path: Path, **changes: int) -> None:
