@@ -114,6 +114,17 @@ def test_a_bag_is_read_and_its_poses_interpolated(tmp_path, plugin):
         assert recording.drops.total == 0
 
 
+@pytest.mark.parametrize("kind", ["16UC1; png compressed ", "compressedDepth", "mono16; jpeg"])
+def test_depth_is_told_from_colour_by_what_its_messages_say(tmp_path, kind):
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        bag.compressed("/a", 0, rgb_of(0), "bgr8; png compressed bgr8")
+        bag.compressed("/b", 0, np.ones(SIZE, np.uint16), kind)
+        bag.info("/camera_info", 0)
+        bag.pose("/pose", 0, 0.0)
+    topics = BagRecording(tmp_path / "bag").topics
+    assert (topics.color, topics.depth) == ("/a", "/b")
+
+
 def test_a_bag_of_compressed_images_and_a_single_file(tmp_path):
     rgb, millimetres = rgb_of(9), np.arange(192, dtype=np.uint16).reshape(SIZE) + 500
     with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:
