@@ -44,11 +44,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         _sync(path.parent)
     except OSError as error:
-        if error.filename in (None, str(part)):  # writing knows no name, opening the hidden one
+        if error.filename in (
+            None,
+            part,
+            str(part),
+        ):  # writing knows no name, opening the hidden one
             error.filename = str(path)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
