@@ -34,7 +34,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         A path in the same folder, with the suffix of ``path``.
 
     Raises:
-        OSError: the folder is missing or cannot be written, or the disk is full.
+        OSError: the folder is missing or cannot be written, or the disk is full; names ``path``.
     """
     _remove_leftovers(path)
     part = path.with_name(f".{path.name}.{os.getpid()}-{next(_number)}.part{path.suffix}")
@@ -43,8 +43,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
+    except OSError as error:
+        if error.filename in (
+            None,
+            part,
+            str(part),
+        ):  # writing knows no name, opening the hidden one
+            error.filename = str(path)
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

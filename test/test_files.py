@@ -14,7 +14,7 @@ from PIL import Image
 
 from radseg_ros import files
 from radseg_ros.datatypes import InputError
-from radseg_ros.files import prepare_file, prepare_folder, write_whole
+from radseg_ros.files import prepare_file, prepare_folder, whole_file, write_whole
 
 
 def picture(kind: str = "PNG") -> bytes:
@@ -115,3 +115,25 @@ def test_places_for_results_are_tried_before_the_work(tmp_path):
 def test_what_utf_8_cannot_say_is_escaped(tmp_path):
     write_whole(tmp_path / "a.md", "t\u00fcr \udcff")
     assert (tmp_path / "a.md").read_bytes() == b"t\xc3\xbcr \\udcff"
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    """An error of writing has no name, and one of opening that of a file that nobody knows."""
+    resource = pytest.importorskip("resource", reason="limits of a process are those of Unix")
+    path = tmp_path / "a.txt"
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, unlimited[1]))
+    try:
+        with pytest.raises(OSError) as full:
+            write_whole(path, b"x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as nowhere, whole_file(tmp_path / "file" / "a.txt") as part:
+        part.write_bytes(b"x")
+    with pytest.raises(OSError) as other, whole_file(path):
+        (tmp_path / "missing").read_bytes()
+    assert [error.value.filename for error in (full, nowhere, other)] == [
+        str(path), str(tmp_path / "file" / "a.txt"), str(tmp_path / "missing")
+    ]  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

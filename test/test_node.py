@@ -66,6 +66,26 @@ REFUSED = {
         "params.yaml",
     ),
     "no YAML": (["--params-file", "params.yaml"], "{", "params.yaml"),
+    "a number for a QoS policy": (
+        ["-p", "qos_overrides./refused/pose.subscription.reliability:=3"],
+        None,
+        "qos_overrides./refused/pose.subscription.reliability",
+    ),
+    "a QoS policy that is none": (
+        ["-p", "qos_overrides./refused/pose.subscription.history:=keep_some"],
+        None,
+        "`keep_some`",
+    ),
+    "a queue below zero": (
+        ["-p", "qos_overrides./refused/pose.subscription.depth:=-1"],
+        None,
+        "qos_overrides./refused/pose.subscription.depth cannot be used",
+    ),
+    "a queue without end": (
+        ["-p", "qos_overrides./refused/pose.subscription.depth:=99999999999"],
+        None,
+        "qos_overrides./refused/pose.subscription.depth cannot be used",
+    ),
     "infinite": (
         ["--params-file", "params.yaml"],
         "/**:\n  ros__parameters:\n    map:\n      voxel_size: .inf\n",

@@ -246,6 +246,20 @@ def test_the_index_is_a_dictionary(steps):
     )
 
 
+def test_bricks_are_eight_voxels_wide_and_hold_all_of_theirs():
+    side = torch.arange(-7, 9)  # two bricks: the first key of all begins one
+    grid = torch.cartesian_prod(side, side, side)
+    index = VoxelIndex()
+    index.assign(pack(grid.T), torch.arange(len(grid)))
+    corners = torch.cartesian_prod(*[torch.tensor([-7, 1])] * 3)
+    assert torch.equal(index.brick_corner, corners)
+    for number, corner in enumerate(corners):
+        slots = index.slots_in(torch.arange(8) == number)
+        mine = ((grid >= corner) & (grid < corner + 8)).all(1).nonzero()[:, 0]
+        assert torch.equal(slots.sort().values, mine)
+    assert valid_keys(torch.tensor([-1, 0, 2**63 - 1])).tolist() == [False] * 3
+
+
 def test_a_moving_window_does_not_leak_bricks():
     world, sizes = make_map(0.05, 5), []
     rng = np.random.default_rng(0)

@@ -36,7 +36,7 @@ from rclpy.timer import Timer
 
 from ..command import sentence
 from ..config import Option, to_dict
-from ..datatypes import CheckpointError, ConfigError, RadsegRosError
+from ..datatypes import CheckpointError, ConfigError, RadsegRosError, brief
 from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
 from . import health, params
@@ -180,7 +180,7 @@ class MapperNode(Node):
 
             self.live.start(Mapper(config, encoder))
             self._resume()
-            self.inputs.subscribe()
+            self._subscribe()
             minutes = config.persistence.autosave_period
             if minutes and self._autosave_path is not None:
                 self._every(60.0 * minutes, "saving the map", self._autosave_aside)
@@ -191,6 +191,26 @@ class MapperNode(Node):
             return
         topics = ", ".join(self.inputs.topics.values())
         self.get_logger().info(f"ready: encoder '{encoder.name}', listening to {topics}")
+
+    def _subscribe(self) -> None:
+        """Listen to the inputs.
+
+        Raises:
+            ConfigError: an override of their QoS cannot be.
+        """
+        given = [name for name in self._parameter_overrides if name.startswith("qos_overrides.")]
+        try:
+            self.inputs.subscribe()
+        except Exception as error:  # of rclpy, another one for each mistake
+            if not given:
+                raise
+            reason = f"{', '.join(given)} cannot be used: {brief(error, 200)}"
+            raise ConfigError(reason) from error
+        if unused := [name for name in given if not self.has_parameter(name)]:
+            self.get_logger().warning(
+                f"{', '.join(unused)}: no input has such a policy; those that can be overridden "
+                "are qos_overrides./TOPIC.subscription.history, depth and reliability"
+            )
 
     # Maps that outlive a run
 
