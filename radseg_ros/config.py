@@ -496,6 +496,20 @@ class NodeConfig(Options):
     )
     publish_period: float = option(1.0, "s between two clouds", low=0.01, high=3600, live=True)
     cloud_min_hits: int = option(1, "voxels with fewer points are not published", low=1, live=True)
+    cloud_max_points: int = option(
+        0,
+        "points in a published cloud; of more voxels some are left out, always the same and evenly "
+        "in space; 0 = all",
+        low=0,
+        live=True,
+    )
+    cloud_radius: float = option(
+        0.0,
+        "m around the last place of the camera; voxels farther away are not published; 0 = all are",
+        low=0,
+        high=1e6,
+        live=True,
+    )
     map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
 
     def __post_init__(self) -> None:
