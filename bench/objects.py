@@ -104,7 +104,10 @@ def main() -> None:
     }
     took = measure.in_turns(sides, options.rounds)
     mine, tree, double = (took[side].wall for side in sides)
-    print(f"find_objects {mine:.3f} s; k-d tree {tree:.2f} s: {tree / mine:.1f}x")
+    print(
+        f"find_objects {mine:.3f} s (processor {took['ours'].processor:.3f} s); k-d tree "
+        f"{tree:.2f} s: {tree / mine:.1f}x"
+    )
     print(f"{sizes[1]} voxels {double:.3f} s: {double / mine:.2f}x")
     peak, tree_peak = (measure.peak_memory(side, options.voxels) for side in (ours, theirs))
     print(f"memory {peak:.0f} MiB; k-d tree {tree_peak:.0f} MiB")

@@ -33,6 +33,7 @@ STEP_ROWS = 2048  # at most: what is transformed at once is how long another que
 LEAST_ROWS = 64
 OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
+SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
 NARROW = 768  # numbers in a vector: below, bytes would save little and cost more of the cosine
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
@@ -263,7 +264,7 @@ class MapView:
             slots = (columns["step"] > since).nonzero()[:, 0]
             scores = torch.zeros(len(slots), texts, device=slots.device)
             if self._vectors is not None:
-                for some in torch.arange(len(slots)).split(BLOCK_ROWS):
+                for some in torch.arange(len(slots)).split(SCORED_ROWS):
                     vectors = self._vectors.rows(take(slots, some.to(slots.device)))
                     scores[some] = scorer(vectors).to(scores.device)
             rows = {name: take(values, slots) for name, values in columns.items()}
@@ -304,7 +305,7 @@ class MapView:
         if len(scores) < len(step):
             missing = scores.new_zeros(len(step) - len(scores), texts)
             scores = torch.cat([scores, missing])
-        for slots in (step > since).nonzero()[:, 0].split(BLOCK_ROWS):
+        for slots in (step > since).nonzero()[:, 0].split(SCORED_ROWS):
             scores[slots] = scorer(self._vectors.rows(slots)).to(scores.device)
         if question is not None and scores.numel() <= KEPT_SCORES_MOST:
             self._scores[question] = (self._step, scores)
