@@ -45,7 +45,7 @@ class HeadOnly:
 
     name, checkpoint_hash, language, sam = "bench-head", "", "", None
     channels, language_channels, logit_scale = query.CHANNELS, query.LANGUAGE, 10.0
-    background = ("thing",)
+    background, coarse_head = ("thing",), True
     device = torch.device("cpu")
 
     def __init__(self, busy: float = 0.0) -> None:

