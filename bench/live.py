@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each situation, at least")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each situation, at least")
     parser.add_argument("--ahead", action="store_true", help="only the question after a run")
     parser.add_argument("--run", type=float, default=120.0, help="s, with --ahead")
     parser.add_argument("--threads", type=int, default=2)

@@ -146,11 +146,7 @@ class Mapper:
         scorer = self.space.scorer(texts, rules, prompts)
         source = self.map
         asked_of = len(source)
-        if asked_of * len(texts) > MAX_SCORES:
-            raise InputError(
-                f"{len(texts)} labels over {asked_of} voxels are too many at once: ask for "
-                f"{max(1, MAX_SCORES // asked_of)} at a time"
-            )
+        _check_size(asked_of, len(texts))
         with self.timings.stage("score"):
             if self._may_keep(self.view, source):
                 self.view.catch_up(source, self.lock, deadline, renew)
@@ -205,6 +201,7 @@ class Mapper:
                 geometry = source.geometry()
             return _everything(geometry, torch.zeros(len(geometry), 0))
         check_texts(texts)
+        _check_size(len(source), len(texts))
         if self._may_keep(self.view, source):
             scorer = self.space.scorer(texts, self.config.query)
             missing = self.view.catch_up(source, self.lock, deadline)
@@ -291,6 +288,15 @@ def _deadline(time_limit: float | None) -> float:
     if not 0 <= time_limit <= MAX_TIME_LIMIT:  # also NaN
         raise InputError(f"a time limit is in 0..{MAX_TIME_LIMIT:g} s, got {time_limit:g}")
     return time.monotonic() + time_limit
+
+
+def _check_size(voxels: int, texts: int) -> None:
+    """Refuse more scores at once than there is memory for."""
+    if voxels * texts > MAX_SCORES:
+        raise InputError(
+            f"{texts} labels over {voxels} voxels are too many at once: ask for "
+            f"{max(1, MAX_SCORES // voxels)} at a time"
+        )
 
 
 def _no_scores(vectors: torch.Tensor) -> torch.Tensor:

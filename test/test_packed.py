@@ -242,3 +242,11 @@ def test_a_question_with_a_time_limit_says_what_it_is_made_of(keep):
     assert result.covered == pytest.approx(STEP_ROWS / len(made.map)) and result.covered < 1
     assert len(result.geometry) == STEP_ROWS
     assert made.query(["red"]).covered == 1
+
+
+def test_more_labels_than_there_is_memory_for_are_refused(monkeypatch):
+    made = mapper()
+    monkeypatch.setattr("radseg_ros.mapper.MAX_SCORES", 2 * len(made.map))
+    assert made.changes(-1, ("red", "blue")).scores.shape == (len(made.map), 2)
+    with pytest.raises(InputError, match="too many at once: ask for 2 at a time"):
+        made.changes(-1, ("red", "blue", "green"))
