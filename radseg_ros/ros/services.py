@@ -25,8 +25,8 @@ from std_srvs.srv import Trigger
 from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
 
 from ..answers.export import FORMATS, write_cloud
-from ..command import sentence
 from ..answers.packed import pack
+from ..command import sentence
 from ..datatypes import InputError, MapFileError, RadsegRosError
 from ..live_map import LiveMap
 from ..voxels.map_file import SUFFIX
