@@ -282,6 +282,81 @@ def test_old_vectors_are_renewed_for_a_while_and_voxels_without_one_are_waited_f
     assert head.rows >= changed, "the next one, with more time, gets the rest"
 
 
+def test_the_time_for_renewing_begins_when_new_voxels_have_their_vectors(monkeypatch):
+    world, head, now = wide_map(), Head(), [0.0]
+    monkeypatch.setattr("radseg_ros.voxels.view.time.monotonic", lambda: now[0])
+    world.clear()
+    half(world, 0)
+
+    def slow(means):
+        now[0] += len(means) / 1024
+        return head(means)
+
+    view = MapView(slow, 3)
+    ask(view, world)
+    depth = np.full((120, 120), 2.0, np.float32)
+    observed = frame(depth, camera=np.diag([40.0, 40.0, 1.0]), stamp_ns=1)
+    new = world.integrate(observed, FeatureMap(torch.randn(5, 30, 30))).new_voxels
+    head.rows = 0
+    view.catch_up(world, threading.Lock(), renew=1.0)
+    steps = -(-new // STEP_ROWS)
+    assert head.rows == (steps + 1) * STEP_ROWS < len(world), "one step more than for what is new"
+
+
+def test_a_question_does_not_wait_for_voxels_that_come_after_it():
+    world, head, shifts = wide_map(), Head(), iter(range(1, 100))
+
+    def slow(means):
+        T = np.eye(4)
+        T[2, 3] = next(shifts)
+        world.integrate(frame(2.0, T), FeatureMap(torch.ones(5, 1, 1)))
+        return head(means)
+
+    before = len(world)
+    view = MapView(slow, 3)
+    assert view.catch_up(world, threading.Lock()) == 0
+    assert head.rows == before < len(world)
+    assert len(view.scored(world.voxel_size, scorer, len(TEXTS))[0]) == before
+
+
+class Announced:
+    """A lock that says when it was let go."""
+
+    def __init__(self) -> None:
+        self.lock, self.free = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+        self.free.set()
+
+
+def test_what_was_copied_before_a_question_came_and_is_being_made_is_not_new_enough_for_it():
+    world, head, entered, go_on = wide_map(), Head(), threading.Event(), threading.Event()
+
+    def held(means):
+        entered.set()
+        assert go_on.wait(30)
+        return head(means)
+
+    view, planned = MapView(held, 3), Announced()
+    first = threading.Thread(target=lambda: view.catch_up(world, threading.Lock()))
+    first.start()
+    assert entered.wait(30)
+    half(world, 5)
+    asked = world.geometry()
+    second = threading.Thread(target=lambda: view.catch_up(world, planned))
+    second.start()
+    assert planned.free.wait(30)
+    go_on.set()
+    for caller in (first, second):
+        caller.join(30)
+    geometry, _ = view.scored(world.voxel_size, scorer, len(TEXTS))
+    assert_same_geometry(geometry, asked)
+
+
 def test_never_copied_voxels_come_before_old_ones():
     world, head = wide_map(), Head()
     view = MapView(head, 3)

@@ -178,6 +178,29 @@ def test_encoder_errors_leave_the_map_whole():
     torch.testing.assert_close(chain.map.snapshot().features, before.features)
 
 
+class Meanwhile(ColorEncoder):
+    """Something happens to the map while voxels are projected."""
+
+    happens = staticmethod(lambda: None)
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """After it has happened."""
+        self.happens()
+        return super().project(vectors)
+
+
+def test_a_question_without_a_limit_covers_the_map_whatever_happens_meanwhile():
+    encoder = Meanwhile()
+    chain = Mapper(Config(short_side=0), encoder)
+    chain.integrate(view())
+    voxels = len(chain.map)
+    encoder.happens = lambda: chain.integrate(view(10, shift=5.0))
+    assert chain.query(["red"]).covered == 1 and len(chain.map) > voxels
+    encoder.happens = lambda: chain.clear_box((-9, -9, -9), (9, 0, 9))
+    result = chain.query(["red"])
+    assert result.covered == 1 and len(result.geometry) == len(chain.map) < 2 * voxels
+
+
 class WithHead(ColorEncoder):
     """A head of the size that RADIO has, with random weights."""
 

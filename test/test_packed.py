@@ -189,6 +189,7 @@ def test_clouds_are_those_of_a_question_whatever_is_kept(options, labels):
         assert cloud.missing == 0 and len(expected) == len(made.map) > 0
         np.testing.assert_array_equal(in_order(cloud.points()), in_order(pack(expected)))
     kept = made.view.nbytes + made.outline.nbytes
+    assert cloud.step > 0 if kept else cloud.step == -1, "without a copy, all of it each time"
     assert made.nbytes == made.map.nbytes + kept <= options.get("max_bytes", 10**9)
     assert (kept > 0) == made.config.map.cache_projections or "max_bytes" in options
 
