@@ -18,7 +18,7 @@ from radseg_ros.answers.cloud import rgb_cloud, semantic_cloud
 from radseg_ros.answers.packed import POINT, PackedCloud, pack, thinning_order
 from radseg_ros.config import Config, MapConfig, NodeConfig
 from radseg_ros.datatypes import Cloud, InputError
-from radseg_ros.live_map import LiveMap
+from radseg_ros.live_map import RENEWAL, LiveMap
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.index import pack as key_of
 from radseg_ros.voxels.view import OUTLINE_ROWS, STEP_ROWS, MapView
@@ -251,3 +251,23 @@ def test_more_labels_than_there_is_memory_for_are_refused(monkeypatch):
     assert made.changes(-1, ("red", "blue")).scores.shape == (len(made.map), 2)
     with pytest.raises(InputError, match="too many at once: ask for 2 at a time"):
         made.changes(-1, ("red", "blue", "green"))
+
+
+def test_a_running_robot_renews_for_a_while_and_everybody_else_all_of_it(monkeypatch):
+    made, renewals = mapper(), []
+    follow_map = made.view.catch_up
+
+    def watched(source, lock, deadline, renew):
+        renewals.append(renew)
+        return follow_map(source, lock, deadline, renew)
+
+    monkeypatch.setattr(made.view, "catch_up", watched)
+    live = LiveMap(made.config)
+    live.start(made)
+    live._closing.set()  # nothing is made ahead
+    live._ahead.join()
+    renewals.clear()
+    made.query(["red"])
+    live.query(["red"])
+    assert renewals == [float("inf"), RENEWAL]
+    live.close()
