@@ -166,7 +166,10 @@ class LiveMap:
         with self._state:
             self._closed = True
             self._drop_waiting(CLOSED)
-        return self._worker.close(timeout)
+        ended = self._worker.close(timeout)
+        if self._ahead.is_alive():  # an interpreter that ends while a thread computes is aborted
+            self._ahead.join(timeout)
+        return ended
 
     # In
 

@@ -264,10 +264,8 @@ def test_a_running_robot_renews_for_a_while_and_everybody_else_all_of_it(monkeyp
     monkeypatch.setattr(made.view, "catch_up", watched)
     live = LiveMap(made.config)
     live.start(made)
-    live._closing.set()  # nothing is made ahead
-    live._ahead.join()
+    live.close()  # nothing is made ahead
     renewals.clear()
     made.query(["red"])
     live.query(["red"])
     assert renewals == [float("inf"), RENEWAL]
-    live.close()
