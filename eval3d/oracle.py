@@ -35,6 +35,7 @@ class OracleEncoder:
     checkpoint_hash = language = ""
     sam = None
     logit_scale = 100.0
+    coarse_head = False
     background: tuple[str, ...] = ("something else",)
 
     def __init__(

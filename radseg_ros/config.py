@@ -335,6 +335,11 @@ class MapConfig(Options):
     cache_projections: bool = option(
         True, "keep language vectors per voxel: a repeated query is fast; counts as map memory"
     )
+    fast_projection: bool = option(
+        True,
+        "project voxels for questions in bfloat16 where the processor has instructions for it "
+        "(AVX-512 BF16, AMX): half the time, and no cosine moves by 1e-3",
+    )
     work_ahead: float = option(
         0.25,
         "share of one core's time in which language vectors are made before anybody asks; 0 = off",
@@ -496,6 +501,20 @@ class NodeConfig(Options):
     )
     publish_period: float = option(1.0, "s between two clouds", low=0.01, high=3600, live=True)
     cloud_min_hits: int = option(1, "voxels with fewer points are not published", low=1, live=True)
+    cloud_max_points: int = option(
+        0,
+        "points in a published cloud; of more voxels some are left out, always the same and evenly "
+        "in space; 0 = all",
+        low=0,
+        live=True,
+    )
+    cloud_radius: float = option(
+        0.0,
+        "m around the last place of the camera; voxels farther away are not published; 0 = all are",
+        low=0,
+        high=1e6,
+        live=True,
+    )
     map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
 
     def __post_init__(self) -> None:

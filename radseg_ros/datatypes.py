@@ -247,6 +247,18 @@ class MapSnapshot(MapGeometry):
     features: torch.Tensor  # (M, C) float32, mean over all points
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MapChanges:
+    """What has changed in a copy of the map since an earlier look at it. Tensors on its device."""
+
+    step: int  # of the copy: the next look asks for what is newer
+    known: torch.Tensor  # (M,) bool, of all rows of the copy: whether there is a voxel
+    slots: torch.Tensor  # (N,) int64, the rows that have changed, ascending
+    geometry: MapGeometry  # the voxels in those N rows
+    scores: torch.Tensor  # (N, Q) in 0..1, of the texts that were asked for
+    missing: int = 0  # rows that will change as soon as there is time
+
+
 @dataclass(frozen=True, slots=True)
 class FoundObject:
     """One connected group of voxels that answers a query. World frame, metres."""

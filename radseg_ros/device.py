@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from .config import one_of
@@ -40,6 +43,20 @@ def pick_device(name: torch.device | str, option: str = "device") -> torch.devic
         raise ConfigError(f"{option}: {str(name)!r} cannot be used ({reason})") from error
     one_of(option, device.type, KINDS)
     return device
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for matrix products in bfloat16.
+
+    With AVX-512 BF16 they take half the time of float32's (``bench/query.py --head bfloat16``);
+    without such instructions they take longer.
+    """
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return re.search(r"\b(avx512_bf16|amx_bf16)\b", described) is not None
 
 
 def with_memory(work: Callable[[], Result]) -> Result:

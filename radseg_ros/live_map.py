@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from .answers.packed import PackedCloud
 from .answers.result import QueryResult
 from .config import Config
 from .datatypes import Cloud, InputError, MapFileError, NotReadyError, check_texts
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_PERIOD = 0.2  # s between two looks whether there is anything to do ahead
 AHEAD_ROWS = 512  # voxels at a time
+CLOUD_TIME = 0.5  # s that vectors are made for a published cloud; others follow with the next one
+RENEWAL = 0.5  # s that a question spends on voxels that changed since they were last projected
 BUSY = "frame replaced by a newer one while the encoder was busy (node.backlog)"
 CLOSED = "frame that came when the map was closed"
 PAUSED = "image that came while the node was paused (~/resume)"
@@ -60,6 +64,7 @@ class LiveStatus:
     stamp_ns: int  # of the last frame in the map; 0 = none
     frame_id: str  # of the map; empty as long as no pose has decided it
     voxels: int
+    pending: int  # voxels of a loaded map that wait for LiveMap.confirm
     answerable: float  # share of the voxels whose vectors are ready for questions
     map_bytes: int
     integrated: int  # frames
@@ -161,7 +166,10 @@ class LiveMap:
         with self._state:
             self._closed = True
             self._drop_waiting(CLOSED)
-        return self._worker.close(timeout)
+        ended = self._worker.close(timeout)
+        if self._ahead.is_alive():  # an interpreter that ends while a thread computes is aborted
+            self._ahead.join(timeout)
+        return ended
 
     # In
 
@@ -278,8 +286,9 @@ class LiveMap:
                 stamp_ns=self._stamp_ns,
                 frame_id=self._assembler.map_frame,
                 voxels=voxels,
+                pending=self.pending,
                 answerable=answerable,
-                map_bytes=0 if mapper is None else mapper.map.nbytes,
+                map_bytes=0 if mapper is None else mapper.nbytes,
                 integrated=self._integrated,
                 waiting=self._worker.pending,
                 age=None if at is None else time.monotonic() - at,
@@ -309,6 +318,9 @@ class LiveMap:
     ) -> QueryResult:
         """Ask the map; see :meth:`Mapper.query`.
 
+        Vectors that are only a little old are renewed for half a second and then taken as they are:
+        frames may change more than can be projected before the next ones come.
+
         Args:
             threshold, max_objects: instead of those of the configuration.
             time_limit: s; see :meth:`Mapper.query`.
@@ -322,7 +334,7 @@ class LiveMap:
         given = {name: value for name, value in changes.items() if value is not None}
         rules = dataclasses.replace(self.config.query, **given)
         names = [text.strip() for text in texts]
-        return self.mapper.query(names, rules, prompts, time_limit)
+        return self.mapper.query(names, rules, prompts, time_limit, RENEWAL)
 
     def cloud(self, labels: Sequence[str] = ()) -> Cloud:
         """Every voxel with its best label; without labels, the map in its true colours."""
@@ -330,6 +342,24 @@ class LiveMap:
         if labels:
             return self.mapper.query(list(labels)).cloud(min_hits)
         return self.mapper.rgb_cloud(min_hits)
+
+    def show(self, cloud: PackedCloud, labels: Sequence[str] = ()) -> np.ndarray:
+        """The points to publish of a cloud that follows this map; it is brought up to date first.
+
+        ``node.cloud_min_hits``, ``cloud_radius`` and ``cloud_max_points`` say which points.
+
+        Args:
+            cloud: has been shown with the same labels before, or never.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError, LanguageError, ConfigError: see :meth:`Mapper.query`.
+        """
+        node, mapper = self.config.node, self.mapper
+        changes = mapper.changes(cloud.step, labels, CLOUD_TIME)
+        cloud.update(changes, self.config.query.threshold)
+        centre = mapper.map.camera
+        return cloud.points(node.cloud_min_hits, node.cloud_max_points, node.cloud_radius, centre)
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse labels for the cloud that cannot be used; it may take as long as a question.

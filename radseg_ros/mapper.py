@@ -16,7 +16,16 @@ import torch
 from .answers.cloud import rgb_cloud
 from .answers.result import QueryResult
 from .config import Config, QueryConfig
-from .datatypes import Cloud, FeatureMap, Frame, InputError, IntegrationStats, check_texts
+from .datatypes import (
+    Cloud,
+    FeatureMap,
+    Frame,
+    InputError,
+    IntegrationStats,
+    MapChanges,
+    MapGeometry,
+    check_texts,
+)
 from .encoders.protocol import Encoder
 from .geometry import resize_frame
 from .spaces import make_space
@@ -25,6 +34,7 @@ from .voxels.view import MapView, scored_directly
 from .voxels.voxel_map import VoxelMap
 
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
+MAX_TIME_LIMIT = 3600.0  # s
 
 
 class Timings:
@@ -69,6 +79,12 @@ class Mapper:
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
         self.view = MapView(self.space.answer_vectors, self.space.answer_channels, self.space.exact)
+        self.outline = MapView()  # what clouds in true colours are read from
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for the map, with index and what questions and clouds keep of it."""
+        return self.map.nbytes + self.view.nbytes + self.outline.nbytes
 
     def integrate(self, frame: Frame) -> IntegrationStats:
         """Fuse one frame into the map.
@@ -90,8 +106,9 @@ class Mapper:
         """The short part of ``integrate``: what ``prepare`` gave goes into the map."""
         with self.timings.stage("fuse"), self.lock:
             stats = self.map.integrate(frame, features)
-        if self.view.nbytes:  # it may have to go, now that the map is larger
-            self._may_keep(self.map)
+        for view in (self.view, self.outline):
+            if view.nbytes:  # it may have to go, now that the map is larger
+                self._may_keep(view, self.map)
         return stats
 
     @torch.inference_mode()
@@ -101,6 +118,7 @@ class Mapper:
         rules: QueryConfig | None = None,
         prompts: bool = False,
         time_limit: float | None = None,
+        renew: float = math.inf,
     ) -> QueryResult:
         """How well every voxel answers each text.
 
@@ -110,50 +128,87 @@ class Mapper:
         Args:
             rules: what counts as found; None = the configuration's.
             prompts: take the texts as they are instead of as names of things.
-            time_limit: s after which the answer is made of the voxels whose vectors are there;
-                ``QueryResult.covered`` says which share that is.
+            time_limit: s, up to 3600, after which no more vectors are made: the answer is made of
+                the voxels that have one, even if it is older than the question;
+                ``QueryResult.covered`` says which share that is. None = no limit.
+            renew: s in which the vectors of voxels that have changed since their last projection
+                are made again; after that a slightly older mean is good enough. Voxels without a
+                vector are not affected.
 
         Raises:
-            InputError: texts that :func:`check_texts` refuses, or too much at once.
+            InputError: texts that :func:`check_texts` refuses, too much at once, or another limit.
             LanguageError: a text cannot be embedded.
             ConfigError: the map stores probabilities and a text is not one of its labels.
         """
-        deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
+        deadline = _deadline(time_limit)
         check_texts(texts)
         rules = rules or self.config.query
         scorer = self.space.scorer(texts, rules, prompts)
         source = self.map
-        if len(source) * len(texts) > MAX_SCORES:
-            raise InputError(
-                f"{len(texts)} labels over {len(source)} voxels are too many at once: ask for "
-                f"{max(1, MAX_SCORES // len(source))} at a time"
-            )
+        asked_of = len(source)
+        _check_size(asked_of, len(texts))
         with self.timings.stage("score"):
-            if self._may_keep(source):
-                self.view.catch_up(source, self.lock, deadline)
+            if self._may_keep(self.view, source):
+                self.view.catch_up(source, self.lock, deadline, renew)
                 question = (tuple(texts), prompts, tuple(rules.background))
                 size = source.voxel_size
                 geometry, scores = self.view.scored(size, scorer, len(texts), question)
             else:
                 geometry, scores = scored_directly(
-                    source, self.lock, self.space.answer_vectors, scorer, len(texts)
+                    source, self.lock, self.space.answer_vectors, scorer, len(texts), deadline
                 )
-        covered = min(1.0, len(geometry) / len(source)) if len(source) else 1.0
+        asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
+        covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
         return QueryResult(tuple(texts), geometry, scores.cpu().numpy(), rules, covered)
 
     @torch.inference_mode()
     def work_ahead(self, rows: int) -> int:
         """Make up to ``rows`` answer vectors before anybody asks; return how many are missing."""
         source = self.map
-        return self.view.catch_up(source, self.lock, ahead=rows) if self._may_keep(source) else 0
+        if not self._may_keep(self.view, source):
+            return 0
+        return self.view.catch_up(source, self.lock, ahead=rows)
 
-    def _may_keep(self, source: VoxelMap) -> bool:
-        """Whether the bound of the map leaves room for the view, which is given up otherwise."""
-        if source.room_for(self.view.nbytes_for(len(source))):
+    def _may_keep(self, view: MapView, source: VoxelMap) -> bool:
+        """Whether the bound of the map leaves room for a view, which is given up otherwise."""
+        others = sum(other.nbytes for other in (self.view, self.outline) if other is not view)
+        if source.room_for(view.nbytes_for(len(source)) + others):
             return True
-        self.view.clear()
-        source.cache_nbytes = 0
+        view.clear()
         return False
+
+    @torch.inference_mode()
+    def changes(
+        self, since: int, texts: Sequence[str] = (), time_limit: float | None = None
+    ) -> MapChanges:
+        """What a cloud of the map has to show anew: voxels, with how well each answers each text.
+
+        Args:
+            since: ``MapChanges.step`` of the last time, with the same texts and rules; -1 = all.
+            texts: none = in true colours, without scores.
+            time_limit: s after which voxels are left for the next time.
+
+        Raises:
+            InputError, LanguageError, ConfigError: see :meth:`query`.
+        """
+        deadline, source, size = _deadline(time_limit), self.map, self.map.voxel_size
+        if not texts:
+            if self._may_keep(self.outline, source):
+                missing = self.outline.catch_up(source, self.lock, deadline)
+                changes = self.outline.changes(since, size, _no_scores, 0)
+                return dataclasses.replace(changes, missing=missing)
+            with self.lock:
+                geometry = source.geometry()
+            return _everything(geometry, torch.zeros(len(geometry), 0))
+        check_texts(texts)
+        _check_size(len(source), len(texts))
+        if self._may_keep(self.view, source):
+            scorer = self.space.scorer(texts, self.config.query)
+            missing = self.view.catch_up(source, self.lock, deadline)
+            changes = self.view.changes(since, size, scorer, len(texts))
+            return dataclasses.replace(changes, missing=missing)
+        result = self.query(texts)
+        return _everything(result.geometry, torch.from_numpy(result.scores))
 
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
@@ -220,3 +275,35 @@ class Mapper:
             else:
                 self.map = loaded
                 self._configure_map()  # options may have changed while the file was read
+
+
+def _deadline(time_limit: float | None) -> float:
+    """time.monotonic() after so many seconds; None = never.
+
+    Raises:
+        InputError: not in 0..3600.
+    """
+    if time_limit is None:
+        return math.inf
+    if not 0 <= time_limit <= MAX_TIME_LIMIT:  # also NaN
+        raise InputError(f"a time limit is in 0..{MAX_TIME_LIMIT:g} s, got {time_limit:g}")
+    return time.monotonic() + time_limit
+
+
+def _check_size(voxels: int, texts: int) -> None:
+    """Refuse more scores at once than there is memory for."""
+    if voxels * texts > MAX_SCORES:
+        raise InputError(
+            f"{texts} labels over {voxels} voxels are too many at once: ask for "
+            f"{max(1, MAX_SCORES // voxels)} at a time"
+        )
+
+
+def _no_scores(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors[:, :0]
+
+
+def _everything(geometry: MapGeometry, scores: torch.Tensor) -> MapChanges:
+    """The changes of a map of which no copy is kept."""
+    slots = torch.arange(len(geometry))
+    return MapChanges(-1, torch.ones_like(slots, dtype=torch.bool), slots, geometry, scores)

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from .answers.objects import relevancy
 from .config import Config, QueryConfig, one_of
 from .datatypes import ConfigError, FeatureMap
+from .device import multiplies_bfloat16
 from .encoders.protocol import Encoder
 from .language.memory import TextMemory
 from .segmentation.probabilities import probability_map
@@ -72,13 +73,19 @@ class Backbone:
         self.identity = _identity(encoder)
         _background(config.query, encoder)
         self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
+        on_processor = encoder.device.type == "cpu" and multiplies_bfloat16()
+        self._coarse = config.map.fast_projection and encoder.coarse_head and on_processor
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """As the encoder gives them."""
         return self.encoder.encode(rgb)
 
     def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
-        """Unit vectors, through the language head."""
+        """Unit vectors, through the language head, in bfloat16 if that is faster."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._coarse):
+            return self._unit_vectors(means)
+
+    def _unit_vectors(self, means: torch.Tensor) -> torch.Tensor:
         return normalize(self.encoder.project(means).float(), dim=1)
 
     def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
@@ -94,8 +101,8 @@ class Backbone:
         return score
 
     def language_vectors(self, voxel_map: VoxelMap) -> torch.Tensor:
-        """The answer vectors of all voxels, a copy."""
-        parts = [self.answer_vectors(means) for means in voxel_map.means()]
+        """The answer vectors of all voxels, a copy, in float32."""
+        parts = [self._unit_vectors(means) for means in voxel_map.means()]
         empty = torch.zeros(0, self.answer_channels, device=voxel_map.device)
         return torch.cat(parts) if parts else empty
 
@@ -113,8 +120,8 @@ class Language(Backbone):
         projected = self.encoder.project(features.flatten(1).T)
         return FeatureMap(projected.T.unflatten(1, features.shape[1:]).contiguous())
 
-    def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
-        """Unit vectors; zero vectors stay zero."""
+    def _unit_vectors(self, means: torch.Tensor) -> torch.Tensor:
+        """Zero vectors stay zero."""
         return normalize(means, dim=1)
 
 

@@ -29,6 +29,7 @@ class ColorEncoder:
     sam = None
     channels = language_channels = len(COLORS)
     logit_scale = 10.0
+    coarse_head = False
     background = ("grey",)
     device = torch.device("cpu")
 

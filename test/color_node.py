@@ -3,7 +3,7 @@
 encoder:=colors.
 
 An image whose first pixel is HELD_PIXEL stands for a slow encoder: it is encoded when the file that
-the environment variable GATE names is there.
+the environment variable GATE names is there. HEAD_GATE does the same for the language head.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import time
 
 import numpy as np
+import torch
 from color_encoder import ColorEncoder
 
 from radseg_ros.datatypes import FeatureMap
@@ -19,7 +20,7 @@ from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.ros.mapper_node import main
 
 HELD_PIXEL = (1, 2, 3)
-GATE = "COLOR_NODE_GATE"
+GATE, HEAD_GATE = "COLOR_NODE_GATE", "COLOR_NODE_HEAD_GATE"
 
 
 class PatientColorEncoder(ColorEncoder):
@@ -30,6 +31,12 @@ class PatientColorEncoder(ColorEncoder):
         while tuple(rgb[0, 0]) == HELD_PIXEL and not os.path.exists(os.environ[GATE]):
             time.sleep(0.01)
         return super().encode(rgb)
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """As ColorEncoder, later."""
+        while HEAD_GATE in os.environ and not os.path.exists(os.environ[HEAD_GATE]):
+            time.sleep(0.01)
+        return super().project(vectors)
 
 
 if __name__ == "__main__":

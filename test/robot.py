@@ -208,6 +208,23 @@ class Robot:
         return self.query("red", node=node).status.frames_integrated
 
 
+class Listener:
+    """Keeps what comes on a topic."""
+
+    def __init__(self, robot: Robot, type_: type, topic: str, qos: QoSProfile | int = 10) -> None:
+        self.got: list[Any] = []
+        self.since = time.monotonic()
+        self._robot = robot
+        self._subscription = robot.node.create_subscription(type_, topic, self._take, qos)
+
+    def _take(self, message: Any) -> None:
+        self.after = time.monotonic() - self.since  # s
+        self.got.append(message)
+
+    def close(self) -> None:
+        self._robot.node.destroy_subscription(self._subscription)
+
+
 WALL = Frame(
     0, np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32), K, np.eye(4)
 )

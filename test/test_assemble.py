@@ -149,14 +149,14 @@ def test_messages_decode_to_what_went_in():
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_cloud_message_is_one_structured_array(count):
     require_ros()
+    from radseg_ros.answers.packed import pack
     from radseg_ros.ros import messages
 
     xyz = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
     rgb = np.tile(np.array([[1, 2, 3]], np.uint8), (count, 1))
     label, number = np.arange(count, dtype=np.int32) - 1, np.arange(count, dtype=np.float32)
-    message = messages.cloud_message(
-        Cloud(xyz, rgb, label, number / 4, number), messages.header(5, "map")
-    )
+    points = pack(Cloud(xyz, rgb, label, number / 4, number))
+    message = messages.cloud_message(points, messages.header(5, "map"))
     assert (message.height, message.width, message.point_step, message.row_step) == (
         1,
         count,

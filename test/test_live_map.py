@@ -671,7 +671,7 @@ def test_the_status_tells_how_the_work_goes(live, monkeypatch):
     status = live.status()
     assert status.encoder == "test-colors" and 0 <= status.age < 10
     assert (status.stamp_ns, status.frame_id) == (200_000_000, "map")
-    assert status.map_bytes == live.mapper.map.nbytes > 0
+    assert status.map_bytes == live.mapper.nbytes > 0
     assert {stage: calls for stage, (_, calls) in status.stages.items()} == {
         "resize": 2,
         "encode": 2,

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from radseg_ros.datatypes import FeatureMap, MapGeometry
 from radseg_ros.voxels.storage import ScaledBytes
-from radseg_ros.voxels.view import NARROW, STEP_ROWS, MapView, scored_directly
+from radseg_ros.voxels.view import LEAST_ROWS, NARROW, STEP_ROWS, MapView, scored_directly
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 TEXTS = normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), dim=1)
@@ -163,6 +163,209 @@ def test_a_voxel_that_changes_while_its_vector_is_made_stays_old():
     ask(view, world)
     _, scores = ask(view, world)
     torch.testing.assert_close(scores, scorer(Head()(world.snapshot().features)))
+
+
+def half(world: VoxelMap, stamp_ns: int) -> int:
+    """A frame that hits the left half of the wide map; how many voxels."""
+    depth = np.full((120, 120), 2.0, np.float32)
+    depth[:, 60:] = 0
+    observed = frame(depth, camera=np.diag([40.0, 40.0, 1.0]), stamp_ns=stamp_ns)
+    return world.integrate(observed, FeatureMap(torch.randn(5, 30, 30))).voxels
+
+
+def test_frames_that_change_half_of_the_map_do_not_hold_up_a_question():
+    """The head is slow: while it makes vectors of one step, a frame comes."""
+    world, head, stamps = wide_map(), Head(), iter(range(1, 1000))
+
+    def slow(means):
+        if frames_come:
+            half(world, next(stamps))
+        return head(means)
+
+    view, frames_come = MapView(slow, 3, exact=True), True
+    ask(view, world)
+    assert head.rows == len(world), "a first question makes each vector once"
+    head.rows, frames_come = 0, False
+    ask(view, world)
+    frames_come = True
+    changed = half(world, next(stamps))
+    asked, head.rows = world.geometry(), 0
+    geometry, scores = ask(view, world)
+    assert head.rows == changed < len(world), "of what was old when the question came"
+    assert (geometry.last_seen_ns >= asked.last_seen_ns).all(), "as it was then, or newer"
+    frames_come = False
+    assert not torch.equal(ask(view, world)[1], scores), "and the next question gets the rest"
+    torch.testing.assert_close(ask(view, world)[1], scorer(head(world.snapshot().features)))
+
+
+def test_voxels_that_move_in_the_table_while_a_question_is_answered_are_in_the_answer():
+    world, head = wide_map(), Head()
+
+    def slow(means):
+        if not head.rows:
+            world.clear_box((-9, -9, -9), (9, 0.0, 9))  # the last ones move into the holes
+        return head(means)
+
+    before = len(world)
+    geometry, scores = ask(MapView(slow, 3, exact=True), world)
+    assert len(world) < before
+    assert_same_geometry(geometry, world.geometry())
+    torch.testing.assert_close(scores, scorer(head(world.snapshot().features)))
+
+
+def test_callers_share_what_is_made_and_one_with_a_deadline_waits_for_nobody():
+    world, head, entered, go_on = wide_map(), Head(), threading.Event(), threading.Event()
+
+    def held(means):
+        entered.set()
+        assert go_on.wait(30)
+        return head(means)
+
+    view, lock = MapView(held, 3), threading.Lock()
+    left: list[int] = []
+    callers = [
+        threading.Thread(target=lambda: left.append(view.catch_up(world, lock))) for _ in range(4)
+    ]
+    for caller in callers:
+        caller.start()
+    assert entered.wait(30)
+    assert view.catch_up(world, lock, deadline=time.monotonic() + 0.01) == len(world)
+    assert view.share(world) == 0 and len(view.scored(0.05, scorer, 4)[0]) == 0
+    go_on.set()
+    for caller in callers:
+        caller.join(30)
+    assert left == [0] * 4
+    assert len(world) <= head.rows <= len(world) + 3 * STEP_ROWS, "together, not each for itself"
+
+
+def test_a_step_is_no_longer_than_the_time_that_is_left(monkeypatch):
+    world, head, sizes, now = wide_map(), Head(), [], [0.0]
+    monkeypatch.setattr("radseg_ros.voxels.view.time.monotonic", lambda: now[0])
+
+    def slow(means):
+        sizes.append(len(means))
+        now[0] += len(means) / 1024
+        return head(means)
+
+    view = MapView(slow, 3)
+    assert view.catch_up(world, threading.Lock(), deadline=3.0) == len(world) - 3072
+    assert sizes == [STEP_ROWS, 3072 - STEP_ROWS], "of a pace it learns of with the first"
+
+
+def test_what_is_given_up_while_vectors_are_made_is_made_again():
+    world, head = wide_map(), Head()
+
+    def given_up(means):
+        if not head.rows:
+            view.clear()
+        return head(means)
+
+    view = MapView(given_up, 3, exact=True)
+    geometry, _ = ask(view, world)
+    assert_same_geometry(geometry, world.geometry())
+
+
+def test_old_vectors_are_renewed_for_a_while_and_voxels_without_one_are_waited_for():
+    world, head = wide_map(), Head()
+    view = MapView(head, 3)
+    ask(view, world)
+    changed = half(world, 1)
+    stats = world.integrate(frame(1.0, stamp_ns=2), FeatureMap(torch.ones(5, 1, 1)))
+    head.rows = 0
+    left = view.catch_up(world, threading.Lock(), renew=0.0)
+    assert left == 0 and stats.new_voxels < head.rows <= 2 * STEP_ROWS < changed
+    geometry, _ = view.scored(world.voxel_size, scorer, len(TEXTS))
+    assert len(geometry) == len(world)
+    everything = rows(world.snapshot()).keys()
+    assert {tuple(index) for index in geometry.index.tolist()} == everything
+    ask(view, world)
+    assert head.rows >= changed, "the next one, with more time, gets the rest"
+
+
+def test_the_time_for_renewing_begins_when_new_voxels_have_their_vectors(monkeypatch):
+    world, head, now = wide_map(), Head(), [0.0]
+    monkeypatch.setattr("radseg_ros.voxels.view.time.monotonic", lambda: now[0])
+    world.clear()
+    half(world, 0)
+
+    def slow(means):
+        now[0] += len(means) / 1024
+        return head(means)
+
+    view = MapView(slow, 3)
+    ask(view, world)
+    depth = np.full((120, 120), 2.0, np.float32)
+    observed = frame(depth, camera=np.diag([40.0, 40.0, 1.0]), stamp_ns=1)
+    new = world.integrate(observed, FeatureMap(torch.randn(5, 30, 30))).new_voxels
+    head.rows = 0
+    view.catch_up(world, threading.Lock(), renew=1.0)
+    steps = -(-new // STEP_ROWS)
+    assert head.rows == (steps + 1) * STEP_ROWS < len(world), "one step more than for what is new"
+
+
+def test_a_question_does_not_wait_for_voxels_that_come_after_it():
+    world, head, shifts = wide_map(), Head(), iter(range(1, 100))
+
+    def slow(means):
+        T = np.eye(4)
+        T[2, 3] = next(shifts)
+        world.integrate(frame(2.0, T), FeatureMap(torch.ones(5, 1, 1)))
+        return head(means)
+
+    before = len(world)
+    view = MapView(slow, 3)
+    assert view.catch_up(world, threading.Lock()) == 0
+    assert head.rows == before < len(world)
+    assert len(view.scored(world.voxel_size, scorer, len(TEXTS))[0]) == before
+
+
+class Announced:
+    """A lock that says when it was let go."""
+
+    def __init__(self) -> None:
+        self.lock, self.free = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+        self.free.set()
+
+
+def test_what_was_copied_before_a_question_came_and_is_being_made_is_not_new_enough_for_it():
+    world, head, entered, go_on = wide_map(), Head(), threading.Event(), threading.Event()
+
+    def held(means):
+        entered.set()
+        assert go_on.wait(30)
+        return head(means)
+
+    view, planned = MapView(held, 3), Announced()
+    first = threading.Thread(target=lambda: view.catch_up(world, threading.Lock()))
+    first.start()
+    assert entered.wait(30)
+    half(world, 5)
+    asked = world.geometry()
+    second = threading.Thread(target=lambda: view.catch_up(world, planned))
+    second.start()
+    assert planned.free.wait(30)
+    go_on.set()
+    for caller in (first, second):
+        caller.join(30)
+    geometry, _ = view.scored(world.voxel_size, scorer, len(TEXTS))
+    assert_same_geometry(geometry, asked)
+
+
+def test_never_copied_voxels_come_before_old_ones():
+    world, head = wide_map(), Head()
+    view = MapView(head, 3)
+    ask(view, world)
+    half(world, 1)
+    stats = world.integrate(frame(1.0, stamp_ns=2), FeatureMap(torch.ones(5, 1, 1)))
+    view.catch_up(world, threading.Lock(), deadline=0.0)  # one short step
+    geometry, _ = view.scored(world.voxel_size, scorer, len(TEXTS))
+    assert (geometry.last_seen_ns == 2).sum() == LEAST_ROWS <= stats.new_voxels
 
 
 def test_the_lock_is_free_while_vectors_are_made():
@@ -345,6 +548,5 @@ def test_the_memory_that_a_view_will_take_is_known_before(width, exact):
     assert view.nbytes == 0 and view.share(world) == 0
     view.catch_up(world, threading.Lock())
     assert view.share(world) == 1 and view.share(make_map(0.2, 5)) == 1
-    assert world.cache_nbytes == view.nbytes
     assert view.nbytes <= view.nbytes_for(len(world)) <= 1.35 * view.nbytes
     assert view.nbytes_for(0) == 0

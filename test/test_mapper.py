@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from color_encoder import ColorEncoder
+from torch.nn.functional import normalize
 
 from radseg_ros.config import Config, MapConfig, QueryConfig
-from radseg_ros.datatypes import ConfigError, Frame, InputError, LanguageError
+from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError, LanguageError
+from radseg_ros.encoders.radseg.heads import ResidualHead
 from radseg_ros.mapper import Mapper
+from radseg_ros.spaces import make_space
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 K = np.array([[120.0, 0, 79.5], [0, 120, 59.5], [0, 0, 1]])
 BOXES = {
@@ -172,3 +176,59 @@ def test_encoder_errors_leave_the_map_whole():
     with pytest.raises(RuntimeError):
         chain.integrate(view())
     torch.testing.assert_close(chain.map.snapshot().features, before.features)
+
+
+class Meanwhile(ColorEncoder):
+    """Something happens to the map while voxels are projected."""
+
+    happens = staticmethod(lambda: None)
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """After it has happened."""
+        self.happens()
+        return super().project(vectors)
+
+
+def test_a_question_without_a_limit_covers_the_map_whatever_happens_meanwhile():
+    encoder = Meanwhile()
+    chain = Mapper(Config(short_side=0), encoder)
+    chain.integrate(view())
+    voxels = len(chain.map)
+    encoder.happens = lambda: chain.integrate(view(10, shift=5.0))
+    assert chain.query(["red"]).covered == 1 and len(chain.map) > voxels
+    encoder.happens = lambda: chain.clear_box((-9, -9, -9), (9, 0, 9))
+    result = chain.query(["red"])
+    assert result.covered == 1 and len(result.geometry) == len(chain.map) < 2 * voxels
+
+
+class WithHead(ColorEncoder):
+    """A head of the size that RADIO has, with random weights."""
+
+    channels, language_channels, coarse_head = 768, 1152, True
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.head = ResidualHead(768, 1520, 1152, 2).eval()
+
+    @torch.no_grad()
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Through the head."""
+        return self.head(vectors).float()
+
+
+@pytest.mark.parametrize("supported", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_questions_project_in_bfloat16_where_the_processor_has_it(monkeypatch, supported, wanted):
+    monkeypatch.setattr("radseg_ros.spaces.multiplies_bfloat16", lambda: supported)
+    space = make_space(Config(map=MapConfig(fast_projection=wanted)), WithHead())
+    means, texts = torch.randn(200, 768), torch.randn(50, 1152)
+    exact = normalize(space.encoder.project(means), dim=1)
+    found = space.answer_vectors(means)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact) == (not (supported and wanted))
+    moved = (found - exact) @ normalize(texts, dim=1).T
+    assert moved.abs().max() < 1e-3
+    world = VoxelMap(768, MapConfig(), device="cpu")
+    world.integrate(view(), FeatureMap(torch.randn(768, 8, 10)))
+    exact = normalize(space.encoder.project(world.snapshot().features), dim=1)
+    torch.testing.assert_close(space.language_vectors(world), exact)  # the evaluator's

@@ -115,6 +115,7 @@ def test_a_map_of_an_earlier_run_answers_once_it_is_confirmed(robot, red, tmp_pa
         answer = robot.query("red")
         assert answer.status.voxels == 0 and not answer.answers[0].found
         assert f"a loaded map of {saved.voxels} voxels waits for ~/confirm_map" in answer.message
+        assert answer.status.pending_voxels == saved.voxels and answer.covered == 1
         confirmed = robot.call(Trigger, f"{NODE}/confirm_map")
         assert confirmed.success, confirmed.message
         answer = robot.query("red")

@@ -26,7 +26,7 @@ from rcl_interfaces.srv import (
 )
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from robot import LATCHED, Process, Robot, Sender, color_nodes, running_robot, wait_for
+from robot import LATCHED, Listener, Process, Robot, Sender, color_nodes, running_robot, wait_for
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 from test_robot_docs import table
@@ -38,23 +38,6 @@ from radseg_ros.ros import messages
 pytestmark = pytest.mark.slow  # waits for what nodes say once a second
 ONE, TWO = "/one/radseg_mapping", "/two/radseg_mapping"
 LEVELS = {getattr(DiagnosticStatus, name): name for name in ("OK", "WARN", "ERROR", "STALE")}
-
-
-class Listener:
-    """Keeps what comes on a topic."""
-
-    def __init__(self, robot: Robot, type_: type, topic: str, qos: QoSProfile | int = 10) -> None:
-        self.got: list[Any] = []
-        self.since = time.monotonic()
-        self._robot = robot
-        self._subscription = robot.node.create_subscription(type_, topic, self._take, qos)
-
-    def _take(self, message: Any) -> None:
-        self.after = time.monotonic() - self.since  # s
-        self.got.append(message)
-
-    def close(self) -> None:
-        self._robot.node.destroy_subscription(self._subscription)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ class _Cells:
         room = 1 if side == 1 else 3  # cells on all sides: the key of a neighbour never wraps
         x, y, z = (local >> 1 if side == 2 else local // side).T + room
         key = (x << 2 * _BITS) + (y << _BITS) + z
-        self.order = np.argsort(key, kind="stable")  # of the voxels, cell after cell
+        self.order = np.argsort(key)  # of the voxels, cell after cell
         key = key[self.order]
         first = np.diff(key, prepend=-1) != 0
         self.key = key[first]  # (C,) ascending

@@ -54,13 +54,16 @@ def find_objects(
     )
     score = scores[chosen].astype(np.float64)
     group = connected_groups(index, geometry.voxel_size, config.max_gap)
-    order = np.argsort(group, kind="stable")
     voxels = np.bincount(group)
     starts = np.cumsum(voxels) - voxels
-    points = (index * geometry.voxel_size)[order]
-    weight = np.add.reduceat(score[order], starts)
-    centre = np.add.reduceat(points * score[order, None], starts) / weight[:, None]
-    size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
+    # numbers of 16 bits are sorted in linear time
+    order = np.argsort(group.astype(np.uint16) if len(voxels) <= 1 << 16 else group, kind="stable")
+    points = [axis * geometry.voxel_size for axis in index.T]
+    sums = [np.bincount(group, score * axis) for axis in points]
+    centre = np.stack(sums, 1) / np.bincount(group, score)[:, None]
+    ordered = [axis[order] for axis in points]
+    extent = [np.maximum.reduceat(x, starts) - np.minimum.reduceat(x, starts) for x in ordered]
+    size = np.stack(extent, 1)
     best = np.maximum.reduceat(score[order], starts)
     latest = np.maximum.reduceat(last_seen[order], starts)
     large = np.flatnonzero(voxels >= config.min_voxels)

@@ -71,6 +71,7 @@ class LiteEncoder:
     channels = CHANNELS
     language_channels = CLASSES + 2
     logit_scale = SHARPNESS * TEXT_LENGTH
+    coarse_head = False  # its softmax would not stand it
     background: tuple[str, ...] = (ANYTHING,)
 
     def __init__(self, config: LiteConfig | None = None) -> None:

@@ -45,6 +45,7 @@ class Encoder(Protocol):
     logit_scale: float  # factor on the cosine before a softmax (100 in the paper)
     background: tuple[str, ...]  # texts that a query must beat to count as found
     device: torch.device
+    coarse_head: bool  # whether ``project`` may be run in bfloat16: no cosine moves by 1e-3
 
     @property
     def sam(self) -> SamFeatures | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sensor_msgs.msg import PointCloud2
 
 from radseg_interfaces.msg import LabelLegend
 
+from ..answers.packed import PackedCloud
 from ..datatypes import NotReadyError, RadsegRosError
 from . import messages
 
@@ -67,6 +69,9 @@ class Clouds:
 
     def __init__(self, node: Node, live: LiveMap) -> None:
         self._live = live
+        self._plain, self._labelled = PackedCloud(), PackedCloud()
+        self._labelled_by: object = None
+        self._turns = itertools.count(1)
         self._rgb = LatchedTopic(node, PointCloud2, "rgb_cloud")
         self._semantic = LatchedTopic(node, PointCloud2, "semantic_cloud")
         self._legend = LatchedTopic(node, LabelLegend, "legend")
@@ -81,14 +86,23 @@ class Clouds:
 
     def _each(self, turn: Callable[[LatchedTopic, object, Callable[[], Any]], None]) -> None:
         config = self._live.config
-        labels, shown = config.node.labels, (self._live.version, config.node.cloud_min_hits)
-        turn(self._rgb, shown, self._cloud)
-        turn(self._semantic, (shown, labels, config.query), lambda: self._cloud(labels))
+        node, labels, version = config.node, config.node.labels, self._live.version
+        shown = (version, node.cloud_min_hits, node.cloud_max_points, node.cloud_radius)
+        turn(self._rgb, (shown, self._again(self._plain)), lambda: self._cloud(self._plain))
+        labelled_by = (labels, config.query)
+        if labelled_by != self._labelled_by:
+            self._labelled, self._labelled_by = PackedCloud(), labelled_by
+        key = (shown, labelled_by, self._again(self._labelled))
+        turn(self._semantic, key, lambda: self._cloud(self._labelled, labels))
         turn(self._legend, labels, lambda: messages.legend_message(labels))
 
-    def _cloud(self, labels: Sequence[str] = ()) -> PointCloud2:
-        cloud = self._live.cloud(labels)
-        return messages.cloud_message(cloud, messages.header(*self._live.moment()))
+    def _again(self, cloud: PackedCloud) -> int:
+        """Another number each time as long as a cloud is not finished."""
+        return next(self._turns) if cloud.missing else 0
+
+    def _cloud(self, cloud: PackedCloud, labels: Sequence[str] = ()) -> PointCloud2:
+        points = self._live.show(cloud, labels)
+        return messages.cloud_message(points, messages.header(*self._live.moment()))
 
 
 def _latches(qos: QoSProfile) -> bool:

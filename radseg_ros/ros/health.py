@@ -59,7 +59,7 @@ class Health:
             "frames waiting": status.waiting,
             "last frame (s ago)": "never" if status.age is None else f"{status.age:.1f}",
             "voxels": status.voxels,
-            "voxels that wait for ~/confirm_map": self._live.pending,
+            "voxels that wait for ~/confirm_map": status.pending,
             "answerable voxels (%)": round(100 * status.answerable),
             "map (bytes)": status.map_bytes,
             "GPU (bytes)": gpu_bytes(),

@@ -9,6 +9,7 @@ What needs no time (~/pause) waits for none.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future as FutureOf
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from std_srvs.srv import Trigger
 from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
 
 from ..answers.export import FORMATS, write_cloud
+from ..answers.packed import pack
 from ..command import sentence
 from ..datatypes import InputError, MapFileError, RadsegRosError
 from ..live_map import LiveMap
@@ -34,7 +36,10 @@ from .paths import confined, make_folder
 
 WAITING = 64  # requests that may wait for their answer; more are told to come again
 QUEUE = 1000  # requests that the middleware keeps until they are looked at: ROS's 10 lose bursts
-QUERIES, CHANGES = 2, 1  # threads: questions run beside each other, changes of the map one by one
+# Threads: questions run beside each other, and those that may not take long wait for none that may;
+# changes of the map are made one by one.
+QUERIES, SHORT, CHANGES = 2, 2, 1
+NO_TIME = 1e-3  # s, what is left of a time limit at least: 0 is no limit
 
 Answer = Callable[[Any, Any], None]
 
@@ -49,12 +54,13 @@ class MapServices:
         self._waiting = 0
         self._lock = threading.Lock()
         queries = ThreadPoolExecutor(QUERIES, "query")
+        self._short = ThreadPoolExecutor(SHORT, "short query")
         changes = ThreadPoolExecutor(CHANGES, "map")
-        self._pools = (queries, changes)
+        self._pools = (queries, self._short, changes)
         group = ReentrantCallbackGroup()
         for type_, name, answer, pool in (
             (QueryText, "query", self._query, queries),
-            (SetLabels, "set_labels", self._set_labels, queries),
+            (SetLabels, "set_labels", self._set_labels, self._short),
             (SaveMap, "save_map", self._save, changes),
             (LoadMap, "load_map", self._load, changes),
             (ClearBox, "clear_box", self._clear_box, changes),
@@ -73,8 +79,9 @@ class MapServices:
 
     def close(self) -> None:
         """Take no more requests; what waits is not begun, a change that runs is finished."""
-        queries, changes = self._pools
-        queries.shutdown(wait=False, cancel_futures=True)
+        *queries, changes = self._pools
+        for pool in queries:
+            pool.shutdown(wait=False, cancel_futures=True)
         changes.shutdown(wait=True, cancel_futures=True)
 
     def _at_once(self, name: str, answer: Answer) -> Any:
@@ -87,9 +94,13 @@ class MapServices:
         return callback
 
     def _in_pool(self, name: str, answer: Answer, pool: ThreadPoolExecutor) -> Any:
-        """A service callback that lets a thread of ``pool`` answer."""
+        """A service callback that lets a thread of ``pool`` answer.
+
+        A request with a time limit has threads of its own, and what it waits for them counts.
+        """
 
         async def callback(request: Any, response: Any) -> Any:
+            limit, arrived = getattr(request, "time_limit", 0.0), time.monotonic()
             with self._lock:
                 if self._waiting >= WAITING:
                     response.success = False
@@ -101,6 +112,8 @@ class MapServices:
 
             def work() -> None:
                 try:
+                    if limit > 0:
+                        request.time_limit = max(NO_TIME, limit - (time.monotonic() - arrived))
                     self._answer(name, answer, request, response)
                 finally:
                     with self._lock:
@@ -109,7 +122,7 @@ class MapServices:
                     executor.wake()  # else the answer leaves with the next message or timer
 
             try:
-                pool.submit(work)
+                (self._short if limit else pool).submit(work)
             except RuntimeError:  # the node is closing
                 response.success, response.message = False, "the node is closing"
                 return response
@@ -136,16 +149,21 @@ class MapServices:
         response.header = messages.header(*self.live.moment())
         response.status = messages.status_message(self.live.status())
         threshold, most = float(request.threshold) or None, int(request.max_objects) or None
-        result = self.live.query(request.labels, request.prompts, threshold, most)
+        limit = float(request.time_limit) or None
+        result = self.live.query(request.labels, request.prompts, threshold, most, limit)
         answers = result.answers
         response.answers = [messages.answer_message(answer) for answer in answers]
         found = [answer.label for answer in answers if answer.found]
         names = f": {', '.join(found)}" if found else ""
         response.message = f"found {len(found)} of {len(answers)}{names}"
+        response.covered = result.covered
+        if result.covered < 1:
+            ready = int(100 * result.covered)
+            response.message += f"; within the time limit {ready} % of the map was ready"
         if waiting := self.live.pending:
             response.message += f"; a loaded map of {waiting} voxels waits for ~/confirm_map"
         if request.return_cloud:
-            points = result.cloud(self.live.config.node.cloud_min_hits)
+            points = pack(result.cloud(self.live.config.node.cloud_min_hits))
             response.cloud = messages.cloud_message(points, response.header)
 
     def _save(self, request: SaveMap.Request, response: SaveMap.Response) -> None:

@@ -231,9 +231,13 @@ class VectorBlocks:
     def _raw(self, slots: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order -> (N, C) as stored, a copy."""
         out = torch.empty(len(slots), self.channels, dtype=self.dtype, device=self._device)
-        slots, order = torch.sort(slots)
-        for block, rows, start, stop in self._pieces(slots):
-            out[order[start:stop]] = block[rows]
+        ascending, order = torch.sort(slots)
+        in_order = torch.equal(ascending, slots)
+        for block, rows, start, stop in self._pieces(ascending):
+            if in_order:
+                torch.index_select(block, 0, rows, out=out[start:stop])
+            else:
+                out[order[start:stop]] = block[rows]
         return out
 
     def __len__(self) -> int:
@@ -289,8 +293,8 @@ class ScaledBytes:
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order -> (N, W) float32."""
         groups = self._bytes.rows(slots).unflatten(1, (self._groups, -1))
-        vectors = groups * self._scales.rows(slots)[:, :, None]
-        return vectors.flatten(1)[:, : self.width]
+        groups *= self._scales.rows(slots)[:, :, None]
+        return groups.flatten(1)[:, : self.width]
 
 
 def _subtract(

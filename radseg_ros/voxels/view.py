@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What questions read: a copy of the map that follows it in short steps.
+"""What questions and clouds read: a copy of the map that follows it in short steps.
 
 A question needs every voxel, a frame needs the map's lock: so questions work on a copy. Rows that
 changed since the last question are copied a few thousand at a time, and only that holds the lock;
@@ -10,14 +10,16 @@ vector is being made stays marked as old.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 
-from ..datatypes import MapGeometry
+from ..datatypes import MapChanges, MapGeometry
 from .index import unpack
 from .storage import Column, ScaledBytes, VectorBlocks
 from .tensors import take
@@ -28,7 +30,10 @@ Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
 
 STEP_BYTES = 8 << 20  # of vectors that are copied while the map is locked: some milliseconds
 STEP_ROWS = 2048  # at most: what is transformed at once is how long another question waits
+LEAST_ROWS = 64
+OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
+SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
 NARROW = 768  # numbers in a vector: below, bytes would save little and cost more of the cosine
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
@@ -47,20 +52,34 @@ _COPIED = tuple(name for name in _COLUMNS if name != "step")
 _ROW_BYTES = 100  # of the columns of a voxel, with the slack that they grow by
 
 
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """What one caller of :meth:`MapView.catch_up` wants."""
+
+    begun: int  # rows of later steps of the view are new enough
+    wanted: int  # rows of the table that were there
+    newest: bool  # these first, and voxels that are moved meanwhile do not matter
+
+
 class MapView:
     """Geometry and answer vectors of the voxels of a map. Thread safe.
 
     Args:
-        transform: (n, C) float32 mean vectors -> (n, W), what questions compare.
+        transform: (n, C) float32 mean vectors -> (n, W), what questions compare; None = only the
+            geometry is followed.
         width: W.
         exact: keep the vectors as float32, as is done with narrow ones anyway, instead of as bytes
             with a scale for every few numbers, which moves a cosine by less than 1e-3.
     """
 
-    def __init__(self, transform: Transform, width: int, exact: bool = False) -> None:
+    def __init__(
+        self, transform: Transform | None = None, width: int = 0, exact: bool = False
+    ) -> None:
         self._transform, self._width = transform, width
         self._exact = exact or width < NARROW
-        self._lock = threading.RLock()
+        self._making = threading.Lock()  # one caller at a time makes vectors, for all of them
+        self._lock = threading.Lock()  # guards what follows; never held while vectors are made
+        self._pace = 0.0  # s that a row took the last time
         self._step = 0
         self._columns: dict[str, Column] = {}
         self._vectors: ScaledBytes | VectorBlocks | None = None
@@ -70,7 +89,7 @@ class MapView:
     def nbytes(self) -> int:
         """Bytes allocated for rows and vectors."""
         vectors = 0 if self._vectors is None else self._vectors.nbytes
-        return vectors + sum(column.nbytes for column in self._columns.values())
+        return vectors + sum(column.nbytes for column in list(self._columns.values()))
 
     def nbytes_for(self, rows: int) -> int:
         """Bytes that it takes, about, to keep so many rows."""
@@ -78,9 +97,12 @@ class MapView:
         return rows * _ROW_BYTES + -(-rows // BLOCK_ROWS) * BLOCK_ROWS * row
 
     def share(self, source: VoxelMap) -> float:
-        """Share of the voxels of ``source`` whose vectors are here, up to date or a little old."""
-        with self._lock:
-            known = int((self._columns["changed"].data != _NOTHING).sum()) if self._columns else 0
+        """Share of the voxels of ``source`` whose vectors are here, up to date or a little old.
+
+        Waits for nobody: the rows may be of two moments.
+        """
+        column = self._columns.get("changed")
+        known = 0 if column is None else int((column.data != _NOTHING).sum())
         return min(1.0, known / len(source)) if len(source) else 1.0
 
     def clear(self) -> None:
@@ -96,80 +118,126 @@ class MapView:
         source: VoxelMap,
         lock: threading.Lock,
         deadline: float = float("inf"),
+        renew: float = float("inf"),
         ahead: int = 0,
     ) -> int:
-        """Copy and transform what changed in ``source`` since the last time.
+        """Copy and transform the rows of ``source`` that changed since they were copied last.
+
+        That is, rows that are old now, and each of them once: when one of them changes again, or
+        another one from now on, what is here is good enough. Its vector is of the voxel as it was
+        when the question came, or newer. So frames that change half of the map twice a second do
+        not make a question wait for ever. Voxels that were never copied come first, then those that
+        were copied the longest time ago.
 
         Args:
             lock: guards ``source``; held for milliseconds at a time.
             deadline: time.monotonic() at which to stop.
+            renew: s after which the rest of the rows that are here, but old, are left as they are:
+                their vectors are of slightly older means. Never copied ones are waited for.
             ahead: only so many rows, the newest first, because nobody waits for them; 0 = all.
 
         Returns:
-            The number of rows that are still old.
+            The number of rows that are still to be made.
         """
-        begun, wanted, left = self._step, len(source), ahead or len(source)
-        while True:
-            with self._lock:  # let go after each step, so that questions take turns
-                slots, stale = self._advance(source, lock, begun, wanted, left, bool(ahead))
-            left -= len(slots)
-            stale -= len(slots)
-            if not len(slots) or stale <= 0 or left <= 0 or time.monotonic() >= deadline:
-                return max(stale, 0)
+        with self._lock:  # what is being made now was copied before
+            begun = self._step + self._making.locked()
+        errand = _Errand(begun, len(source), newest=ahead > 0)
+        todo, new = self._plan(errand, source, lock, again=False)
+        left, renewed_by = ahead or sys.maxsize, float("inf")
+        while len(todo) and left > 0:
+            wait = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+            if not self._making.acquire(timeout=wait):
+                break  # who makes vectors all the time makes these as well
+            if new <= 0:
+                renewed_by = min(renewed_by, time.monotonic() + renew)
+            try:
+                some = todo[: self._rows_at_once(source, left, deadline)]
+                left -= self._make(some, errand, source, lock)
+            finally:
+                self._making.release()
+            todo, new = todo[len(some) :], new - len(some)
+            now = time.monotonic()
+            if now >= deadline:
+                break
+            if not ahead and (not len(todo) or now >= renewed_by):
+                todo, new = self._plan(errand, source, lock, again=True)
+        return len(todo)
 
-    def _advance(
-        self,
-        source: VoxelMap,
-        lock: threading.Lock,
-        begun: int,
-        wanted: int,
-        most: int,
-        newest: bool,
+    def _plan(
+        self, errand: _Errand, source: VoxelMap, lock: threading.Lock, again: bool
     ) -> tuple[torch.Tensor, int]:
-        """Bring some rows up to date; their slots, and how many were old.
+        """The slots to be made, and how many of them, the first ones, were never made.
 
-        A row that was copied since step ``begun`` is good enough, even if it has changed again:
-        else a question could wait for ever. So is one beyond the ``wanted`` ones that were there
-        when the question came.
+        Those of all old rows or, ``again``, of voxels that were moved in the table since.
         """
-        with lock:
+        with self._lock, lock:
             table = source.table
             self._resize(len(table), source.device)
             mine = {name: column.data for name, column in self._columns.items()}
-            other = mine["key"] != table["key"]
-            old = (mine["changed"] != table["changed"]) & (mine["step"] <= begun)
-            stale = (old | other).nonzero()[:, 0]
-            stale = stale[stale < wanted]
-            count = max(64, min(STEP_ROWS, STEP_BYTES // (4 * source.channels), most))
-            if newest:
-                order = take(table["changed"], stale).argsort(descending=True)
-                slots = take(stale, order[:count])
-            else:
-                slots = stale[:count]
+            moved = (mine["key"] != table["key"]).nonzero()[:, 0]
+            for name in ("changed", "step"):
+                mine[name][moved] = _NOTHING
+            old = mine["changed"] == _NOTHING if again else mine["changed"] != table["changed"]
+            slots = old[: errand.wanted].nonzero()[:, 0]
+            if errand.newest:
+                order = take(table["changed"], slots).argsort(descending=True, stable=True)
+                slots = take(slots, order)
+            step = take(mine["step"], slots)
+            known = step != _NOTHING
+            order = (known if errand.newest else step).argsort(stable=True)
+            return take(slots, order), len(slots) - int(known.sum())
+
+    def _rows_at_once(self, source: VoxelMap, most: int, deadline: float) -> int:
+        """As many as the lock may wait for, and as can be transformed in time."""
+        if self._transform is None:
+            return OUTLINE_ROWS
+        if self._pace:
+            most = int(min(most, (deadline - time.monotonic()) / self._pace))
+        return max(LEAST_ROWS, min(STEP_ROWS, STEP_BYTES // (4 * source.channels), most))
+
+    def _make(
+        self, slots: torch.Tensor, errand: _Errand, source: VoxelMap, lock: threading.Lock
+    ) -> int:
+        """Bring rows up to date that nobody else has made meanwhile; return how many."""
+        with self._lock, lock:
+            table = source.table
+            self._resize(len(table), source.device)
+            slots = slots[slots < len(table)]
+            slots = slots[take(self._columns["step"].data, slots) <= errand.begun]
             rows = {name: take(table[name], slots) for name in _COPIED}
-            means = table.means(slots)
-        if len(slots):
-            self._store(slots, rows, self._transform(means).float().to(means.device))
-            with lock:
-                source.cache_nbytes = self.nbytes
-        return slots, len(stale)
+            means = None if self._transform is None else table.means(slots)
+        vectors = None
+        if self._transform is not None and means is not None and len(slots):
+            start = time.monotonic()
+            vectors = self._transform(means).float().to(means.device)
+            self._pace = (time.monotonic() - start) / len(slots)
+        with self._lock:
+            self._store(slots, rows, vectors)
+        return len(slots)
 
     def _store(
-        self, slots: torch.Tensor, rows: dict[str, torch.Tensor], vectors: torch.Tensor
+        self, slots: torch.Tensor, rows: dict[str, torch.Tensor], vectors: torch.Tensor | None
     ) -> None:
-        if self._vectors is None:
-            device = vectors.device
-            self._vectors = (
-                VectorBlocks(self._width, torch.float32, device, BLOCK_ROWS)
-                if self._exact
-                else ScaledBytes(self._width, device, BLOCK_ROWS)
-            )
-        self._vectors.resize(len(self._columns["key"]))
-        self._vectors.write(slots, vectors)
+        """Rows that are not here any more are left out."""
+        length = len(self._columns["key"]) if self._columns else 0
+        here = (slots < length).nonzero()[:, 0]
+        if not len(here):
+            return
+        slots = take(slots, here)
+        if vectors is not None:
+            if self._vectors is None:
+                self._vectors = self._storage(vectors.device)
+            self._vectors.resize(length)
+            self._vectors.write(slots, take(vectors, here))
         self._step += 1
         for name, values in rows.items():
-            self._columns[name].data[slots] = values
+            self._columns[name].data[slots] = take(values, here)
         self._columns["step"].data[slots] = self._step
+
+    def _storage(self, device: torch.device) -> ScaledBytes | VectorBlocks:
+        if self._exact:
+            return VectorBlocks(self._width, torch.float32, device, BLOCK_ROWS)
+        return ScaledBytes(self._width, device, BLOCK_ROWS)
 
     def _resize(self, length: int, device: torch.device) -> None:
         for name, (shape, kind) in _COLUMNS.items() if not self._columns else ():
@@ -180,6 +248,29 @@ class MapView:
             self._vectors.resize(length)
 
     # Answering
+
+    def changes(self, since: int, voxel_size: float, scorer: Scorer, texts: int) -> MapChanges:
+        """What was copied after step ``since`` of this view, with (N, Q) scores.
+
+        Args:
+            texts: Q.
+        """
+        with self._lock:
+            columns = {name: column.data for name, column in self._columns.items()}
+            if not columns:
+                none = torch.zeros(0, dtype=torch.int64)
+                geometry = geometry_of({}, voxel_size)
+                return MapChanges(self._step, none.bool(), none, geometry, torch.zeros(0, texts))
+            slots = (columns["step"] > since).nonzero()[:, 0]
+            scores = torch.zeros(len(slots), texts, device=slots.device)
+            if self._vectors is not None:
+                for some in torch.arange(len(slots)).split(SCORED_ROWS):
+                    vectors = self._vectors.rows(take(slots, some.to(slots.device)))
+                    scores[some] = scorer(vectors).to(scores.device)
+            rows = {name: take(values, slots) for name, values in columns.items()}
+            geometry = geometry_of(rows, voxel_size)
+            known = columns["changed"] != _NOTHING
+            return MapChanges(self._step, known, slots, geometry, scores)
 
     def scored(
         self, voxel_size: float, scorer: Scorer, texts: int, question: Hashable = None
@@ -214,7 +305,7 @@ class MapView:
         if len(scores) < len(step):
             missing = scores.new_zeros(len(step) - len(scores), texts)
             scores = torch.cat([scores, missing])
-        for slots in (step > since).nonzero()[:, 0].split(BLOCK_ROWS):
+        for slots in (step > since).nonzero()[:, 0].split(SCORED_ROWS):
             scores[slots] = scorer(self._vectors.rows(slots)).to(scores.device)
         if question is not None and scores.numel() <= KEPT_SCORES_MOST:
             self._scores[question] = (self._step, scores)
@@ -224,11 +315,17 @@ class MapView:
 
 
 def scored_directly(
-    source: VoxelMap, lock: threading.Lock, transform: Transform, scorer: Scorer, texts: int
+    source: VoxelMap,
+    lock: threading.Lock,
+    transform: Transform,
+    scorer: Scorer,
+    texts: int,
+    deadline: float = float("inf"),
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :meth:`MapView.scored`, without keeping a copy: for maps whose bound leaves no room.
 
-    Voxels are copied in steps; one that is moved in the table meanwhile may be missed.
+    Voxels are copied in steps until time.monotonic() is ``deadline``; one that is moved in the
+    table meanwhile may be missed.
     """
     parts: list[dict[str, torch.Tensor]] = []
     scores = [torch.zeros(0, texts, device=source.device)]
@@ -245,6 +342,8 @@ def scored_directly(
             means = table.means(slots)
         scores.append(scorer(transform(means).float()).to(source.device))
         start += step
+        if time.monotonic() >= deadline:
+            break
     columns = {name: torch.cat([part[name] for part in parts]) for name in _COPIED if parts}
     return geometry_of(columns, source.voxel_size), torch.cat(scores)
 

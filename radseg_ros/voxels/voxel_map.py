@@ -65,15 +65,14 @@ class VoxelMap:
         self.table = VoxelTable(
             self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
         )
-        self.cache_nbytes = 0  # of what questions keep of this map (MapView)
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for the map, with index and what questions keep of it."""
-        return self.table.nbytes + self.cache_nbytes
+        """Bytes allocated for the map, with its index."""
+        return self.table.nbytes
 
     # ---- in --------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class RadsegEncoder:
     """
 
     logit_scale: float = 100.0
+    coarse_head = True
     background: tuple[str, ...] = BACKGROUND
 
     def __init__(self, config: RadsegConfig) -> None:
