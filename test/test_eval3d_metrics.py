@@ -25,7 +25,14 @@ from eval3d.scoring.metrics import (
     score_confusion,
     vote,
 )
-from eval3d.scoring.score import label_map
+from eval3d.scoring.score import (
+    LabelledMap,
+    label_map,
+    metrics_dict,
+    queried_labels,
+    score_scene,
+)
+from eval3d.truth.ground_truth import GroundTruth
 from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
 from radseg_ros.spaces import make_space
 from radseg_ros.voxels.voxel_map import VoxelMap
@@ -340,3 +347,30 @@ def test_stored_probabilities_are_found_by_the_names_of_their_labels():
     others = ClassList("two", ("red", "blue"), (1, 2))
     with pytest.raises(InputError, match="2 classes, which are not the 2 that are asked for"):
         label_map(voxel_map, space, encoder, config, others)
+
+
+@pytest.mark.parametrize("protocol", ["radseg", "hovsg"])
+def test_a_scene_in_numbers(protocol):
+    classes = ClassList(
+        "four", ("chair", "table", "lamp", "wall"), (1, 2, 3, 4), frozenset({"wall"})
+    )
+    config = with_options(EvalConfig(), {"protocol": protocol, "k": 1})
+    index = np.array([[i, 0, 0] for i in range(6)])
+    gt = GroundTruth(index, np.array([1, 1, 2, 3, 4, 0]), 0.1, "by hand", "")
+    labelled = LabelledMap(gt.xyz, np.array([1, 2, 2, 0, 1, 1]), np.zeros((6, 3)), 99, "")
+    strict = protocol == "hovsg"  # chairs where nothing is scored are wrong
+    assert queried_labels(config, classes) == ((1, 2, 3, 4) if strict else (1, 2, 3))
+    found = score_scene(labelled, gt, config, classes)
+    numbers = metrics_dict(found, labelled, gt, classes)
+    names = ("label", "name", "tp", "fp", "fn", "iou", "recall", "precision", "ceiling_iou")
+    assert [tuple(row[name] for name in names) for row in numbers["classes"]] == [
+        (1, "chair", 1, 2, 1, 1 / 4, 0.5, 1 / 3, 1.0)
+        if strict
+        else (1, "chair", 1, 0, 1, 1 / 2, 0.5, 1.0, 1.0),
+        (2, "table", 1, 1, 0, 1 / 2, 1.0, 0.5, 1.0),
+        (3, "lamp", 0, 0, 1, 0.0, 0.0, None, 1.0),
+    ]
+    assert numbers["macc"] == 0.5 and numbers["acc"] == 0.5
+    assert numbers["gt_voxels"] == numbers["map_voxels"] == 6 and numbers["scored_voxels"] == 4
+    assert numbers["map_voxels_without_prediction"] == 1 and numbers["map_bytes"] == 99
+    assert (numbers["ground_truth"], found.predicted.tolist()) == ("by hand", [1, 2, 2, 0, 1, 1])
