@@ -27,6 +27,7 @@ from eval3d.scoring.metrics import (
 )
 from eval3d.scoring.score import (
     LabelledMap,
+    ignored_labels,
     label_map,
     metrics_dict,
     queried_labels,
@@ -360,6 +361,8 @@ def test_a_scene_in_numbers(protocol):
     labelled = LabelledMap(gt.xyz, np.array([1, 2, 2, 0, 1, 1]), np.zeros((6, 3)), 99, "")
     strict = protocol == "hovsg"  # chairs where nothing is scored are wrong
     assert queried_labels(config, classes) == ((1, 2, 3, 4) if strict else (1, 2, 3))
+    doors = ClassList("two", ("cup", "door frame"), (1, 2))
+    assert ignored_labels(config, doors) == ((2,) if strict else ())
     found = score_scene(labelled, gt, config, classes)
     numbers = metrics_dict(found, labelled, gt, classes)
     names = ("label", "name", "tp", "fp", "fn", "iou", "recall", "precision", "ceiling_iou")
