@@ -336,8 +336,6 @@ def test_a_map_may_take_all_that_it_is_allowed():
     world.table.trim()
     exact, known = world.table.nbytes, len(world)
     assert world.nbytes == exact
-    world.cache_nbytes = 1000
-    assert world.nbytes == exact + 1000
     world.config = replace(world.config, max_bytes=exact)
     assert world.integrate(frame(np.nan), ONE).evicted == 0 and len(world) == known
     assert world.room_for(0) and not world.room_for(1)
