@@ -199,8 +199,8 @@ def settle(live: LiveMap) -> None:
 
 
 def feed(live: LiveMap, ms: int, rng: random.Random, sent: Counter[str]) -> None:
-    """A good frame, for which the worker has time."""
-    for kind, message in frame_messages(ms, rng):
+    """A good frame, for which the worker has time; images go with the camera info before them."""
+    for kind, message in sorted(frame_messages(ms, rng), key=lambda part: part[0] != "info"):
         sent[kind] += 1
         live.receive(kind, message)
     settle(live)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_worlds import assert_same, frame, make_map, random_frame, rows
+from small_worlds import assert_same, frame, make_map, pose, random_frame, rows
 
 from radseg_ros.datatypes import FeatureMap
 from radseg_ros.voxels.carving import seen_through, spheres_in_view
@@ -310,3 +312,64 @@ def test_a_sphere_beside_the_image_is_not_in_view(side):
     edge = np.zeros(3) if side == "camera" else edge
     centres = torch.tensor(np.array([edge + outward * radius * f for f in (0.99, 1.01)]))
     assert spheres_in_view(centres, radius, observed).tolist() == [True, False]
+
+
+# ---- borders of what is removed ------------------------------------------------------------------
+
+
+def test_a_box_holds_what_lies_on_its_border():
+    world = make_map(0.25, 5)
+    world.integrate(*random_frame(np.random.default_rng(0)))
+    for centre in (world.table.coordinates() * 0.25).tolist():
+        assert world.clear_box(centre, centre) == 1
+    assert len(world) == 0
+
+
+def test_a_voxel_is_forgotten_when_it_is_older_than_allowed():
+    assert explored(6, forget_after=2.0).table["last_seen_ns"].min() == 3 * 10**9
+    stats = make_map(0.2, 5).integrate(*random_frame(np.random.default_rng(0)))
+    assert (stats.carved, stats.forgotten, stats.evicted) == (0, 0, 0)
+
+
+def test_a_map_may_take_all_that_it_is_allowed():
+    world = explored(6)
+    world.table.trim()
+    exact, known = world.table.nbytes, len(world)
+    assert world.nbytes == exact
+    world.config = replace(world.config, max_bytes=exact)
+    assert world.integrate(frame(np.nan), ONE).evicted == 0 and len(world) == known
+    assert world.room_for(0) and not world.room_for(1)
+    world.config = replace(world.config, max_bytes=exact - 1)
+    assert 0 < world.integrate(frame(np.nan), ONE).evicted < known / 4
+    assert exact / 2 < world.table.nbytes < exact
+    world.config = replace(world.config, max_bytes=0)
+    assert world.room_for(10**15)
+    world.config = replace(world.config, cache_projections=False)
+    assert not world.room_for(0)
+
+
+def test_a_full_map_gives_up_a_part_that_makes_it_rare():
+    world = explored(6)
+    known = len(world)
+    world.config = replace(world.config, max_voxels=known)
+    assert world.integrate(frame(np.nan), ONE).evicted == 0
+    world.config = replace(world.config, max_voxels=known - 1)
+    most = known - 1
+    assert world.integrate(frame(np.nan), ONE).evicted == known - (most - most // 16)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_looks_are_those_of_every_voxel_whatever_brick_it_is_in(seed):
+    """Only bricks in view are looked at: none that is partly in view is missed."""
+    rng = np.random.default_rng(seed)
+    world = make_map(0.1, 5, carve_after=1000)
+    for step in range(6):
+        world.integrate(*random_frame(rng, shift=0.3, stamp_ns=step))
+    for stamp_ns in range(10, 30):
+        looking, known = frame(6.0, pose(rng, 0.3), stamp_ns=stamp_ns), len(world)
+        xyz, before = world.table.coordinates() * 0.1, world.table["seen_through"].clone()
+        world.integrate(looking, ONE)
+        missed = world.table["last_seen_ns"][:known] != stamp_ns
+        expected = before + seen_through(xyz, looking, world.config.carve_margin).int()
+        assert torch.equal(world.table["seen_through"][:known][missed], expected[missed])
+    assert world.table["seen_through"].sum() > 100
