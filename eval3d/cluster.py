@@ -7,14 +7,12 @@ The numbers are the same. A scene that fails, or takes its process with it, cost
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from radseg_ros.config import to_dict
 from radseg_ros.datatypes import ConfigError, RadsegRosError
 
 from .options import EvalConfig
+from .process import Process
 from .run import Progress, evaluate_scene, run_scene
 
 log = logging.getLogger(__name__)
@@ -99,48 +98,6 @@ def _one_by_one(
 # Processes of this machine
 
 
-class Process:
-    """A process that evaluates one scene after the other.
-
-    It ends when this one does, however that happens; its own end closes the connection.
-    """
-
-    def __init__(self) -> None:
-        context = get_context("spawn")  # fork would copy torch's thread pools
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()  # so that the other end is open in the process alone
-
-    def begin(self, name: str, *sent: Any) -> None:
-        """Let it evaluate a scene.
-
-        Raises:
-            OSError: it has died.
-        """
-        self.connection.send((attempt_scene, (name, *sent)))
-
-    def outcome(self) -> Outcome:
-        """Wait for what it finds, or for its death: KILLED."""
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            return KILLED
-
-    def end(self) -> None:
-        """Give up what it does."""
-        self._process.kill()
-
-
-def _serve(connection: Connection) -> None:
-    """Evaluate what is sent until nobody is there to send, or to be told."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever waits
-    with suppress(EOFError, OSError):
-        while True:
-            task, arguments = connection.recv()
-            connection.send(task(*arguments))
-
-
 def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
     """A process that is killed costs its scene and no other."""
     waiting = deque(names)
@@ -150,10 +107,10 @@ def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
         name = waiting.popleft()
         try:
             process = process or Process()
-            process.begin(name, *sent)
+            process.begin(attempt_scene, name, *sent)
         except OSError:  # it died between two scenes
             process = Process()
-            process.begin(name, *sent)
+            process.begin(attempt_scene, name, *sent)
         running[process.connection] = (name, process)
 
     try:
@@ -162,7 +119,11 @@ def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
         while running:
             for connection in wait(list(running)):
                 name, process = running.pop(connection)
-                outcome = process.outcome()
+                outcome: Outcome
+                try:
+                    outcome = process.outcome()
+                except (EOFError, OSError):
+                    outcome = KILLED
                 if waiting:
                     begin(None if outcome is KILLED else process)
                 yield name, outcome

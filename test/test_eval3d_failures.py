@@ -283,8 +283,9 @@ def test_a_process_that_dies_between_two_scenes_costs_none(monkeypatch):
             super().__init__()
             made.append(self)
             if len(made) == 1:
-                self.begin("dies")
-                assert self.outcome() is cluster.KILLED
+                self.begin(scene_tasks.by_name, "dies")
+                with pytest.raises((EOFError, OSError)):
+                    self.outcome()
 
     monkeypatch.setattr(cluster, "Process", Dying)
     assert outcomes(monkeypatch, ["a", "b", "c"]) == (["a", "b", "c"], {}) and len(made) == 3
@@ -385,6 +386,7 @@ def test_the_killed_scene_is_in_the_report(tmp_path, capsys, monkeypatch):
 # A Dask cluster
 
 
+@pytest.mark.slow
 def test_addresses_that_cannot_be(monkeypatch):
     pytest.importorskip("distributed", reason="the optional package distributed is not installed")
     monkeypatch.setattr(cluster, "CONNECT", 1.0)
@@ -521,6 +523,7 @@ def test_a_scheduler_that_dies_is_said(monkeypatch, tmp_path):
 # Results and maps of others
 
 
+@pytest.mark.slow
 def test_damaged_results_are_refused_or_merged(tmp_path, capsys):
     from eval3d.report.write import write_report
 

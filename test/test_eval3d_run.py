@@ -322,6 +322,7 @@ def test_other_spaces(tmp_path, capsys, recording, space):
     assert found["provenance"]["config"]["mapper"]["map"]["space"] == space
 
 
+@pytest.mark.slow
 def test_noise_makes_it_worse_and_the_sweep_shows_it(tmp_path, capsys, recording, monkeypatch):
     monkeypatch.setattr("eval3d.report.pictures.draw_scene", lambda *_: [])  # tested below
     run = ["--root", recording, "--encoder", "oracle", "--limit", 3]
@@ -463,6 +464,7 @@ def test_options_command_lists_every_option(capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["backbone", "probability"])
 def test_radseg_end_to_end_with_stored_text_embeddings(tmp_path, capsys, recording, space):
     from radseg_ros.language.cache import LABEL, save_embeddings

@@ -216,6 +216,7 @@ class WithHead(ColorEncoder):
         return self.head(vectors).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supported", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
 def test_questions_project_in_bfloat16_where_the_processor_has_it(monkeypatch, supported, wanted):

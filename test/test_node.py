@@ -180,10 +180,15 @@ def offline(recording: Path) -> Mapper:
 
 
 @pytest.fixture(scope="module")
-def refused(robot: Robot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Process]]:
-    """All of them, started together: what takes their time is loading Python packages."""
+def refused(
+    robot: Robot, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Process]]:
+    """All that are tested, started together: what takes their time is loading Python packages."""
     processes = {}
-    for case, (arguments, content, _) in REFUSED.items():
+    tests = [item for item in request.session.items if "refused" in item.fixturenames]
+    asked = [item.callspec.params["case"] for item in tests if hasattr(item, "callspec")]
+    for case in asked:
+        arguments, content, _ = REFUSED[case]
         folder = tmp_path_factory.mktemp("refused")
         if content is not None:
             (folder / "params.yaml").write_text(content)
@@ -312,6 +317,7 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
     assert result["frame_id"] == "map" and result["frames"]["integrated"] == first + 3
 
 
+@pytest.mark.slow
 def test_a_client_without_a_node_gives_up(robot):
     code, text = Process(
         "-m", "radseg_ros.ros.query_client", "red", "--node", "/nobody", "--timeout", "0.5"
@@ -358,6 +364,7 @@ def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
     assert robot.query("white").answers[0].found
 
 
+@pytest.mark.slow
 def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     show(robot, scene)
     before = robot.query("red", return_cloud=True)
@@ -455,6 +462,7 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, 
     assert (status.voxels, status.frames_integrated) == (voxels, first + 4)
 
 
+@pytest.mark.slow
 def test_a_query_is_answered_while_the_encoder_works_and_the_newest_frames_win(
     robot, node, empty, gate
 ):
@@ -534,7 +542,12 @@ def test_a_request_that_ros_cannot_read_ends_nothing(robot, node):
     robot.node.destroy_client(client)
 
 
-@pytest.mark.parametrize("case", REFUSED)
+OTHERS = [case for case in REFUSED if case != "misspelt parameter"]
+
+
+@pytest.mark.parametrize(
+    "case", ["misspelt parameter", *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS)]
+)
 def test_a_node_that_cannot_work_ends_with_one_clear_line(refused, case):
     code, output = refused[case].result(60)
     assert code == 1 and "Traceback" not in output, output

@@ -91,6 +91,7 @@ def test_the_depth_scale_of_a_folder_is_an_option(tmp_path):
     np.testing.assert_allclose(depth_image(depth[0]), units * 0.0002, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_damaged_messages_of_a_bag_are_left_out_and_told(tmp_path):
     with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:
         for i in range(4):

@@ -291,6 +291,7 @@ def odd_tensors(value: torch.Tensor) -> list[object]:
     return [*shapes, *types, value * float("nan"), value.to_sparse(), "x", None, 7, [value]]
 
 
+@pytest.mark.slow
 def test_odd_tensors_are_refused_or_used(small, tmp_path):
     rng, path = random.Random(0), tmp_path / "odd.pth.tar"
     good = radio_files.load(small)
@@ -330,6 +331,7 @@ def test_training_options_of_other_types_are_refused_or_used(small, tmp_path):
     assert 0 < used < 60
 
 
+@pytest.mark.slow
 def test_contents_of_other_types_are_refused_or_used(small, tmp_path):
     path, good = tmp_path / "odd.pth.tar", radio_files.load(small)
     content = {**good, "args": vars(good["args"])}

@@ -318,6 +318,7 @@ def test_an_encoder_without_features_for_sam_is_not_refined(encoder: Encoder) ->
     assert make_refiner(encoder_of(encoder.config.checkpoint, Path(), refine="off")) is None
 
 
+@pytest.mark.slow
 def test_a_segmenter_gives_the_coarse_and_the_refined(
     encoder: Encoder, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_segmenter_gives_the_coarse_and_the_refined(
     assert torch.equal(plain(rgb).probabilities, coarse.probabilities)
 
 
+@pytest.mark.slow
 def test_a_map_of_probabilities_holds_refined_masks(
     encoder: Encoder, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

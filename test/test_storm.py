@@ -19,7 +19,13 @@ import storm
 SHORT = 0.04  # of the full number of tries
 
 
-@pytest.mark.parametrize("name", storm.ATTACKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "services" else name
+        for name in storm.ATTACKS
+    ],
+)
 def test_nothing_falls_over_and_nothing_is_lost(name):
     if name == "services":
         require_ros()
