@@ -52,18 +52,19 @@ def find_objects(
         values.index_select(0, rows).cpu().numpy()
         for values in (geometry.index, geometry.last_seen_ns)
     )
-    score = scores[chosen].astype(np.float64)
+    score = scores[chosen]
     group = connected_groups(index, geometry.voxel_size, config.max_gap)
     voxels = np.bincount(group)
     starts = np.cumsum(voxels) - voxels
     # numbers of 16 bits are sorted in linear time
     order = np.argsort(group.astype(np.uint16) if len(voxels) <= 1 << 16 else group, kind="stable")
-    points = [axis * geometry.voxel_size for axis in index.T]
-    sums = [np.bincount(group, score * axis) for axis in points]
-    centre = np.stack(sums, 1) / np.bincount(group, score)[:, None]
-    ordered = [axis[order] for axis in points]
+    weight = score.astype(np.float64)
+    sums = [np.bincount(group, weight * axis) for axis in index.T]
+    centre = geometry.voxel_size * np.stack(sums, 1) / np.bincount(group, weight)[:, None]
+    # small numbers: what takes time is to gather them from all over the memory
+    ordered = [axis.astype(np.int32)[order] for axis in index.T]
     extent = [np.maximum.reduceat(x, starts) - np.minimum.reduceat(x, starts) for x in ordered]
-    size = np.stack(extent, 1)
+    size = geometry.voxel_size * np.stack(extent, 1)
     best = np.maximum.reduceat(score[order], starts)
     latest = np.maximum.reduceat(last_seen[order], starts)
     large = np.flatnonzero(voxels >= config.min_voxels)
