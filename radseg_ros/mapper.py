@@ -76,6 +76,7 @@ class Mapper:
         self.space = make_space(config, encoder)
         self.timings = Timings()
         self.lock = threading.Lock()  # guards self.map
+        self._answering = threading.Lock()  # see QueryResult.turn
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
         self.view = MapView(self.space.answer_vectors, self.space.answer_channels, self.space.exact)
@@ -159,7 +160,9 @@ class Mapper:
                 )
         asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
         covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
-        return QueryResult(tuple(texts), geometry, scores.cpu().numpy(), rules, covered)
+        return QueryResult(
+            tuple(texts), geometry, scores.cpu().numpy(), rules, covered, self._answering
+        )
 
     @torch.inference_mode()
     def work_ahead(self, rows: int) -> int:

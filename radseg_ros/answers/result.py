@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,18 +24,19 @@ class QueryResult:
     scores: np.ndarray  # (M, Q) float32 in 0..1
     rules: QueryConfig  # what counts as found
     covered: float = 1.0  # share of the voxels of the map that are among the M
+    # held while one text is answered: of many who ask, one at a time computes, beside the frames
+    turn: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
     @property
     def answers(self) -> list[Answer]:
         """Where each text is: objects, best first; none when it was not found."""
-        return [
-            Answer(text, float(column.max(initial=0.0)), self._objects(column))
-            for text, column in zip(self.texts, self.scores.T, strict=True)
-        ]
+        return [self._answer(*each) for each in zip(self.texts, self.scores.T, strict=True)]
 
     def cloud(self, min_hits: int = 1) -> Cloud:
         """Every voxel with its best text; voxels of fewer than ``min_hits`` points are left out."""
         return semantic_cloud(self.geometry, self.scores, self.rules.threshold, min_hits)
 
-    def _objects(self, column: np.ndarray) -> tuple:
-        return find_objects(self.geometry, column, self.rules)
+    def _answer(self, text: str, scores: np.ndarray) -> Answer:
+        with self.turn:
+            objects = find_objects(self.geometry, scores, self.rules)
+        return Answer(text, float(scores.max(initial=0.0)), objects)
