@@ -23,7 +23,7 @@ from .table import VoxelTable
 
 logger = logging.getLogger(__name__)
 
-COPY_BYTES = 16 << 20  # of vectors that are copied while a map is locked: some milliseconds
+COPY_BYTES = 8 << 20  # of vectors that are copied while a map is locked: some milliseconds
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
 
 
