@@ -21,6 +21,7 @@ from radseg_ros.ros.mapper_node import main
 
 HELD_PIXEL = (1, 2, 3)
 GATE, HEAD_GATE = "COLOR_NODE_GATE", "COLOR_NODE_HEAD_GATE"
+ASKED = ".asked"  # end of the name of a file that tells that somebody waits at HEAD_GATE
 
 
 class PatientColorEncoder(ColorEncoder):
@@ -35,6 +36,7 @@ class PatientColorEncoder(ColorEncoder):
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
         """As ColorEncoder, later."""
         while HEAD_GATE in os.environ and not os.path.exists(os.environ[HEAD_GATE]):
+            open(os.environ[HEAD_GATE] + ASKED, "w").close()
             time.sleep(0.01)
         return super().project(vectors)
 
