@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class Clouds:
         self._live = live
         self._plain, self._labelled = PackedCloud(), PackedCloud()
         self._labelled_by: object = None
+        self._memory = array.array("B")  # of the last message: it has left when the next is made
         self._turns = itertools.count(1)
         self._rgb = LatchedTopic(node, PointCloud2, "rgb_cloud")
         self._semantic = LatchedTopic(node, PointCloud2, "semantic_cloud")
@@ -102,7 +104,8 @@ class Clouds:
 
     def _cloud(self, cloud: PackedCloud, labels: Sequence[str] = ()) -> PointCloud2:
         points = self._live.show(cloud, labels)
-        return messages.cloud_message(points, messages.header(*self._live.moment()))
+        head = messages.header(*self._live.moment())
+        return messages.cloud_message(points, head, self._memory)
 
 
 def _latches(qos: QoSProfile) -> bool:

@@ -268,7 +268,8 @@ class ScaledBytes:
         self.width = width
         self._groups = -(-width // _SCALED_TOGETHER)
         padded = self._groups * _SCALED_TOGETHER
-        self._bytes = VectorBlocks(padded, torch.int8, device, block_rows)
+        # eight bytes as one number: torch splits the copying of many small numbers between threads
+        self._bytes = VectorBlocks(padded // 8, torch.int64, device, block_rows)
         self._scales = VectorBlocks(self._groups, torch.float16, device, block_rows)
 
     @property
@@ -287,12 +288,13 @@ class ScaledBytes:
         groups = torch.nn.functional.pad(vectors, (0, padding)).unflatten(1, (self._groups, -1))
         scales = (groups.abs().amax(2) / 127).half().clamp_(min=_SMALLEST_SCALE)
         numbers = (groups / scales.float()[:, :, None]).round_().clamp_(-127, 127)
-        self._bytes.write(slots, numbers.flatten(1))
+        self._bytes.write(slots, numbers.flatten(1).to(torch.int8).view(torch.int64))
         self._scales.write(slots, scales)
 
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order -> (N, W) float32."""
-        groups = self._bytes.rows(slots).unflatten(1, (self._groups, -1))
+        numbers = self._bytes.stored(slots).view(torch.int8).float()
+        groups = numbers.unflatten(1, (self._groups, -1))
         groups *= self._scales.rows(slots)[:, :, None]
         return groups.flatten(1)[:, : self.width]
 
