@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import patience  # noqa: F401  # isort: skip
@@ -37,6 +38,7 @@ from radseg_ros.live_map import LiveMap
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.index import pack
 
+MEMORY = Path("/dev/shm")  # a save there shows what the program costs, one to disk the disk as well
 FAR = 40_000  # voxels away from the frames: where the rest of a large map is
 
 
@@ -158,7 +160,7 @@ def elsewhere(mapper: Mapper, rate: float, seconds: float, threads: int) -> list
 
 
 def publish(mapper: Mapper, cloud: PackedCloud, labels: list[str]) -> Callable[[], None]:
-    """What the node does once a second for ~/semantic_cloud, up to the serialised message."""
+    """What the node does once a second for ~/semantic_cloud, up to the published message."""
     from rclpy.serialization import serialize_message
 
     from radseg_ros.ros import messages
@@ -204,18 +206,24 @@ def beside_questions(options: argparse.Namespace, labels: list[str]) -> None:
     mapper = mapper_of(options.voxels, HeadOnly())
     pace, span, threads = options.rate, options.seconds, options.threads
 
-    def save() -> None:
-        with tempfile.TemporaryDirectory() as folder:
+    def save(parent: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=parent) as folder:
             mapper.save(Path(folder) / "live.radmap")
+
+    def asked() -> object:
+        return mapper.query(labels, renew=0.5).answers
 
     print(f"{len(mapper.map)} voxels, {options.labels} labels, {threads} threads")
     fused(mapper, pace, span / 4, lambda: True)  # warm
     report = Report(fused(mapper, pace, span, lambda: True), elsewhere(mapper, pace, span, threads))
-    clients = f"{options.clients} clients"
+    from radseg_ros.ros.services import QUERIES
+
+    clients, threads_of_node = f"{options.clients} clients", ThreadPoolExecutor(QUERIES)
     situations: dict[str, tuple[Callable[[], object], int]] = {
         "first question": (lambda: mapper.query(labels, renew=0.5), 1),
-        clients: (lambda: mapper.query(labels, renew=0.5).answers, options.clients),
-        "save": (save, 1),
+        clients: (lambda: threads_of_node.submit(asked).result(), options.clients),
+        "save to memory": (lambda: save(MEMORY), 1),
+        "save to disk": (lambda: save(Path(tempfile.gettempdir())), 1),
     }
     for name, (work, workers) in situations.items():
         times, took = meanwhile(mapper, pace, span, work, workers)

@@ -18,7 +18,6 @@ import dataclasses
 import hashlib
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,19 +211,16 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def _digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """SHA-256 of the bytes of each tensor.
-
-    The vectors, nearly all of the file, are hashed in parts by several threads.
-    """
+    """SHA-256 of the bytes of each tensor, in one thread: frames are fused meanwhile."""
     return {name: _digest(tensor) for name, tensor in state.items()}
 
 
 def _digest(tensor: torch.Tensor, part_bytes: int = 1 << 24) -> str:
+    """The digest of the digests of the parts, as files of all versions have it."""
     data = _bytes(tensor)
-    parts = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
-    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
-        digests = pool.map(lambda part: hashlib.sha256(part).digest(), parts)
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+    parts = (data[start : start + part_bytes] for start in range(0, len(data), part_bytes))
+    digests = (hashlib.sha256(part).digest() for part in parts)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _text_digest(text: str) -> str:

@@ -104,7 +104,7 @@ class VoxelTable:
         ascending, order = torch.sort(slots)
         new_key = take(key, new)
         try:
-            self._resize(known + len(new))
+            self.resize(known + len(new))
             self["key"][fresh] = new_key
             self.index.assign(new_key, fresh)
         except BaseException:
@@ -120,7 +120,7 @@ class VoxelTable:
         """Keep ``length`` rows; ``key``: of those that go, as far as the index has them."""
         found = take(key, (self.index.find(key) >= 0).nonzero()[:, 0])
         self.index.assign(found, torch.full_like(found, -1))
-        self._resize(length)
+        self.resize(length)
 
     def add(
         self,
@@ -178,7 +178,7 @@ class VoxelTable:
             self[name].index_copy_(0, holes, values)
         self.index.put(gone_at, none)
         self.index.put(moved_at, there)
-        self._resize(kept)
+        self.resize(kept)
         self._removed += len(slots)
         if self._removed > max(kept, _BLOCK_ROWS):  # amortised: trimming looks at the whole index
             self.index.trim()
@@ -202,7 +202,7 @@ class VoxelTable:
 
         Once that is 0, this table holds what the other one does, except for the index.
         """
-        self._resize(len(other))
+        self.resize(len(other))
         missing = (self["key"] != other["key"]) | (self["changed"] != other["changed"])
         # a look through a voxel does not change its revision
         self["seen_through"].copy_(other["seen_through"])
@@ -215,7 +215,7 @@ class VoxelTable:
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Fill an empty table with what :meth:`state` gave."""
-        self._resize(len(state["key"]))
+        self.resize(len(state["key"]))
         for name, column in self._columns.items():
             if name in state:
                 column.data.copy_(state[name])
@@ -223,7 +223,8 @@ class VoxelTable:
         self.vectors.load(state["vectors"], self["hits"])
         self.index.assign(self["key"], torch.arange(len(self), device=self.device))
 
-    def _resize(self, length: int) -> None:
+    def resize(self, length: int) -> None:
+        """Keep the first ``length`` rows; new rows are zero, and no voxel yet."""
         self.vectors.resize(length)  # the large ones first: if any, it is they who fail
         for column in self._columns.values():
             column.resize(length)

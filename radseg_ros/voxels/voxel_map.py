@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ from .table import VoxelTable
 
 logger = logging.getLogger(__name__)
 
-COPY_BYTES = 8 << 20  # of vectors that are copied while a map is locked: some milliseconds
+COPY_BYTES = 4 << 20  # of vectors that are copied while a map is locked: some milliseconds
+PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
 
 
@@ -220,6 +222,7 @@ class VoxelMap:
         """
         with lock:
             copy = VoxelMap(self.channels, self.config, self.lift, self.device)
+        copy.table.resize(len(self))  # fresh memory takes longer than copying: not in the lock
         vectors = self.table.vectors
         step = max(64, COPY_BYTES // (vectors.block_nbytes // vectors.block_rows))
         while True:
@@ -228,6 +231,7 @@ class VoxelMap:
                 if stale <= step:
                     copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
                     return copy
+            time.sleep(PAUSE)
 
     # ---- forgetting ------------------------------------------------------------------------------
 
