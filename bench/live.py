@@ -216,9 +216,10 @@ def beside_questions(options: argparse.Namespace, labels: list[str]) -> None:
     print(f"{len(mapper.map)} voxels, {options.labels} labels, {threads} threads")
     fused(mapper, pace, span / 4, lambda: True)  # warm
     report = Report(fused(mapper, pace, span, lambda: True), elsewhere(mapper, pace, span, threads))
-    from radseg_ros.ros.services import QUERIES
+    from radseg_ros.ros.services import QUERIES, give_way
 
-    clients, threads_of_node = f"{options.clients} clients", ThreadPoolExecutor(QUERIES)
+    clients = f"{options.clients} clients"
+    threads_of_node = ThreadPoolExecutor(QUERIES, initializer=give_way)
     situations: dict[str, tuple[Callable[[], object], int]] = {
         "first question": (lambda: mapper.query(labels, renew=0.5), 1),
         clients: (lambda: threads_of_node.submit(asked).result(), options.clients),
