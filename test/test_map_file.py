@@ -278,7 +278,7 @@ def world(count):
     slots, order = made.table.claim(pack(torch.stack([number, number * 0, number * 0]).double()))
     one = torch.ones(count, dtype=torch.int64)
     black = torch.zeros(count, 3).double()
-    rows = {'hits': one, 'rgb_sum': black}
+    rows = {'hits': one, 'views': one.int(), 'rgb_sum': black}
     rows |= {name: one for name in ('first_seen_ns', 'last_seen_ns', 'seen_at')}
     made.table.add(slots, rows, lambda a, b: torch.full((b - a, 128), float(count)))
     return made

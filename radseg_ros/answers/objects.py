@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ..config import QueryConfig
-from ..datatypes import FoundObject, MapGeometry
+from ..datatypes import MapGeometry, SemanticObject
+from .boxes import straight_box, turned_box
 from .groups import connected_groups
 
 
@@ -36,9 +37,26 @@ def relevancy(similarity: torch.Tensor, background: torch.Tensor, scale: float) 
 
 
 def find_objects(
+    label: str, geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
+) -> tuple[SemanticObject, ...]:
+    """The objects that answer a text, best first; see :func:`find_groups`.
+
+    Args:
+        geometry: the M voxels of the map.
+        scores: (M,) in 0..1.
+    """
+    groups = find_groups(geometry, scores, config)
+    return tuple(make_object(label, geometry, scores, rows, score) for rows, score in groups)
+
+
+def find_groups(
     geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
-) -> tuple[FoundObject, ...]:
-    """The connected groups of voxels that score at least ``config.threshold``, best first.
+) -> list[tuple[np.ndarray, float]]:
+    """Which voxels form one object each, and its score; the best ``config.max_objects``.
+
+    They are connected, and ``config.min_voxels`` of them reach ``config.threshold``. So the score
+    of an object is what its ``min_voxels``-th best voxel has: one noisy voxel makes no object, and
+    raises none above another.
 
     Args:
         geometry: the M voxels of the map.
@@ -46,36 +64,74 @@ def find_objects(
     """
     chosen = np.flatnonzero(scores >= config.threshold)
     if not len(chosen):
-        return ()
-    rows = torch.from_numpy(chosen).to(geometry.index.device)
-    index, last_seen = (
-        values.index_select(0, rows).cpu().numpy()
-        for values in (geometry.index, geometry.last_seen_ns)
-    )
-    score = scores[chosen]
+        return []
+    index = _at(geometry.index, chosen)
     group = connected_groups(index, geometry.voxel_size, config.max_gap)
     voxels = np.bincount(group)
+    large = np.flatnonzero(voxels >= config.min_voxels)
+    if not len(large):
+        return []
+    score = _nth_best(scores[chosen], group, voxels, large, config.min_voxels)
+    place = np.stack([np.bincount(group, axis)[large] / voxels[large] for axis in index.T])
+    ranked = np.lexsort((*place[::-1], -voxels[large], -score))[: config.max_objects]
     starts = np.cumsum(voxels) - voxels
     # numbers of 16 bits are sorted in linear time
     order = np.argsort(group.astype(np.uint16) if len(voxels) <= 1 << 16 else group, kind="stable")
-    weight = score.astype(np.float64)
-    sums = [np.bincount(group, weight * axis) for axis in index.T]
-    centre = geometry.voxel_size * np.stack(sums, 1) / np.bincount(group, weight)[:, None]
-    # small numbers: what takes time is to gather them from all over the memory
-    ordered = [axis.astype(np.int32)[order] for axis in index.T]
-    extent = [np.maximum.reduceat(x, starts) - np.minimum.reduceat(x, starts) for x in ordered]
-    size = geometry.voxel_size * np.stack(extent, 1)
-    best = np.maximum.reduceat(score[order], starts)
-    latest = np.maximum.reduceat(last_seen[order], starts)
-    large = np.flatnonzero(voxels >= config.min_voxels)
-    ranked = large[np.lexsort((*centre[large].T[::-1], -voxels[large], -best[large]))]
-    return tuple(
-        FoundObject(
-            centre=tuple(centre[i].tolist()),
-            size=tuple(size[i].tolist()),
-            score=float(best[i]),
-            voxels=int(voxels[i]),
-            last_seen_ns=int(latest[i]),
-        )
-        for i in ranked[: config.max_objects]
+    return [
+        (chosen[order[starts[large[i]] :][: voxels[large[i]]]], float(score[i])) for i in ranked
+    ]
+
+
+def make_object(
+    label: str, geometry: MapGeometry, scores: np.ndarray, rows: np.ndarray, score: float
+) -> SemanticObject:
+    """The object that consists of the voxels in ``rows`` (at least one) of a map.
+
+    Args:
+        geometry: the M voxels of the map.
+        scores: (M,) in 0..1, of each voxel.
+        score: of the object.
+    """
+    own = scores[rows].astype(np.float64)
+    index = _at(geometry.index, rows)
+    centre, size = straight_box(index, geometry.voxel_size)
+    weight = own if own.any() else np.ones_like(own)
+    return SemanticObject(
+        label=label,
+        score=score,
+        centre=tuple(centre.tolist()),
+        size=tuple(size.tolist()),
+        peak=tuple((geometry.voxel_size * (weight @ index) / weight.sum()).tolist()),
+        box=turned_box(index, geometry.voxel_size),
+        voxels=len(rows),
+        hits=int(_at(geometry.hits, rows).sum(dtype=np.float64)),
+        views=int(_at(geometry.views, rows).max()),
+        mean_score=float(own.mean()),
+        best_score=float(own.max()),
+        first_seen_ns=int(_at(geometry.first_seen_ns, rows).min()),
+        last_seen_ns=int(_at(geometry.last_seen_ns, rows).max()),
     )
+
+
+def _nth_best(
+    score: np.ndarray, group: np.ndarray, voxels: np.ndarray, large: np.ndarray, rank: int
+) -> np.ndarray:
+    """The ``rank``-th highest score in each of the groups ``large``, without sorting them.
+
+    Args:
+        score: (N,) of each voxel, not negative.
+        group: (N,) of each voxel.
+        voxels: (G,) in each group.
+    """
+    # the bits of floats that are not negative are in the order of the floats
+    bits = (score.astype(np.float32) + np.float32(0)).view(np.uint32)
+    both = group.astype(np.uint64) << np.uint64(32) | bits
+    places = np.cumsum(voxels)[large] - rank
+    found = np.partition(both, places)[places] & np.uint64(0xFFFFFFFF)
+    return found.astype(np.uint32).view(np.float32)
+
+
+def _at(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """(M, ...) on any device -> (n, ...) in those rows."""
+    chosen = torch.from_numpy(rows).to(values.device)
+    return values.index_select(0, chosen).cpu().numpy()

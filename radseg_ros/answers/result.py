@@ -38,5 +38,5 @@ class QueryResult:
 
     def _answer(self, text: str, scores: np.ndarray) -> Answer:
         with self.turn:
-            objects = find_objects(self.geometry, scores, self.rules)
+            objects = find_objects(text, self.geometry, scores, self.rules)
         return Answer(text, float(scores.max(initial=0.0)), objects)

@@ -75,7 +75,7 @@ def answer_message(answer: datatypes.Answer) -> LabelAnswer:
     """radseg_interfaces/LabelAnswer."""
     objects = [
         FoundObject(
-            centre=Point(**_xyz(thing.centre)),
+            centre=Point(**_xyz(thing.peak)),
             size=Vector3(**_xyz(thing.size)),
             score=float(thing.score),
             voxels=int(thing.voxels),

@@ -43,6 +43,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "changed": ((), torch.int64),  # revision of the voxel that was copied
     "step": ((), torch.int64),  # of this view, in which the row was copied
     "hits": ((), torch.int64),
+    "views": ((), torch.int32),
     "rgb_sum": ((3,), torch.float64),
     "first_seen_ns": ((), torch.int64),
     "last_seen_ns": ((), torch.int64),
@@ -352,13 +353,15 @@ def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeome
     """Rows of a table -> MapGeometry; no columns = no voxels."""
     if not columns:
         none, whole = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
-        return MapGeometry(none.long(), none, none, none[:, 0], whole, whole, voxel_size)
+        hits, views = none[:, 0], whole.int()
+        return MapGeometry(none.long(), none, none, hits, views, whole, whole, voxel_size)
     index, hits = unpack(columns["key"]), columns["hits"]
     return MapGeometry(
         index=index,
         xyz=(index * voxel_size).float(),
         rgb=(columns["rgb_sum"] / hits[:, None]).float(),
         hits=hits.float(),
+        views=columns["views"].clone(),
         first_seen_ns=columns["first_seen_ns"].clone(),
         last_seen_ns=columns["last_seen_ns"].clone(),
         voxel_size=voxel_size,
