@@ -122,7 +122,7 @@ def test_a_table_is_a_dictionary_of_sums(seed):
             table.trim()
         elif what == "read":
             again = VoxelTable(CHANNELS, torch.float32, CPU)
-            again.load({**table.state(), "seen_at": table["seen_at"], "views": table["views"]})
+            again.load({**table.state(), "seen_at": table["seen_at"]})
             assert_equal(contents(again), reference, changed=False)
             revisions = again["changed"].unique().tolist()
             assert not revisions or (len(revisions) == 1 and revisions[0] > newest)
@@ -135,7 +135,7 @@ def test_a_table_is_a_dictionary_of_sums(seed):
             assert copy.follow(table, 7) == 0
             for name, values in table.state().items():
                 assert torch.equal(copy.state()[name], values), name
-            for name in ("seen_at", "changed", "views"):
+            for name in ("seen_at", "changed"):
                 assert torch.equal(copy[name], table[name])
         assert len(table) == len(reference)
         assert_equal(contents(table), reference)

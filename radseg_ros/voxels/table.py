@@ -35,7 +35,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype, int]] = {
 
 
 _ADDED_TO = tuple(name for name in _COLUMNS if name != "key")  # what new points change
-_NOT_SAVED = ("changed", "seen_at", "views")  # what follows from the rest
+_NOT_SAVED = ("changed", "seen_at")  # what follows from the rest
 
 
 class VoxelTable:
@@ -216,9 +216,8 @@ class VoxelTable:
         return len(stale)
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Fill an empty table with what :meth:`state` gave, or an earlier version of it."""
+        """Fill an empty table with what :meth:`state` gave."""
         self.resize(len(state["key"]))
-        self["views"].fill_(1)  # at least
         for name, column in self._columns.items():
             if name in state:
                 column.data.copy_(state[name])
