@@ -396,6 +396,14 @@ class QueryConfig(Options):
     background: list[str] = option(
         [], "texts that a query must beat; empty = the encoder's own", live=True
     )
+    hysteresis: float = option(
+        1.0,
+        "an object consists of voxels that reach this share of query.threshold; query.min_voxels "
+        "of them reach all of it",
+        low=0,
+        high=1,
+        live=True,
+    )
     min_voxels: int = option(3, "smaller groups of voxels are not objects", low=1, live=True)
     max_objects: int = option(10, "objects per text, best first", low=1, live=True)
     max_gap: float = option(

@@ -36,6 +36,17 @@ def relevancy(similarity: torch.Tensor, background: torch.Tensor, scale: float) 
     return torch.sigmoid(scale * (similarity - background.amax(1, keepdim=True)))
 
 
+def rows_of(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """(M, ...) on any device -> (n, ...) in those rows."""
+    chosen = torch.from_numpy(rows).to(values.device)
+    return values.index_select(0, chosen).cpu().numpy()
+
+
+def least_score(rules: QueryConfig) -> float:
+    """Which voxels may be part of an object: more than those that make it one."""
+    return rules.hysteresis * rules.threshold
+
+
 def find_objects(
     label: str, geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
 ) -> tuple[SemanticObject, ...]:
@@ -54,24 +65,25 @@ def find_groups(
 ) -> list[tuple[np.ndarray, float]]:
     """Which voxels form one object each, and its score; the best ``config.max_objects``.
 
-    They are connected, and ``config.min_voxels`` of them reach ``config.threshold``. So the score
-    of an object is what its ``min_voxels``-th best voxel has: one noisy voxel makes no object, and
-    raises none above another.
+    They are connected and reach :func:`least_score`, and ``config.min_voxels`` of them reach
+    ``config.threshold``. So the score of an object is what its ``min_voxels``-th best voxel has:
+    one noisy voxel makes no object, and raises none above another.
 
     Args:
         geometry: the M voxels of the map.
         scores: (M,) in 0..1.
     """
-    chosen = np.flatnonzero(scores >= config.threshold)
+    chosen = np.flatnonzero(scores >= least_score(config))
     if not len(chosen):
         return []
-    index = _at(geometry.index, chosen)
+    index = rows_of(geometry.index, chosen)
     group = connected_groups(index, geometry.voxel_size, config.max_gap)
     voxels = np.bincount(group)
     large = np.flatnonzero(voxels >= config.min_voxels)
     if not len(large):
         return []
     score = _nth_best(scores[chosen], group, voxels, large, config.min_voxels)
+    large, score = large[score >= config.threshold], score[score >= config.threshold]
     place = np.stack([np.bincount(group, axis)[large] / voxels[large] for axis in index.T])
     ranked = np.lexsort((*place[::-1], -voxels[large], -score))[: config.max_objects]
     starts = np.cumsum(voxels) - voxels
@@ -93,7 +105,7 @@ def make_object(
         score: of the object.
     """
     own = scores[rows].astype(np.float64)
-    index = _at(geometry.index, rows)
+    index = rows_of(geometry.index, rows)
     centre, size = straight_box(index, geometry.voxel_size)
     weight = own if own.any() else np.ones_like(own)
     return SemanticObject(
@@ -104,12 +116,12 @@ def make_object(
         peak=tuple((geometry.voxel_size * (weight @ index) / weight.sum()).tolist()),
         box=turned_box(index, geometry.voxel_size),
         voxels=len(rows),
-        hits=int(_at(geometry.hits, rows).sum(dtype=np.float64)),
-        views=int(_at(geometry.views, rows).max()),
+        hits=int(rows_of(geometry.hits, rows).sum(dtype=np.float64)),
+        views=int(rows_of(geometry.views, rows).max()),
         mean_score=float(own.mean()),
         best_score=float(own.max()),
-        first_seen_ns=int(_at(geometry.first_seen_ns, rows).min()),
-        last_seen_ns=int(_at(geometry.last_seen_ns, rows).max()),
+        first_seen_ns=int(rows_of(geometry.first_seen_ns, rows).min()),
+        last_seen_ns=int(rows_of(geometry.last_seen_ns, rows).max()),
     )
 
 
@@ -129,9 +141,3 @@ def _nth_best(
     places = np.cumsum(voxels)[large] - rank
     found = np.partition(both, places)[places] & np.uint64(0xFFFFFFFF)
     return found.astype(np.uint32).view(np.float32)
-
-
-def _at(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-    """(M, ...) on any device -> (n, ...) in those rows."""
-    chosen = torch.from_numpy(rows).to(values.device)
-    return values.index_select(0, chosen).cpu().numpy()
