@@ -25,7 +25,7 @@ SIZE = tuple(side // 4 for side in gallery.SIZE)
 S = 1_000_000_000
 SIDES = (0.5, 0.5, 0.5)  # m, of the things
 RED, BLUE = (2.0, 1.3, 0.27), (-1.9, -1.5, 0.27)
-GREEN, GREEN_LATER = (1.9, -1.4, 0.27), (2.5, 0.1, 0.27)
+GREEN, GREEN_LATER = (1.9, -1.4, 0.27), (2.8, 0.1, 0.27)
 SHADES = {"red": (0.95, 0.05, 0.05), "green": (0.05, 0.9, 0.05), "blue": (0.05, 0.05, 0.95)}
 
 
@@ -60,7 +60,7 @@ class Robot:
         """What is there, and what is missing; crumbs left out."""
         result = self.mapper.query([name])
         things = self.tracks.follow(name, result.geometry, result.scores[:, 0], result.rules)
-        things = [each for each in things if max(each.size) > 0.3]
+        things = [each for each in things if each.voxels > 40]
         there = [each for each in things if not each.missing_since_ns]
         return there, [each for each in things if each.missing_since_ns]
 

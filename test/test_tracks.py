@@ -176,6 +176,16 @@ def test_what_is_hidden_out_of_view_or_there_is_not_missing(world, sight):
     assert not thing.missing_since_ns
 
 
+def test_of_a_few_voxels_nothing_is_known(world):
+    for x, count in ((0.0, module.LEAST - 1), (2.0, module.LEAST)):
+        world.show(crate(x)[:count], at=1)
+    world.ask()
+    for at in range(2, 2 + LOOKS):
+        world.look(at, GONE)
+    (large, small) = sorted(world.ask(), key=lambda thing: -thing.voxels)
+    assert large.missing_since_ns and not small.missing_since_ns
+
+
 @pytest.mark.parametrize("sight", [(GONE,), (GONE, GONE, GONE, THERE), (GONE, GONE, UNSEEN)])
 def test_most_of_what_a_frame_shows_decides(world, sight):
     world.show(crate(1.0), at=1)

@@ -24,9 +24,10 @@ from ..datatypes import Frame, InputError, MapGeometry, SemanticObject, Viewpoin
 from .objects import find_groups, least_score, make_object, rows_of
 from .packed import thinning_order
 
-MAX_TRACKS = 256  # things that are followed; the one that was not found for longest goes
+MAX_TRACKS = 1024  # things that are followed; the one that was not found for longest goes
 MAX_GRAVES = 64  # the oldest one goes
-SAMPLES = 32  # voxels of a thing that frames are compared with: at most 8192 points for each frame
+SAMPLES = 16  # voxels of a thing that frames are compared with: 16 384 points at most
+LEAST = 8  # of them; of a smaller thing a frame says nothing
 LOOKS = 2  # frames that must look through a thing, and none show it, before it is missing
 IN_VIEW = 0.5  # share of the samples that a frame must show, or look through, to say anything
 SEEN, THROUGH = 0.5, 0.65  # shares of those that say that it is there, and that it is not
@@ -62,6 +63,8 @@ class _Track:
 
     def take(self, found: _Found, asked: int) -> None:
         """It is what was found now."""
+        if self.thing.missing_since_ns:
+            self.is_back()
         known, self.asked = self.thing, asked
         self.thing = replace(found.thing, id=known.id, viewpoint=known.viewpoint)
         if not self.looks:  # what is perhaps gone is judged by all that it was
@@ -83,7 +86,17 @@ class _Track:
         if self.looks >= LOOKS:
             self.thing = replace(self.thing, missing_since_ns=stamp_ns)
 
-    def is_there(self) -> None:
+    def stays_missing(self, found: _Found) -> bool:
+        """Whether it is missing, and this is no evidence that it came back."""
+        newer = np.count_nonzero(found.last_seen_ns > self.thing.missing_since_ns)
+        return bool(self.thing.missing_since_ns) and newer < _enough(self.thing)
+
+    def left(self, found: _Found) -> bool:
+        """Whether this is but a part of it that the map still holds, although it is missing."""
+        apart = np.abs(np.subtract(found.thing.centre, self.thing.centre))
+        return bool((apart <= np.array(self.thing.size) / 2).all()) and self.stays_missing(found)
+
+    def is_back(self) -> None:
         """It is not missing, whatever frames have shown."""
         self.looks, self.thing = 0, replace(self.thing, missing_since_ns=0)
 
@@ -157,7 +170,7 @@ class Tracks:
                 for each in (np.abs(apart) <= margin, apart > margin)
             )
             for track, of, hit, through in zip(there, counts, shown, passed, strict=True):
-                if hit + through < IN_VIEW * of:
+                if of < LEAST or hit + through < IN_VIEW * of:
                     continue
                 if hit >= SEEN * (hit + through):
                     track.seen(frame, float(hit / of))
@@ -169,7 +182,7 @@ class Tracks:
         self._graves, self._newest_ns = [], 0
         for track in self._tracks.values():
             track.seen_ns = 0
-            track.is_there()
+            track.is_back()
 
     # Questions
 
@@ -222,14 +235,12 @@ class Tracks:
         """What was found, and what is missing; from now on all of it is followed."""
         asked = next(self._questions)
         for i, track in matches.items():
-            if track.thing.missing_since_ns:
-                newer = found[i].last_seen_ns > track.thing.missing_since_ns
-                if newer.sum() < _enough(track.thing):
-                    continue  # what the map still holds of it
-                track.is_there()
-            track.take(found[i], asked)
+            if not track.stays_missing(found[i]):
+                track.take(found[i], asked)
+        away = [track for track in self._of(label) if track.thing.missing_since_ns]
         new = {i: each for i, each in enumerate(found) if i not in matches}
-        for i, track in _moved(new, self._of(label)).items():
+        new = {i: each for i, each in new.items() if not any(t.left(each) for t in away)}
+        for i, track in _moved(new, away).items():
             self._bury(track.thing, track.thing.missing_since_ns)
             moved = replace(new[i].thing, id=track.thing.id)
             track = _Track(moved, new[i].samples, moved.last_seen_ns, asked)
@@ -388,7 +399,7 @@ def _corners(things: list[SemanticObject]) -> tuple[np.ndarray, np.ndarray]:
     return centre - half, centre + half
 
 
-def _moved(new: dict[int, _Found], tracks: list[_Track]) -> dict[int, _Track]:
+def _moved(new: dict[int, _Found], missing: list[_Track]) -> dict[int, _Track]:
     """Which of the ``new`` things are surely missing ones that were moved.
 
     Of similar size, not there before the other one was seen last, and nothing else can be meant.
@@ -396,10 +407,8 @@ def _moved(new: dict[int, _Found], tracks: list[_Track]) -> dict[int, _Track]:
     pairs = [
         (i, track)
         for i, each in new.items()
-        for track in tracks
-        if track.thing.missing_since_ns
-        and _similar(each.thing, track.thing)
-        and np.median(each.first_seen_ns) > track.seen_ns
+        for track in missing
+        if _similar(each.thing, track.thing) and np.median(each.first_seen_ns) > track.seen_ns
     ]
     as_new = Counter(i for i, _ in pairs)
     as_old = Counter(track.thing.id for _, track in pairs)
