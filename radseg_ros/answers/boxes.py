@@ -14,7 +14,7 @@ _CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of 
 
 def straight_box(index: np.ndarray, voxel_size: float) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) voxel indices -> (3,) centre and (3,) size of the box along the axes, metres."""
-    low, high = index.min(0), index.max(0)
+    low, high = _extent(index)
     return (low + high) * (voxel_size / 2), (high - low + 1) * voxel_size
 
 
@@ -27,8 +27,8 @@ def turned_box(index: np.ndarray, voxel_size: float) -> OrientedBox:
         index: (n, 3) voxel indices, n >= 1.
         voxel_size: metres.
     """
-    lowest = index.min(0)
-    hull = _hull((index - lowest)[:, :2])
+    lowest, highest = _extent(index)
+    hull = _hull(index[:, 0] - lowest[0], index[:, 1] - lowest[1])
     along = np.diff(hull, axis=0, append=hull[:1])
     turns = np.arctan2(along[:, 1], along[:, 0])
     turns = np.append(0.0, (turns + np.pi / 4) % (np.pi / 2) - np.pi / 4)  # the rest is symmetry
@@ -43,17 +43,26 @@ def turned_box(index: np.ndarray, voxel_size: float) -> OrientedBox:
     x, y = cosine * middle[0] - sine * middle[1], sine * middle[0] + cosine * middle[1]
     if sides[1] > sides[0] * (1 + NO_SMALLER):
         sides, yaw = sides[::-1], yaw + np.pi / 2 if yaw < 0 else yaw - np.pi / 2
-    height = int(index[:, 2].max()) - int(lowest[2])
+    height = int(highest[2] - lowest[2])
     centre = voxel_size * (lowest + (x, y, height / 2))
     size = voxel_size * np.array([*sides, height + 1])
     return OrientedBox(tuple(centre.tolist()), tuple(size.tolist()), yaw)
 
 
-def _hull(places: np.ndarray) -> np.ndarray:
-    """(n, 2) whole numbers from 0 on -> (H, 2) convex hull of these cells, counterclockwise."""
-    columns = np.sort(places[:, 0] << 32 | places[:, 1])  # by x, and in each column by y
-    first = np.flatnonzero(np.diff(columns >> 32, prepend=-1))
-    ends = np.concatenate([columns[first], columns[np.append(first[1:], len(columns)) - 1]])
-    cells = np.stack([ends >> 32, ends & (1 << 32) - 1], 1)
+def _extent(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) -> lowest and highest of each column, (3,) each."""
+    columns = np.ascontiguousarray(index.T)  # several times faster than along the other axis
+    return columns.min(1), columns.max(1)
+
+
+def _hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n,) whole numbers from 0 on -> (H, 2) convex hull of these cells, counterclockwise."""
+    lowest, highest = (np.full(int(x.max()) + 1, y[0]) for _ in range(2))  # in each column
+    lowest[x], highest[x] = y, y  # any of its own, and then the extreme ones
+    np.minimum.at(lowest, x, y)
+    np.maximum.at(highest, x, y)
+    columns = np.flatnonzero(np.bincount(x))
+    ends = [np.stack([columns, each[columns]], 1) for each in (lowest, highest)]
+    cells = np.concatenate(ends)
     corners = (cells[:, None] + _CORNERS).reshape(-1, 2)
     return corners[ConvexHull(corners).vertices]

@@ -88,8 +88,10 @@ class _Track:
 
     def stays_missing(self, found: _Found) -> bool:
         """Whether it is missing, and this is no evidence that it came back."""
+        if not self.thing.missing_since_ns:
+            return False
         newer = np.count_nonzero(found.last_seen_ns > self.thing.missing_since_ns)
-        return bool(self.thing.missing_since_ns) and newer < _enough(self.thing)
+        return int(newer) < _enough(self.thing)
 
     def left(self, found: _Found) -> bool:
         """Whether this is but a part of it that the map still holds, although it is missing."""
