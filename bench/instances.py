@@ -7,10 +7,14 @@ The recording is a folder with color/, depth/, pose/, intrinsics.txt, label/ and
 of ids) and meta.json. The encoder knows the label of each pixel, up to noise of so many times its
 own length, so what is measured is what the map and the search for objects make of it. Each class is
 asked for in turn and must beat all others. An instance counts when at least three frames saw it
-and what they saw is larger than 0.3 m; it is found when one object, and no other instance's, has
-its centre within 0.25 m of the centre of the seen part. Every few frames all classes are asked: a
-switch is an instance whose object has another id than the last time that it was found. Nothing
-moves in the recording, so whatever is said to be missing is a mistake.
+and what they saw is larger than 0.3 m. It is found when one object has its centre within 0.25 m of
+the centre of the seen part, and neither is the object of another instance nor holds the centre of
+another one of its class. Where even the largest connected piece of what was seen is farther off,
+it cannot be found so: the share without those is printed as well.
+
+Every few frames all classes are asked: a switch is an instance whose object has another id than the
+last time that it was found. Nothing moves in the recording, so whatever is said to be missing is a
+mistake.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +35,8 @@ import torch
 from tqdm import tqdm
 
 from eval3d.oracle import OracleEncoder
+from radseg_ros.answers.boxes import straight_box
+from radseg_ros.answers.groups import connected_groups
 from radseg_ros.answers.tracks import Tracks
 from radseg_ros.config import Config, parse_assignments, with_options
 from radseg_ros.datatypes import Frame, SemanticObject
@@ -52,8 +58,17 @@ class Instance:
     name: str
     label: str
     views: int = 0
-    lowest: np.ndarray | float = np.inf  # (3,) voxels
-    highest: np.ndarray | float = -np.inf
+    voxels: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int64))  # (n, 3)
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """(3,) voxels."""
+        return self.voxels.min(0)
+
+    @property
+    def highest(self) -> np.ndarray:
+        """(3,) voxels."""
+        return self.voxels.max(0)
 
     def counts(self, voxel_size: float) -> bool:
         """Whether it is one of those that must be found."""
@@ -66,6 +81,13 @@ class Instance:
     def centre(self, voxel_size: float) -> np.ndarray:
         """(3,) m."""
         return (self.highest + self.lowest) / 2 * voxel_size
+
+    def is_connected(self, voxel_size: float, max_gap: float) -> bool:
+        """Whether its largest connected piece is where the whole is."""
+        group = connected_groups(self.voxels, voxel_size, max_gap)
+        largest = self.voxels[group == np.bincount(group).argmax()]
+        apart = straight_box(largest, voxel_size)[0] - self.centre(voxel_size)
+        return float(np.linalg.norm(apart)) <= NEAR
 
 
 class House:
@@ -98,14 +120,13 @@ class House:
         height, width = frame.depth.shape
         depth, u, v = torch.tensor(frame.depth), torch.arange(width), torch.arange(height)
         xyz = world_points(depth, u, v, frame.K, frame.T_world_camera, voxel_size)
-        voxels = torch.stack(xyz, -1).round().numpy()
+        voxels = torch.stack(xyz, -1).round().long().numpy()
         for id in np.unique(instance[frame.depth > 0]):
             seen = (instance == id) & (frame.depth > 0)
             if id in self.instances and seen.sum() >= LEAST_PIXELS:
                 thing = self.instances[id]
                 thing.views += 1
-                thing.lowest = np.minimum(thing.lowest, voxels[seen].min(0))
-                thing.highest = np.maximum(thing.highest, voxels[seen].max(0))
+                thing.voxels = np.unique(np.concatenate([thing.voxels, voxels[seen]]), axis=0)
 
 
 def asked(
@@ -124,6 +145,15 @@ def asked(
     return found, missing
 
 
+def held(thing: SemanticObject, instances: list[Instance], voxel_size: float) -> Iterator[Instance]:
+    """The instances of its class whose centres are in the box of an object."""
+    half = np.array(thing.size) / 2
+    for each in instances:
+        apart = np.abs(np.subtract(thing.centre, each.centre(voxel_size)))
+        if each.label == thing.label and (apart <= half).all():
+            yield each
+
+
 def assigned(
     instances: list[Instance], found: dict[str, list[SemanticObject]], voxel_size: float
 ) -> dict[str, SemanticObject]:
@@ -132,6 +162,7 @@ def assigned(
         (float(np.linalg.norm(np.subtract(thing.centre, each.centre(voxel_size)))), i, thing.id)
         for i, each in enumerate(instances)
         for thing in found[each.label]
+        if all(other is each for other in held(thing, instances, voxel_size))
     )
     by_id = {thing.id: thing for things in found.values() for thing in things}
     taken: dict[str, SemanticObject] = {}
@@ -159,14 +190,7 @@ def why_not(
     if not inside:
         return "nothing of its class is found there"
     best = max(inside, key=common)
-    half = np.array(best.size) / 2 + voxel_size
-    others = [
-        other.name
-        for other in instances
-        if other is not each
-        and other.label == each.label
-        and (np.abs(other.centre(voxel_size) - best.centre) <= half).all()
-    ]
+    others = [o.name for o in held(best, instances, voxel_size) if o is not each]
     apart = np.linalg.norm(np.subtract(best.centre, each.centre(voxel_size)))
     if others:
         return f"one object with {', '.join(others)}"
@@ -204,11 +228,15 @@ def run(options: argparse.Namespace, config: Config, noise: float) -> None:
             again += name in last
             switches[name] += last.get(name, thing.id) != thing.id
             last[name] = thing.id
-    report(wanted, found, matches, size)
+    gap = config.query.max_gap
+    pieces = {each.name for each in wanted if not each.is_connected(size, gap)}
+    report(wanted, found, matches, pieces, size)
+    whole = len(wanted) - len(pieces - matches.keys())
     changed = {name: count for name, count in switches.items() if count}
     print(
         f"noise {noise:g}: {len(matches)} of {len(wanted)} instances found "
-        f"({100 * len(matches) / len(wanted):.1f} %); "
+        f"({100 * len(matches) / len(wanted):.1f} %), {100 * len(matches) / whole:.1f} % of those "
+        "whose seen part is in one piece; "
         f"{sum(map(len, found.values()))} objects in all; "
         f"{sum(changed.values())} switches of id in {again} ({changed}); "
         f"said to be missing at any time: {list(missing.values())}; "
@@ -225,6 +253,7 @@ def report(
     wanted: list[Instance],
     found: dict[str, list[SemanticObject]],
     matches: dict[str, SemanticObject],
+    pieces: set[str],
     voxel_size: float,
 ) -> None:
     """Print the instances that are not found, with reasons."""
@@ -233,6 +262,7 @@ def report(
         if each.name not in matches:
             size = " x ".join(f"{side:.2f}" for side in each.size(voxel_size))
             why = why_not(each, wanted, found[each.label], voxel_size)
+            why = "what was seen of it is not connected" if each.name in pieces else why
             print(f"{each.name:<30}{each.label:<20}{size:<20}{each.views:>6}  {why}")
 
 

@@ -28,7 +28,7 @@ def turned_box(index: np.ndarray, voxel_size: float) -> OrientedBox:
         voxel_size: metres.
     """
     lowest, highest = _extent(index)
-    hull = _hull(index[:, 0] - lowest[0], index[:, 1] - lowest[1])
+    hull = hull_of(index[:, 0] - lowest[0], index[:, 1] - lowest[1])
     along = np.diff(hull, axis=0, append=hull[:1])
     turns = np.arctan2(along[:, 1], along[:, 0])
     turns = np.append(0.0, (turns + np.pi / 4) % (np.pi / 2) - np.pi / 4)  # the rest is symmetry
@@ -55,7 +55,7 @@ def _extent(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return columns.min(1), columns.max(1)
 
 
-def _hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def hull_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n,) whole numbers from 0 on -> (H, 2) convex hull of these cells, counterclockwise."""
     lowest, highest = (np.full(int(x.max()) + 1, y[0]) for _ in range(2))  # in each column
     lowest[x], highest[x] = y, y  # any of its own, and then the extreme ones

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 import torch
 
 from ..config import QueryConfig
 from ..datatypes import MapGeometry, SemanticObject
 from .boxes import straight_box, turned_box
+from .folds import sheets
 from .groups import connected_groups
 
 
@@ -63,7 +66,7 @@ def find_objects(
 def find_groups(
     geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
 ) -> list[tuple[np.ndarray, float]]:
-    """Which voxels form one object each, and its score; the best ``config.max_objects``.
+    """Which voxels form one object each, and its score; the best ``config.max_objects``, in order.
 
     They are connected and reach :func:`least_score`, and ``config.min_voxels`` of them reach
     ``config.threshold``. So the score of an object is what its ``min_voxels``-th best voxel has:
@@ -85,13 +88,34 @@ def find_groups(
     score = _nth_best(scores[chosen], group, voxels, large, config.min_voxels)
     large, score = large[score >= config.threshold], score[score >= config.threshold]
     place = np.stack([np.bincount(group, axis)[large] / voxels[large] for axis in index.T])
-    ranked = np.lexsort((*place[::-1], -voxels[large], -score))[: config.max_objects]
+    ranked = np.lexsort((*place[::-1], -voxels[large], -score))
     starts = np.cumsum(voxels) - voxels
     # numbers of 16 bits are sorted in linear time
     order = np.argsort(group.astype(np.uint16) if len(voxels) <= 1 << 16 else group, kind="stable")
-    return [
-        (chosen[order[starts[large[i]] :][: voxels[large[i]]]], float(score[i])) for i in ranked
-    ]
+    found: list[tuple[np.ndarray, float]] = []
+    for i in ranked:
+        if _enough(found, float(score[i]), int(voxels[large[i]]), config.max_objects):
+            break
+        own = chosen[order[starts[large[i]] :][: voxels[large[i]]]]
+        for part in sheets(rows_of(geometry.index, own), geometry.voxel_size):
+            each = own[part], _score_of(scores[own[part]], config)
+            if each[1] >= config.threshold:
+                bisect.insort(found, each, key=lambda other: (-other[1], -len(other[0])))
+    return found[: config.max_objects]
+
+
+def _enough(found: list[tuple[np.ndarray, float]], score: float, voxels: int, most: int) -> bool:
+    """Whether no part of a group of such a score and size comes among the first ``most``."""
+    if len(found) < most:
+        return False
+    rows, least = found[most - 1]
+    return (least, len(rows)) >= (score, voxels)
+
+
+def _score_of(scores: np.ndarray, config: QueryConfig) -> float:
+    """The score of an object of so many voxels; -1 = too few."""
+    few = config.min_voxels
+    return float(np.partition(scores, -few)[-few]) if len(scores) >= few else -1.0
 
 
 def make_object(
