@@ -21,25 +21,27 @@ FILLED = 0.25  # share of the floor space of the whole that its sheets take at m
 
 
 def sheets(index: np.ndarray, voxel_size: float) -> list[np.ndarray]:
-    """(n, 3) voxel indices of a connected group -> the rows of each sheet; all, if it is none."""
-    whole = [np.arange(len(index))]
+    """(n, 3) voxel indices of a connected group -> the rows of each of its sheets.
+
+    None, if it does not consist of several.
+    """
     x, y = (axis - axis.min() for axis in index.T[:2])
     wide, deep = int(x.max()) + 1, int(y.max()) + 1
     if max(wide, deep) * voxel_size < LONG:
-        return whole
+        return []
     most = min(len(index) * voxel_size / UPRIGHT, FILLED * wide * deep)  # cells that sheets cover
     if wide * deep <= AT_ONCE and np.count_nonzero(np.bincount(x * deep + y)) > most:
-        return whole  # which is quickly told of most things
+        return []  # which is quickly told of most things
     keys, cell_of = np.unique(x << 32 | y, return_inverse=True)
     cells = np.stack([keys >> 32, keys & (1 << 32) - 1], 1)
     if len(cells) > most:
-        return whole
+        return []
     sheet = _sheet_of(cells, THICK / voxel_size, LONG / voxel_size)[cell_of]
     parts = [np.flatnonzero(sheet == number) for number in range(int(sheet.max()) + 1)]
     if len(parts) < 2:
-        return whole
+        return []
     spaces = [_floor(index[rows], voxel_size) for rows in parts]
-    return parts if sum(spaces) <= FILLED * _floor(index, voxel_size) else whole
+    return parts if sum(spaces) <= FILLED * _floor(index, voxel_size) else []
 
 
 def _floor(index: np.ndarray, voxel_size: float) -> float:

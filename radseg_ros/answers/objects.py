@@ -97,8 +97,10 @@ def find_groups(
         if _enough(found, float(score[i]), int(voxels[large[i]]), config.max_objects):
             break
         own = chosen[order[starts[large[i]] :][: voxels[large[i]]]]
-        for part in sheets(rows_of(geometry.index, own), geometry.voxel_size):
-            each = own[part], _score_of(scores[own[part]], config)
+        whole = [(own, float(score[i]))]
+        parts = sheets(rows_of(geometry.index, own), geometry.voxel_size)
+        parted = [(own[rows], _score_of(scores[own[rows]], config)) for rows in parts]
+        for each in parted or whole:
             if each[1] >= config.threshold:
                 bisect.insort(found, each, key=lambda other: (-other[1], -len(other[0])))
     return found[: config.max_objects]
