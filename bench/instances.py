@@ -45,6 +45,7 @@ from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.geometry import world_points
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.carving import depth_beyond
+from radseg_ros.voxels.index import pack, unpack
 
 VIEWS, LARGE, NEAR = 3, 0.3, 0.25  # frames, m, m
 LEAST_PIXELS = 50  # of an instance in a frame that sees it
@@ -58,17 +59,17 @@ class Instance:
     name: str
     label: str
     views: int = 0
-    voxels: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int64))  # (n, 3)
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # of its voxels
+    lowest: np.ndarray | float = np.inf  # (3,) voxels
+    highest: np.ndarray | float = -np.inf
 
-    @property
-    def lowest(self) -> np.ndarray:
-        """(3,) voxels."""
-        return self.voxels.min(0)
-
-    @property
-    def highest(self) -> np.ndarray:
-        """(3,) voxels."""
-        return self.voxels.max(0)
+    def take(self, keys: np.ndarray) -> None:
+        """A frame shows these voxels."""
+        self.views += 1
+        self.keys = np.union1d(self.keys, keys)
+        index = unpack(torch.from_numpy(keys)).numpy()
+        self.lowest = np.minimum(self.lowest, index.min(0))
+        self.highest = np.maximum(self.highest, index.max(0))
 
     def counts(self, voxel_size: float) -> bool:
         """Whether it is one of those that must be found."""
@@ -84,8 +85,9 @@ class Instance:
 
     def is_connected(self, voxel_size: float, max_gap: float) -> bool:
         """Whether its largest connected piece is where the whole is."""
-        group = connected_groups(self.voxels, voxel_size, max_gap)
-        largest = self.voxels[group == np.bincount(group).argmax()]
+        voxels = unpack(torch.from_numpy(self.keys)).numpy()
+        group = connected_groups(voxels, voxel_size, max_gap)
+        largest = voxels[group == np.bincount(group).argmax()]
         apart = straight_box(largest, voxel_size)[0] - self.centre(voxel_size)
         return float(np.linalg.norm(apart)) <= NEAR
 
@@ -120,13 +122,11 @@ class House:
         height, width = frame.depth.shape
         depth, u, v = torch.tensor(frame.depth), torch.arange(width), torch.arange(height)
         xyz = world_points(depth, u, v, frame.K, frame.T_world_camera, voxel_size)
-        voxels = torch.stack(xyz, -1).round().long().numpy()
+        keys = pack([axis.round() for axis in xyz]).numpy()
         for id in np.unique(instance[frame.depth > 0]):
             seen = (instance == id) & (frame.depth > 0)
             if id in self.instances and seen.sum() >= LEAST_PIXELS:
-                thing = self.instances[id]
-                thing.views += 1
-                thing.voxels = np.unique(np.concatenate([thing.voxels, voxels[seen]]), axis=0)
+                self.instances[id].take(keys[seen])
 
 
 def asked(

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 IDLE_PERIOD = 0.2  # s between two looks whether there is anything to do ahead
 AHEAD_ROWS = 512  # voxels at a time
 CLOUD_TIME = 0.5  # s that vectors are made for a published cloud; others follow with the next one
+NEARLY_ALL = 0.9  # share of the voxels that must answer, or nothing is learnt about objects
 RENEWAL = 0.5  # s that a question spends on voxels that changed since they were last projected
 BUSY = "frame replaced by a newer one while the encoder was busy (node.backlog)"
 CLOSED = "frame that came when the map was closed"
@@ -343,7 +344,8 @@ class LiveMap:
         frames may change more than can be projected before the next ones come.
 
         Objects are followed from then on (:class:`Tracks`): they keep their ids, and are missing
-        once frames have looked through their places.
+        once frames have looked through their places. Where a time limit leaves much of the map
+        out, only those that are known already have ids.
 
         Args:
             threshold, max_objects: instead of those of the configuration.
@@ -360,7 +362,7 @@ class LiveMap:
         names = [text.strip() for text in texts]
         tracks = self._tracks  # those of the map that is asked
         result = self.mapper.query(names, rules, prompts, time_limit, RENEWAL)
-        return dataclasses.replace(result, tracks=tracks)
+        return dataclasses.replace(result, tracks=tracks, whole=result.covered >= NEARLY_ALL)
 
     def cloud(self, labels: Sequence[str] = ()) -> Cloud:
         """Every voxel with its best label; without labels, the map in its true colours."""

@@ -16,7 +16,7 @@ SIZE = 0.05  # m
 
 
 def wall(
-    start: tuple[float, float], end: tuple[float, float], turn: float = 0.0, high: float = 2.0
+    start: tuple[float, float], end: tuple[float, float], turn: float = 0.0, high: float = 0.6
 ):
     """Voxels of an upright sheet between two places of the floor (m), all turned by ``turn``."""
     ends = np.array([start, end]) @ [
