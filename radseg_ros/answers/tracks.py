@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ..config import QueryConfig
 from ..datatypes import Frame, InputError, MapGeometry, SemanticObject, Viewpoint
@@ -34,6 +35,8 @@ SEEN, THROUGH = 0.5, 0.65  # shares of those that say that it is there, and that
 SAME = 0.3  # share of the smaller of two boxes that they have in common if it is one thing
 PART = 0.9  # share of a box that is in another one, if it is not found alone: a part of that thing
 EVIDENCE = 0.5  # share of the voxels of a thing that newer frames must hit, and it is there again
+AROUND = 0.2  # m around a thing that was moved, what is there tells whether its place was known
+KNOWN = 0.2  # share of the voxels there that must be older than its absence
 SIMILAR = 0.3, 0.1  # relative, m: how much the sides of a thing may differ after it was moved
 BACKWARDS_NS = 1_000_000_000  # a step back by more begins another time, by less is a late frame
 
@@ -221,7 +224,11 @@ class Tracks:
             else:
                 found = [each for each in found if not any(g.keeps(each) for g in graves)]
                 matches = _match(self._of(label), found)
-                things = self._learn(label, found, matches) if whole else _named(found, matches)
+                things = (
+                    self._learn(label, geometry, found, matches)
+                    if whole
+                    else _named(found, matches)
+                )
         if things is None:  # again, with all that was buried there
             return self.follow(label, geometry, scores, rules)
         there = [thing for thing in things if not thing.missing_since_ns]
@@ -232,7 +239,11 @@ class Tracks:
         return [track for track in self._tracks.values() if track.thing.label == label]
 
     def _learn(
-        self, label: str, found: list[_Found], matches: dict[int, _Track]
+        self,
+        label: str,
+        geometry: MapGeometry,
+        found: list[_Found],
+        matches: dict[int, _Track],
     ) -> list[SemanticObject]:
         """What was found, and what is missing; from now on all of it is followed."""
         asked = next(self._questions)
@@ -240,25 +251,27 @@ class Tracks:
             if not track.stays_missing(found[i]):
                 track.take(found[i], asked)
         away = [track for track in self._of(label) if track.thing.missing_since_ns]
-        new = {i: each for i, each in enumerate(found) if i not in matches}
-        new = {i: each for i, each in new.items() if not any(t.left(each) for t in away)}
-        for i, track in _moved(new, away).items():
+        left = {i for i, track in matches.items() if track in away}
+        left |= {i for i, each in enumerate(found) if any(track.left(each) for track in away)}
+        matches = {i: track for i, track in matches.items() if track not in away}
+        there = {i: each for i, each in enumerate(found) if i in matches or i not in left}
+        for i, track in _moved(there, away, geometry).items():
             self._bury(track.thing, track.thing.missing_since_ns)
-            moved = replace(new[i].thing, id=track.thing.id)
-            track = _Track(moved, new[i].samples, moved.last_seen_ns, asked)
-            matches = {j: other for j, other in matches.items() if other.thing.id != moved.id}
-            self._tracks[moved.id] = matches[i] = track
-        for i in sorted(new.keys() - matches.keys()):
-            thing = replace(new[i].thing, id=next(self._ids))
-            matches[i] = _Track(thing, new[i].samples, thing.last_seen_ns, asked)
+            moved = replace(there[i].thing, id=track.thing.id)
+            if i in matches:  # it was found before anybody looked where it had been
+                del self._tracks[matches[i].thing.id]
+            matches[i] = _Track(moved, there[i].samples, moved.last_seen_ns, asked)
+            self._tracks[moved.id] = matches[i]
+        for i in sorted(there.keys() - matches.keys()):
+            thing = replace(there[i].thing, id=next(self._ids))
+            matches[i] = _Track(thing, there[i].samples, thing.last_seen_ns, asked)
             self._tracks[thing.id] = matches[i]
         self._forget_parts(label, [track.thing for track in matches.values()])
         while len(self._tracks) > MAX_TRACKS:
             del self._tracks[min(self._tracks, key=lambda id: self._tracks[id].asked)]
-        there = [matches[i].thing for i in sorted(matches)]
         missing = [t.thing for t in self._of(label) if t.thing.missing_since_ns]
         missing.sort(key=lambda thing: -thing.score)
-        return [*(thing for thing in there if not thing.missing_since_ns), *missing]
+        return [*(matches[i].thing for i in sorted(matches)), *missing]
 
     def _forget_parts(self, label: str, things: list[SemanticObject]) -> None:
         """Follow no longer what has grown together with one of ``things``."""
@@ -401,20 +414,37 @@ def _corners(things: list[SemanticObject]) -> tuple[np.ndarray, np.ndarray]:
     return centre - half, centre + half
 
 
-def _moved(new: dict[int, _Found], missing: list[_Track]) -> dict[int, _Track]:
-    """Which of the ``new`` things are surely missing ones that were moved.
+def _moved(
+    there: dict[int, _Found], missing: list[_Track], geometry: MapGeometry
+) -> dict[int, _Track]:
+    """Which of the things that are ``there`` are surely missing ones that were moved.
 
-    Of similar size, not there before the other one was seen last, and nothing else can be meant.
+    Of similar size, first seen after the other one was seen last, at a place that was known by
+    then; and nothing else can be meant.
     """
     pairs = [
         (i, track)
-        for i, each in new.items()
+        for i, each in there.items()
         for track in missing
-        if _similar(each.thing, track.thing) and np.median(each.first_seen_ns) > track.seen_ns
+        if _similar(each.thing, track.thing)
+        and np.median(each.first_seen_ns) > track.seen_ns
+        and _known(geometry, each.thing, track.seen_ns)
     ]
     as_new = Counter(i for i, _ in pairs)
     as_old = Counter(track.thing.id for _, track in pairs)
     return {i: t for i, t in pairs if as_new[i] == as_old[t.thing.id] == 1}
+
+
+def _known(geometry: MapGeometry, thing: SemanticObject, stamp_ns: int) -> bool:
+    """Whether the surroundings of a thing had been seen by then: else it may be another one."""
+    centre, half = np.array(thing.centre), np.array(thing.size) / 2 + AROUND
+    lowest, highest = (
+        torch.from_numpy(np.rint(corner / geometry.voxel_size)).long().to(geometry.index.device)
+        for corner in (centre - half, centre + half)
+    )
+    near = ((geometry.index >= lowest) & (geometry.index <= highest)).all(1)
+    older = near & (geometry.first_seen_ns <= stamp_ns)
+    return bool(older.sum() >= KNOWN * near.sum())
 
 
 def _similar(one: SemanticObject, other: SemanticObject) -> bool:
