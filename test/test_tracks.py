@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,9 @@ class World:
         frame = Frame(round(at * S), *image, np.eye(3), pose)
         self.tracks.look(frame, lambda xyz: np.resize(np.array(beyond), len(xyz)), 0.15)
 
-    def ask(self, label: str = "crate", **options) -> list[SemanticObject]:
+    def ask(
+        self, label: str = "crate", rules: QueryConfig = RULES, **options
+    ) -> list[SemanticObject]:
         whole = torch.tensor(list(self.rows)).long().reshape(-1, 3)
         values = torch.tensor(list(self.rows.values()), dtype=torch.float64).reshape(-1, 3)
         first, last = (values[:, :2] * S).long().unbind(1)
@@ -66,7 +69,7 @@ class World:
         xyz = (whole * SIZE).float()
         ones = torch.ones(len(whole))
         geometry = MapGeometry(whole, xyz, xyz, ones, ones.int(), first, last, SIZE)
-        return list(self.tracks.follow(label, geometry, scores, RULES, **options))
+        return list(self.tracks.follow(label, geometry, scores, rules, **options))
 
 
 def ids(things: list[SemanticObject]) -> list[int]:
@@ -122,6 +125,20 @@ def test_pieces_that_grow_together_are_one_thing(world):
     assert ids(world.ask()) == [1], "the id of the larger piece"
     with pytest.raises(InputError, match="no object has the id 2"):
         world.tracks.forget(2)
+
+
+def test_who_asks_for_the_best_only_ends_no_other_thing(world):
+    world.show(crate(0.0, sides=(30, 30, 2)), at=1)
+    world.show(crate(0.0, sides=(2, 30, 30)), at=1)
+    inside = crate(0.8, 0.8, 0.6)
+    world.show(inside, at=1)
+    assert ids(world.ask()) == [1, 2]
+    assert ids(world.ask(rules=replace(RULES, max_objects=1))) == [1]
+    assert ids(world.ask()) == [1, 2]
+    world.carve(inside)
+    assert ids(world.ask()) == [1]
+    world.show(inside, at=2)
+    assert ids(world.ask()) == [1, 3], "it was part of the other one, as far as anybody knew"
 
 
 def test_part_of_the_map_teaches_nothing(world):

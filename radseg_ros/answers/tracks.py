@@ -216,6 +216,7 @@ class Tracks:
             _describe(label, geometry, alive, rows, score)
             for rows, score in find_groups(geometry, alive, more)
         ]
+        all_found = len(found) < more.max_objects
         things: list[SemanticObject] | None = None
         with self._lock:
             opened = [grave for grave in graves if any(map(grave.is_opened_by, found))]
@@ -224,11 +225,11 @@ class Tracks:
             else:
                 found = [each for each in found if not any(g.keeps(each) for g in graves)]
                 matches = _match(self._of(label), found)
-                things = (
-                    self._learn(label, geometry, found, matches)
-                    if whole
-                    else _named(found, matches)
-                )
+                if whole:
+                    things = self._learn(label, geometry, found, matches)
+                    self._forget_parts(label, things if all_found else [])
+                else:
+                    things = _named(found, matches)
         if things is None:  # again, with all that was buried there
             return self.follow(label, geometry, scores, rules)
         there = [thing for thing in things if not thing.missing_since_ns]
@@ -266,7 +267,6 @@ class Tracks:
             thing = replace(there[i].thing, id=next(self._ids))
             matches[i] = _Track(thing, there[i].samples, thing.last_seen_ns, asked)
             self._tracks[thing.id] = matches[i]
-        self._forget_parts(label, [track.thing for track in matches.values()])
         while len(self._tracks) > MAX_TRACKS:
             del self._tracks[min(self._tracks, key=lambda id: self._tracks[id].asked)]
         missing = [t.thing for t in self._of(label) if t.thing.missing_since_ns]

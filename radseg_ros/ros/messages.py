@@ -82,6 +82,7 @@ def answer_message(answer: datatypes.Answer) -> LabelAnswer:
             last_seen=time_message(thing.last_seen_ns),
         )
         for thing in answer.objects
+        if not thing.missing_since_ns
     ]
     return LabelAnswer(
         label=answer.label, found=answer.found, best_score=float(answer.best_score), objects=objects
