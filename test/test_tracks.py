@@ -402,6 +402,18 @@ def test_so_many_things_are_followed_and_no_more(world, monkeypatch):
     assert sorted(world.tracks._tracks) == [5, 7, 8, 9, 10], "the one that was asked for is kept"
 
 
+def test_noise_displaces_no_thing(world, monkeypatch):
+    monkeypatch.setattr(module, "MAX_TRACKS", 5)
+    world.show(crate(0.0), at=1)
+    world.show(crate(2.0), at=1)
+    assert ids(world.ask()) == [1, 2]
+    for x in range(4, 12):
+        world.show(crate(float(x))[: module.LEAST - 1], at=1)
+    assert len(world.ask()) == 10 and len(world.tracks._tracks) == 5
+    world.ask("other")
+    assert ids(world.ask())[:2] == [1, 2]
+
+
 def test_so_many_graves_are_kept_and_no_more(world, monkeypatch):
     monkeypatch.setattr(module, "MAX_GRAVES", 3)
     for x in range(5):

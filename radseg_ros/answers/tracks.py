@@ -25,7 +25,7 @@ from ..datatypes import Frame, InputError, MapGeometry, SemanticObject, Viewpoin
 from .objects import find_groups, least_score, make_object, rows_of
 from .packed import thinning_order
 
-MAX_TRACKS = 1024  # things that are followed; the one that was not found for longest goes
+MAX_TRACKS = 1024  # things that are followed; tiny ones go first, then what was found longest ago
 MAX_GRAVES = 64  # the oldest one goes
 SAMPLES = 16  # voxels of a thing that frames are compared with: 16 384 points at most
 LEAST = 8  # of them; of a smaller thing a frame says nothing
@@ -267,11 +267,21 @@ class Tracks:
             thing = replace(there[i].thing, id=next(self._ids))
             matches[i] = _Track(thing, there[i].samples, thing.last_seen_ns, asked)
             self._tracks[thing.id] = matches[i]
-        while len(self._tracks) > MAX_TRACKS:
-            del self._tracks[min(self._tracks, key=lambda id: self._tracks[id].asked)]
+        self._keep_most()
         missing = [t.thing for t in self._of(label) if t.thing.missing_since_ns]
         missing.sort(key=lambda thing: -thing.score)
         return [*(matches[i].thing for i in sorted(matches)), *missing]
+
+    def _keep_most(self) -> None:
+        """Follow no more than MAX_TRACKS things: noise makes many tiny ones, and soon others."""
+
+        def worth(id: int) -> tuple[bool, int]:
+            track = self._tracks[id]
+            return len(track.samples) >= LEAST, track.asked
+
+        if len(self._tracks) > MAX_TRACKS:
+            for id in sorted(self._tracks, key=worth)[:-MAX_TRACKS]:
+                del self._tracks[id]
 
     def _forget_parts(self, label: str, things: list[SemanticObject]) -> None:
         """Follow no longer what has grown together with one of ``things``."""
