@@ -52,6 +52,8 @@ evaluation = [
 ]
 # `eval3d run --cluster`; Dask is lighter than Ray and pure Python
 cluster = ["distributed>=2024.1"]
+# examples/agent_tools.py: the Model Context Protocol, by its own SDK
+agent = ["mcp>=2"]
 # ROS 2 from pip, for machines without an apt ROS.
 ros = [
     "ros-rclpy",
@@ -62,6 +64,7 @@ ros = [
     "ros-sensor-msgs",
     "ros-std-msgs",
     "ros-std-srvs",
+    "ros-visualization-msgs",
 ]
 # An extra, and of this name, because `colcon test` looks here for pytest.
 test = [
@@ -95,6 +98,7 @@ setup(
         "demo": demo,
         "eval": evaluation,
         "cluster": cluster,
+        "agent": agent,
         "ros": ros,
         "test": test,
     },

@@ -25,6 +25,7 @@ from .datatypes import ConfigError, brief
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
 SPACES = ("backbone", "language", *LABELLED_SPACES)
+MODES = ("relevancy", "softmax", "cosine")  # of scores
 MAX_CAMERAS = 8
 MAX_CAMERA_NAME = 60  # characters
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
@@ -385,6 +386,13 @@ class QueryConfig(Options):
 
     PREFIX: ClassVar[str] = "query."
 
+    mode: str = option(
+        "relevancy",
+        "how a voxel is scored: relevancy (against the background texts), softmax (over the texts "
+        "of the question), cosine",
+        choices=MODES,
+        live=True,
+    )
     threshold: float = option(
         0.5,
         "0..1; a voxel answers a text when it prefers the text to every background text at this "
@@ -409,6 +417,50 @@ class QueryConfig(Options):
     max_gap: float = option(
         0.15, "m; voxels nearer than this belong to one object", low=1e-4, high=1000, live=True
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GridConfig(Options):
+    """Floor plans of the map for planners. The z axis of the map frame points up."""
+
+    PREFIX: ClassVar[str] = "grid."
+
+    floor: float = option(
+        0.0, "m, z of the floor in the frame of the map", low=-1e4, high=1e4, live=True
+    )
+    low: float = option(
+        0.1,
+        "m above and below the floor; voxels up to there are floor, which can be driven on",
+        low=0,
+        high=100,
+        live=True,
+    )
+    high: float = option(
+        1.5,
+        "m above the floor, the height of the robot; voxels between grid.low and there are "
+        "obstacles",
+        low=0,
+        high=100,
+        live=True,
+    )
+    min_hits: int = option(
+        3, "voxels with fewer points are neither floor nor obstacle", low=1, live=True
+    )
+    clearance: float = option(
+        0.3,
+        "m from obstacles, where a robot can stand (viewpoint_distance)",
+        low=0,
+        high=100,
+        live=True,
+    )
+    label: str = option(
+        "", "text whose places ~/label_grid shows; empty = it is not published", live=True
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        _check(self.low < self.high, f"grid.low must be below grid.high, got {self.low:g}")
+        _check(self.label == self.label.strip(), "grid.label begins or ends with a space")
 
 
 @dataclass(frozen=True, slots=True)
@@ -575,6 +627,7 @@ class Config(Options):
     map: MapConfig = group(MapConfig)
     persistence: PersistenceConfig = group(PersistenceConfig, flat="map.")
     query: QueryConfig = group(QueryConfig)
+    grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
 

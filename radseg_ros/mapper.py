@@ -11,23 +11,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .answers.cloud import rgb_cloud
+from .answers.filter import chosen
+from .answers.objects import cosine
 from .answers.result import QueryResult
 from .config import Config, QueryConfig
 from .datatypes import (
     Cloud,
+    ConfigError,
     FeatureMap,
+    Filter,
     Frame,
     InputError,
     IntegrationStats,
     MapChanges,
     MapGeometry,
+    check_rgb,
     check_texts,
 )
 from .encoders.protocol import Encoder
-from .geometry import resize_frame
+from .geometry import resize_frame, resize_rgb, working_size
 from .spaces import make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.view import MapView, scored_directly
@@ -120,6 +126,8 @@ class Mapper:
         prompts: bool = False,
         time_limit: float | None = None,
         renew: float = math.inf,
+        where: Filter | None = None,
+        vectors: np.ndarray | None = None,
     ) -> QueryResult:
         """How well every voxel answers each text.
 
@@ -135,6 +143,9 @@ class Mapper:
             renew: s in which the vectors of voxels that have changed since their last projection
                 are made again; after that a slightly older mean is good enough. Voxels without a
                 vector are not affected.
+            where: which voxels may answer; None = all.
+            vectors: (Q, W), any length but 0, what is asked for in place of the texts, which are
+                only names then.
 
         Raises:
             InputError: texts that :func:`check_texts` refuses, too much at once, or another limit.
@@ -144,24 +155,104 @@ class Mapper:
         deadline = _deadline(time_limit)
         check_texts(texts)
         rules = rules or self.config.query
-        scorer = self.space.scorer(texts, rules, prompts)
+        wanted = self._wanted(texts, prompts, vectors)
+        scorer = self.space.scorer(wanted, rules)
         source = self.map
         asked_of = len(source)
         _check_size(asked_of, len(texts))
         with self.timings.stage("score"):
             if self._may_keep(self.view, source):
                 self.view.catch_up(source, self.lock, deadline, renew)
-                question = (tuple(texts), prompts, tuple(rules.background))
+                asked = tuple(texts) if vectors is None else wanted.cpu().numpy().tobytes()
+                question = (asked, prompts, rules.mode, tuple(rules.background))
                 size = source.voxel_size
                 geometry, scores = self.view.scored(size, scorer, len(texts), question)
             else:
                 geometry, scores = scored_directly(
                     source, self.lock, self.space.answer_vectors, scorer, len(texts), deadline
                 )
+        return self._result(texts, geometry, scores, rules, asked_of, where)
+
+    def _wanted(
+        self, texts: Sequence[str], prompts: bool, vectors: np.ndarray | None
+    ) -> torch.Tensor:
+        """(Q, W) of length 1, in the space of the answers."""
+        if vectors is None:
+            return self.space.text_vectors(texts, prompts)
+        width = self.space.answer_channels
+        if vectors.shape != (len(texts), width):
+            raise InputError(f"a vector of this map has {width} numbers, got {vectors.shape[-1]}")
+        length = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        if not (np.isfinite(length) & (length > 0)).all():
+            raise InputError("a vector consists of finite numbers, not all of them 0")
+        return torch.from_numpy((vectors / length).astype(np.float32)).to(self.map.device)
+
+    @torch.inference_mode()
+    def query_image(
+        self,
+        rgb: np.ndarray,
+        name: str,
+        rules: QueryConfig | None = None,
+        time_limit: float | None = None,
+        where: Filter | None = None,
+    ) -> QueryResult:
+        """How much every voxel looks like a picture of a thing.
+
+        Pictures are nearer to each other than any picture is to a text. So what is compared is what
+        the encoder sees, without the way into the space of the texts, and without what most of the
+        map has in common: the score is the cosine of the vectors minus their mean over the map.
+
+        Args:
+            rgb: (H, W, 3) RGB, uint8 or float32 in [0, 1]; of the thing, cut out.
+            name: what the answer calls it.
+            rules, time_limit, where: see :meth:`query`; ``rules.mode`` does not matter.
+
+        Raises:
+            InputError: it is no image, or a strip; a name that :func:`check_texts` refuses.
+            ConfigError: the map stores probabilities, which say nothing of other things.
+        """
+        deadline = _deadline(time_limit)
+        check_texts([name])
+        if self.space.identity.labels:
+            raise ConfigError("the map stores probabilities of its labels: ask for one of them")
+        size = check_rgb(rgb).shape[:2]
+        short_side = min(self.config.short_side, min(size))  # it is not made larger
+        features = self.space.features(resize_rgb(rgb, working_size(size, short_side)))
+        source, asked_of = self.map, len(self.map)
+        usual = torch.zeros(self.space.channels, dtype=torch.float64, device=source.device)
+
+        def add(means: torch.Tensor) -> torch.Tensor:
+            usual.add_(means.double().sum(0))
+            return means[:, :0]
+
+        with self.timings.stage("score"):
+            seen, _ = scored_directly(source, self.lock, add, torch.clone, 0, deadline)
+            usual /= max(1, len(seen))
+            picture = features.data.flatten(1).double().mean(1).to(source.device) - usual
+
+            def alike(means: torch.Tensor) -> torch.Tensor:
+                return cosine(means - usual.float(), picture[None].float()).clamp(0, 1)
+
+            geometry, scores = scored_directly(source, self.lock, alike, torch.clone, 1, deadline)
+        return self._result([name], geometry, scores, rules or self.config.query, asked_of, where)
+
+    def _result(
+        self,
+        texts: Sequence[str],
+        geometry: MapGeometry,
+        scores: torch.Tensor,
+        rules: QueryConfig,
+        asked_of: int,
+        where: Filter | None,
+    ) -> QueryResult:
+        """Of a question to ``asked_of`` voxels."""
+        source = self.map
         asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
         covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
+        if where is not None:
+            geometry, scores = chosen(geometry, scores, where, source.last_stamp_ns or 0)
         return QueryResult(
-            tuple(texts), geometry, scores.cpu().numpy(), rules, covered, self._answering
+            tuple(texts), geometry, scores.cpu().numpy(), rules, covered, turn=self._answering
         )
 
     @torch.inference_mode()
@@ -206,7 +297,7 @@ class Mapper:
         check_texts(texts)
         _check_size(len(source), len(texts))
         if self._may_keep(self.view, source):
-            scorer = self.space.scorer(texts, self.config.query)
+            scorer = self.space.scorer(self.space.text_vectors(texts), self.config.query)
             missing = self.view.catch_up(source, self.lock, deadline)
             changes = self.view.changes(since, size, scorer, len(texts))
             return dataclasses.replace(changes, missing=missing)

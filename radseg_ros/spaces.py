@@ -40,19 +40,30 @@ class Space(Protocol):
         """(n, C) mean vectors of voxels -> (n, W), what texts are compared with."""
         ...
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """A function from (n, W) answer vectors to (n, Q) in 0..1: how well each answers each text.
-
-        What takes long (embedding) is done here, before the function is called.
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """Texts -> (Q, W) unit vectors, what answer vectors are compared with.
 
         Args:
-            rules: name the texts of the background.
             prompts: take the texts as they are instead of as names of things.
 
         Raises:
             LanguageError: a text cannot be embedded.
-            ConfigError: the space has fixed labels and a text is not one of them, or there are no
-                background texts.
+            ConfigError: the space has fixed labels and a text is not one of them.
+        """
+        ...
+
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """A function from (n, W) answer vectors to (n, Q) in 0..1: how well each answers each of
+        ``vectors``, (Q, W) as :meth:`text_vectors` gives them.
+
+        What takes long (embedding) is done here, before the function is called.
+
+        Args:
+            rules: how scores are made, and the texts of the background.
+
+        Raises:
+            LanguageError: a text of the background cannot be embedded.
+            ConfigError: there are no background texts.
         """
         ...
 
@@ -88,15 +99,27 @@ class Backbone:
     def _unit_vectors(self, means: torch.Tensor) -> torch.Tensor:
         return normalize(self.encoder.project(means).float(), dim=1)
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """Relevancy against the background texts."""
-        wanted = self._texts.vectors(texts, prompts)
-        both = torch.cat([wanted, self._texts.vectors(_background(rules, self.encoder))])
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As the encoder embeds them."""
+        return self._texts.vectors(texts, prompts)
 
-        def score(vectors: torch.Tensor) -> torch.Tensor:
-            similarity = vectors @ both.to(vectors.device, torch.float32).T
-            own, background = similarity.tensor_split([len(wanted)], dim=1)
-            return relevancy(own, background, self.encoder.logit_scale)
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """By cosines, as ``rules.mode`` says."""
+        count, scale = len(vectors), self.encoder.logit_scale
+        compared = [vectors]
+        if rules.mode == "relevancy":
+            background = self._texts.vectors(_background(rules, self.encoder))
+            compared.append(background.to(vectors.device))
+        both = torch.cat(compared)
+
+        def score(answers: torch.Tensor) -> torch.Tensor:
+            similarity = answers @ both.to(answers.device, torch.float32).T
+            if rules.mode == "softmax":
+                return torch.softmax(scale * similarity, 1)
+            if rules.mode == "cosine":
+                return similarity.clamp(0, 1)
+            own, background = similarity.tensor_split([count], dim=1)
+            return relevancy(own, background, scale)
 
         return score
 
@@ -148,11 +171,16 @@ class Probability:
         """The probabilities themselves."""
         return means
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """The stored probabilities of those labels."""
-        del rules, prompts
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """One-hot: the stored numbers are chosen by them."""
+        del prompts
         columns = [self._column(text) for text in texts]
-        return lambda vectors: vectors[:, columns]
+        return torch.nn.functional.one_hot(torch.tensor(columns), self.channels).float()
+
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """The stored probabilities of those labels, whatever the mode."""
+        del rules
+        return lambda answers: answers @ vectors.to(answers.device).T
 
     def language_vectors(self, voxel_map: VoxelMap) -> None:
         """There are none."""

@@ -19,7 +19,7 @@ from sensor_msgs.msg import PointCloud2
 from radseg_ros.answers.packed import POINT, PackedCloud
 from radseg_ros.config import NodeConfig, QueryConfig
 from radseg_ros.datatypes import NotReadyError
-from radseg_ros.ros.clouds import Clouds
+from radseg_ros.ros.outputs.clouds import Clouds
 
 
 class Topics:
