@@ -15,6 +15,7 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # as in nav_msgs/OccupancyGrid
 MOST_SIDE = 4096  # cells; 205 m at 5 cm
 RAYS = 32, 128  # rows and columns of an image that are looked at: 5 cm apart at 5 m
 REACH = 10.0  # m along a ray
+KNEE = 0.3  # m above grid.low: a ray that passes higher may pass above what stands on the floor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +81,7 @@ def label_grid(
 
 
 class LookedThrough:
-    """Cells across which frames have looked at the height of the robot.
+    """Cells across which frames have looked just above the floor.
 
     It covers MOST_SIDE cells around the place from which the first frame looked. One thread adds
     frames; others may read meanwhile.
@@ -106,7 +107,8 @@ class LookedThrough:
         steps = np.arange(0, REACH, self._cell)
         t = steps / np.maximum(length, self._cell)[:, None]  # (N, S): one step is one cell
         height = start[2] - rules.floor + t * way[:, 2:]
-        passed = (t < share[:, None]) & (height > rules.low) & (height <= rules.high)
+        below = min(rules.high, rules.low + KNEE)
+        passed = (t < share[:, None]) & (height > rules.low) & (height <= below)
         ray, step = np.nonzero(passed)
         xy = start[:2] + t[ray, step, None] * way[ray, :2]
         cells = np.rint(xy / self._cell).astype(np.int64) - self._first
