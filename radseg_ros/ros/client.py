@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, TextIO
 
 from ..answers.plain import answer_dict
@@ -78,25 +77,13 @@ class MapClient:
         self._progress = Progress(sys.stderr)
         self._clients: dict[str, Any] = {}
         self.node: Any = None
+        self._status: Any = None  # subscription of ~/status
 
     def __enter__(self) -> MapClient:
         import rclpy
-        from rclpy.qos import DurabilityPolicy, QoSProfile
-
-        from radseg_interfaces.msg import MapStatus
 
         rclpy.init()
         self.node = rclpy.create_node("radseg_query")
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-        def heard(status: Any) -> None:
-            self._progress.update(status.answerable)
-
-        try:
-            self._named(lambda name: self.node.create_subscription(MapStatus, name, heard, latched))
-        except NoAnswer:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,7 +91,7 @@ class MapClient:
 
         self.node.destroy_node()
         rclpy.try_shutdown()
-        self.node, self._clients = None, {}
+        self.node, self._status, self._clients = None, None, {}
 
     def call(self, type_: Any, service: str, **request: Any) -> Any:
         """The answer of ``~/service`` to a request with these fields.
@@ -134,31 +121,50 @@ class MapClient:
 
     def _client(self, type_: Any, service: str) -> Any:
         """Of a service that is there and knows where its answers go."""
-        import rclpy
-
         if service in self._clients:
             return self._clients[service]
-        client: Any = self._named(lambda name: self.node.create_client(type_, name), service)
+        try:
+            client: Any = self.node.create_client(type_, f"{self._name}/{service}")
+            self._listen()
+        except ValueError as error:
+            raise NoAnswer(f"node {self._name}: {' '.join(str(error).split())}") from error
         if not client.wait_for_service(self._timeout):
             self.node.destroy_client(client)
             raise NoAnswer(
                 f"no service {client.srv_name} after {self._timeout:g} s; is the node running, "
                 "and on the same ROS_DOMAIN_ID?"
             )
-        # An answer before the node knows of this client is lost. It learns of the client first and
-        # of what comes on ~/status then: when a status comes, both are known.
+        self._meet()
+        return self._clients.setdefault(service, client)
+
+    def _listen(self) -> None:
+        """Hear ~/status, by a subscription that is younger than every client."""
+        from rclpy.qos import DurabilityPolicy, QoSProfile
+
+        from radseg_interfaces.msg import MapStatus
+
+        if self._status is not None:
+            self.node.destroy_subscription(self._status)
         self._progress.known = False
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._status = self.node.create_subscription(
+            MapStatus,
+            f"{self._name}/status",
+            lambda status: self._progress.update(status.answerable),
+            latched,
+        )
+
+    def _meet(self) -> None:
+        """Wait until the node knows of every client: an answer before that is lost.
+
+        It learns of a client first and of the subscription then: when a status comes, both are
+        known.
+        """
+        import rclpy
+
         end = time.monotonic() + min(ACQUAINTANCE, self._timeout)
         while not self._progress.known and time.monotonic() < end:
             rclpy.spin_once(self.node, timeout_sec=POLL)
-        return self._clients.setdefault(service, client)
-
-    def _named(self, make: Callable[[str], Any], name: str = "status") -> Any:
-        """What ``make`` makes of a name below the node's."""
-        try:
-            return make(f"{self._name}/{name}")
-        except ValueError as error:
-            raise NoAnswer(f"node {self._name}: {' '.join(str(error).split())}") from error
 
 
 def answer_of(message: Any) -> Answer:
