@@ -49,15 +49,16 @@ QUEUE = 1000  # requests that the middleware keeps until they are looked at: ROS
 QUERIES, SHORT, CHANGES = 2, 2, 1
 NO_TIME = 1e-3  # s, what is left of a time limit at least: 0 is no limit
 
-NICENESS = 5  # of these threads: frames get three times their share of a core that both want
+NICENESS = 5  # of these threads, more: frames get three times their share of a core that both want
 
 Answer = Callable[[Any, Any], None]
 
 
 def give_way() -> None:
     """Let other threads go before this one, where the system has priorities of threads (Linux)."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    if sys.platform == "linux":  # from where it is: only root may go up
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        os.setpriority(*thread, min(19, os.getpriority(*thread) + NICENESS))
 
 
 class MapServices:
