@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future as FutureOf
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -56,9 +57,10 @@ Answer = Callable[[Any, Any], None]
 
 def give_way() -> None:
     """Let other threads go before this one, where the system has priorities of threads (Linux)."""
-    if sys.platform == "linux":  # from where it is: only root may go up
+    if sys.platform == "linux":
         thread = os.PRIO_PROCESS, threading.get_native_id()
-        os.setpriority(*thread, min(19, os.getpriority(*thread) + NICENESS))
+        with suppress(OSError):  # a thread that could not begin would leave its requests waiting
+            os.setpriority(*thread, min(19, os.getpriority(*thread) + NICENESS))  # never back up
 
 
 class MapServices:
