@@ -127,7 +127,7 @@ def test_filters_that_cannot_be_are_refused():
 
 def asked(*words: str):
     options = parser().parse_args(words)
-    check_question(parser(), options)
+    check_question(options)
     return asked_where(options)
 
 

@@ -15,6 +15,8 @@ from ..command import run_command
 from .client import NODE, MapClient, as_dict
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..datatypes import Filter
 
 TIME_LIMIT_MOST = 3600.0  # s
@@ -46,8 +48,9 @@ def _labels(text: str) -> list[str]:
     return [part for part in map(str.strip, _label(text).split(",")) if part]
 
 
-def add_question(p: argparse.ArgumentParser) -> None:
-    """The options that say what is asked, of a node or of a file."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="radseg-query", description=__doc__)
     p.add_argument(
         "labels",
         nargs="*",
@@ -117,12 +120,6 @@ def add_question(p: argparse.ArgumentParser) -> None:
         "all of it is)",
     )
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(prog="radseg-query", description=__doc__)
-    add_question(p)
     p.add_argument("--frame", default="", help="of places, through TF (default: the map's)")
     p.add_argument(
         "--show", action="store_true", help="have the node publish the scores on ~/query_cloud"
@@ -138,12 +135,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_question(p: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def check_question(options: argparse.Namespace) -> None:
     """End the program where options do not go together."""
     if bool(options.labels) == (options.image is not None):
-        p.error("ask for labels, or with an --image")
+        parser().error("ask for labels, or with an --image")
     if (options.near is None) != (options.radius is None):
-        p.error("--near and --radius belong together")
+        parser().error("--near and --radius belong together")
 
 
 def asked_where(options: argparse.Namespace) -> Filter | None:
@@ -162,6 +159,28 @@ def asked_where(options: argparse.Namespace) -> Filter | None:
     return None if given == {"max_age": 0.0, "min_hits": 1} else Filter(**given)
 
 
+def asked_rules(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of QueryConfig that are not to be as configured."""
+    rules = {
+        "mode": options.mode,
+        "background": options.negatives,
+        "threshold": options.threshold,
+        "max_objects": options.max_objects,
+    }
+    return {name: value for name, value in rules.items() if value}
+
+
+def asked_picture(options: argparse.Namespace) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB of --image.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from ..files import open_image, rgb_pixels
+
+    return None if options.image is None else rgb_pixels(open_image(options.image))
+
+
 def ask(options: argparse.Namespace) -> dict[str, Any]:
     """Call the node once and return the answer as plain values.
 
@@ -169,35 +188,27 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
         NoAnswer: no node, no answer in time, or a refusal.
         InputError: the image cannot be read, or a number cannot be.
     """
-    where = asked_where(options)
+    where, rules, picture = asked_where(options), asked_rules(options), asked_picture(options)
     with MapClient(options.node, options.timeout) as client:
         from radseg_interfaces.srv import QueryText, QueryVector
 
         from . import messages
 
         request = {
-            "mode": options.mode,
-            "negatives": options.negatives,
-            "threshold": options.threshold,
-            "max_objects": options.max_objects,
             "where": messages.filter_message(where),
             "frame_id": options.frame,
             "viewpoint_distance": options.viewpoint,
             "time_limit": options.time_limit,
             "publish_cloud": options.show,
+            "negatives": rules.pop("background", []),
+            **rules,
         }
-        if options.image is None:
-            type_, service = QueryText, "query"
-            request |= {"labels": options.labels, "prompts": options.prompts}
-        else:
-            from ..files import open_image, rgb_pixels
-
-            type_, service = QueryVector, "query_vector"
-            picture = messages.color_message(
-                rgb_pixels(open_image(options.image)), messages.header(0, "")
-            )
-            request |= {"image": picture, "label": options.image.stem}
-        return as_dict(client.call(type_, service, **request))
+        if picture is None:
+            asked = {"labels": options.labels, "prompts": options.prompts}
+            return as_dict(client.call(QueryText, "query", **request, **asked))
+        image = messages.color_message(picture, messages.header(0, ""))
+        asked = {"image": image, "label": options.image.stem}
+        return as_dict(client.call(QueryVector, "query_vector", **request, **asked))
 
 
 HEAD = ("id", "label", "score", "x m", "y m", "z m", "size m", "voxels", "last seen")
@@ -254,9 +265,12 @@ def _age(seconds: float) -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the node answered (also "not found"), 1 otherwise."""
-    p = parser()
-    options = p.parse_args(args)
-    check_question(p, options)
+    return run(parser().parse_args(args))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the node and print its answer -> the exit status."""
+    check_question(options)
 
     def answer() -> int:
         result = ask(options)
