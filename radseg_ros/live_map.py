@@ -371,7 +371,8 @@ class LiveMap:
         config = dataclasses.replace(self.config.query, **rules)
         names = [text.strip() for text in texts]
         tracks = self._tracks  # those of the map that is asked
-        result = self.mapper.query(names, config, prompts, time_limit, RENEWAL, where, vectors)
+        asked = {"where": where, "vectors": vectors}
+        result = self.mapper.query(names, config, prompts, time_limit, RENEWAL, **asked)
         if vectors is not None:  # two of one name need not mean the same
             return result
         whole = where is None and result.covered >= NEARLY_ALL

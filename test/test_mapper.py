@@ -12,7 +12,7 @@ import torch
 from color_encoder import ColorEncoder
 from torch.nn.functional import normalize
 
-from radseg_ros.config import MODES, Config, MapConfig, QueryConfig
+from radseg_ros.config import Config, MapConfig, QueryConfig
 from radseg_ros.datatypes import (
     ConfigError,
     FeatureMap,
@@ -290,10 +290,10 @@ def test_vectors_of_texts_ask_as_the_texts_do(space):
 @pytest.mark.parametrize(
     ("vectors", "reason"),
     [
-        (np.ones((1, 7)), "a vector of this map has 8 numbers, got 7"),
-        (np.ones((2, 8)), "a vector of this map has 8 numbers"),
-        (np.zeros((1, 8)), "finite numbers, not all of them 0"),
-        (np.full((1, 8), np.inf), "finite numbers, not all of them 0"),
+        (np.ones((1, 7)), "8 numbers"),
+        (np.ones((2, 8)), "8 numbers"),
+        (np.zeros((1, 8)), "finite"),
+        (np.full((1, 8), np.inf), "finite"),
     ],
 )
 def test_vectors_that_mean_nothing_are_refused(vectors, reason):
@@ -302,11 +302,11 @@ def test_vectors_that_mean_nothing_are_refused(vectors, reason):
 
 
 def test_the_mode_decides_how_scores_are_made():
-    chain, labels = mapper(), ["red", "blue"]
-    scores = {mode: chain.query(labels, QueryConfig(mode=mode)).scores for mode in MODES}
+    chain, labels, modes = mapper(), ["red", "blue"], ("relevancy", "softmax", "cosine")
+    scores = {mode: chain.query(labels, QueryConfig(mode=mode)).scores for mode in modes}
     np.testing.assert_allclose(scores["softmax"].sum(1), 1, atol=1e-6)
     vectors = chain.space.answer_vectors(torch.cat([*chain.map.means()]))
     wanted = chain.space.text_vectors(labels)
     np.testing.assert_allclose(scores["cosine"], (vectors @ wanted.T).clamp(0, 1), atol=2e-3)
-    for one, other in itertools.combinations(MODES, 2):
+    for one, other in itertools.combinations(modes, 2):
         assert np.abs(scores[one] - scores[other]).max() > 0.1
