@@ -371,8 +371,9 @@ class LiveMap:
         config = dataclasses.replace(self.config.query, **rules)
         names = [text.strip() for text in texts]
         tracks = self._tracks  # those of the map that is asked
-        asked = {"where": where, "vectors": vectors}
-        result = self.mapper.query(names, config, prompts, time_limit, RENEWAL, **asked)
+        result = self.mapper.query(
+            names, config, prompts, time_limit, RENEWAL, where=where, vectors=vectors
+        )
         if vectors is not None:  # two of one name need not mean the same
             return result
         whole = where is None and result.covered >= NEARLY_ALL
