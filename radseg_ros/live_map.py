@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .answers.grid import Grid, LookedThrough, label_grid, occupancy_grid
+from .answers.floor.grid import Grid, LookedThrough, label_grid, occupancy_grid
+from .answers.floor.viewpoint import Viewpoints
 from .answers.packed import PackedCloud
 from .answers.result import QueryResult
 from .answers.tracks import Tracks
-from .answers.viewpoint import Viewpoints
 from .config import Config
 from .datatypes import (
     Answer,

@@ -18,7 +18,7 @@ from visualization_msgs.msg import Marker
 
 from radseg_interfaces.msg import VoxelFilter
 from radseg_ros.answers.cloud import palette
-from radseg_ros.answers.grid import Grid
+from radseg_ros.answers.floor.grid import Grid
 from radseg_ros.datatypes import (
     Answer,
     Filter,

@@ -16,7 +16,7 @@ require_ros()
 
 from sensor_msgs.msg import PointCloud2
 
-from radseg_ros.answers.grid import Grid
+from radseg_ros.answers.floor.grid import Grid
 from radseg_ros.answers.packed import POINT, PackedCloud
 from radseg_ros.config import GridConfig, NodeConfig, QueryConfig
 from radseg_ros.datatypes import Answer, NotReadyError

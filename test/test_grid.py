@@ -10,8 +10,8 @@ import pytest
 import torch
 from small_worlds import frame
 
-from radseg_ros.answers import grid as grid_module
-from radseg_ros.answers.grid import (
+from radseg_ros.answers.floor import grid as grid_module
+from radseg_ros.answers.floor.grid import (
     FREE,
     OCCUPIED,
     UNKNOWN,
@@ -20,7 +20,7 @@ from radseg_ros.answers.grid import (
     label_grid,
     occupancy_grid,
 )
-from radseg_ros.answers.viewpoint import Viewpoints
+from radseg_ros.answers.floor.viewpoint import Viewpoints
 from radseg_ros.config import Config, GridConfig
 from radseg_ros.datatypes import ConfigError, InputError, MapGeometry, OrientedBox
 from radseg_ros.voxels.view import geometry_of

@@ -16,7 +16,7 @@ import torch
 from color_encoder import ColorEncoder
 from plain_messages import image, info, pair, pose, transforms
 
-from radseg_ros.answers.grid import FREE, OCCUPIED, UNKNOWN
+from radseg_ros.answers.floor.grid import FREE, OCCUPIED, UNKNOWN
 from radseg_ros.config import (
     Config,
     GridConfig,

@@ -26,7 +26,7 @@ from radseg_interfaces.msg import (
 
 from .. import datatypes
 from ..answers.cloud import palette
-from ..answers.grid import Grid
+from ..answers.floor.grid import Grid
 from ..answers.packed import POINT
 
 if TYPE_CHECKING:

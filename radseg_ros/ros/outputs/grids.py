@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 
-from ...answers.grid import Grid
+from ...answers.floor.grid import Grid
 from .. import messages
 from .latched import LatchedTopic
 

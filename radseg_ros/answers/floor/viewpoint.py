@@ -8,8 +8,8 @@ import dataclasses
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from ..config import GridConfig
-from ..datatypes import Answer, InputError, MapGeometry, OrientedBox, Viewpoint
+from ...config import GridConfig
+from ...datatypes import Answer, InputError, MapGeometry, OrientedBox, Viewpoint
 from .grid import FREE, OCCUPIED, Grid
 
 NEAREST, FARTHEST = 0.1, 20.0  # m from a thing

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import GridConfig
-from ..datatypes import Frame, MapGeometry
+from ...config import GridConfig
+from ...datatypes import Frame, MapGeometry
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # as in nav_msgs/OccupancyGrid
 MOST_SIDE = 4096  # cells; 205 m at 5 cm
