@@ -4,24 +4,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from .answers.objects import relevancy
+from .answers import scores
 from .config import Config, QueryConfig, one_of
 from .datatypes import ConfigError, FeatureMap
 from .device import multiplies_bfloat16
 from .encoders.protocol import Encoder
 from .language.memory import TextMemory
+from .language.words import read_words
 from .segmentation.probabilities import probability_map
 from .segmentation.refine import make_refiner
 from .voxels.map_file import MapIdentity
 from .voxels.voxel_map import VoxelMap
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
+LEAST_NAMES = 100  # everyday names that a text must be compared with for a calibrated answer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Everyday:
+    """Names of everyday things: what a map's answers are calibrated by."""
+
+    vectors: torch.Tensor  # (V, D) unit vectors, as those of texts
+    meanings: torch.Tensor  # (V, E), see Encoder.embed_meanings
+
+
+def _by_cosine(similarity: torch.Tensor, background: torch.Tensor, scale: float) -> torch.Tensor:
+    del background, scale
+    return similarity.clamp(0, 1)
+
+
+_JUDGES = {
+    "calibrated": scores.log_odds,
+    "relevancy": scores.relevancy,
+    "softmax": scores.softmax,
+    "cosine": _by_cosine,
+}
 
 
 class Space(Protocol):
@@ -31,6 +55,7 @@ class Space(Protocol):
     identity: MapIdentity  # maps of different identity cannot be mixed
     answer_channels: int  # W, numbers that a voxel's answers are made of
     exact: bool  # whether answer vectors must be kept as they are
+    calibrates: bool  # whether answers may be calibrated, if there are everyday names
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) image at the working size -> (C, h, w)."""
@@ -40,19 +65,43 @@ class Space(Protocol):
         """(n, C) mean vectors of voxels -> (n, W), what texts are compared with."""
         ...
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """A function from (n, W) answer vectors to (n, Q) in 0..1: how well each answers each text.
-
-        What takes long (embedding) is done here, before the function is called.
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, W) what answer vectors are compared with.
 
         Args:
-            rules: name the texts of the background.
             prompts: take the texts as they are instead of as names of things.
 
         Raises:
             LanguageError: a text cannot be embedded.
-            ConfigError: the space has fixed labels and a text is not one of them, or there are no
-                background texts.
+            ConfigError: the space has fixed labels and a text is not one of them.
+        """
+        ...
+
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """A function from (n, W) answer vectors to (n, Q): how well each answers each text.
+
+        What takes long (embedding) is done here, before the function is called.
+
+        Args:
+            vectors: (Q, W) of :meth:`text_vectors`, or unit vectors from elsewhere.
+            rules: name the mode and the texts of the background. In mode ``calibrated`` the
+                function gives log odds, for :meth:`Census.probability`, otherwise scores in 0..1.
+
+        Raises:
+            LanguageError: a background text cannot be embedded.
+            ConfigError: there are no background texts.
+        """
+        ...
+
+    def everyday(self) -> Everyday | None:
+        """What answers are calibrated by; None = they cannot be."""
+        ...
+
+    def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, E) vectors that are compared with those of everyday names.
+
+        Raises:
+            LanguageError: a text cannot be embedded.
         """
         ...
 
@@ -64,7 +113,7 @@ class Space(Protocol):
 class Backbone:
     """Voxels store the encoder's vectors; they are projected when a question comes."""
 
-    exact = False
+    exact, calibrates = False, True
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -73,6 +122,10 @@ class Backbone:
         self.identity = _identity(encoder)
         _background(config.query, encoder)
         self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
+        self._meanings = TextMemory(
+            encoder.embed_meanings, lambda prompts: encoder.embed_meanings(prompts, prompts=True)
+        )
+        self._everyday: Everyday | None = None
         on_processor = encoder.device.type == "cpu" and multiplies_bfloat16()
         self._coarse = config.map.fast_projection and encoder.coarse_head and on_processor
 
@@ -88,17 +141,36 @@ class Backbone:
     def _unit_vectors(self, means: torch.Tensor) -> torch.Tensor:
         return normalize(self.encoder.project(means).float(), dim=1)
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """Relevancy against the background texts."""
-        wanted = self._texts.vectors(texts, prompts)
-        both = torch.cat([wanted, self._texts.vectors(_background(rules, self.encoder))])
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """Unit vectors of the texts."""
+        return self._texts.vectors(texts, prompts)
 
-        def score(vectors: torch.Tensor) -> torch.Tensor:
-            similarity = vectors @ both.to(vectors.device, torch.float32).T
-            own, background = similarity.tensor_split([len(wanted)], dim=1)
-            return relevancy(own, background, self.encoder.logit_scale)
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """By cosines with the texts and with those of the background."""
+        background = self._texts.vectors(_background(rules, self.encoder))
+        both = torch.cat([vectors.to(background.device, background.dtype), background])
+        judge, scale = _JUDGES[rules.mode], self.encoder.logit_scale
+
+        def score(answers: torch.Tensor) -> torch.Tensor:
+            similarity = answers @ both.to(answers.device, torch.float32).T
+            own, against = similarity.tensor_split([len(vectors)], dim=1)
+            return judge(own, against, scale)
 
         return score
+
+    def everyday(self) -> Everyday | None:
+        """The everyday names that can be embedded now, if they are enough."""
+        if self._everyday is None:
+            names = self.encoder.at_hand(read_words("everyday"))
+            if len(names) < LEAST_NAMES:
+                return None
+            vectors = normalize(self.encoder.embed_labels(names).float(), dim=1)
+            self._everyday = Everyday(vectors, self.encoder.embed_meanings(names))
+        return self._everyday
+
+    def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As the encoder gives them, of unit length."""
+        return self._meanings.vectors(texts, prompts)
 
     def language_vectors(self, voxel_map: VoxelMap) -> torch.Tensor:
         """The answer vectors of all voxels, a copy, in float32."""
@@ -128,7 +200,7 @@ class Language(Backbone):
 class Probability:
     """Voxels store the probability of each label of a fixed set."""
 
-    exact = True
+    exact, calibrates = True, False
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -148,11 +220,22 @@ class Probability:
         """The probabilities themselves."""
         return means
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, L) which of the labels each text is."""
+        del prompts
+        return torch.eye(len(self.labels))[[self._column(text) for text in texts]]
+
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
         """The stored probabilities of those labels."""
-        del rules, prompts
-        columns = [self._column(text) for text in texts]
-        return lambda vectors: vectors[:, columns]
+        del rules
+        return lambda answers: answers @ vectors.to(answers.device, answers.dtype).T
+
+    def everyday(self) -> None:
+        """What is stored is a probability already."""
+
+    def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As ``text_vectors``."""
+        return self.text_vectors(texts, prompts)
 
     def language_vectors(self, voxel_map: VoxelMap) -> None:
         """There are none."""
