@@ -16,7 +16,6 @@ import torch
 from .answers.cloud import rgb_cloud
 from .answers.result import QueryResult
 from .answers.scores import TYPICAL, Census, Presence, best_odds
-from .calibration import GROWTH, Calibration
 from .config import Config, QueryConfig
 from .datatypes import (
     Cloud,
@@ -30,7 +29,7 @@ from .datatypes import (
 )
 from .encoders.protocol import Encoder
 from .geometry import resize_frame
-from .spaces import Scorer, make_space
+from .spaces import GROWTH, Calibration, Scorer, make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.view import MapView, sampled_directly, scored_directly
 from .voxels.voxel_map import VoxelMap

@@ -26,7 +26,7 @@ HEAVY = {
 LONGEST_LINE, FULLEST_FOLDER = 100, 14
 
 GROUND = {"datatypes", "config", "geometry", "files", "reading", "device", "hub", "command"}
-CORE = {"worker", "watchdog", "spaces", "mapper", "calibration", "live_map"}
+CORE = {"worker", "watchdog", "spaces", "mapper", "live_map"}
 ENCODER_PROTOCOL = "radseg_ros.encoders.protocol"
 # room -> what it may import besides itself: rooms, or one module by its full name
 BELOW = {"frames", "encoders", "language", "segmentation", "voxels", "answers"}
