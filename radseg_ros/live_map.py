@@ -508,8 +508,7 @@ class LiveMap:
         """
         if labels:
             check_texts(labels)
-            space = self.mapper.space
-            space.scorer(space.text_vectors(labels), self.config.query)
+            self.mapper.space.text_vectors(labels)
 
     def configure(self, config: Config) -> None:
         """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""

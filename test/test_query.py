@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from radseg_ros.answers import groups
 from radseg_ros.answers.groups import connected_groups
-from radseg_ros.answers.objects import cosine, relevancy
+from radseg_ros.answers.scores import cosine, relevancy
 from radseg_ros.voxels.index import COORDINATE_LIMIT
 
 

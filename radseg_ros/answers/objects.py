@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From similarities to places: how well a voxel answers a text, which voxels form one object."""
+"""From scores to places: which voxels form one object."""
 
 from __future__ import annotations
 
@@ -13,30 +13,6 @@ from ..datatypes import MapGeometry, SemanticObject
 from .boxes import straight_box, turned_box
 from .folds import sheets
 from .groups import connected_groups
-
-
-def cosine(vectors: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """(M, D) and (Q, D), any length -> (M, Q) cosines; 0 for a zero vector."""
-    normalise = torch.nn.functional.normalize
-    return normalise(vectors.float(), dim=1) @ normalise(text.to(vectors.device).float(), dim=1).T
-
-
-def relevancy(similarity: torch.Tensor, background: torch.Tensor, scale: float) -> torch.Tensor:
-    """How much each voxel prefers a text to the background text that fits it best.
-
-    Pairwise softmax against every background text, the worst of them counts (LERF, section 3.3):
-    the score of a text does not depend on which other texts are asked for, and 0.5 means "as good
-    as the background".
-
-    Args:
-        similarity: (M, Q) cosines with the texts.
-        background: (M, B) cosines with the background texts, B >= 1.
-        scale: factor on the cosine (100 in the paper).
-
-    Returns:
-        (M, Q) in 0..1.
-    """
-    return torch.sigmoid(scale * (similarity - background.amax(1, keepdim=True)))
 
 
 def rows_of(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:

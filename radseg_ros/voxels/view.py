@@ -106,6 +106,11 @@ class MapView:
         known = 0 if column is None else int((column.data != _NOTHING).sum())
         return min(1.0, known / len(source)) if len(source) else 1.0
 
+    @property
+    def step(self) -> int:
+        """Grows whenever rows are copied."""
+        return self._step
+
     def clear(self) -> None:
         """Give all memory back."""
         with self._lock:
@@ -273,6 +278,14 @@ class MapView:
             known = columns["changed"] != _NOTHING
             return MapChanges(self._step, known, slots, geometry, scores)
 
+    def sample(self, most: int) -> torch.Tensor:
+        """(n, W) vectors of up to ``most`` rows, evenly spread over those that have one."""
+        with self._lock:
+            if self._vectors is None:
+                return torch.zeros(0, self._width)
+            rows = (self._columns["changed"].data != _NOTHING).nonzero()[:, 0]
+            return self._vectors.rows(take(rows, spread(len(rows), most).to(rows.device)))
+
     def scored(
         self, voxel_size: float, scorer: Scorer, texts: int, question: Hashable = None
     ) -> tuple[MapGeometry, torch.Tensor]:
@@ -313,6 +326,24 @@ class MapView:
             while len(self._scores) > KEPT_SCORES:
                 self._scores.popitem(last=False)
         return scores
+
+
+def spread(count: int, most: int) -> torch.Tensor:
+    """(n,) up to ``most`` of the numbers 0 to ``count`` - 1, evenly spaced."""
+    return torch.arange(count) if count <= most else torch.arange(most) * count // most
+
+
+def sampled_directly(
+    source: VoxelMap, lock: threading.Lock, transform: Transform, most: int
+) -> torch.Tensor:
+    """As :meth:`MapView.sample`, of a map of which no copy is kept."""
+    parts = []
+    for some in spread(len(source), most).split(STEP_ROWS):
+        with lock:
+            slots = some[some < len(source)].to(source.device)
+            means = source.table.means(slots)
+        parts.append(transform(means).float())
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
 def scored_directly(
