@@ -40,6 +40,7 @@ from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
 from .frames.ledger import IMAGES, Account, input_name
 from .frames.transforms import shown
+from .language.words import read_words
 from .mapper import Mapper
 from .voxels.carving import depth_beyond
 from .voxels.map_file import MapIdentity
@@ -390,6 +391,16 @@ class LiveMap:
         check_texts(texts)
         names = [text.strip() for text in texts]
         return mapper.space.text_vectors(names, prompts).float().cpu().numpy()
+
+    def names_at_hand(self) -> list[str]:
+        """What may be anywhere: the labels of the cloud, of a labelled map, or everyday names that
+        need no text tower.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+        """
+        fixed = self.config.node.labels or list(self.mapper.space.identity.labels)
+        return fixed or self.mapper.encoder.at_hand(read_words("everyday"))
 
     def query_image(
         self,

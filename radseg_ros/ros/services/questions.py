@@ -52,7 +52,7 @@ class Questions:
         radius = float(request.radius) or HERE
         if not 0 < radius <= FARTHEST_HERE:  # also NaN
             raise InputError(f"a radius is in 0..{FARTHEST_HERE:g} m, got {radius:g}")
-        labels = request.labels or self.live.config.node.labels
+        labels = request.labels or self.live.names_at_hand()
         if not labels:
             raise InputError("no labels to tell apart: name some, or set node.labels")
         *_, T = self.live.placed_in(plain_frame_id(request.point.header.frame_id))
