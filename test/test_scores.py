@@ -116,14 +116,15 @@ def test_what_goes_with_the_map_is_likelier_where_things_go_together():
     assert set(census.held.argmax(1).tolist()) == set(names[kitchen].argmax(1).tolist())
     context = census.context(names)
     other = [i for i in range(NAMES) if i not in kitchen]
-    assert context[kitchen].min() > context[other].max()
+    assert context[kitchen].median() > context[other].quantile(0.9)
+    assert 0 <= context.min() and context.max() <= scores.FITTING
 
 
 def test_nearness_says_nothing_where_things_do_not_go_together():
     census = Census.take(odds_of(list(range(0, 80, 2))), 10, meanings(False))
     assert census.coherence < 0.7
     lost = Census(0.0, 1.0, meanings(False)[:40], 0.0, 1.0, coherence=0.0)
-    torch.testing.assert_close(lost.context(meanings(False)), torch.full((NAMES,), 1.0))
+    torch.testing.assert_close(lost.context(meanings(False)), torch.full((NAMES,), scores.TYPICAL))
 
 
 @given(st.floats(-50, 50), st.floats(0.1, 20), st.floats(-5, 5), st.floats(0.01, 3))
@@ -160,7 +161,7 @@ def test_calibrated_answers_find_what_is_there_and_nothing_else():
     mapper = mapper_of(EverydayEncoder())
     rules = QueryConfig(mode="calibrated")
     red, kettle = mapper.query(["red", "kettle"], rules).answers
-    assert red.best_score > 2 * kettle.best_score
+    assert red.best_score > kettle.best_score + 0.05
     assert mapper.query(["red"], rules).rules.mode == "calibrated"
 
 

@@ -17,12 +17,13 @@ import torch
 from torch.nn.functional import normalize
 
 # Constants of `calibrated`, chosen on one half of the labels and frames of a recorded office with
-# the encoder lite (docs/method.md 4.2, `python bench/absent.py`).
-BEST_VOXELS = 30  # a thing shows in some voxels, noise in single ones: the mean of so many counts
+# the encoder lite (docs/method.md 4.3, `python bench/absent.py`).
+BEST_VOXELS = 10  # a thing shows in some voxels, noise in single ones: the mean of so many counts
 HELD = 40  # everyday names that describe the map: those that fit most of its voxels best
 KINDRED = 5  # of them, the nearest to a text, say what else is there
 EVIDENCE, CONTEXT, BIAS = 0.34, 0.76, -1.4  # of the log odds
-FARTHEST = 3.0  # standard deviations: an odd text is not excluded, nor a fitting one certain
+FITTING = 2.0  # standard deviations: more does not make a thing likelier, and 0 is the least: what
+# is odd in a place, such as a fire extinguisher, is only not expected
 TYPICAL = 1.0  # context of things that are there, on average
 COHERENT = 0.05  # how much more often than not a name of the map must be nearer to the others
 SOLID = 0.7  # share of the way from what is not there to its best voxels that a thing begins at
@@ -113,7 +114,7 @@ class Census:
         so that nearness says nothing.
         """
         near = _of_nearest(normalize(meanings.float().cpu(), dim=1) @ self.held.T)
-        context = ((near - self.context_level) / self.context_spread).clamp(-FARTHEST, FARTHEST)
+        context = ((near - self.context_level) / self.context_spread).clamp(0, FITTING)
         return self.coherence * context + (1 - self.coherence) * TYPICAL
 
     def presence(self, best: torch.Tensor, context: torch.Tensor) -> Presence:

@@ -177,7 +177,10 @@ def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> d
 
     logs = options.out / "logs"
     logs.mkdir(exist_ok=True)
-    parameters = [f"encoder:={options.encoder}", "node.backlog:=100000", *options.node_arg]
+    parameters = [f"encoder:={options.encoder}", "node.backlog:=100000"]
+    if not options.recording:  # nobody sees a moped, a rocket and a cat in one room
+        parameters.append("query.mode:=relevancy")
+    parameters += options.node_arg
     if options.encoder == "lite":
         parameters.insert(0, "short_side:=0")  # it makes images smaller anyway
     arguments = [word for parameter in parameters for word in ("-p", parameter)]
