@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from radseg_ros.datatypes import FeatureMap, MapGeometry
 from radseg_ros.voxels.storage import ScaledBytes
-from radseg_ros.voxels.view import LEAST_ROWS, NARROW, STEP_ROWS, MapView, scored_directly
+from radseg_ros.voxels.view import LEAST_ROWS, NARROW, STEP_ROWS, MapView, scored_directly, spread
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 TEXTS = normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), dim=1)
@@ -550,3 +550,9 @@ def test_the_memory_that_a_view_will_take_is_known_before(width, exact):
     assert view.share(world) == 1 and view.share(make_map(0.2, 5)) == 1
     assert view.nbytes <= view.nbytes_for(len(world)) <= 1.35 * view.nbytes
     assert view.nbytes_for(0) == 0
+
+
+def test_a_sample_is_spread_over_all_rows():
+    assert spread(10, 4).tolist() == [0, 2, 5, 7]
+    assert spread(4, 4).tolist() == spread(4, 9).tolist() == [0, 1, 2, 3]
+    assert spread(0, 4).tolist() == []

@@ -139,11 +139,39 @@ def test_probability_grows_with_evidence_and_with_context(odds, more, context, n
     assert low < high
 
 
+def test_probabilities_by_hand():
+    census = Census(-1.0, 0.5, torch.eye(3)[:1], 0.2, 0.4, 1.0)
+    near = torch.tensor([[0.6, 0.8, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    context = census.context(near)  # cosines 0.6, 0 and 1 with the one name that is there
+    torch.testing.assert_close(context, torch.tensor([1.0, 0.0, 2.0]))
+    found = census.presence(torch.tensor([2.0, -1.0, 2.0]), context).probability
+    surprise = np.arcsinh(3 / 0.5)
+    logits = scores.BIAS + np.array(
+        [
+            scores.EVIDENCE * surprise + scores.CONTEXT,
+            0.0,
+            scores.EVIDENCE * surprise + 2 * scores.CONTEXT,
+        ]
+    )
+    np.testing.assert_allclose(found.numpy(), 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
+def test_a_name_describes_the_voxels_where_it_beats_the_background():
+    odds = torch.full((30, NAMES), -1.0)
+    odds[:20, 3], odds[20:, 4] = 0.5, -0.5  # the second one fits ten voxels best, but badly
+    names = meanings(True)
+    held = Census.take(odds, 5, names).held
+    torch.testing.assert_close(held[0], names[3])
+    torch.testing.assert_close(held[1], names[0])  # names that win no voxel stay in their order
+
+
 def test_voxels_share_the_probability_down_to_the_level_of_what_is_not_there():
     presence = Presence(torch.tensor([0.8]), torch.tensor([10.0]), level=0.0)
     odds = torch.tensor([[20.0], [10.0], [7.0], [3.5], [0.0], [-9.0]])
     expected = torch.tensor([[0.8], [0.8], [0.8], [0.4], [0.0], [0.0]])
     torch.testing.assert_close(presence.scores(odds), expected)
+    lower = Presence(torch.tensor([0.8]), torch.tensor([8.0]), level=-2.0)
+    torch.testing.assert_close(lower.scores(odds - 2), expected)
     nothing = Presence(torch.tensor([0.1]), torch.tensor([-2.0]), level=0.0)  # below the level
     assert nothing.scores(odds).isfinite().all() and nothing.scores(odds).max() <= 0.1 + 1e-6
 
