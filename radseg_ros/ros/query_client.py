@@ -254,7 +254,11 @@ def table(result: dict[str, Any]) -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the node answered (also "not found"), 1 otherwise."""
-    options = parser().parse_args(args)
+    return run(parser().parse_args(args))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the node and print its answer -> the exit status."""
     try:
         result = ask(options)
     except NoAnswer as error:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's own ROS node: watches how far the map is, and fetches clouds from the mapping node."""
+"""A ROS node that watches a mapping node from outside, for the demo and for the page: how far the
+map is, its clouds and its answers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2
 
-from radseg_interfaces.srv import QueryText
+from radseg_interfaces.msg import LabelLegend
+from radseg_interfaces.srv import QueryText, SaveMap
 
 from ..ros import messages
 
@@ -33,14 +36,19 @@ class Observer:
 
     def __init__(self, pose_type: str = "odometry", node: str = "radseg_mapping") -> None:
         rclpy.init()
-        self.node = rclpy.create_node("radseg_demo")
+        self.node = rclpy.create_node("radseg_observer")
+        self.optical = False  # whether the poses are of a camera's optical frame
         self.poses: dict[int, np.ndarray] = {}  # stamp in ns -> (4, 4), as received
         self.cloud: PointCloud2 | None = None  # the newest
+        self.clouds = 0  # that have come
+        self.labels: list[str] = []  # that the node colours its map by
         self.node.create_subscription(
             Odometry if pose_type == "odometry" else PoseStamped, "pose", self._pose, POSES
         )
         self.node.create_subscription(PointCloud2, f"/{node}/rgb_cloud", self._cloud, LATCHED)
+        self.node.create_subscription(LabelLegend, f"/{node}/legend", self._legend, LATCHED)
         self._query: Any = self.node.create_client(QueryText, f"/{node}/query")
+        self._save: Any = self.node.create_client(SaveMap, f"/{node}/save_map")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -66,9 +74,13 @@ class Observer:
         T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
         T[:3, 3] = p.x, p.y, p.z
         self.poses[_nanoseconds(message.header.stamp)] = T
+        self.optical = "optical" in getattr(message, "child_frame_id", "")
 
     def _cloud(self, message: PointCloud2) -> None:
-        self.cloud = message
+        self.cloud, self.clouds = message, self.clouds + 1
+
+    def _legend(self, message: LabelLegend) -> None:
+        self.labels = list(message.labels)
 
     @property
     def frames_in_map(self) -> int:
@@ -83,29 +95,59 @@ class Observer:
 
         Rgb is 0x00RRGGBB.
         """
-        return np.zeros(0, messages.POINT) if self.cloud is None else _points(self.cloud)
+        return np.zeros(0, messages.POINT) if self.cloud is None else points_of(self.cloud)
 
     def scores(self, label: str, timeout: float) -> np.ndarray:
         """The cloud of a query for ``label``, as :meth:`points`.
 
         Raises:
+            TimeoutError, RuntimeError: as :meth:`ask`.
+        """
+        return points_of(self.ask(timeout, labels=[label]).cloud)
+
+    def ask(self, timeout: float, **request: Any) -> Any:
+        """The response of ~/query, with its cloud.
+
+        Args:
+            request: fields of the request.
+
+        Raises:
             TimeoutError: no answer in time.
             RuntimeError: the node says no.
         """
-        name, done = self._query.srv_name, threading.Event()
-        if not self._query.wait_for_service(timeout):
-            raise TimeoutError(f"no service {name} within {timeout:g} s")
-        future = self._query.call_async(QueryText.Request(labels=[label], return_cloud=True))
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout):
-            raise TimeoutError(f"{name} did not answer within {timeout:g} s")
-        response: Any = future.result()
-        if not response.success:
-            raise RuntimeError(f"{name}: {response.message}")
-        return _points(response.cloud)
+        return _call(self._query, QueryText.Request(return_cloud=True, **request), timeout)
+
+    def save(self, path: str, timeout: float) -> None:
+        """Let the node write its map to a file below its node.map_directory.
+
+        Raises:
+            TimeoutError, RuntimeError: as :meth:`ask`.
+        """
+        _call(self._save, SaveMap.Request(path=path), timeout)
 
 
-def _points(cloud: PointCloud2) -> np.ndarray:
+def _call(client: Any, request: Any, timeout: float) -> Any:
+    """The response of a service, while another thread spins.
+
+    Raises:
+        TimeoutError: no answer in time.
+        RuntimeError: the node says no.
+    """
+    name, done = client.srv_name, threading.Event()
+    if not client.wait_for_service(timeout):
+        raise TimeoutError(f"no service {name} within {timeout:g} s")
+    future = client.call_async(request)
+    future.add_done_callback(lambda _: done.set())
+    if not done.wait(timeout):
+        raise TimeoutError(f"{name} did not answer within {timeout:g} s")
+    response: Any = future.result()
+    if not response.success:
+        raise RuntimeError(f"{name}: {response.message}")
+    return response
+
+
+def points_of(cloud: PointCloud2) -> np.ndarray:
+    """A cloud of the mapping node as a structured array; see :meth:`Observer.points`."""
     return np.frombuffer(bytes(cloud.data), messages.POINT)
 
 

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a map in a real browser: what one types, clicks and sees."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import colored, free_port, glowing, open_browser, until, visit
+from color_encoder import ColorEncoder
+
+from radseg_ros.config import Config, with_options
+from radseg_ros.datatypes import Frame
+from radseg_ros.encoders.protocol import ENCODERS
+from radseg_ros.live_map import LiveMap
+from radseg_ros.mapper import Mapper
+from radseg_ros.view.page import Page
+from radseg_ros.view.saved_map import open_map
+from radseg_ros.view.server import refusal, serve
+from radseg_ros.view.source import FileSource
+from radseg_ros.voxels.camera_path import CameraPath
+
+K = np.array([[80.0, 0, 63.5], [0, 80, 47.5], [0, 0, 1]])
+RED, GREEN, GREY = (220, 20, 20), (20, 220, 20), (128, 128, 128)
+
+
+def request(path: str = "/", **headers: str) -> Any:
+    return SimpleNamespace(path=path, headers={"Host": "127.0.0.1:8080", **headers})
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "told"),
+    [
+        (request(), "127.0.0.1", ""),
+        (request("/assets/a.js?x=1"), "127.0.0.1", ""),
+        (request(Origin="http://127.0.0.1:8080"), "127.0.0.1", ""),
+        (request("/../../../etc/passwd"), "127.0.0.1", "leads out"),
+        (request("/%2e%2e/%2e%2e/etc/passwd"), "127.0.0.1", "leads out"),
+        (request("/..\\..\\secret"), "127.0.0.1", "leads out"),
+        (request(Origin="http://elsewhere.example"), "127.0.0.1", "from elsewhere"),
+        (request(Host="elsewhere.example:8080"), "127.0.0.1", "another host"),
+        (request(Host="robot:8080", Origin="http://robot:8080"), "0.0.0.0", ""),
+        (request(Host="robot:8080", Origin="http://elsewhere.example"), "0.0.0.0", "elsewhere"),
+    ],
+)
+def test_only_its_own_page_is_answered(asked, host, told):
+    assert (told in refusal(asked, host)) if told else refusal(asked, host) == ""
+
+
+def frame(stamp_ns: int = 1_000_000_000, x: float = 0.0, left=RED, right=GREEN) -> Frame:
+    """A grey wall at 2 m with a coloured square in either half, seen from (x, 0, 0); -y is up."""
+    rgb = np.full((96, 128, 3), GREY, np.uint8)
+    rgb[32:64, 16:48], rgb[32:64, 80:112] = left, right
+    T = np.eye(4)
+    T[0, 3] = x
+    return Frame(stamp_ns, rgb, np.full((96, 128), 2.0, np.float32), K, T)
+
+
+@contextmanager
+def page_of(source: Any) -> Iterator[tuple[Page, str]]:
+    with serve("127.0.0.1", free_port()) as (server, url):
+        page = Page(source, server)
+        try:
+            until(lambda: page.drawn)
+            yield page, url
+        finally:
+            page.close()
+
+
+@pytest.fixture
+def live(tmp_path, monkeypatch) -> Iterator[LiveMap]:
+    pytest.importorskip("viser", reason="the extra [view] is not installed")
+    monkeypatch.setitem(ENCODERS, "colors", lambda options: ColorEncoder())
+    config = with_options(Config(), {"encoder": "colors", "short_side": 0, "map.work_ahead": 0.0})
+    mapper, camera = Mapper(config, ColorEncoder()), CameraPath()
+    mapper.integrate(frame())
+    camera.add(frame().T_world_camera)
+    mapper.save(tmp_path / "wall.radmap", "map", {"camera": camera.note()})
+    with open_map(tmp_path / "wall.radmap", {"map.work_ahead": 0.0}) as live:
+        yield live
+
+
+@pytest.fixture
+def shown(live, tmp_path) -> Iterator[tuple[Page, str]]:
+    with page_of(FileSource(tmp_path / "wall.radmap", live)) as found:
+        yield found
+
+
+def test_files_of_the_machine_are_not_given(shown):
+    _, url = shown
+    host = url.removeprefix("http://")
+    for path in ("/../../../../../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"):
+        connection = http.client.HTTPConnection(host, timeout=10)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status in (403, 404) and b"root:" not in response.read()
+
+
+def test_a_page_from_elsewhere_gets_no_socket(shown):
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    _, url = shown
+    with pytest.raises(InvalidStatus) as refused:
+        connect(url.replace("http", "ws"), origin="http://elsewhere.example").close()
+    assert refused.value.response.status_code == 403
+
+
+def test_what_is_sent_is_bounded(shown):
+    page, _ = shown
+    assert 0 < page.drawn.sent < 60_000_000 and len(page.drawn.cells) > 500
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.mark.slow
+def test_a_typed_query_highlights_the_right_thing(shown, browser):
+    page, url = shown
+    with visit(browser, url) as tab:
+        until(lambda: len(colored(tab, RED)) > 200 and len(colored(tab, GREEN)) > 200)
+        red, green = colored(tab, RED).mean(0), colored(tab, GREEN).mean(0)
+        box = tab.get_by_label("Text", exact=True)
+        box.fill("green")
+        until(lambda: page.reply is not None and page.drawn.rgb.max() > 0)
+        tab.get_by_text("green: 1 found").wait_for()
+        # in the state of the scene
+        score, _ = page.drawn.cells.best(page.reply.cloud)
+        assert (page.drawn.cells.xyz[score >= 0.5][:, 0] > 0).all() and (score >= 0.5).sum() > 20
+        # and on the screen: the red square is grey now, the green one glows
+        until(lambda: not len(colored(tab, RED, 40)))
+        glow = until(lambda: found if len(found := glowing(tab)) > 100 else None)
+        near, far = (np.linalg.norm(glow.mean(0) - place) for place in (green, red))
+        assert near < 0.3 * far
+        box.fill("yellow")
+        tab.get_by_text("yellow: not found").wait_for()
+        until(lambda: not len(glowing(tab)))
+
+
+@pytest.mark.slow
+def test_a_click_says_what_is_there(shown, browser):
+    page, url = shown
+    with visit(browser, url) as tab:
+        tab.get_by_label("Set", exact=True).fill("red, green, blue")
+        row, column = until(lambda: found if len(found := colored(tab, RED)) > 200 else []).mean(0)
+        tab.mouse.click(column, row)
+        found = until(lambda: page.told_here)
+        assert found[0][0] == "red" and found[0][1] > 0.5 > found[1][1]
+
+
+@pytest.mark.slow
+def test_labels_have_colours_and_a_legend(shown, browser):
+    page, url = shown
+    with visit(browser, url) as tab:
+        tab.get_by_label("Set", exact=True).fill("red, green, <b>grey")
+        tab.get_by_role("button", name="Colour by labels").click()
+        until(lambda: page.labelled)
+        tab.get_by_text("<b>grey").wait_for()  # as it was typed
+
+
+@pytest.mark.slow
+def test_it_works_on_the_width_of_a_phone(shown, browser):
+    page, url = shown
+    with visit(browser, url, width=390, height=800) as tab:
+        until(lambda: len(colored(tab, RED)) > 50)
+        wide = tab.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 390
