@@ -62,6 +62,8 @@ def visit(browser: Any, url: str, width: int = 1000, height: int = 700) -> Itera
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto(url)
     tab.wait_for_selector("canvas")
+    # viser tells that no graphics card draws
+    tab.add_style_tag(content=".mantine-Notification-root { display: none }")
     yield tab
     assert not errors
     tab.close()
@@ -82,3 +84,8 @@ def glowing(tab: Any) -> np.ndarray:
     """(N, 2) pixels in the colours of heat: orange to yellow."""
     r, g, b = np.moveaxis(pixels(tab), 2, 0)
     return np.argwhere((r > 190) & (g > 60) & (g < 235) & (b < 110) & (r - b > 110))
+
+
+def field(tab: Any, label: str) -> Any:
+    """The input beside a label."""
+    return tab.locator(f'xpath=//*[normalize-space(text())="{label}"]/following::input[1]')

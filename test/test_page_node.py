@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import free_port, open_browser, until, visit
+from browser import field, free_port, open_browser, until, visit
 from conftest import require_ros
 
 require_ros()
@@ -67,7 +67,7 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
             wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, 60, viewer.text)
             with visit(browser, f"http://127.0.0.1:{port}") as tab:
                 before = until(lambda: voxels_on(tab))
-                tab.get_by_label("Text", exact=True).fill("red")
+                field(tab, "Text").fill("red")
                 tab.get_by_text("red: 1 found").wait_for()
                 integrated = robot.integrated()
                 while robot.integrated() == integrated:

@@ -106,12 +106,11 @@ def changed_options(path: Path, header: MapHeader) -> dict[str, Any]:
     """The options that are not as by default, if the file tells its options."""
     from functools import reduce
 
-    from ..config import options_of
+    from ..config import Config, options_of
     from ..view.saved_map import config_of
 
-    config = config_of(path, header)
-    values = {o.name: reduce(getattr, o.path, config) for o in options_of(type(config)).values()}
-    known = options_of(type(config))
+    config, known = config_of(path, header), options_of(Config)
+    values = {name: reduce(getattr, option.path, config) for name, option in known.items()}
     return {name: value for name, value in values.items() if value != known[name].default}
 
 

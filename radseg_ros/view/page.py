@@ -21,10 +21,11 @@ from ..answers.cloud import UNKNOWN_DIM, palette
 from ..command import sentence
 from ..datatypes import Cloud, RadsegRosError
 from .boxes import path_lines, thing_lines
-from .cells import Cells, Faces, fitting
+from .cells import NORMALS, Cells, Faces, fitting
 from .glb import FACE_BYTES, squares
-from .pictures import HEADROOM, heat
+from .pictures import MIN_HITS, heat
 from .source import Camera, MapSource, Reply
+from .upright import rotation_to
 from .widgets import answers_html, block, here_html, legend_html, line, thing_text
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,14 @@ POLL = 0.5  # s between two looks whether the map has changed
 TYPING = 0.7  # s without another letter after which a text is asked for
 BYTES_PER_SECOND = 20e6  # that a growing map may send
 MOST_SENT = 60_000_000  # bytes at once
+HIGH, LOW, NEAREST = 48.0, 32.0, 5.0  # degrees over a map and over a thing; m away from it
 NEAR = 0.2  # m around a click that is asked what is there
 LABELS_HERE = ("wall", "floor", "ceiling", "table", "chair", "sofa", "lamp", "plant", "picture",
                "door", "window", "cabinet", "shelf", "person", "box")  # fmt: skip
 CHOOSE = "..."
 TRUE, ANSWER, LABELS = "true colours", "what was asked", "labels"
-THING, PATH, SHADOW = (20, 110, 190), (230, 90, 30), (250, 249, 246)
+THING, PATH = (20, 110, 190), (230, 90, 30)
+PALE = 0.5  # share of grey in the colours of what was not asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +74,10 @@ class Page:
         self._jobs: dict[str, tuple[float, Callable[[], None]]] = {}  # name -> due at (s), what
         self._wake, self._closed = threading.Event(), threading.Event()
         self._version: object = None
+        self._cloud: Cloud | None = None
         self._cells: Cells | None = None
         self._faces: Faces | None = None
-        self._drawn_of: tuple = ()  # what `drawn` was made of
+        self._drawn_of: tuple[Any, ...] = ()  # what `drawn` was made of
         self._busy_until = 0.0  # s, time.monotonic; what was sent is on its way
         self._build()
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
@@ -100,6 +104,7 @@ class Page:
             self.find = gui.add_button("Find")
             self.threshold = gui.add_slider("Threshold", 0.0, 1.0, 0.01, self.source.threshold)
             self._answer = gui.add_html("")
+            self.look = gui.add_button("Look at the best one")
         with gui.add_folder("Labels"):
             self.labels = gui.add_text("Set", "", hint="separated by commas")
             self.show_labels = gui.add_button("Colour by labels")
@@ -108,7 +113,9 @@ class Page:
             self._here = gui.add_html(block(line("click on a place", muted=True)))
         with gui.add_folder("Show"):
             self.colors = gui.add_dropdown("Colours", (TRUE, ANSWER, LABELS))
-            self.min_hits = gui.add_slider("Pixels", 1, 50, 1, 2, hint="of a voxel, at least")
+            self.min_hits = gui.add_slider(
+                "Pixels", 1, 50, 1, MIN_HITS, hint="of a voxel, at least"
+            )
             self.height = gui.add_multi_slider("Height", 0.0, 1.0, 0.05, (0.0, 1.0))
             self.boxes = gui.add_checkbox("Boxes", True)
             self.path = gui.add_checkbox("Camera path", True)
@@ -121,10 +128,12 @@ class Page:
         self.suggested.on_update(lambda _: self._take_suggestion())
         self.threshold.on_update(lambda _: self._want("ask again", self._ask_again))
         self.show_labels.on_click(lambda _: self._want("label", self._label))
-        for control in (self.colors, self.min_hits, self.height):
+        self.min_hits.on_update(lambda _: self._want("shape", self._shape))
+        for control in (self.colors, self.height):
             control.on_update(lambda _: self._want("draw", self._draw))
         for control in (self.boxes, self.path):
             control.on_update(lambda _: self._want("lines", self._draw_lines))
+        self.look.on_click(lambda event: self.look_at(event.client))
         self.screenshot.on_click(lambda event: _send_screenshot(event.client))
         self._server.on_client_connect(lambda client: self._look_in(client))
 
@@ -165,7 +174,7 @@ class Page:
         try:
             work()
         except RadsegRosError as error:
-            shown = self._here if name == "here" else self._answer
+            shown = {"here": self._here, "label": self._legend}.get(name, self._answer)
             shown.content = block(line(sentence(error)))
         except Exception:
             logger.exception("the page could not %s", name)
@@ -174,27 +183,34 @@ class Page:
     def _refresh(self) -> None:
         """The map has changed: fetch it, and ask again."""
         source, self._version = self.source, self.source.version()
-        cloud = source.voxels()
-        first = self._cells is None
+        first, self._cloud = self._cloud is None, source.voxels()
         self._camera = source.camera()
-        self._cells, self._faces = fitting(
-            cloud, source.voxel_size, self._camera.up, self._camera.positions
-        )
-        detail = "" if not self._cells.level else f", shown as {100 * self._cells.size:g} cm"
-        self._about.content = block(line(source.about() + detail, muted=True))
         self._suggest()
         if first:
             self._server.scene.set_up_direction(tuple(self._camera.up.tolist()))
-        self._set_heights(cloud)
+        self._set_heights(self._cloud)
         if self.text.value.strip():
             self._ask_again()
         if self.labelled is not None:
             self._label()
-        self._draw()
+        self._shape()
         self._draw_lines()
         if first:
             for client in self._server.get_clients().values():
                 self._look_in(client)
+
+    def _shape(self) -> None:
+        """What of the map has enough pixels, as cells and faces."""
+        cloud, camera = self._cloud, self._camera
+        if cloud is None:
+            return
+        cloud = cloud.of(cloud.hits >= float(self.min_hits.value))
+        self._cells, self._faces = fitting(
+            cloud, self.source.voxel_size, camera.up, camera.positions
+        )
+        wide = f", shown as {100 * self._cells.size:g} cm" if self._cells.level else ""
+        self._about.content = block(line(self.source.about() + wide, muted=True))
+        self._draw()
 
     def _suggest(self) -> None:
         known = list(dict.fromkeys([CHOOSE, *self._asked[::-1], *self.source.suggestions()]))[:50]
@@ -202,20 +218,15 @@ class Page:
             self.suggested.options = tuple(known)
 
     def _set_heights(self, cloud: Cloud) -> None:
-        """The range of the slider, and what is above the camera's head cut off at first."""
+        """Let the slider reach as far as the map; who has not touched it sees everything."""
         if not len(cloud):
             return
-        up, size = self._camera.up, self.source.voxel_size
-        height, slider = cloud.xyz @ up, self.height
-        low, high = float(height.min()) - size, float(height.max()) + size
-        if (slider.min, slider.max) == (low, high):
-            return
-        untouched = slider.value in ((0.0, 1.0), getattr(self, "_heights_set", None))
-        slider.min, slider.max = low, high
-        if untouched:
-            cameras = self._camera.positions @ up
-            ceiling = float(cameras.max()) + HEADROOM if len(cameras) else high
-            slider.value = self._heights_set = (low, min(high, ceiling))
+        height, slider = cloud.xyz @ self._camera.up, self.height
+        low, high = float(height.min()) - 0.1, float(height.max()) + 0.1
+        if (slider.min, slider.max) != (low, high):
+            all_of_it = tuple(slider.value) == (slider.min, slider.max)
+            slider.min, slider.max = low, high
+            slider.value = (low, high) if all_of_it else slider.value
 
     # Questions
 
@@ -279,7 +290,10 @@ class Page:
         """(N, 3) 0..255."""
         if self.colors.value == ANSWER and self.reply is not None:
             score, _ = cells.best(self.reply.cloud)
-            return heat(cells.rgb, score, float(self.threshold.value))
+            threshold = float(self.threshold.value)
+            glow = heat(cells.rgb, score, threshold)
+            dark = score[:, None] < 0.8 * threshold  # what does not glow stays recognisable
+            return np.where(dark, PALE * glow + (1 - PALE) * cells.rgb, glow)
         if self.colors.value == LABELS and self.labelled is not None:
             _, label = cells.best(self.labelled.cloud)
             chosen = palette(len(self.label_set()) + 1)[label]
@@ -289,16 +303,15 @@ class Page:
     def _draw(self) -> None:
         if self._cells is None or self._faces is None:
             return
-        made_of = (self._cells, self.reply, self.labelled, self.colors.value, self.threshold.value)
-        made_of += (self.height.value, self.min_hits.value)
+        chosen = (self.colors.value, self.threshold.value, self.height.value)
+        made_of = (self._cells, self.reply, self.labelled, *chosen)
         if made_of == self._drawn_of:
             return
         self._drawn_of = made_of
         cells, scene = self._cells, self._server.scene
         height = cells.xyz @ self._camera.up
         low, high = self.height.value
-        enough = cells.hits >= float(self.min_hits.value)
-        faces = self._faces.of(enough & (height >= low) & (height <= high))
+        faces = self._faces.of((height >= low) & (height <= high))
         rgb = self._colors(cells)
         if not len(faces):
             scene.remove_by_name("/map")
@@ -312,7 +325,7 @@ class Page:
 
     def _draw_lines(self) -> None:
         scene = self._server.scene
-        for handle in self.things:
+        for handle in reversed(self.things):
             handle.remove()
         self.things = []
         answers = self.reply.answers if self.reply and self.boxes.value else []
@@ -322,39 +335,67 @@ class Page:
             top = lines.reshape(-1, 3)[(lines.reshape(-1, 3) @ self._camera.up).argmax()]
             name, text = f"/things/{number}", thing_text(thing, label)
             self.things += [
-                scene.add_line_segments(name, lines, THING, line_width=3.0),
+                scene.add_line_segments(
+                    name, lines, THING, thickness=3.0, thickness_units="screen"
+                ),
                 scene.add_label(f"{name}/text", text, position=tuple(top.tolist())),
             ]
         way = path_lines(self._camera.positions)
         if len(way) and self.path.value:
-            self.things.append(scene.add_line_segments("/path", way, PATH, line_width=2.0))
+            self.things.append(
+                scene.add_line_segments("/path", way, PATH, thickness=2.0, thickness_units="screen")
+            )
 
     def _look_in(self, client: Any) -> None:
         """Show somebody who comes the whole map, from where most of it is seen."""
         if self.drawn is None or not len(self.drawn.faces):
             return
-        position, target = viewpoint(self.drawn.cells, self.drawn.faces, self._camera.up)
+        self._move(client, *viewpoint(self.drawn.cells, self.drawn.faces, self._camera.up))
+
+    def look_at(self, client: Any, elevation: float = LOW, nearest: float = NEAREST) -> None:
+        """Show somebody the best thing that was found, from the side that was seen.
+
+        Args:
+            elevation, nearest: see :func:`viewpoint`.
+        """
+        things = self.reply.answers[0]["objects"] if self.reply else []
+        if self.drawn is None or not things:
+            return
+        box = thing_lines(things[0]).reshape(-1, 3)
+        low, high = box.min(0) - self.drawn.cells.size, box.max(0) + self.drawn.cells.size
+        xyz = self.drawn.cells.xyz
+        faces = self.drawn.faces.of(((xyz >= low) & (xyz <= high)).all(1))
+        if len(faces):
+            seen = viewpoint(self.drawn.cells, faces, self._camera.up, elevation, nearest)
+            self._move(client, *seen)
+
+    def _move(self, client: Any, position: np.ndarray, target: np.ndarray) -> None:
         client.camera.up_direction = tuple(self._camera.up.tolist())
         client.camera.position = tuple(position.tolist())
         client.camera.look_at = tuple(target.tolist())
 
 
-def viewpoint(cells: Cells, faces: Faces, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where to stand so that one sees most of a map, and where to look: (3,) m each."""
-    from .cells import NORMALS
-    from .upright import rotation_to
+def viewpoint(
+    cells: Cells, faces: Faces, up: np.ndarray, elevation: float = HIGH, nearest: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where to stand so that one sees most of some faces, and where to look: (3,) m each.
+
+    Args:
+        elevation: degrees from which one looks down.
+        nearest: m that one is away at least.
+    """
 
     xyz = cells.xyz[faces.cell]
-    low, high = np.percentile(xyz, [2, 98], axis=0)
+    low, high = np.percentile(xyz, [4, 96], axis=0)
     target, extent = (low + high) / 2, float(np.linalg.norm(high - low))
-    rotation, elevation = rotation_to(up), np.radians(48)
+    rotation, down = rotation_to(up), np.radians(elevation)
     eyes = []
     for azimuth in np.radians([-60, -120, 30, 150, 60, 120, -30, -150]):
-        flat = np.array([np.cos(azimuth), np.sin(azimuth)]) * np.cos(elevation)
-        eyes.append(rotation.T @ np.array([*flat, np.sin(elevation)]))
+        flat = np.array([np.cos(azimuth), np.sin(azimuth)]) * np.cos(down)
+        eyes.append(rotation.T @ np.array([*flat, np.sin(down)]))
     share = np.bincount(faces.side, minlength=len(NORMALS))
     seen = [np.maximum(NORMALS @ eye, 0) @ share for eye in eyes]
-    return target + 0.95 * extent * eyes[int(np.argmax(seen))], target
+    return target + max(nearest, 0.8 * extent) * eyes[int(np.argmax(seen))], target
 
 
 def _send_screenshot(client: Any) -> None:

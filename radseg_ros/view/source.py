@@ -39,8 +39,12 @@ class MapSource(Protocol):
     """A map that can be looked at and asked. Called from one thread."""
 
     name: str
-    voxel_size: float  # m
     threshold: float  # 0..1, that counts where nobody chooses another
+
+    @property
+    def voxel_size(self) -> float:
+        """m."""
+        ...
 
     def version(self) -> object:
         """Something that differs whenever the map does."""

@@ -51,11 +51,11 @@ class CameraPath:
     @classmethod
     def of(cls, header: MapHeader) -> CameraPath:
         """That of a map file; empty where it does not tell."""
-        path, note = cls(), header.notes.get("camera")
+        path, note = cls(), header.notes.get("camera") or {}
         try:
-            positions = np.array(note["positions"], float).reshape(-1, 3)  # type: ignore[index]
-            up = np.array(note["up"], float).reshape(3)  # type: ignore[index]
-            count, step = int(note["count"]), int(note["step"])  # type: ignore[index]
+            positions = np.array(note["positions"], np.float64).reshape(-1, 3)
+            up = np.array(note["up"], np.float64).reshape(3)
+            count, step = int(note["count"]), int(note["step"])
         except (KeyError, TypeError, ValueError):
             return path
         if np.isfinite(positions).all() and np.isfinite(up).all() and min(count, step) > 0:

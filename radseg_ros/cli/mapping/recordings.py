@@ -69,7 +69,7 @@ def open_named(name: str, reading: dict[str, Any], config: Config) -> Recording:
     if reading["dataset"] not in DATA_SETS:
         raise ConfigError(f"--dataset is one of {', '.join(DATA_SETS)}")
     options = EvalConfig(dataset=reading["dataset"], root=reading["root"], mapper=config)
-    scene = open_scene(options, name, _classes(reading["dataset"]))
+    scene: Any = open_scene(options, name, _classes(reading["dataset"]))
     return SceneRecording(Path(reading["root"]) / name, scene)
 
 
