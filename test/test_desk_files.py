@@ -80,7 +80,7 @@ def test_shares_of_storeys():
 def test_the_page_of_a_file_names_everything(office, capsys):
     assert run(info, office) == 0
     told = capsys.readouterr().out
-    for word in ("voxels", "extent", "heights", "encoder   test-colors", "frame     map", "MB"):
+    for word in ("voxels", "extent", "along z", "encoder   test-colors", "frame     map", "MB"):
         assert word in told
 
 
@@ -209,6 +209,7 @@ def test_a_map_of_another_version_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1 and "is a map file of version 99" in error
 
 
+@pytest.mark.slow
 def test_a_picture_shows_where(office, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra [demo] is not installed")
     from PIL import Image

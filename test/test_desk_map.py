@@ -80,8 +80,15 @@ def flawed_folder(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
-@pytest.mark.parametrize("distance", [0.0, 0.15])
+@pytest.mark.parametrize(
+    ("plugin", "distance"),
+    [
+        (StoragePlugin.SQLITE3, 0.15),
+        pytest.param(StoragePlugin.SQLITE3, 0.0, marks=pytest.mark.slow),
+        pytest.param(StoragePlugin.MCAP, 0.0, marks=pytest.mark.slow),
+        pytest.param(StoragePlugin.MCAP, 0.15, marks=pytest.mark.slow),
+    ],
+)
 def test_the_map_of_a_bag_is_that_of_the_node(tmp_path, plugin, distance):
     bag = write_bag(tmp_path / "bag", plugin)
     given = {"node.keyframe_distance": distance, "node.backlog": 100}
@@ -119,8 +126,15 @@ def test_the_map_of_a_folder_is_that_of_its_frames(tmp_path):
     np.testing.assert_allclose(camera.up, [0, -3, 0])  # of optical axes without a turn
 
 
-@pytest.mark.parametrize("kind", ["folder", "bag", "transforms"])
-@pytest.mark.parametrize("distance", [0.0, 0.15])
+@pytest.mark.parametrize(
+    ("kind", "distance"),
+    [("folder", 0.15)]
+    + [
+        pytest.param(kind, distance, marks=pytest.mark.slow)
+        for kind in ("bag", "transforms", "folder")
+        for distance in (0.0, 0.15)
+    ],
+)
 def test_who_resumes_gets_the_same_map_and_the_same_account(tmp_path, kind, distance):
     write = {"folder": flawed_folder, "bag": write_bag, "transforms": write_tf_bag}[kind]
     recording, given = write(tmp_path / "rec"), {"node.keyframe_distance": distance}

@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog=NAME, description=__doc__)
     p.add_argument("maps", nargs="+", type=Path, metavar="MAP", help="a .radmap file")
-    p.add_argument("--up", choices=AXES, default="z", help="the axis that points up (%(default)s)")
+    p.add_argument(
+        "--up", choices=AXES, help="the axis along which storeys lie (as the camera was held, or z)"
+    )
     p.add_argument(
         "--storey",
         type=float,
@@ -55,19 +57,23 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
-def describe(path: Path, up: str = "z", storey: float = STOREY) -> dict[str, Any]:
+def describe(path: Path, up: str | None = None, storey: float = STOREY) -> dict[str, Any]:
     """What a map file is, as plain values: metres, seconds, bytes.
 
     Raises:
         MapFileError: it is missing, damaged, or of another version.
     """
+    import numpy as np
+
+    from ..voxels.camera_path import CameraPath
     from ..voxels.map_file import read_geometry
 
     geometry, header = read_geometry(path)
     xyz = geometry.xyz.double().numpy()
     half, whole = geometry.voxel_size / 2, len(geometry)
     stamps = [geometry.first_seen_ns.min(), geometry.last_seen_ns.max()] if whole else []
-    recording = header.notes.get("recording")
+    recording, held = header.notes.get("recording"), CameraPath.of(header).up
+    up = up or AXES[int(np.abs(held).argmax()) if held.any() else 2]
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -75,6 +81,7 @@ def describe(path: Path, up: str = "z", storey: float = STOREY) -> dict[str, Any
         "voxel_size": geometry.voxel_size,
         "lowest": (xyz.min(0) - half).tolist() if whole else [],
         "highest": (xyz.max(0) + half).tolist() if whole else [],
+        "up": up,
         "storeys": storeys(xyz[:, AXES.index(up)], storey) if whole else [],
         "channels": header.channels,
         "dtype": header.config.dtype,
@@ -124,7 +131,7 @@ def table(found: dict[str, Any]) -> str:
         "voxels": f"{found['voxels']} of {100 * found['voxel_size']:g} cm, from "
         f"{found['points']} depth pixels",
         "extent": _extent(found),
-        "heights": ", ".join(
+        f"along {found['up']}": ", ".join(
             f"{s['from']:g} to {s['to']:g} m: {100 * s['share']:.0f} %" for s in found["storeys"]
         ),
         "holds": f"{found['channels']} numbers a voxel, {found['dtype']}, space {found['space']}",
