@@ -82,16 +82,17 @@ def plain(live: LiveMap, result: QueryResult, header: MapHeader) -> dict[str, An
     Positions and sizes are [x, y, z] in metres, stamps in seconds.
     """
     from ..answers.plain import answer_dict
+    from ..voxels.camera_path import CameraPath
 
     stamp_ns, frame_id = live.moment()
-    recording = header.notes.get("recording") or {}
+    recording, frames = header.notes.get("recording") or {}, CameraPath.of(header).frames
     return {
         "frame_id": frame_id,
         "stamp": stamp_ns / 1e9,
         "voxels": len(live.mapper.map),
         "pending_voxels": live.pending,
         "covered": result.covered,
-        "frames": {"integrated": recording.get("used", 0), "waiting": 0},
+        "frames": {"integrated": frames, "waiting": 0},
         "drops": recording.get("dropped", {}),
         "answers": [answer_dict(answer) for answer in result.answers],
     }

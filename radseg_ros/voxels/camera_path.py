@@ -21,13 +21,13 @@ class CameraPath:
     def __init__(self) -> None:
         self.positions: list[list[float]] = []  # m, in the frame of the map
         self.up = np.zeros(3)  # sum of the unit vectors that pointed up in the images
-        self._count, self._step = 0, 1  # frames; of every so many one is kept
+        self.frames, self._step = 0, 1  # in the map; of every so many one is kept
 
     def add(self, T_world_camera: np.ndarray) -> None:
         """The camera of a frame that is in the map."""
-        if self._count % self._step == 0:
+        if self.frames % self._step == 0:
             self.positions.append([round(x, 3) for x in T_world_camera[:3, 3].tolist()])
-        self._count += 1
+        self.frames += 1
         self.up -= T_world_camera[:3, 1]
         self._thin()
 
@@ -35,7 +35,7 @@ class CameraPath:
         """The way of this camera, and then that of another in the same frame."""
         both = CameraPath()
         both.positions, both.up = [*self.positions, *other.positions], self.up + other.up
-        both._count, both._step = self._count + other._count, max(self._step, other._step)
+        both.frames, both._step = self.frames + other.frames, max(self._step, other._step)
         both._thin()
         return both
 
@@ -45,7 +45,7 @@ class CameraPath:
 
     def note(self) -> dict[str, Any]:
         """All of it, as JSON."""
-        thinned = {"count": self._count, "step": self._step}
+        thinned = {"count": self.frames, "step": self._step}
         return {"positions": list(self.positions), "up": self.up.tolist(), **thinned}
 
     @classmethod
@@ -59,6 +59,6 @@ class CameraPath:
         except (KeyError, TypeError, ValueError):
             return path
         if np.isfinite(positions).all() and np.isfinite(up).all() and min(count, step) > 0:
-            path.positions, path.up, path._count, path._step = positions.tolist(), up, count, step
+            path.positions, path.up, path.frames, path._step = positions.tolist(), up, count, step
             path._thin()
         return path
