@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from browser import colored, field, free_port, glowing, open_browser, until, visit
 from color_encoder import ColorEncoder
+from PIL import Image
 
+from radseg_ros.cli.view import main
 from radseg_ros.config import Config, with_options
 from radseg_ros.datatypes import Frame
 from radseg_ros.encoders.protocol import ENCODERS
@@ -175,3 +177,40 @@ def test_it_works_on_the_width_of_a_phone(shown, browser):
         until(lambda: len(colored(tab, RED)) > 50)
         wide = tab.evaluate("document.documentElement.scrollWidth")
         assert wide <= 390
+
+
+@pytest.mark.slow
+def test_a_screenshot_is_saved_by_the_browser(shown, browser, tmp_path):
+    _, url = shown
+    with visit(browser, url) as tab:
+        until(lambda: len(colored(tab, RED)) > 200)
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name="Screenshot").click()
+        download.value.save_as(tmp_path / "map.png")
+    picture = np.asarray(Image.open(tmp_path / "map.png").convert("RGB")).astype(int)
+    assert (np.abs(picture - RED) < 50).all(2).sum() > 200
+
+
+def test_nothing_of_it_is_shared_with_the_world(shown):
+    from viser import _messages
+
+    page, _ = shown
+    asked = (_messages.ShareUrlRequest, _messages.ShareUrlDisconnect)
+    assert not page._server._websock_server._incoming_handlers.keys() & {*asked}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["{tmp}/none.radmap"], "there is no map file"),
+        (["{tmp}/text.radmap"], "is damaged, incomplete, or not a map"),
+        (["{tmp}/wall.radmap", "--host", "192.0.2.1"], "is no address of this machine"),
+        (["{tmp}/wall.radmap", "--port", "0"], "--port is in 1..65535"),
+        (["{tmp}/wall.radmap", "--set", "query.treshold=1"], "did you mean query.threshold"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(live, tmp_path, capsys, words, told):
+    (tmp_path / "text.radmap").write_text("hello")
+    assert main([word.format(tmp=tmp_path) for word in words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("radseg-view: ") and error.count("\n") == 1 and told in error

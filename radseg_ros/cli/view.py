@@ -63,10 +63,11 @@ def command(options: argparse.Namespace) -> int:
     from ..view.page import Page
     from ..view.server import serve
 
-    ending = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.set())
-    with source_of(options, given) as source, serve(options.host, options.port) as (server, url):
+    with (
+        told_to_end() as ending,
+        source_of(options, given) as source,
+        serve(options.host, options.port) as (server, url),
+    ):
         page = Page(source, server)
         try:
             print(f"{source.name}: {url} (Ctrl-C ends)", flush=True)
@@ -78,6 +79,19 @@ def command(options: argparse.Namespace) -> int:
         finally:
             page.close()
     return 0
+
+
+@contextmanager
+def told_to_end() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    ending = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: ending.set()) for number in numbers}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
