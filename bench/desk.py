@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +122,20 @@ def kill_often(options: argparse.Namespace, given: dict[str, Any], folder: Path)
 
     whole, out = folder / "whole.radmap", folder / "killed.radmap"
     task = {"out": str(whole), "given": given, "reading": READING, "resume": False}
-    seconds = map_recording(str(options.recording), task)["seconds"]
+    map_recording(str(options.recording), task)
     program = [sys.executable, "-m", "radseg_ros.cli.map", str(options.recording), "-o", str(out)]
     sets = [w for text in (*options.set, "map.autosave_period=0.0005") for w in ("--set", text)]
     program += ["--resume", "--encoder", options.encoder, *sets]
     chance, begun = random.Random(0), []
     for number in range(options.kills):
+        before = out.stat().st_mtime_ns if out.exists() else 0
         process = subprocess.Popen(program, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        # time to load the encoder, and then some: few kills come before the first save
-        try:
-            process.wait(chance.uniform(4, 8 + seconds / options.kills))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        while process.poll() is None and not (out.exists() and out.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        with suppress(subprocess.TimeoutExpired):  # in a frame, or in the next save
+            process.wait(chance.uniform(0, 0.5))
+        process.kill()
+        process.wait()
         used = 0
         if out.exists():
             load_map(out)
