@@ -38,7 +38,7 @@ HIGH, LOW, NEAREST = 48.0, 32.0, 5.0  # degrees over a map and over a thing; m a
 NEAR = 0.2  # m around a click that is asked what is there
 LABELS_HERE = ("wall", "floor", "ceiling", "table", "chair", "sofa", "lamp", "plant", "picture",
                "door", "window", "cabinet", "shelf", "person", "box")  # fmt: skip
-CHOOSE = "..."
+CHOOSE, MOST_KNOWN = "...", 50
 TRUE, ANSWER, LABELS = "true colours", "what was asked", "labels"
 THING, PATH = (20, 110, 190), (230, 90, 30)
 PALE = 0.5  # share of grey in the colours of what was not asked for
@@ -213,7 +213,8 @@ class Page:
         self._draw()
 
     def _suggest(self) -> None:
-        known = list(dict.fromkeys([CHOOSE, *self._asked[::-1], *self.source.suggestions()]))[:50]
+        offered = self.source.suggestions() or LABELS_HERE
+        known = list(dict.fromkeys([CHOOSE, *self._asked[::-1], *offered]))[:MOST_KNOWN]
         if tuple(known) != tuple(self.suggested.options):
             self.suggested.options = tuple(known)
 
