@@ -211,12 +211,8 @@ def test_no_pickle_hub_or_remote_code():
         "radseg_ros.cli.text",
         "radseg_ros.cli.segment",
         "radseg_ros.cli.map",
-        "radseg_ros.cli.info",
-        "radseg_ros.cli.export",
-        "radseg_ros.cli.merge",
         "radseg_ros.cli.query",
         "radseg_ros.cli.view",
-        "radseg_ros.cli.doctor",
         "eval3d",
     ],
 )
