@@ -17,14 +17,14 @@ from PIL import Image
 
 from radseg_ros.cli.view import main
 from radseg_ros.config import Config, with_options
-from radseg_ros.datatypes import Frame
+from radseg_ros.datatypes import Cloud, Frame, InputError
 from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.live_map import LiveMap
 from radseg_ros.mapper import Mapper
 from radseg_ros.view.page import Page
 from radseg_ros.view.saved_map import open_map
 from radseg_ros.view.server import refusal, serve
-from radseg_ros.view.source import FileSource
+from radseg_ros.view.source import Camera, FileSource, Reply
 from radseg_ros.voxels.camera_path import CameraPath
 
 K = np.array([[80.0, 0, 63.5], [0, 80, 47.5], [0, 0, 1]])
@@ -214,3 +214,42 @@ def test_what_cannot_be_shown_is_one_line(live, tmp_path, capsys, words, told):
     assert main([word.format(tmp=tmp_path) for word in words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("radseg-view: ") and error.count("\n") == 1 and told in error
+
+
+class Growing:
+    """A source of nothing, at first."""
+
+    name, threshold, voxel_size, shown = "growing", 0.5, 0.1, 0
+
+    def version(self) -> int:
+        return self.shown
+
+    def voxels(self) -> Cloud:
+        xyz = np.arange(3 * self.shown, dtype=np.float32).reshape(-1, 3) / 10
+        n, many = len(xyz), np.full(self.shown, 9, np.float32)
+        return Cloud(xyz, np.full((n, 3), 99, np.uint8), np.full(n, -1, np.int32), 0 * many, many)
+
+    def camera(self) -> Camera:
+        return Camera(np.zeros((0, 3)), np.array([0.0, 0.0, 1.0]))
+
+    def about(self) -> str:
+        return f"{self.shown} voxels"
+
+    def suggestions(self) -> list[str]:
+        return []
+
+    def ask(self, labels: list[str], threshold: float) -> Reply:
+        raise InputError("there is nothing to ask")
+
+
+def test_a_page_begins_with_nothing_and_grows():
+    pytest.importorskip("viser", reason="the extra [view] is not installed")
+    source = Growing()
+    with page_of(source) as (page, _):
+        assert len(page.drawn.faces) == 0
+        source.shown = 5
+        until(lambda: len(page.drawn.cells) == 5)
+        page.text.value = "sofa"
+        until(lambda: "there is nothing to ask" in page._answer.content)
+        source.shown = 0
+        until(lambda: len(page.drawn.faces) == 0)

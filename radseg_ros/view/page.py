@@ -66,7 +66,8 @@ class Page:
         self.source, self._server = source, server
         self.drawn: Drawn | None = None
         self.reply: Reply | None = None  # to the text in the box
-        self.labelled: Reply | None = None  # to the set of labels
+        self.labelled: Reply | None = None  # to the set of labels, which are
+        self.labels_shown: list[str] = []
         self.things: list[Any] = []  # handles of boxes and their texts
         self.told_here: list[tuple[str, float]] = []
         self._camera = Camera(np.zeros((0, 3)), np.array([0.0, 0.0, 1.0]))
@@ -189,12 +190,10 @@ class Page:
         if first:
             self._server.scene.set_up_direction(tuple(self._camera.up.tolist()))
         self._set_heights(self._cloud)
-        if self.text.value.strip():
-            self._ask_again()
-        if self.labelled is not None:
-            self._label()
         self._shape()
         self._draw_lines()
+        if self.text.value.strip() or self.labelled is not None:
+            self._want("ask again", self._ask_again)
         if first:
             for client in self._server.get_clients().values():
                 self._look_in(client)
@@ -264,6 +263,7 @@ class Page:
             self.labelled, self._legend.content = None, ""
         else:
             self.labelled = self.source.ask(labels, float(self.threshold.value))
+            self.labels_shown = labels
             label = self.labelled.cloud.label
             count = np.bincount(label[label >= 0], minlength=len(labels))
             shares = count / max(len(label), 1)
@@ -297,7 +297,7 @@ class Page:
             return np.where(dark, PALE * glow + (1 - PALE) * cells.rgb, glow)
         if self.colors.value == LABELS and self.labelled is not None:
             _, label = cells.best(self.labelled.cloud)
-            chosen = palette(len(self.label_set()) + 1)[label]
+            chosen = palette(len(self.labels_shown))[label]
             return np.where(label[:, None] >= 0, chosen, UNKNOWN_DIM * cells.rgb + 60)
         return cells.rgb
 
@@ -315,7 +315,8 @@ class Page:
         faces = self._faces.of((height >= low) & (height <= high))
         rgb = self._colors(cells)
         if not len(faces):
-            scene.remove_by_name("/map")
+            if self.drawn is not None and self.drawn.sent:
+                scene.remove_by_name("/map")
             self.drawn = Drawn(cells, faces, rgb, 0)
             return
         data = squares(faces.corners(cells), rgb[faces.cell] * faces.shade[:, None])
