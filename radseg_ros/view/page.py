@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 POLL = 0.5  # s between two looks whether the map has changed
 TYPING = 0.7  # s without another letter after which a text is asked for
 BYTES_PER_SECOND = 20e6  # that a growing map may send
+REST = 2.0  # times as long as a growing map was drawn it is left alone
 MOST_SENT = 60_000_000  # bytes at once
 HIGH, LOW, NEAREST = 48.0, 32.0, 5.0  # degrees over a map and over a thing; m away from it
 NEAR = 0.2  # m around a click that is asked what is there
@@ -183,7 +184,7 @@ class Page:
 
     def _refresh(self) -> None:
         """The map has changed: fetch it, and ask again."""
-        source, self._version = self.source, self.source.version()
+        source, self._version, begun = self.source, self.source.version(), time.monotonic()
         first, self._cloud = self._cloud is None, source.voxels()
         self._camera = source.camera()
         self._suggest()
@@ -194,6 +195,8 @@ class Page:
         self._draw_lines()
         if self.text.value.strip() or self.labelled is not None:
             self._want("ask again", self._ask_again)
+        now = time.monotonic()
+        self._busy_until = max(self._busy_until, now + REST * (now - begun))
         if first:
             for client in self._server.get_clients().values():
                 self._look_in(client)
