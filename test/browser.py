@@ -44,12 +44,13 @@ def free_port() -> int:
 @contextmanager
 def open_browser() -> Iterator[Any]:
     """Chromium; skips the test where there is none."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed (extra [test])"
-    )
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("playwright is not installed (extra [test])")
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine (apt install chromium)")
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
         browser.close()
