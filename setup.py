@@ -84,6 +84,7 @@ setup(
     packages=find_packages(include=[package_name, f"{package_name}.*", "eval3d", "eval3d.*"]),
     package_data={
         package_name: ["py.typed"],
+        f"{package_name}.language.words": ["*.txt"],
         "eval3d": ["py.typed"],
         "eval3d.classes": ["*.tsv"],
     },

@@ -28,8 +28,8 @@ import rclpy
 from sensor_msgs.msg import PointCloud2
 
 from radseg_ros.answers.cloud import semantic_cloud
-from radseg_ros.answers.objects import relevancy
 from radseg_ros.answers.packed import POINT, PackedCloud, pack
+from radseg_ros.answers.scores import relevancy
 from radseg_ros.ros import messages
 from radseg_ros.ros.clouds import LATCHED
 from radseg_ros.voxels.view import MapView

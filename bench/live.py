@@ -71,6 +71,14 @@ class HeadOnly:
 
     embed_prompts = embed_labels
 
+    def embed_meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As ``embed_labels``."""
+        return self.embed_labels(texts)
+
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """None: answers are not calibrated."""
+        return []
+
 
 class NoHead(HeadOnly):
     """The vectors of its texts are short, and projecting is leaving out."""

@@ -20,9 +20,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from radseg_ros.answers.objects import find_objects
+from radseg_ros.answers.objects import find_objects, make_object
 from radseg_ros.config import QueryConfig
-from radseg_ros.datatypes import FoundObject, MapGeometry
+from radseg_ros.datatypes import MapGeometry, SemanticObject
 
 VOXEL_SIZE = 0.05  # m
 ROOM = np.array([140, 56, 120])  # voxels
@@ -41,32 +41,29 @@ def rooms(voxels: int) -> tuple[MapGeometry, np.ndarray]:
     scores = rng.uniform(RULES.threshold, 1, voxels).astype(np.float32)
     whole, stamps = torch.from_numpy(index), torch.zeros(voxels, dtype=torch.int64)
     xyz = (whole * VOXEL_SIZE).float()
-    geometry = MapGeometry(whole, xyz, xyz, xyz[:, 0], stamps, stamps, VOXEL_SIZE)
+    views = stamps.int() + 1
+    geometry = MapGeometry(whole, xyz, xyz, xyz[:, 0], views, stamps, stamps, VOXEL_SIZE)
     return geometry, scores
 
 
-def by_k_d_tree(geometry: MapGeometry, scores: np.ndarray) -> tuple[FoundObject, ...]:
+def by_grid(geometry: MapGeometry, scores: np.ndarray) -> tuple[SemanticObject, ...]:
+    """Ours."""
+    return find_objects("room", geometry, scores, RULES)
+
+
+def by_k_d_tree(geometry: MapGeometry, scores: np.ndarray) -> tuple[SemanticObject, ...]:
     """The straightforward way."""
-    xyz, last_seen = geometry.xyz.numpy().astype(np.float64), geometry.last_seen_ns.numpy()
+    xyz = geometry.xyz.numpy().astype(np.float64)
     pairs = cKDTree(xyz).query_pairs(RULES.max_gap, output_type="ndarray")
     edges = (np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1]))
     graph = coo_matrix(edges, shape=(len(xyz), len(xyz)))
     group = connected_components(graph, directed=False)[1]
     order = np.argsort(group, kind="stable")
-    found = []
-    for some in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        points, weight = xyz[some], scores[some].astype(np.float64)
-        centre, size = weight @ points / weight.sum(), np.ptp(points, axis=0)
-        found.append(
-            FoundObject(
-                centre=tuple(centre.tolist()),
-                size=tuple(size.tolist()),
-                score=float(weight.max()),
-                voxels=len(some),
-                last_seen_ns=int(last_seen[some].max()),
-            )
-        )
-    found = [each for each in found if each.voxels >= RULES.min_voxels]
+    found = [
+        make_object("room", geometry, scores, some, float(np.sort(scores[some])[-RULES.min_voxels]))
+        for some in np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+        if len(some) >= RULES.min_voxels
+    ]
     found.sort(key=lambda each: (-each.score, -each.voxels, each.centre))
     return tuple(found[: RULES.max_objects])
 
@@ -74,7 +71,7 @@ def by_k_d_tree(geometry: MapGeometry, scores: np.ndarray) -> tuple[FoundObject,
 def ours(voxels: int) -> Callable[[], object]:
     """For ``measure.peak_memory``."""
     geometry, scores = rooms(voxels)
-    return lambda: find_objects(geometry, scores, RULES)
+    return lambda: by_grid(geometry, scores)
 
 
 def theirs(voxels: int) -> Callable[[], object]:
@@ -94,13 +91,13 @@ def main() -> None:
     sizes = (options.voxels, 2 * options.voxels)
     worlds = [rooms(size) for size in sizes]
     (geometry, scores), (twice, twice_scores) = worlds
-    found, expected = find_objects(geometry, scores, RULES), by_k_d_tree(geometry, scores)
+    found, expected = by_grid(geometry, scores), by_k_d_tree(geometry, scores)
     same = [each.voxels for each in found] == [each.voxels for each in expected]
     print(f"{options.voxels} voxels; {len(found)} objects, the same as by the tree: {same}")
     sides = {
-        "ours": lambda: find_objects(geometry, scores, RULES),
+        "ours": lambda: by_grid(geometry, scores),
         "tree": lambda: by_k_d_tree(geometry, scores),
-        "twice": lambda: find_objects(twice, twice_scores, RULES),
+        "twice": lambda: by_grid(twice, twice_scores),
     }
     took = measure.in_turns(sides, options.rounds)
     mine, tree, double = (took[side].wall for side in sides)

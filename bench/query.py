@@ -101,7 +101,7 @@ def touch(world: VoxelMap, slots: torch.Tensor) -> None:
     """What a frame does to the voxels that it hits."""
     hits, stamps = torch.ones_like(slots), torch.zeros_like(slots)
     colors = torch.zeros(len(slots), 3, dtype=torch.float64)
-    rows = {"hits": hits, "rgb_sum": colors}
+    rows = {"hits": hits, "views": hits.int(), "rgb_sum": colors}
     rows |= {name: stamps for name in ("first_seen_ns", "last_seen_ns", "seen_at")}
     world.table.add(slots, rows, lambda a, b: torch.randn(b - a, world.channels))
 

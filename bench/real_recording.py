@@ -8,8 +8,8 @@
 The recording is a folder with color/, depth/, pose/, intrinsics.txt and box_labels.json. The frames
 with labels are left out of the map. Truth: a map voxel has a label when a pixel with valid depth
 inside a box of that label falls into it. Ranked are the voxels that have any label (what was not
-labelled is not known to be wrong), by the cosine with the label's text: what
-``radseg_ros.answers.objects`` ranks by. Chance is the share of a label's voxels among all labelled
+labelled is not known to be wrong), by the cosine with the label's text: what all modes of
+``radseg_ros.answers.scores`` start from. Chance is the share of a label's voxels among all labelled
 ones. A label whose boxes hold no mapped depth cannot be ranked: it is named, left out of the mean,
 and counted as 0 in the mean over all labels.
 
@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from radseg_ros.answers.objects import cosine
+from radseg_ros.answers.scores import cosine
 from radseg_ros.config import Config, MapConfig, parse_assignments, to_dict, with_options
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.encoders.protocol import make_encoder

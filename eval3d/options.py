@@ -31,6 +31,9 @@ class OracleConfig(Options):
     patch: int = option(
         1, "px of the working resolution per patch; 1 = every pixel, 16 = as coarse as a ViT", low=1
     )
+    similarity: float = option(
+        0.3, "cosine of a phrase that is none of the classes with one of them", low=0, high=1
+    )
 
 
 @dataclass(frozen=True, slots=True)

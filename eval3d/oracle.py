@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from radseg_ros.datatypes import FeatureMap, LanguageError
+from radseg_ros.datatypes import FeatureMap
 
 from .datasets.scene import nearest_resize
 
@@ -22,7 +22,9 @@ class OracleEncoder:
     """One direction per class; a patch gets the direction of the label at its centre, plus noise.
 
     ``look`` shows it the label image of the frame that comes next. Patches without a label get a
-    zero vector.
+    zero vector. A phrase that is none of the classes gets a direction of its own, always the same:
+    as similar to one of the classes as ``similarity`` says, and to the others by chance (a standard
+    deviation of 1 / sqrt(D)).
 
     Args:
         names: the classes, in order of their labels.
@@ -30,6 +32,7 @@ class OracleEncoder:
             signal).
         patch: px of the working resolution per patch.
         seed: of the noise; it also depends on the frame's number, never on the order of the frames.
+        similarity: cosine of an unknown phrase with one of the classes, 0..1.
     """
 
     checkpoint_hash = language = ""
@@ -39,11 +42,17 @@ class OracleEncoder:
     background: tuple[str, ...] = ("something else",)
 
     def __init__(
-        self, names: Sequence[str], noise: float = 0.0, patch: int = 1, seed: int = 0
+        self,
+        names: Sequence[str],
+        noise: float = 0.0,
+        patch: int = 1,
+        seed: int = 0,
+        similarity: float = 0.3,
     ) -> None:
         self.noise = noise
         self.patch = patch
         self.seed = seed
+        self.similarity = similarity
         self.device = torch.device("cpu")
         self.channels = self.language_channels = -(-(len(names) + len(self.background)) // 16) * 16
         identity = hashlib.sha256(repr((tuple(names), patch, seed)).encode()).hexdigest()[:8]
@@ -85,16 +94,30 @@ class OracleEncoder:
         return vectors
 
     def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
-        """(Q, D) directions of the classes.
-
-        Raises:
-            LanguageError: a text that is not one of the classes.
-        """
-        unknown = sorted(set(labels) - set(self._directions))
-        if unknown:
-            raise LanguageError(f"the oracle knows its classes only, not {', '.join(unknown)}")
-        return torch.from_numpy(np.stack([self._directions[label] for label in labels]))
+        """(Q, D) directions of the classes, or of phrases that are none."""
+        return torch.from_numpy(np.stack([self._direction(label) for label in labels]))
 
     def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """As ``embed_labels``."""
         return self.embed_labels(prompts)
+
+    def embed_meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As ``embed_labels``: it knows nothing of what goes with what."""
+        return self.embed_labels(texts)
+
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """All."""
+        return list(labels)
+
+    def _direction(self, phrase: str) -> np.ndarray:
+        """(D,) float32 unit vector."""
+        known = self._directions.get(phrase)
+        if known is not None:
+            return known
+        digest = hashlib.sha256(f"{self.seed} {phrase}".encode()).digest()
+        rng = np.random.default_rng(list(digest))
+        near = self._table[rng.integers(1, len(self._table))]
+        other = rng.normal(size=self.channels)
+        other -= (other @ near) * near
+        other *= (1 - self.similarity**2) ** 0.5 / np.linalg.norm(other)
+        return (self.similarity * near + other).astype(np.float32)

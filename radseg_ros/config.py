@@ -25,6 +25,7 @@ from .datatypes import ConfigError, brief
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
 SPACES = ("backbone", "language", *LABELLED_SPACES)
+MODES = ("calibrated", "relevancy", "softmax", "cosine")  # what a score means
 MAX_CAMERAS = 8
 MAX_CAMERA_NAME = 60  # characters
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
@@ -385,16 +386,27 @@ class QueryConfig(Options):
 
     PREFIX: ClassVar[str] = "query."
 
-    threshold: float = option(
-        0.5,
-        "0..1; a voxel answers a text when it prefers the text to every background text at this "
-        "odds",
-        low=0,
-        high=1,
+    mode: str = option(
+        "calibrated",
+        "what a score means: calibrated (the probability that the thing is there, measured by what "
+        "everyday names get in the same map), relevancy (odds against the background texts), "
+        "softmax (share among the texts of the question), or cosine",
+        choices=MODES,
         live=True,
+    )
+    threshold: float = option(
+        0.5, "0..1; a voxel that scores at least this answers a text", low=0, high=1, live=True
     )
     background: list[str] = option(
         [], "texts that a query must beat; empty = the encoder's own", live=True
+    )
+    hysteresis: float = option(
+        1.0,
+        "an object consists of voxels that reach this share of query.threshold; query.min_voxels "
+        "of them reach all of it",
+        low=0,
+        high=1,
+        live=True,
     )
     min_voxels: int = option(3, "smaller groups of voxels are not objects", low=1, live=True)
     max_objects: int = option(10, "objects per text, best first", low=1, live=True)

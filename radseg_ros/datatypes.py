@@ -232,6 +232,7 @@ class MapGeometry:
     xyz: torch.Tensor  # (M, 3) float32, metres, centre in the world frame
     rgb: torch.Tensor  # (M, 3) float32 in [0, 1]
     hits: torch.Tensor  # (M,) float32, number of points
+    views: torch.Tensor  # (M,) int32, number of frames
     first_seen_ns: torch.Tensor  # (M,) int64
     last_seen_ns: torch.Tensor  # (M,) int64
     voxel_size: float  # metres
@@ -260,31 +261,59 @@ class MapChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundObject:
-    """One connected group of voxels that answers a query. World frame, metres."""
+class OrientedBox:
+    """A box that stands upright and is turned about the z axis of the world. Metres."""
 
-    centre: tuple[float, float, float]  # score-weighted mean of its voxels
-    size: tuple[float, float, float]  # extent along the world axes
-    score: float  # highest score of its voxels, 0..1
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]  # length, width (not longer than it), height
+    yaw: float  # rad in [-pi/2, pi/2), from the x axis of the world to the length
+
+
+@dataclass(frozen=True, slots=True)
+class Viewpoint:
+    """Where a camera has stood that saw a thing. World frame."""
+
+    position: tuple[float, float, float]  # m, of the camera
+    yaw: float  # rad, about z, in which the thing is
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticObject:
+    """One connected group of voxels that answers a text. World frame, metres.
+
+    Its boxes hold its voxels whole: what is one voxel thick is as thick as a voxel.
+    """
+
+    label: str
+    score: float  # 0..1: the most that query.min_voxels of its voxels reach; compare thresholds
+    centre: tuple[float, float, float]  # middle of the box along the world axes
+    size: tuple[float, float, float]  # of that box
+    peak: tuple[float, float, float]  # score-weighted mean of its voxels
+    box: OrientedBox  # of those that are turned about z the smallest
     voxels: int
+    hits: int  # points in them
+    views: int  # frames: the most that any one of its voxels was hit by
+    mean_score: float  # of its voxels
+    best_score: float  # of any one voxel
+    first_seen_ns: int  # first and last frame that hit any of its voxels
     last_seen_ns: int
+    id: int = 0  # the same thing keeps it from question to question; 0 = it is not followed
+    missing_since_ns: int = 0  # frame by which its place had been looked through; 0 = it is there
+    viewpoint: Viewpoint | None = None  # None = not known
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the map knows about one text. ``objects`` is empty when nothing was found.
-
-    Best first.
-    """
+    """What the map knows about one text: objects, best first, and then those that are missing."""
 
     label: str
     best_score: float  # highest score anywhere in the map, 0..1; 0 for an empty map
-    objects: tuple[FoundObject, ...]
+    objects: tuple[SemanticObject, ...]
 
     @property
     def found(self) -> bool:
-        """Whether at least one object scored above the threshold."""
-        return bool(self.objects)
+        """Whether any object is where it was seen."""
+        return any(not thing.missing_since_ns for thing in self.objects)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

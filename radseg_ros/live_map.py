@@ -18,8 +18,17 @@ import torch
 
 from .answers.packed import PackedCloud
 from .answers.result import QueryResult
+from .answers.tracks import Tracks
 from .config import Config
-from .datatypes import Cloud, InputError, MapFileError, NotReadyError, check_texts
+from .datatypes import (
+    Cloud,
+    Frame,
+    InputError,
+    MapFileError,
+    NotReadyError,
+    SemanticObject,
+    check_texts,
+)
 from .device import with_memory
 from .frames.assemble import Assembler, Observation
 from .frames.drops import DropCounts, Unusable
@@ -27,6 +36,7 @@ from .frames.keyframes import KeyFrames
 from .frames.ledger import IMAGES, Account, input_name
 from .mapper import Mapper
 from .voxels.camera_path import CameraPath
+from .voxels.carving import depth_beyond
 from .voxels.map_file import MapIdentity, read_header
 from .voxels.voxel_map import VoxelMap
 from .worker import LatestWorker
@@ -36,6 +46,7 @@ logger = logging.getLogger(__name__)
 IDLE_PERIOD = 0.2  # s between two looks whether there is anything to do ahead
 AHEAD_ROWS = 512  # voxels at a time
 CLOUD_TIME = 0.5  # s that vectors are made for a published cloud; others follow with the next one
+NEARLY_ALL = 0.9  # share of the voxels that must answer, or nothing is learnt about objects
 RENEWAL = 0.5  # s that a question spends on voxels that changed since they were last projected
 BUSY = "frame replaced by a newer one while the encoder was busy (node.backlog)"
 CLOSED = "frame that came when the map was closed"
@@ -119,6 +130,7 @@ class LiveMap:
         self._saved_version = 0
         self._camera = CameraPath()
         self._pending: PendingMap | None = None
+        self._tracks = Tracks()
         self._closing = threading.Event()
         self._ahead = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         self._paused = False
@@ -249,6 +261,7 @@ class LiveMap:
             if epoch != self._epoch:
                 raise Unusable(self._epoch_reason)
             stats = with_memory(lambda: mapper.fuse(*prepared))
+            self._look(prepared[0])
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
@@ -259,6 +272,15 @@ class LiveMap:
                 self._stamp_ns = observation.match.stamp_ns
                 self._camera.add(observation.match.T_world_camera)
                 self._assembler.used(observation.camera)
+
+    def _look(self, frame: Frame) -> None:
+        """Whether a frame shows the things that were found, or what is behind them."""
+        options = self.config.map
+
+        def beyond(xyz: np.ndarray) -> np.ndarray:
+            return depth_beyond(torch.from_numpy(xyz), frame, options.voxel_size).numpy()
+
+        self._tracks.look(frame, beyond, options.carve_margin)
 
     # Out
 
@@ -325,6 +347,10 @@ class LiveMap:
         Vectors that are only a little old are renewed for half a second and then taken as they are:
         frames may change more than can be projected before the next ones come.
 
+        Objects are followed from then on (:class:`Tracks`): they keep their ids, and are missing
+        once frames have looked through their places. Where a time limit leaves much of the map
+        out, only those that are known already have ids.
+
         Args:
             threshold, max_objects: instead of those of the configuration.
             time_limit: s; see :meth:`Mapper.query`.
@@ -338,7 +364,9 @@ class LiveMap:
         given = {name: value for name, value in changes.items() if value is not None}
         rules = dataclasses.replace(self.config.query, **given)
         names = [text.strip() for text in texts]
-        return self.mapper.query(names, rules, prompts, time_limit, RENEWAL)
+        tracks = self._tracks  # those of the map that is asked
+        result = self.mapper.query(names, rules, prompts, time_limit, RENEWAL)
+        return dataclasses.replace(result, tracks=tracks, whole=result.covered >= NEARLY_ALL)
 
     def cloud(self, labels: Sequence[str] = ()) -> Cloud:
         """Every voxel with its best label; without labels, the map in its true colours."""
@@ -374,7 +402,7 @@ class LiveMap:
         """
         if labels:
             check_texts(labels)
-            self.mapper.space.scorer(labels, self.config.query)
+            self.mapper.space.text_vectors(labels)
 
     def configure(self, config: Config) -> None:
         """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""
@@ -524,7 +552,8 @@ class LiveMap:
     def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> int:
         """Forget the voxels whose centres are in a box (m, borders included); return how many.
 
-        They come back if they are seen again, also by a frame that is being encoded.
+        They come back if they are seen again, also by a frame that is being encoded. Objects whose
+        centres are in the box are not followed any more.
 
         Raises:
             NotReadyError: the encoder is still loading.
@@ -537,13 +566,25 @@ class LiveMap:
             )
         with self._turn:
             removed = mapper.clear_box(lowest, highest)
+            self._tracks.clear_box(lowest, highest)
             with self._state:
                 self._version += removed > 0
         return removed
 
+    def forget_object(self, id: int) -> SemanticObject:
+        """Take an object out of the answers until newer frames show it; return what was known.
+
+        Its voxels stay in the map, and answer other texts.
+
+        Raises:
+            InputError: no object of this id is followed.
+        """
+        return self._tracks.forget(id)
+
     def _begin_anew(self, reason: str, forget_frame: bool = False) -> None:
         """Make everything that was received so far worthless. Called with both locks held."""
         self._pending = None
+        self._tracks = self._tracks.anew()
         self._epoch += 1
         self._epoch_reason = reason
         for keyframes in self._keyframes.values():

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from .answers.cloud import rgb_cloud
 from .answers.result import QueryResult
+from .answers.scores import TYPICAL, Census, Presence, best_odds
 from .config import Config, QueryConfig, to_dict
 from .datatypes import (
     Cloud,
@@ -29,9 +30,9 @@ from .datatypes import (
 )
 from .encoders.protocol import Encoder
 from .geometry import resize_frame
-from .spaces import make_space
+from .spaces import GROWTH, Calibration, Scorer, make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
-from .voxels.view import MapView, scored_directly
+from .voxels.view import MapView, sampled_directly, scored_directly
 from .voxels.voxel_map import VoxelMap
 
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
@@ -75,12 +76,15 @@ class Mapper:
         self.config = config
         self.encoder = encoder
         self.space = make_space(config, encoder)
+        self.calibration = Calibration(self.space)
         self.timings = Timings()
         self.lock = threading.Lock()  # guards self.map
         self._answering = threading.Lock()  # see QueryResult.turn
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
         self.view = MapView(self.space.answer_vectors, self.space.answer_channels, self.space.exact)
+        self._shown_by: tuple[Hashable, int, Presence] | None = None  # see _shown
+        self._measured_at = -1  # the step of the view; what clouds show of before is out of date
         self.outline = MapView()  # what clouds in true colours are read from
 
     @property
@@ -121,6 +125,7 @@ class Mapper:
         prompts: bool = False,
         time_limit: float | None = None,
         renew: float = math.inf,
+        vectors: torch.Tensor | None = None,
     ) -> QueryResult:
         """How well every voxel answers each text.
 
@@ -136,33 +141,73 @@ class Mapper:
             renew: s in which the vectors of voxels that have changed since their last projection
                 are made again; after that a slightly older mean is good enough. Voxels without a
                 vector are not affected.
+            vectors: (Q, D) in the space of the texts, of any length, of what is looked for; the
+                texts are then only names for it.
 
         Raises:
-            InputError: texts that :func:`check_texts` refuses, too much at once, or another limit.
+            InputError: texts that :func:`check_texts` refuses, too much at once, another limit, or
+                vectors that cannot be used.
             LanguageError: a text cannot be embedded.
             ConfigError: the map stores probabilities and a text is not one of its labels.
         """
         deadline = _deadline(time_limit)
         check_texts(texts)
-        rules = rules or self.config.query
-        scorer = self.space.scorer(texts, rules, prompts)
+        rules = self.calibration.possible(rules or self.config.query)
+        if vectors is None:
+            wanted = self.space.text_vectors(texts, prompts)
+            asked: Hashable = tuple(texts)
+        else:
+            wanted = _check_vectors(vectors, len(texts), self.space.answer_channels)
+            asked = wanted.numpy().tobytes()
+        scorer = self.space.scorer(wanted, rules)
         source = self.map
         asked_of = len(source)
         _check_size(asked_of, len(texts))
         with self.timings.stage("score"):
             if self._may_keep(self.view, source):
                 self.view.catch_up(source, self.lock, deadline, renew)
-                question = (tuple(texts), prompts, tuple(rules.background))
+                question = (asked, prompts, rules.mode, tuple(rules.background))
                 size = source.voxel_size
                 geometry, scores = self.view.scored(size, scorer, len(texts), question)
             else:
                 geometry, scores = scored_directly(
                     source, self.lock, self.space.answer_vectors, scorer, len(texts), deadline
                 )
+            if rules.mode == "calibrated" and len(geometry):
+                named = (texts, prompts) if vectors is None else None
+                scores = self._presence(scores, rules, named).scores(scores)
         asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
         covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
         return QueryResult(
             tuple(texts), geometry, scores.cpu().numpy(), rules, covered, self._answering
+        )
+
+    def _presence(
+        self, odds: torch.Tensor, rules: QueryConfig, named: tuple[Sequence[str], bool] | None
+    ) -> Presence:
+        """What is known of each text in the map that is there now.
+
+        Args:
+            odds: (M, Q) of all its voxels, M >= 1.
+            named: the texts, and whether they are prompts; None = they say nothing.
+        """
+        census = self._census(rules)
+        context = torch.full(odds.shape[1:], TYPICAL)
+        if named is not None:
+            context = self.calibration.context(census, *named)
+        return census.presence(best_odds(odds), context)
+
+    def _census(self, rules: QueryConfig) -> Census:
+        source = self.map
+        if self.view.nbytes:
+            return self.calibration.census(
+                rules, self.view.sample, len(source), (id(source), self.view.step)
+            )
+        return self.calibration.census(
+            rules,
+            lambda most: sampled_directly(source, self.lock, self.space.answer_vectors, most),
+            len(source),
+            object(),
         )
 
     @torch.inference_mode()
@@ -207,12 +252,32 @@ class Mapper:
         check_texts(texts)
         _check_size(len(source), len(texts))
         if self._may_keep(self.view, source):
-            scorer = self.space.scorer(texts, self.config.query)
+            rules = self.calibration.possible(self.config.query)
+            scorer = self.space.scorer(self.space.text_vectors(texts), rules)
             missing = self.view.catch_up(source, self.lock, deadline)
+            presence = self._shown(texts, rules, scorer) if rules.mode == "calibrated" else None
+            if since < self._measured_at:
+                since = -1
             changes = self.view.changes(since, size, scorer, len(texts))
+            if presence is not None:
+                changes = dataclasses.replace(changes, scores=presence.scores(changes.scores))
             return dataclasses.replace(changes, missing=missing)
         result = self.query(texts)
         return _everything(result.geometry, torch.from_numpy(result.scores))
+
+    def _shown(self, texts: Sequence[str], rules: QueryConfig, scorer: Scorer) -> Presence | None:
+        """What a cloud of these texts is made by, kept until the map has grown; None = no voxel."""
+        key, voxels = (tuple(texts), tuple(rules.background)), len(self.map)
+        if not voxels:
+            return None
+        kept = self._shown_by
+        if kept is None or kept[0] != key or not 1 / GROWTH <= voxels / kept[1] <= GROWTH:
+            _, odds = self.view.scored(self.map.voxel_size, scorer, len(texts))
+            if not len(odds):
+                return None
+            kept = self._shown_by = (key, voxels, self._presence(odds, rules, (texts, False)))
+            self._measured_at = self.view.step
+        return kept[2]
 
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
@@ -232,6 +297,7 @@ class Mapper:
     def reset(self) -> None:
         """Forget the whole map."""
         with self.lock:
+            self._shown_by = None
             self.map.clear()
 
     def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> int:
@@ -281,6 +347,7 @@ class Mapper:
     def take(self, loaded: VoxelMap, merge: bool = False) -> None:
         """Go on with a map that ``read`` gave in place of this one, or add it to this one."""
         with self.lock:
+            self._shown_by = None
             if merge:
                 self.map.merge(loaded)
             else:
@@ -308,6 +375,23 @@ def _check_size(voxels: int, texts: int) -> None:
             f"{texts} labels over {voxels} voxels are too many at once: ask for "
             f"{max(1, MAX_SCORES // voxels)} at a time"
         )
+
+
+def _check_vectors(vectors: torch.Tensor, texts: int, channels: int) -> torch.Tensor:
+    """(Q, D) of any length -> of unit length.
+
+    Raises:
+        InputError: another shape, not finite, or of no length.
+    """
+    vectors = torch.as_tensor(vectors, dtype=torch.float32)
+    if vectors.shape != (texts, channels):
+        raise InputError(
+            f"a vector for each of {texts} texts has {channels} numbers here, got an array of "
+            f"shape {tuple(vectors.shape)}"
+        )
+    if not bool(torch.isfinite(vectors).all()) or not bool(vectors.any(1).all()):
+        raise InputError("a vector must be finite and of some length")
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 def _no_scores(vectors: torch.Tensor) -> torch.Tensor:

@@ -1,27 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a voxel stores, as a choice: backbone vectors, language vectors, or probabilities."""
+"""What a voxel stores, as a choice: backbone vectors, language vectors, or probabilities; and what
+its answers are measured by.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from .answers.objects import relevancy
+from .answers import scores
+from .answers.scores import BEST_VOXELS, SAMPLE, Census
 from .config import Config, QueryConfig, one_of
 from .datatypes import ConfigError, FeatureMap
 from .device import multiplies_bfloat16
 from .encoders.protocol import Encoder
 from .language.memory import TextMemory
+from .language.words import read_words
 from .segmentation.probabilities import probability_map
 from .segmentation.refine import make_refiner
 from .voxels.map_file import MapIdentity
 from .voxels.voxel_map import VoxelMap
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
+Sample = Callable[[int], torch.Tensor]  # up to so many voxels of the map -> (n, W) answer vectors
+logger = logging.getLogger(__name__)
+
+GROWTH = 1.1  # of a map, until clouds are measured anew: all of their points change then
+LEAST_NAMES = 100  # everyday names that a text must be compared with for a calibrated answer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Everyday:
+    """Names of everyday things: what a map's answers are calibrated by."""
+
+    vectors: torch.Tensor  # (V, D) unit vectors, as those of texts
+    meanings: torch.Tensor  # (V, E), see Encoder.embed_meanings
+
+
+def _by_cosine(similarity: torch.Tensor, background: torch.Tensor, scale: float) -> torch.Tensor:
+    del background, scale
+    return similarity.clamp(0, 1)
+
+
+_JUDGES = {
+    "calibrated": scores.log_odds,
+    "relevancy": scores.relevancy,
+    "softmax": scores.softmax,
+    "cosine": _by_cosine,
+}
 
 
 class Space(Protocol):
@@ -31,6 +64,7 @@ class Space(Protocol):
     identity: MapIdentity  # maps of different identity cannot be mixed
     answer_channels: int  # W, numbers that a voxel's answers are made of
     exact: bool  # whether answer vectors must be kept as they are
+    calibrates: bool  # whether answers may be calibrated, if there are everyday names
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) image at the working size -> (C, h, w)."""
@@ -40,19 +74,43 @@ class Space(Protocol):
         """(n, C) mean vectors of voxels -> (n, W), what texts are compared with."""
         ...
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """A function from (n, W) answer vectors to (n, Q) in 0..1: how well each answers each text.
-
-        What takes long (embedding) is done here, before the function is called.
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, W) what answer vectors are compared with.
 
         Args:
-            rules: name the texts of the background.
             prompts: take the texts as they are instead of as names of things.
 
         Raises:
             LanguageError: a text cannot be embedded.
-            ConfigError: the space has fixed labels and a text is not one of them, or there are no
-                background texts.
+            ConfigError: the space has fixed labels and a text is not one of them.
+        """
+        ...
+
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """A function from (n, W) answer vectors to (n, Q): how well each answers each text.
+
+        What takes long (embedding) is done here, before the function is called.
+
+        Args:
+            vectors: (Q, W) of :meth:`text_vectors`, or unit vectors from elsewhere.
+            rules: name the mode and the texts of the background. In mode ``calibrated`` the
+                function gives log odds, for :meth:`Census.probability`, otherwise scores in 0..1.
+
+        Raises:
+            LanguageError: a background text cannot be embedded.
+            ConfigError: there are no background texts.
+        """
+        ...
+
+    def everyday(self) -> Everyday | None:
+        """What answers are calibrated by; None = they cannot be."""
+        ...
+
+    def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, E) vectors that are compared with those of everyday names.
+
+        Raises:
+            LanguageError: a text cannot be embedded.
         """
         ...
 
@@ -64,7 +122,7 @@ class Space(Protocol):
 class Backbone:
     """Voxels store the encoder's vectors; they are projected when a question comes."""
 
-    exact = False
+    exact, calibrates = False, True
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -73,6 +131,10 @@ class Backbone:
         self.identity = _identity(encoder)
         _background(config.query, encoder)
         self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
+        self._meanings = TextMemory(
+            encoder.embed_meanings, lambda prompts: encoder.embed_meanings(prompts, prompts=True)
+        )
+        self._everyday: Everyday | None = None
         on_processor = encoder.device.type == "cpu" and multiplies_bfloat16()
         self._coarse = config.map.fast_projection and encoder.coarse_head and on_processor
 
@@ -88,17 +150,36 @@ class Backbone:
     def _unit_vectors(self, means: torch.Tensor) -> torch.Tensor:
         return normalize(self.encoder.project(means).float(), dim=1)
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
-        """Relevancy against the background texts."""
-        wanted = self._texts.vectors(texts, prompts)
-        both = torch.cat([wanted, self._texts.vectors(_background(rules, self.encoder))])
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """Unit vectors of the texts."""
+        return self._texts.vectors(texts, prompts)
 
-        def score(vectors: torch.Tensor) -> torch.Tensor:
-            similarity = vectors @ both.to(vectors.device, torch.float32).T
-            own, background = similarity.tensor_split([len(wanted)], dim=1)
-            return relevancy(own, background, self.encoder.logit_scale)
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+        """By cosines with the texts and with those of the background."""
+        background = self._texts.vectors(_background(rules, self.encoder))
+        both = torch.cat([vectors.to(background.device, background.dtype), background])
+        judge, scale = _JUDGES[rules.mode], self.encoder.logit_scale
+
+        def score(answers: torch.Tensor) -> torch.Tensor:
+            similarity = answers @ both.to(answers.device, torch.float32).T
+            own, against = similarity.tensor_split([len(vectors)], dim=1)
+            return judge(own, against, scale)
 
         return score
+
+    def everyday(self) -> Everyday | None:
+        """The everyday names that can be embedded now, if they are enough."""
+        if self._everyday is None:
+            names = self.encoder.at_hand(read_words("everyday"))
+            if len(names) < LEAST_NAMES:
+                return None
+            vectors = normalize(self.encoder.embed_labels(names).float(), dim=1)
+            self._everyday = Everyday(vectors, self.encoder.embed_meanings(names))
+        return self._everyday
+
+    def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As the encoder gives them, of unit length."""
+        return self._meanings.vectors(texts, prompts)
 
     def language_vectors(self, voxel_map: VoxelMap) -> torch.Tensor:
         """The answer vectors of all voxels, a copy, in float32."""
@@ -128,7 +209,7 @@ class Language(Backbone):
 class Probability:
     """Voxels store the probability of each label of a fixed set."""
 
-    exact = True
+    exact, calibrates = True, False
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -148,11 +229,22 @@ class Probability:
         """The probabilities themselves."""
         return means
 
-    def scorer(self, texts: Sequence[str], rules: QueryConfig, prompts: bool = False) -> Scorer:
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, L) which of the labels each text is."""
+        del prompts
+        return torch.eye(len(self.labels))[[self._column(text) for text in texts]]
+
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
         """The stored probabilities of those labels."""
-        del rules, prompts
-        columns = [self._column(text) for text in texts]
-        return lambda vectors: vectors[:, columns]
+        del rules
+        return lambda answers: answers @ vectors.to(answers.device, answers.dtype).T
+
+    def everyday(self) -> None:
+        """What is stored is a probability already."""
+
+    def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As ``text_vectors``."""
+        return self.text_vectors(texts, prompts)
 
     def language_vectors(self, voxel_map: VoxelMap) -> None:
         """There are none."""
@@ -177,6 +269,59 @@ SPACES: dict[str, type[Backbone] | type[Probability]] = {
 def make_space(config: Config, encoder: Encoder) -> Space:
     """The space that ``config.map.space`` names."""
     return SPACES[one_of("map.space", config.map.space, SPACES)](config, encoder)
+
+
+class Calibration:
+    """Turns what voxels answer into probabilities. Not thread safe, except that answers stay right.
+
+    Args:
+        space: says what everyday names are, and what texts mean.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._told = False
+        self._newest: tuple[Hashable, Census] | None = None
+
+    def possible(self, rules: QueryConfig) -> QueryConfig:
+        """The rules, with the mode that can be answered in.
+
+        Without the vectors of everyday names (no text tower and no file of ``radseg-text
+        --vocabulary``) answers are relevancies; it is said once.
+        """
+        if rules.mode != "calibrated" or self._space.everyday() is not None:
+            return rules
+        if not self._told and self._space.calibrates:
+            self._told = True
+            logger.warning(
+                "answers are not calibrated, but relevancies: the vectors of everyday names are "
+                "missing; write them once with radseg-text --vocabulary, where the text tower is"
+            )
+        return dataclasses.replace(rules, mode="relevancy")
+
+    def census(self, rules: QueryConfig, sample: Sample, voxels: int, moment: Hashable) -> Census:
+        """What everyday names get in the map.
+
+        Args:
+            rules: in mode ``calibrated``, and possible.
+            sample: gives voxels of the map.
+            voxels: M of the map, at least one.
+            moment: anything that is equal as long as the map has not changed.
+        """
+        key = (moment, tuple(rules.background))
+        newest = self._newest
+        if newest is None or newest[0] != key:
+            everyday = self._space.everyday()
+            assert everyday is not None
+            vectors = sample(SAMPLE)
+            odds = self._space.scorer(everyday.vectors, rules)(vectors)
+            best = round(BEST_VOXELS * len(vectors) / voxels)
+            newest = self._newest = (key, Census.take(odds, best, everyday.meanings))
+        return newest[1]
+
+    def context(self, census: Census, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q,) how well each text goes with what is in the map; see :meth:`Census.context`."""
+        return census.context(self._space.meanings(texts, prompts))
 
 
 def _background(rules: QueryConfig, encoder: Encoder) -> list[str]:

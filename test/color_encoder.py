@@ -59,3 +59,11 @@ class ColorEncoder:
         return torch.tensor(rows).reshape(-1, len(COLORS))
 
     embed_prompts = embed_labels
+
+    def embed_meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As ``embed_labels``."""
+        return self.embed_labels(texts)
+
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """None: answers are not calibrated."""
+        return []

@@ -18,7 +18,8 @@ def geometry() -> MapGeometry:
     xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0.5]])
     stamps = torch.zeros(3, dtype=torch.int64)
-    return MapGeometry(xyz.long(), xyz, rgb, torch.tensor([1.0, 5.0, 9.0]), stamps, stamps, 0.05)
+    hits, views = torch.tensor([1.0, 5.0, 9.0]), torch.ones(3, dtype=torch.int32)
+    return MapGeometry(xyz.long(), xyz, rgb, hits, views, stamps, stamps, 0.05)
 
 
 def test_true_colors_are_rgb_and_rounded(geometry):

@@ -27,7 +27,7 @@ def encoder():
 
 def score(encoder, rgb, texts):
     """(Q,) best score over the patches, by the rule of radseg_ros.answers.objects."""
-    from radseg_ros.answers.objects import cosine, relevancy
+    from radseg_ros.answers.scores import cosine, relevancy
 
     vectors = encoder.project(encoder.encode(rgb).data.flatten(1).T)
     texts, background = encoder.embed_labels(texts), encoder.embed_labels(encoder.background)

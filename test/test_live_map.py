@@ -513,6 +513,59 @@ def test_a_paused_map_counts_its_images_and_loses_no_pose(live):
     assert not status.paused and status.accounts["color"].received == 5
 
 
+def far_frame(ms: int) -> list:
+    """A frame that sees a wall at 3 m."""
+    depth = image(ms, "16UC1")
+    depth.data = np.full(12 * 16, 3000, "<u2").tobytes()
+    return [("color", image(ms)), ("depth", depth), ("pose", pose(ms))]
+
+
+def things(live: LiveMap) -> dict[int, float]:
+    """Ids of what is found -> s since when it is missing; everything answers."""
+    (answer,) = live.query(["red"], threshold=0.0).answers
+    return {thing.id: thing.missing_since_ns / 1e9 for thing in answer.objects}
+
+
+def test_things_keep_their_ids_are_missing_and_forgotten(live):
+    feed(live, *frames(100))
+    settle(live)
+    assert things(live) == {1: 0}
+    feed(live, *frames(200))
+    settle(live)
+    assert things(live) == {1: 0}
+    feed(live, *far_frame(300), *far_frame(400))
+    settle(live)
+    assert things(live) == {1: 0.4, 2: 0}, "the wall at 1 m was looked through"
+    assert live.forget_object(1).missing_since_ns == 400_000_000
+    assert things(live) == {2: 0}
+    with pytest.raises(InputError, match="no object has the id 1"):
+        live.forget_object(1)
+    feed(live, *frames(500))
+    settle(live)
+    assert things(live) == {2: 0, 3: 0}, "it is there again"
+
+
+def test_a_cleared_box_and_a_reset_forget_things(live, tmp_path):
+    feed(live, *frames(100), *far_frame(200))
+    settle(live)
+    live.save(tmp_path / "a.radmap")
+    assert set(things(live)) == {1, 2}
+    infinite = float("inf")
+    live.clear_box((-infinite,) * 3, (infinite, infinite, 2.0))
+    (kept,) = things(live)
+    live.load(tmp_path / "a.radmap", merge=True)
+    assert set(things(live)) == {kept}, "what was seen before the box was cleared is old"
+    live.load(tmp_path / "a.radmap")
+    assert set(things(live)) == {3, 4}
+    before = live.query(["red"], threshold=0.0)
+    live.reset()
+    assert {thing.id for thing in before.answers[0].objects} == {3, 4}
+    assert things(live) == {}
+    feed(live, *frames(300))
+    settle(live)
+    assert things(live) == {5: 0}
+
+
 def test_a_box_is_forgotten_and_comes_back_when_it_is_seen(live):
     feed(live, *frames(100))
     settle(live)

@@ -175,6 +175,12 @@ def rewrite(path: Path, change) -> None:
         lambda header, state: state["rgb_sum"].__setitem__((0, 0), 1e9),
         lambda header, state: state["seen_through"].__setitem__(0, -4),
         lambda header, state: state["hits"].__setitem__(0, 0),
+        lambda header, state: state["views"].__setitem__(0, 0),
+        lambda header, state: state["views"].__setitem__(0, 1 + int(state["hits"][0])),
+        lambda header, state: state.pop("views"),
+        lambda header, state: header.update(version=0),
+        lambda header, state: header.update(version=True),
+        lambda header, state: header.update(version="2"),
         lambda header, state: state["key"].__setitem__(0, -5),
         lambda header, state: state["key"].__setitem__(0, state["key"][1]),
         lambda header, state: state["vectors"].__setitem__((0, 0), torch.nan),
@@ -245,6 +251,8 @@ def test_files_of_earlier_versions_load(path):
         assert np.array_equal(snapshot.index.numpy()[order], content["index"])
         assert np.array_equal(snapshot.hits.numpy()[order], content["hits"])
         assert np.array_equal(snapshot.last_seen_ns.numpy()[order], content["last"])
+        views = content["views"] if "views" in content else np.ones(len(order), np.int32)
+        assert np.array_equal(snapshot.views.numpy()[order], views)
         for name in ("rgb", "features"):
             np.testing.assert_allclose(
                 getattr(snapshot, name).numpy()[order], content[name], atol=1e-6
@@ -278,7 +286,7 @@ def world(count):
     slots, order = made.table.claim(pack(torch.stack([number, number * 0, number * 0]).double()))
     one = torch.ones(count, dtype=torch.int64)
     black = torch.zeros(count, 3).double()
-    rows = {'hits': one, 'rgb_sum': black}
+    rows = {'hits': one, 'views': one.int(), 'rgb_sum': black}
     rows |= {name: one for name in ('first_seen_ns', 'last_seen_ns', 'seen_at')}
     made.table.add(slots, rows, lambda a, b: torch.full((b - a, 128), float(count)))
     return made
@@ -349,6 +357,7 @@ def test_a_header_that_was_changed_is_refused(tmp_path):
     ("changes", "said"),
     [
         ({"hits": 0, "rgb_sum": 0.0}, "hits"),
+        ({"views": 0}, "views"),
         ({"last_seen_ns": STAMP_LIMIT_NS}, "stamps"),
         ({"first_seen_ns": -STAMP_LIMIT_NS}, "stamps"),
         ({"first_seen_ns": -(2**63), "last_seen_ns": -(2**63)}, "stamps"),

@@ -56,16 +56,16 @@ def test_boxes_are_found_where_they_are_and_others_are_not(space):
         for answer in mapper(space=space).query(["red", "blue", "green"]).answers
     }
     for name, (centre, _) in BOXES.items():
-        assert found[name].objects[0].centre == pytest.approx(centre, abs=0.06)
+        assert found[name].objects[0].peak == pytest.approx(centre, abs=0.06)
         assert found[name].objects[0].last_seen_ns == 30
-        assert found[name].objects[0].size[:2] == pytest.approx((2 * HALF, 2 * HALF), abs=0.11)
+        assert found[name].objects[0].size[:2] == pytest.approx((2 * HALF, 2 * HALF), abs=0.16)
     assert not found["green"].found and found["green"].best_score < found["red"].best_score
 
 
 def test_probability_space_answers_its_labels_and_refuses_others():
     chain = mapper(space="probability", labels=["red", "blue", "grey"])
     red, grey = chain.query(["red", "grey"]).answers
-    assert red.objects[0].centre == pytest.approx(BOXES["red"][0], abs=0.06)
+    assert red.objects[0].peak == pytest.approx(BOXES["red"][0], abs=0.06)
     assert max(found.size[0] for found in grey.objects) > 2  # the wall
     total = chain.map.snapshot().features.sum(1)
     assert float(total.max()) <= 1 + 1e-4

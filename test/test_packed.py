@@ -105,6 +105,7 @@ def of_voxels(index: np.ndarray, hits: np.ndarray | float = 1.0) -> PackedCloud:
     points = torch.as_tensor(np.broadcast_to(hits, len(index)).copy()).long()[order]
     rows = {"hits": points, "rgb_sum": torch.zeros(len(slots), 3, dtype=torch.float64)}
     rows |= {n: torch.zeros_like(slots) for n in ("first_seen_ns", "last_seen_ns", "seen_at")}
+    rows["views"] = torch.ones_like(slots, dtype=torch.int32)
     world.table.add(slots, rows, lambda a, b: torch.zeros(b - a, 1))
     cloud = PackedCloud()
     follow(MapView(), world, cloud, labels=False)

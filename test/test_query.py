@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores and objects on small worlds with known answers."""
+"""Scores and groups of voxels on small worlds with known answers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,8 @@ from scipy.spatial import cKDTree
 
 from radseg_ros.answers import groups
 from radseg_ros.answers.groups import connected_groups
-from radseg_ros.answers.objects import cosine, find_objects, relevancy
-from radseg_ros.config import QueryConfig
-from radseg_ros.datatypes import MapGeometry
+from radseg_ros.answers.scores import cosine, relevancy
 from radseg_ros.voxels.index import COORDINATE_LIMIT
-
-
-def geometry(xyz: list, last_seen: list | None = None) -> MapGeometry:
-    points = torch.tensor(xyz, dtype=torch.float32).reshape(-1, 3)
-    n = len(points)
-    stamps = torch.tensor(last_seen if last_seen is not None else [0] * n, dtype=torch.int64)
-    index = torch.round(points / 0.05).long()
-    rgb, hits = torch.zeros(n, 3), torch.ones(n)
-    return MapGeometry(index, points, rgb, hits, stamps, stamps, 0.05)
 
 
 def test_cosine_of_orthogonal_and_zero_vectors():
@@ -104,77 +93,6 @@ def test_dense_pieces_that_nearly_touch_are_compared_voxel_by_voxel(monkeypatch)
             found = connected_groups(index, 0.05, 5 * 0.05)
             assert partition(found) == partition(groups_by_k_d_tree(index, 0.05, 5 * 0.05))
             assert len(np.unique(found)) == (1 if apart <= 5 else 2)
-
-
-def test_two_blobs_are_two_objects_best_first():
-    near = [[0.0, 0, 0], [0.05, 0, 0], [0.1, 0, 0]]
-    far = [[2.0, 1, 0], [2.05, 1, 0], [2.1, 1, 0], [2.15, 1, 0]]
-    lonely, weak = [[5.0, 5, 5]], [[1.0, 0, 0]] * 3
-    scores = np.array([0.6, 0.6, 0.6, 0.9, 0.9, 0.9, 0.7, 0.99, 0.1, 0.1, 0.1])
-    stamps = [1, 2, 3, 40, 50, 60, 7, 99, 0, 0, 0]
-    first, second = find_objects(
-        geometry(near + far + lonely + weak, stamps),
-        scores,
-        QueryConfig(min_voxels=3, max_gap=0.08),
-    )
-    assert first.voxels == 4 and second.voxels == 3
-    assert first.score == pytest.approx(0.9) and first.last_seen_ns == 60
-    assert first.size == pytest.approx((0.15, 0, 0), abs=1e-6)
-    assert second.centre == pytest.approx((0.05, 0, 0), abs=1e-6)
-    expected_x = np.average([2.0, 2.05, 2.1, 2.15], weights=[0.9, 0.9, 0.9, 0.7])
-    assert first.centre[0] == pytest.approx(expected_x, abs=1e-6)
-
-
-def test_max_objects_keeps_the_best():
-    points = [[x, 0, 0] for x in range(5)]
-    found = find_objects(
-        geometry(points),
-        np.array([0.6, 0.9, 0.7, 0.95, 0.8]),
-        QueryConfig(min_voxels=1, max_objects=2),
-    )
-    assert [o.centre[0] for o in found] == pytest.approx([3.0, 1.0])
-
-
-def test_empty_map_finds_nothing():
-    assert find_objects(geometry([]), np.zeros(0), QueryConfig()) == ()
-
-
-def test_a_score_that_equals_the_threshold_and_a_group_of_the_least_size_count():
-    points = [[0, 0, 0], [0.05, 0, 0], [0.1, 0, 0], [3, 0, 0], [3.05, 0, 0]]
-    rules = QueryConfig(threshold=0.5, min_voxels=3, max_gap=0.06)
-    (found,) = find_objects(geometry(points), np.array([0.5, 0.5, 0.5, 0.9, 0.9]), rules)
-    assert found.voxels == 3 and found.score == 0.5
-    below = np.array([0.5, np.nextafter(0.5, 0), 0.5, 0.9, 0.9])
-    assert find_objects(geometry(points), below, rules) == ()
-
-
-def test_equal_objects_are_ranked_by_size_then_by_place():
-    places = [(0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (5.0, 5.0, 5.0)]
-    points = [[x + 0.05 * i, y, z] for x, y, z in places for i in range(3)]
-    points += [[5.15, 5, 5], [9.0, 9, 9], [9.05, 9, 9], [9.1, 9, 9]]
-    scores = np.array([0.7] * 16 + [0.7, 0.8, 0.7])
-    found = find_objects(geometry(points), scores, QueryConfig(max_gap=0.06))
-    expected = [places[i] for i in (4, 3, 0, 1, 2)]
-    assert [tuple(np.round(o.centre, 0)) for o in found] == [(9.0, 9.0, 9.0), *expected]
-    assert [o.voxels for o in found] == [3, 4, 3, 3, 3, 3] and found[0].score == 0.8
-
-
-def test_an_object_has_its_own_voxels_only():
-    rng = np.random.default_rng(0)
-    blobs = [rng.integers(0, 3, (30, 3)) + offset for offset in ((0, 0, 0), (40, 0, 0), (0, 60, 9))]
-    index = rng.permutation(np.unique(np.concatenate(blobs), axis=0))
-    stamps = rng.integers(1, 1000, len(index))
-    scores = rng.uniform(0.5, 1, len(index))
-    found = find_objects(geometry((index * 0.05).tolist(), stamps), scores, QueryConfig())
-    assert len(found) == 3
-    for each in found:
-        xyz = index * 0.05
-        mine = (np.abs(xyz - each.centre) < 0.5).all(1)
-        assert each.voxels == mine.sum() and each.score == scores[mine].max()
-        np.testing.assert_allclose(each.size, np.ptp(xyz[mine], axis=0), atol=1e-6)
-        centre = np.average(xyz[mine], axis=0, weights=scores[mine])
-        np.testing.assert_allclose(each.centre, centre, atol=1e-6)
-        assert each.last_seen_ns == stamps[mine].max()
 
 
 DIRECTIONS = [d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)]

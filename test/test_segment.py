@@ -64,6 +64,12 @@ class Colors:
 
     embed_prompts = embed_labels
 
+    def embed_meanings(self, texts, prompts=False):
+        return self.embed_labels(texts)
+
+    def at_hand(self, labels):
+        return []
+
 
 def two_colors(height=32, width=48) -> np.ndarray:
     """Red on the left two thirds, green on the right."""

@@ -16,7 +16,7 @@ from radseg_ros.voxels.table import VoxelTable
 
 CPU = torch.device("cpu")
 CHANNELS = 3
-SUMS = ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns", "seen_at")
+SUMS = ("hits", "views", "rgb_sum", "first_seen_ns", "last_seen_ns", "seen_at")
 
 
 def keys(count: int, apart: int = 1, start: int = 0) -> torch.Tensor:
@@ -27,9 +27,11 @@ def keys(count: int, apart: int = 1, start: int = 0) -> torch.Tensor:
 
 def points(rng: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
     """What a frame adds to so many voxels."""
-    stamps = {name: torch.tensor(rng.integers(-50, 50, count)) for name in SUMS[2:]}
+    stamps = {name: torch.tensor(rng.integers(-50, 50, count)) for name in SUMS[3:]}
     hits = torch.tensor(rng.integers(1, 5, count))
-    return {"hits": hits, "rgb_sum": torch.tensor(rng.random((count, 3))), **stamps}
+    views = torch.tensor(rng.integers(1, 3, count), dtype=torch.int32)
+    colors = torch.tensor(rng.random((count, 3)))
+    return {"hits": hits, "views": views, "rgb_sum": colors, **stamps}
 
 
 def add(table: VoxelTable, key: torch.Tensor, rows: dict[str, torch.Tensor], vectors) -> None:
@@ -83,6 +85,7 @@ def test_a_table_is_a_dictionary_of_sums(seed):
                 old = reference.get(k)
                 row = {
                     "hits": new["hits"] + (old["hits"] if old else 0),
+                    "views": new["views"] + (old["views"] if old else 0),
                     "rgb_sum": new["rgb_sum"] + (old["rgb_sum"] if old else 0),
                     "first_seen_ns": min(new["first_seen_ns"], old["first_seen_ns"])
                     if old

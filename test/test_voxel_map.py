@@ -124,7 +124,7 @@ def test_frame_order_does_not_matter():
     a, b = mapped(frames), mapped(frames[::-1])
     assert_same(a.snapshot(), b.snapshot())
     by_key = [world.table["key"].argsort() for world in (a, b)]
-    for name in ("first_seen_ns", "last_seen_ns", "hits"):
+    for name in ("first_seen_ns", "last_seen_ns", "hits", "views"):
         assert torch.equal(
             *(world.table[name][order] for world, order in zip((a, b), by_key, strict=True))
         )
@@ -252,7 +252,7 @@ def test_geometry_is_the_snapshot_without_vectors():
     world = mapped([observed(0)])
     geometry, snapshot = world.geometry(), world.snapshot()
     assert len(geometry) == len(world) and not hasattr(geometry, "features")
-    for name in ("index", "xyz", "rgb", "hits", "first_seen_ns", "last_seen_ns"):
+    for name in ("index", "xyz", "rgb", "hits", "views", "first_seen_ns", "last_seen_ns"):
         assert torch.equal(getattr(geometry, name), getattr(snapshot, name))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_worlds import assert_same, frame, make_map, pose, random_frame, rows
 
 from radseg_ros.datatypes import FeatureMap
-from radseg_ros.voxels.carving import seen_through, spheres_in_view
+from radseg_ros.voxels.carving import depth_beyond, seen_through, spheres_in_view
 from radseg_ros.voxels.index import COORDINATE_LIMIT, VoxelIndex, pack, unpack, valid_keys
 from radseg_ros.voxels.voxel_map import VoxelMap
 
@@ -181,6 +181,34 @@ def test_a_voxel_that_is_hit_again_starts_from_zero():
 def test_looks_past_the_image_and_behind_the_camera_count_for_nothing():
     xyz = torch.tensor([[0.0, 0, 1], [0, 0, -1], [50, 0, 1], [0, 0, 5], [0, 0, 3.9]])
     assert seen_through(xyz, frame(4.0), 0.15).tolist() == [True, False, False, False, False]
+
+
+@given(seed=st.integers(0, 2**31), side=st.sampled_from([0.0, 0.05, 0.4, 3.0]))
+@settings(max_examples=30, deadline=None)
+def test_the_nearest_of_nine_pixels_says_how_far_the_view_goes_on(seed, side):
+    """Against each point looked at on its own."""
+    rng = np.random.default_rng(seed)
+    observed, _ = random_frame(rng, shift=0.2)
+    height, width = observed.depth.shape
+    points = rng.normal(size=(60, 3)) * 2
+    found = depth_beyond(torch.tensor(points), observed, side).numpy()
+    inverse = np.linalg.inv(observed.T_world_camera)
+    for point, beyond in zip(points, found, strict=True):
+        x, y, z = inverse[:3, :3] @ point + inverse[:3, 3]
+        u, v = (np.round(observed.K[0, 0] * c / z + c0) for c, c0 in ((x, 7.5), (y, 5.5)))
+        if z <= 0 or not (0 <= u < width and 0 <= v < height):
+            assert np.isnan(beyond)
+            continue
+        step = max(1, round(observed.K[0, 0] * side / 2 / z))
+        depths = [
+            observed.depth[int(np.clip(v + dv, 0, height - 1)), int(np.clip(u + du, 0, width - 1))]
+            for dv in (-step, 0, step)
+            for du in (-step, 0, step)
+        ]
+        if all(np.isfinite(d) and d > 0 for d in depths):
+            assert beyond == pytest.approx(min(depths) - z, abs=1e-6)
+        else:
+            assert np.isnan(beyond)
 
 
 @given(st.integers(0, 2**31))

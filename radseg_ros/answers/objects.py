@@ -1,81 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From similarities to places: how well a voxel answers a text, which voxels form one object."""
+"""From scores to places: which voxels form one object."""
 
 from __future__ import annotations
+
+import bisect
 
 import numpy as np
 import torch
 
 from ..config import QueryConfig
-from ..datatypes import FoundObject, MapGeometry
+from ..datatypes import MapGeometry, SemanticObject
+from .boxes import straight_box, turned_box
+from .folds import sheets
 from .groups import connected_groups
 
 
-def cosine(vectors: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """(M, D) and (Q, D), any length -> (M, Q) cosines; 0 for a zero vector."""
-    normalise = torch.nn.functional.normalize
-    return normalise(vectors.float(), dim=1) @ normalise(text.to(vectors.device).float(), dim=1).T
+def rows_of(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """(M, ...) on any device -> (n, ...) in those rows."""
+    chosen = torch.from_numpy(rows).to(values.device)
+    return values.index_select(0, chosen).cpu().numpy()
 
 
-def relevancy(similarity: torch.Tensor, background: torch.Tensor, scale: float) -> torch.Tensor:
-    """How much each voxel prefers a text to the background text that fits it best.
-
-    Pairwise softmax against every background text, the worst of them counts (LERF, section 3.3):
-    the score of a text does not depend on which other texts are asked for, and 0.5 means "as good
-    as the background".
-
-    Args:
-        similarity: (M, Q) cosines with the texts.
-        background: (M, B) cosines with the background texts, B >= 1.
-        scale: factor on the cosine (100 in the paper).
-
-    Returns:
-        (M, Q) in 0..1.
-    """
-    return torch.sigmoid(scale * (similarity - background.amax(1, keepdim=True)))
+def least_score(rules: QueryConfig) -> float:
+    """Which voxels may be part of an object: more than those that make it one."""
+    return rules.hysteresis * rules.threshold
 
 
 def find_objects(
-    geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
-) -> tuple[FoundObject, ...]:
-    """The connected groups of voxels that score at least ``config.threshold``, best first.
+    label: str, geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
+) -> tuple[SemanticObject, ...]:
+    """The objects that answer a text, best first; see :func:`find_groups`.
 
     Args:
         geometry: the M voxels of the map.
         scores: (M,) in 0..1.
     """
-    chosen = np.flatnonzero(scores >= config.threshold)
+    groups = find_groups(geometry, scores, config)
+    return tuple(make_object(label, geometry, scores, rows, score) for rows, score in groups)
+
+
+def find_groups(
+    geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
+) -> list[tuple[np.ndarray, float]]:
+    """Which voxels form one object each, and its score; the best ``config.max_objects``, in order.
+
+    They are connected and reach :func:`least_score`, and ``config.min_voxels`` of them reach
+    ``config.threshold``. So the score of an object is what its ``min_voxels``-th best voxel has:
+    one noisy voxel makes no object, and raises none above another.
+
+    Args:
+        geometry: the M voxels of the map.
+        scores: (M,) in 0..1.
+    """
+    chosen = np.flatnonzero(scores >= least_score(config))
     if not len(chosen):
-        return ()
-    rows = torch.from_numpy(chosen).to(geometry.index.device)
-    index, last_seen = (
-        values.index_select(0, rows).cpu().numpy()
-        for values in (geometry.index, geometry.last_seen_ns)
-    )
-    score = scores[chosen]
+        return []
+    index = rows_of(geometry.index, chosen)
     group = connected_groups(index, geometry.voxel_size, config.max_gap)
     voxels = np.bincount(group)
+    large = np.flatnonzero(voxels >= config.min_voxels)
+    if not len(large):
+        return []
+    score = _nth_best(scores[chosen], group, voxels, large, config.min_voxels)
+    large, score = large[score >= config.threshold], score[score >= config.threshold]
+    place = np.stack([np.bincount(group, axis)[large] / voxels[large] for axis in index.T])
+    ranked = np.lexsort((*place[::-1], -voxels[large], -score))
     starts = np.cumsum(voxels) - voxels
     # numbers of 16 bits are sorted in linear time
     order = np.argsort(group.astype(np.uint16) if len(voxels) <= 1 << 16 else group, kind="stable")
-    weight = score.astype(np.float64)
-    sums = [np.bincount(group, weight * axis) for axis in index.T]
-    centre = geometry.voxel_size * np.stack(sums, 1) / np.bincount(group, weight)[:, None]
-    # small numbers: what takes time is to gather them from all over the memory
-    ordered = [axis.astype(np.int32)[order] for axis in index.T]
-    extent = [np.maximum.reduceat(x, starts) - np.minimum.reduceat(x, starts) for x in ordered]
-    size = geometry.voxel_size * np.stack(extent, 1)
-    best = np.maximum.reduceat(score[order], starts)
-    latest = np.maximum.reduceat(last_seen[order], starts)
-    large = np.flatnonzero(voxels >= config.min_voxels)
-    ranked = large[np.lexsort((*centre[large].T[::-1], -voxels[large], -best[large]))]
-    return tuple(
-        FoundObject(
-            centre=tuple(centre[i].tolist()),
-            size=tuple(size[i].tolist()),
-            score=float(best[i]),
-            voxels=int(voxels[i]),
-            last_seen_ns=int(latest[i]),
-        )
-        for i in ranked[: config.max_objects]
+    found: list[tuple[np.ndarray, float]] = []
+    for i in ranked:
+        if _enough(found, float(score[i]), int(voxels[large[i]]), config.max_objects):
+            break
+        own = chosen[order[starts[large[i]] :][: voxels[large[i]]]]
+        whole = [(own, float(score[i]))]
+        parts = sheets(rows_of(geometry.index, own), geometry.voxel_size)
+        parted = [(own[rows], _score_of(scores[own[rows]], config)) for rows in parts]
+        for each in parted or whole:
+            if each[1] >= config.threshold:
+                bisect.insort(found, each, key=lambda other: (-other[1], -len(other[0])))
+    return found[: config.max_objects]
+
+
+def _enough(found: list[tuple[np.ndarray, float]], score: float, voxels: int, most: int) -> bool:
+    """Whether no part of a group of such a score and size comes among the first ``most``."""
+    if len(found) < most:
+        return False
+    rows, least = found[most - 1]
+    return (least, len(rows)) >= (score, voxels)
+
+
+def _score_of(scores: np.ndarray, config: QueryConfig) -> float:
+    """The score of an object of so many voxels; -1 = too few."""
+    few = config.min_voxels
+    return float(np.partition(scores, -few)[-few]) if len(scores) >= few else -1.0
+
+
+def make_object(
+    label: str, geometry: MapGeometry, scores: np.ndarray, rows: np.ndarray, score: float
+) -> SemanticObject:
+    """The object that consists of the voxels in ``rows`` (at least one) of a map.
+
+    Args:
+        geometry: the M voxels of the map.
+        scores: (M,) in 0..1, of each voxel.
+        score: of the object.
+    """
+    own = scores[rows].astype(np.float64)
+    index = rows_of(geometry.index, rows)
+    centre, size = straight_box(index, geometry.voxel_size)
+    weight = own if own.any() else np.ones_like(own)
+    return SemanticObject(
+        label=label,
+        score=score,
+        centre=tuple(centre.tolist()),
+        size=tuple(size.tolist()),
+        peak=tuple((geometry.voxel_size * (weight @ index) / weight.sum()).tolist()),
+        box=turned_box(index, geometry.voxel_size),
+        voxels=len(rows),
+        hits=int(rows_of(geometry.hits, rows).sum(dtype=np.float64)),
+        views=int(rows_of(geometry.views, rows).max()),
+        mean_score=float(own.mean()),
+        best_score=float(own.max()),
+        first_seen_ns=int(rows_of(geometry.first_seen_ns, rows).min()),
+        last_seen_ns=int(rows_of(geometry.last_seen_ns, rows).max()),
     )
+
+
+def _nth_best(
+    score: np.ndarray, group: np.ndarray, voxels: np.ndarray, large: np.ndarray, rank: int
+) -> np.ndarray:
+    """The ``rank``-th highest score in each of the groups ``large``, without sorting them.
+
+    Args:
+        score: (N,) of each voxel, not negative.
+        group: (N,) of each voxel.
+        voxels: (G,) in each group.
+    """
+    # the bits of floats that are not negative are in the order of the floats
+    bits = (score.astype(np.float32) + np.float32(0)).view(np.uint32)
+    both = group.astype(np.uint64) << np.uint64(32) | bits
+    places = np.cumsum(voxels)[large] - rank
+    found = np.partition(both, places)[places] & np.uint64(0xFFFFFFFF)
+    return found.astype(np.uint32).view(np.float32)

@@ -13,6 +13,7 @@ from ..config import QueryConfig
 from ..datatypes import Answer, Cloud, MapGeometry
 from .cloud import semantic_cloud
 from .objects import find_objects
+from .tracks import Tracks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +27,8 @@ class QueryResult:
     covered: float = 1.0  # share of the voxels of the map that are among the M
     # held while one text is answered: of many who ask, one at a time computes, beside the frames
     turn: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    tracks: Tracks | None = None  # what gives objects their ids; None = they have none
+    whole: bool = True  # all voxels of the map may answer
 
     @property
     def answers(self) -> list[Answer]:
@@ -37,6 +40,10 @@ class QueryResult:
         return semantic_cloud(self.geometry, self.scores, self.rules.threshold, min_hits)
 
     def _answer(self, text: str, scores: np.ndarray) -> Answer:
+        question = (text, self.geometry, scores, self.rules)
         with self.turn:
-            objects = find_objects(self.geometry, scores, self.rules)
+            if self.tracks is None:
+                objects = find_objects(*question)
+            else:
+                objects = self.tracks.follow(*question, self.whole)
         return Answer(text, float(scores.max(initial=0.0)), objects)

@@ -44,14 +44,17 @@ def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
 
     from ..language.embedder import BACKGROUND, TextEmbedder
     from ..language.tower import TextTower
+    from ..language.words import read_words
     from ..segmentation.probabilities import MAX_NAMES, read_classes
 
     prepare_file(options.out)
     labels = list(options.labels)
     for file in options.file or ():
         labels += [name for names in read_classes(file) for name in names]
+    if options.vocabulary:
+        labels += read_words("everyday")
     if not labels and not options.prompt:
-        raise LanguageError("nothing to embed: name labels, --file or --prompt")
+        raise LanguageError("nothing to embed: name labels, --vocabulary, --file or --prompt")
     check_texts([*labels, *(options.prompt or ())], MAX_NAMES)
     if not options.no_background:
         labels += BACKGROUND
@@ -96,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "--file",
         action="append",
         help="more labels, one a line, synonyms separated by commas; may be repeated",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        action="store_true",
+        help="also the everyday names that answers are calibrated by",
     )
     parser.add_argument(
         "--prompt", action="append", help="a free text that is embedded as it is; may be repeated"

@@ -194,8 +194,10 @@ def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> d
         f"encoder:={options.encoder}",
         "node.backlog:=100000",
         f"node.map_directory:={options.out}",
-        *options.node_arg,
     ]
+    if not options.recording:  # nobody sees a moped, a rocket and a cat in one room
+        parameters.append("query.mode:=relevancy")
+    parameters += options.node_arg
     if options.encoder == "lite":
         parameters.insert(0, "short_side:=0")  # it makes images smaller anyway
     arguments = [word for parameter in parameters for word in ("-p", parameter)]

@@ -135,6 +135,15 @@ class LiteEncoder:
         """As :meth:`embed_labels`: the sentence encoder takes names and sentences alike."""
         return self.embed_labels(prompts)
 
+    def embed_meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """(Q, 384) sentence vectors: those of the classes say nothing of what they do not know."""
+        del prompts
+        return self.names.sentences(texts)
+
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """All: a name takes milliseconds."""
+        return list(labels)
+
 
 def load_classifier() -> Any:
     """EfficientNet-Lite0 with ImageNet weights and a feature map of stride 16 instead of 32.

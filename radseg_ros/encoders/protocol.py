@@ -74,6 +74,16 @@ class Encoder(Protocol):
         """Free text -> (Q, D), each text as it is."""
         ...
 
+    def embed_meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """Names of things, or free texts -> (Q, E); their cosines say how near they are to each
+        other in meaning.
+        """
+        ...
+
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """Those of ``labels`` that can be embedded now, without a text tower."""
+        ...
+
 
 def _radseg(options: dict[str, Any]) -> Encoder:
     from .radseg.encoder import RadsegEncoder

@@ -19,9 +19,9 @@ from ..datatypes import LanguageError
 from .cache import LABEL, PROMPT, Key, TextCache, load_embeddings, save_embeddings
 from .templates import TEMPLATES
 from .tower import TextTower
+from .words import read_words
 
-# what everything is; a query must beat it (LERF, section 3.3)
-BACKGROUND = ("object", "things", "stuff", "texture")
+BACKGROUND = read_words("background")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -77,6 +77,10 @@ class TextEmbedder:
         """
         return self._vectors(PROMPT, prompts)
 
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """Those of ``labels`` whose vectors are in the given files or in the cache."""
+        return [label for label in labels if self._kept(_key(LABEL, label)) is not None]
+
     def save(self, path: str | Path, labels: Iterable[str], prompts: Iterable[str] = ()) -> int:
         """Write the vectors of ``labels`` and ``prompts`` to a file that needs no text tower to be
         read; return how many.
@@ -108,19 +112,23 @@ class TextEmbedder:
         for text in texts:
             key = _key(kind, text)
             if key not in found:
-                given = self._given.get(key)
-                found[key] = self._from_cache_or_tower(key) if given is None else given
+                kept = self._kept(key)
+                found[key] = self._made(key) if kept is None else kept
         return found
 
-    def _from_cache_or_tower(self, key: Key) -> np.ndarray:
+    def _kept(self, key: Key) -> np.ndarray | None:
+        """From the given files or the cache."""
+        given = self._given.get(key)
+        if given is not None or self.tower is None:
+            return given
+        return self.cache.read(self.tower.name, self.tower.local_hash, key, self.dimensions)
+
+    def _made(self, key: Key) -> np.ndarray:
         kind, text = key
         if self.tower is None:
             raise LanguageError(
                 f"unknown {kind} {text!r}: no text embeddings hold it, and no text tower is known"
             )
-        cached = self.cache.read(self.tower.name, self.tower.local_hash, key, self.dimensions)
-        if cached is not None:
-            return cached
         try:
             vectors = self.tower.embed(
                 [canonicalise(t.format(c=text)) for t in TEMPLATES] if kind == LABEL else [text]

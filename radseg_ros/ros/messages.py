@@ -75,13 +75,14 @@ def answer_message(answer: datatypes.Answer) -> LabelAnswer:
     """radseg_interfaces/LabelAnswer."""
     objects = [
         FoundObject(
-            centre=Point(**_xyz(thing.centre)),
+            centre=Point(**_xyz(thing.peak)),
             size=Vector3(**_xyz(thing.size)),
             score=float(thing.score),
             voxels=int(thing.voxels),
             last_seen=time_message(thing.last_seen_ns),
         )
         for thing in answer.objects
+        if not thing.missing_since_ns
     ]
     return LabelAnswer(
         label=answer.label, found=answer.found, best_score=float(answer.best_score), objects=objects

@@ -38,14 +38,16 @@ def answers_html(answers: Sequence[dict[str, Any]]) -> str:
     parts = []
     for answer in answers:
         name, things = escape(answer["label"]), answer["objects"]
-        if not things:
+        if not answer["found"]:
             best = f"best {answer['best_score']:.2f}"
             parts.append(f"<div><b>{name}</b>: not found <span {MUTED}>({best})</span></div>")
-            continue
-        parts.append(f"<div><b>{name}</b>: {len(things)} found</div>")
+        else:
+            count = sum(not thing["missing_since"] for thing in things)
+            parts.append(f"<div><b>{name}</b>: {count} found</div>")
         for thing in things[:MOST_ROWS]:
             x, y, z = thing["centre"]
-            place = f"({x:.2f}, {y:.2f}, {z:.2f}) m, {seen_at(thing['last_seen'])}"
+            gone = ", missing" if thing["missing_since"] else ""
+            place = f"({x:.2f}, {y:.2f}, {z:.2f}) m, {seen_at(thing['last_seen'])}{gone}"
             parts.append(f"<div>{thing['score']:.2f} <span {MUTED}>{place}</span></div>")
         if (more := len(things) - MOST_ROWS) > 0:
             parts.append(line(f"and {more} more", muted=True))

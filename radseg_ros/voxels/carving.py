@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 
 from ..datatypes import Frame
 from ..geometry import camera_points
+from .tensors import take
 
 
 def spheres_in_view(centre: torch.Tensor, radius: float, frame: Frame) -> torch.Tensor:
@@ -37,14 +40,36 @@ def seen_through(xyz: torch.Tensor, frame: Frame, margin: float) -> torch.Tensor
     Returns:
         (N,) bool.
     """
+    return depth_beyond(xyz, frame) > margin
+
+
+def depth_beyond(xyz: torch.Tensor, frame: Frame, side: float = 0.0) -> torch.Tensor:
+    """How far the view goes on behind points, along the optical axis.
+
+    The nearest of 3 x 3 pixels counts: neighbours, or farther apart where a cube of ``side`` metres
+    at the point is larger in the image.
+
+    Args:
+        xyz: (N, 3) metres, world.
+
+    Returns:
+        (N,) float64 metres, negative where something hides the point; NaN where it is not in the
+        image, or one of the pixels has no depth.
+    """
     depth = torch.tensor(frame.depth, device=xyz.device)
     height, width = depth.shape
-    depth = torch.where((depth > 0) & (depth < torch.inf), depth, 0.0)
-    nearest = -torch.nn.functional.max_pool2d(-depth[None, None], 3, stride=1, padding=1)[0, 0]
     points = camera_points(xyz, frame.T_world_camera)
     z = points[:, 2]
     pixel = (points @ torch.as_tensor(frame.K, device=xyz.device).T)[:, :2] / z[:, None]
     u, v = pixel.round().unbind(1)
     inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
     u, v = (torch.where(inside, axis, 0.0).long() for axis in (u, v))
-    return inside & (nearest[v, u] > z + margin)
+    step = torch.where(inside, frame.K[0, 0] * side / 2 / z, 0.0).round().long().clamp(1, width)
+    columns = [(u + shift * step).clamp(0, width - 1) for shift in (-1, 0, 1)]
+    rows = [(v + shift * step).clamp(0, height - 1) * width for shift in (-1, 0, 1)]
+    nearest = torch.full_like(z, torch.inf)
+    for row, column in itertools.product(rows, columns):
+        found = take(depth.view(-1), row + column)
+        there = (found > 0) & (found < torch.inf)
+        nearest = torch.minimum(nearest, torch.where(there, found, torch.nan))
+    return torch.where(inside, nearest - z, torch.nan)

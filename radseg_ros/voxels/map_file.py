@@ -6,8 +6,8 @@ frame), ``map`` and ``lift`` (the options), ``channels``, ``last_stamp_ns``, ``c
 (of whoever made the map: all its options, how much of a recording is in it), and ``sha256``, one
 digest per tensor. Metadata ``radmap_sha256`` is the digest of that text; the first
 files had none. The tensors are those of :meth:`VoxelTable.state`: ``key`` (21 bits per axis),
-``hits``, ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points where float32, the
-mean where float16.
+``hits``, ``views`` (since version 2), ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over
+its points where float32, the mean where float16.
 
 A file is written beside its place, brought to the disk, and renamed: whoever reads finds the old
 map or the new one.
@@ -34,7 +34,7 @@ from .index import valid_keys
 from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
-VERSION = 1
+VERSION = 2  # earlier ones are read as well
 MAX_CHANNELS = 65_536
 STAMP_LIMIT_NS = 2**31 * 10**9  # seconds of a ROS stamp are an int32
 _DTYPES = {
@@ -201,6 +201,7 @@ def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
         names = [name for name in file.keys() if name != "vectors"]  # noqa: SIM118
         state = {name: file.get_tensor(name) for name in names}
         _check_digests(path, said, state)
+        _complete(said, state)
     count = state["key"].shape[0] if "key" in state else 0
     empty = VoxelMap(1, header.config, device="cpu")
     state["vectors"] = empty.table.state()["vectors"].new_zeros(count, 1)
@@ -293,6 +294,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     with _opened(path) as (file, header):
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check_digests(path, header, state)
+    _complete(header, state)
     if missing := header["sha256"].keys() - state.keys():
         raise MapFileError(f"{path} is damaged: {', '.join(sorted(missing))} is missing")
     return header, state
@@ -314,11 +316,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if metadata.get("radmap_sha256", _text_digest(text)) != _text_digest(text):
                 raise MapFileError(f"{path} is damaged: its header does not match its checksum")
             header = json.loads(text)
-            if not isinstance(header, dict) or header.get("version") != VERSION:
-                version = str(header.get("version"))[:20] if isinstance(header, dict) else "unknown"
+            version = header.get("version") if isinstance(header, dict) else "unknown"
+            if type(version) is not int or not 1 <= version <= VERSION:
                 raise MapFileError(
-                    f"{path} is a map file of version {version}, this program reads version "
-                    f"{VERSION}"
+                    f"{path} is a map file of version {str(version)[:20]}, this program reads "
+                    f"versions up to {VERSION}"
                 )
             yield file, header
     except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
@@ -338,6 +340,12 @@ def _check_digests(path: Path, header: dict[str, Any], state: dict[str, torch.Te
         raise MapFileError(f"{path} is damaged: its contents do not match their checksums")
 
 
+def _complete(header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Bring the tensors of an earlier version to those of this one."""
+    if header["version"] == 1 and "hits" in state:  # it did not count frames
+        state["views"] = torch.ones_like(state["hits"], dtype=torch.int32)
+
+
 def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: MapConfig) -> None:
     """Refuse what cannot be the contents of a map.
 
@@ -354,11 +362,12 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
             or found.shape != (*count, *wanted.shape[1:])
         ):
             raise MapFileError(f"{what} is damaged: {name} is missing or has another shape or type")
-    key, hits, rgb_sum = state["key"], state["hits"], state["rgb_sum"]
+    key, hits, views, rgb_sum = (state[name] for name in ("key", "hits", "views", "rgb_sum"))
     first, last = state["first_seen_ns"], state["last_seen_ns"]
     sound = {
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
         "hits": bool((hits > 0).all()),
+        "views": bool(((views > 0) & (views <= hits)).all()),
         "colours": bool(((rgb_sum >= 0) & (rgb_sum <= hits[:, None] * (1 + 1e-6))).all()),
         "stamps": bool(
             ((-STAMP_LIMIT_NS < first) & (first <= last) & (last < STAMP_LIMIT_NS)).all()

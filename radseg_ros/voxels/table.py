@@ -24,6 +24,7 @@ _INT64 = torch.iinfo(torch.int64)
 _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype, int]] = {
     "key": ((), torch.int64, 0),
     "hits": ((), torch.int64, 0),
+    "views": ((), torch.int32, 0),  # frames that hit it
     "rgb_sum": ((3,), torch.float64, 0),
     "first_seen_ns": ((), torch.int64, _INT64.max),
     "last_seen_ns": ((), torch.int64, _INT64.min),
@@ -133,13 +134,14 @@ class VoxelTable:
         A failure leaves the vectors as they were, to rounding, and everything else exactly.
 
         Args:
-            points: per slot ``hits``, ``rgb_sum``, ``first_seen_ns``, ``last_seen_ns`` and
-                ``seen_at``.
+            points: per slot ``hits``, ``views``, ``rgb_sum``, ``first_seen_ns``, ``last_seen_ns``
+                and ``seen_at``.
             sums: as in :meth:`VectorBlocks.add`.
         """
         old = {name: take(self[name], slots) for name in _ADDED_TO}
         new = {
             "hits": old["hits"] + points["hits"],
+            "views": old["views"] + points["views"],
             "rgb_sum": old["rgb_sum"] + points["rgb_sum"],
             "first_seen_ns": torch.minimum(old["first_seen_ns"], points["first_seen_ns"]),
             "last_seen_ns": torch.maximum(old["last_seen_ns"], points["last_seen_ns"]),

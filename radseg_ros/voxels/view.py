@@ -43,6 +43,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "changed": ((), torch.int64),  # revision of the voxel that was copied
     "step": ((), torch.int64),  # of this view, in which the row was copied
     "hits": ((), torch.int64),
+    "views": ((), torch.int32),
     "rgb_sum": ((3,), torch.float64),
     "first_seen_ns": ((), torch.int64),
     "last_seen_ns": ((), torch.int64),
@@ -104,6 +105,11 @@ class MapView:
         column = self._columns.get("changed")
         known = 0 if column is None else int((column.data != _NOTHING).sum())
         return min(1.0, known / len(source)) if len(source) else 1.0
+
+    @property
+    def step(self) -> int:
+        """Grows whenever rows are copied."""
+        return self._step
 
     def clear(self) -> None:
         """Give all memory back."""
@@ -272,6 +278,14 @@ class MapView:
             known = columns["changed"] != _NOTHING
             return MapChanges(self._step, known, slots, geometry, scores)
 
+    def sample(self, most: int) -> torch.Tensor:
+        """(n, W) vectors of up to ``most`` rows, evenly spread over those that have one."""
+        with self._lock:
+            if self._vectors is None:
+                return torch.zeros(0, self._width)
+            rows = (self._columns["changed"].data != _NOTHING).nonzero()[:, 0]
+            return self._vectors.rows(take(rows, spread(len(rows), most).to(rows.device)))
+
     def scored(
         self, voxel_size: float, scorer: Scorer, texts: int, question: Hashable = None
     ) -> tuple[MapGeometry, torch.Tensor]:
@@ -314,6 +328,24 @@ class MapView:
         return scores
 
 
+def spread(count: int, most: int) -> torch.Tensor:
+    """(n,) up to ``most`` of the numbers 0 to ``count`` - 1, evenly spaced."""
+    return torch.arange(count) if count <= most else torch.arange(most) * count // most
+
+
+def sampled_directly(
+    source: VoxelMap, lock: threading.Lock, transform: Transform, most: int
+) -> torch.Tensor:
+    """As :meth:`MapView.sample`, of a map of which no copy is kept."""
+    parts = []
+    for some in spread(len(source), most).split(STEP_ROWS):
+        with lock:
+            slots = some[some < len(source)].to(source.device)
+            means = source.table.means(slots)
+        parts.append(transform(means).float())
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
 def scored_directly(
     source: VoxelMap,
     lock: threading.Lock,
@@ -352,13 +384,15 @@ def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeome
     """Rows of a table -> MapGeometry; no columns = no voxels."""
     if not columns:
         none, whole = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
-        return MapGeometry(none.long(), none, none, none[:, 0], whole, whole, voxel_size)
+        hits, views = none[:, 0], whole.int()
+        return MapGeometry(none.long(), none, none, hits, views, whole, whole, voxel_size)
     index, hits = unpack(columns["key"]), columns["hits"]
     return MapGeometry(
         index=index,
         xyz=(index * voxel_size).float(),
         rgb=(columns["rgb_sum"] / hits[:, None]).float(),
         hits=hits.float(),
+        views=columns["views"].clone(),
         first_seen_ns=columns["first_seen_ns"].clone(),
         last_seen_ns=columns["last_seen_ns"].clone(),
         voxel_size=voxel_size,

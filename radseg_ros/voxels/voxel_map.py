@@ -97,6 +97,7 @@ class VoxelMap:
             stamp, now = (torch.full_like(slots, time) for time in (frame.stamp_ns, clock.now_ns))
             rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
+            rows["views"] = torch.ones_like(slots, dtype=torch.int32)
             self.table.add(slots, rows, lambda a, b: lifted.feature_sums(features, a, b))
         except BaseException:
             self.table.release(known)
@@ -139,7 +140,7 @@ class VoxelMap:
         slots, order = self.table.claim(other.table["key"].to(self.device))
         try:
             order = order.to(other.device)
-            names = ("hits", "rgb_sum", "first_seen_ns", "last_seen_ns")
+            names = ("hits", "views", "rgb_sum", "first_seen_ns", "last_seen_ns")
             rows = {name: other.table[name][order].to(self.device) for name in names}
             rows["seen_at"] = clock.ago(rows["last_seen_ns"])
             self.table.add(slots, rows, lambda a, b: other.table.sums(order[a:b]).to(self.device))
@@ -201,6 +202,7 @@ class VoxelMap:
             "xyz": (index * self.voxel_size).float(),
             "rgb": (self.table["rgb_sum"] / hits[:, None]).float(),
             "hits": hits.float(),
+            "views": self.table["views"].clone(),
             "first_seen_ns": self.table["first_seen_ns"].clone(),
             "last_seen_ns": self.table["last_seen_ns"].clone(),
             "voxel_size": self.voxel_size,

@@ -129,6 +129,14 @@ class RadsegEncoder:
         """
         return self.text.prompts(prompts).to(self.device)
 
+    def embed_meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
+        """As the texts are embedded: vectors of similar names are near each other."""
+        return self.embed_prompts(texts) if prompts else self.embed_labels(texts)
+
+    def at_hand(self, labels: Sequence[str]) -> list[str]:
+        """See :meth:`TextEmbedder.at_hand`."""
+        return self.text.at_hand(labels)
+
     @torch.no_grad()
     def single_pass_features(self, rgb: torch.Tensor, scra: bool = True) -> torch.Tensor:
         """One pass over the whole image, without SCGA.
