@@ -57,6 +57,8 @@ view = [
     "viser>=1.1",
     "websockets>=13",  # what viser serves with: requests are looked at there
 ]
+# examples/agent_tools.py: the Model Context Protocol, by its own SDK
+agent = ["mcp>=2"]
 # ROS 2 from pip, for machines without an apt ROS.
 ros = [
     "ros-rclpy",
@@ -67,6 +69,7 @@ ros = [
     "ros-sensor-msgs",
     "ros-std-msgs",
     "ros-std-srvs",
+    "ros-visualization-msgs",
 ]
 # An extra, and of this name, because `colcon test` looks here for pytest.
 test = [
@@ -103,6 +106,7 @@ setup(
         "eval": evaluation,
         "cluster": cluster,
         "view": view,
+        "agent": agent,
         "ros": ros,
         "test": test,
     },

@@ -31,7 +31,7 @@ from radseg_ros.answers.cloud import semantic_cloud
 from radseg_ros.answers.packed import POINT, PackedCloud, pack
 from radseg_ros.answers.scores import relevancy
 from radseg_ros.ros import messages
-from radseg_ros.ros.clouds import LATCHED
+from radseg_ros.ros.outputs.latched import LATCHED
 from radseg_ros.voxels.view import MapView
 from radseg_ros.voxels.voxel_map import VoxelMap
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency of ~/query through a real node, while it maps: median and 95th percentile.
+"""Latency of the services that ask, through a real node, while it maps: median and 95th percentile.
 
     python bench/service.py
 
 A node in a process of its own, with an encoder that computes for part of the time, takes frames of
 a synthetic room and a map of that size to begin with. Each client asks again as soon as it has its
-answer. "Ready" is how much of the map had vectors when the clients began.
+answer. "Ready" is how much of the map had vectors when the clients began. Then one client asks each
+of the other ways in turn.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ import numpy as np
 import rclpy
 import rooms
 import torch
+from geometry_msgs.msg import Point, PointStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from radseg_interfaces.msg import MapStatus
-from radseg_interfaces.srv import QueryText
+from radseg_interfaces.msg import MapStatus, VoxelFilter
+from radseg_interfaces.srv import EncodeText, QueryPoint, QueryText, QueryVector
 from radseg_ros.ros import messages
 from radseg_ros.ros.player import DISCOVERY_SLACK
 from radseg_ros.ros.transport import image_transport
@@ -156,6 +158,48 @@ def measure(node: Any, status: list[MapStatus], options: argparse.Namespace) -> 
         )
 
 
+def ways(labels: list[str]) -> dict[str, tuple[Any, str, Any]]:
+    """Name -> type, service and request of each other way to ask."""
+    place = Point(x=1.0, z=0.5)
+    picture = messages.color_message(rooms.frame(0).rgb[:200, :200], messages.header(0, ""))
+    vector = np.random.default_rng(0).normal(size=live.HeadOnly.language_channels).tolist()
+    one = labels[:1]
+    where = VoxelFilter(centre=place, radius=2.0)
+    return {
+        "one label": (QueryText, "query", QueryText.Request(labels=one)),
+        "one label within 2 m": (QueryText, "query", QueryText.Request(labels=one, where=where)),
+        "one label with viewpoints": (
+            QueryText, "query", QueryText.Request(labels=one, viewpoint_distance=1.0)
+        ),
+        "a vector": (QueryVector, "query_vector", QueryVector.Request(vector=vector)),
+        "a picture": (QueryVector, "query_vector", QueryVector.Request(image=picture)),
+        f"what is here, of {len(labels)} labels": (
+            QueryPoint,
+            "query_point",
+            QueryPoint.Request(point=PointStamped(point=place), radius=1.0, labels=labels),
+        ),
+        "texts to vectors": (EncodeText, "encode_text", EncodeText.Request(texts=labels)),
+    }  # fmt: skip
+
+
+def other_ways(node: Any, options: argparse.Namespace) -> None:
+    """Print a line for each: one call after the other."""
+    for name, (type_, service, request) in ways(labels_of(options)).items():
+        client, seconds, refused = node.create_client(type_, f"{NODE}/{service}"), [], ""
+        client.wait_for_service()
+        time.sleep(DISCOVERY_SLACK)
+        for _ in range(options.calls):
+            done, begun = threading.Event(), time.perf_counter()
+            future = client.call_async(request)
+            future.add_done_callback(lambda _, done=done: done.set())
+            done.wait()
+            seconds.append(time.perf_counter() - begun)
+            refused = refused or ("" if future.result().success else future.result().message)
+        middle, late = (1e3 * value for value in np.percentile(seconds, [50, 95]))
+        why = f"; refused: {refused}" if refused else ""
+        print(f"{name}: median {middle:.0f} ms, 95th percentile {late:.0f} ms{why}", flush=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -167,6 +211,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="frames per second")
     parser.add_argument("--busy", type=float, default=0.3, help="s that the encoder takes")
     parser.add_argument("--seconds", type=float, default=30.0, help="for each number of clients")
+    parser.add_argument("--calls", type=int, default=20, help="of each other way to ask")
     parser.add_argument("--time-limit", type=float, default=0.0, help="of a question, s; 0 = none")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -216,6 +261,7 @@ def ask(options: argparse.Namespace) -> None:
     camera.start()
     time.sleep(5 / options.rate)
     measure(node, status, options)
+    other_ways(node, options)
     camera.close()
     executor.shutdown()
     spinning.join()

@@ -269,10 +269,24 @@ def services() -> dict[str, Any]:
     from rcl_interfaces import srv
     from std_srvs.srv import Trigger
 
-    from radseg_interfaces.srv import ClearBox, LoadMap, QueryText, SaveMap, SetLabels
+    from radseg_interfaces.srv import (
+        ClearBox,
+        EncodeText,
+        ForgetObject,
+        LoadMap,
+        QueryPoint,
+        QueryText,
+        QueryVector,
+        SaveMap,
+        SetLabels,
+    )
 
     return {
         "query": QueryText,
+        "query_vector": QueryVector,
+        "query_point": QueryPoint,
+        "encode_text": EncodeText,
+        "forget_object": ForgetObject,
         "set_labels": SetLabels,
         "save_map": SaveMap,
         "load_map": LoadMap,
@@ -294,24 +308,76 @@ def live_options() -> list[str]:
 
 def request_of(name: str, type_: Any, rng: random.Random) -> Any:
     """A request as any client may send it."""
-    from geometry_msgs.msg import Point
+    from geometry_msgs.msg import Point, PointStamped
     from rclpy.parameter import Parameter
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
+
+    from radseg_interfaces.msg import VoxelFilter
 
     def point() -> Point:
         return Point(**{axis: rng.choice(NUMBERS) for axis in "xyz"})
+
+    def number() -> float:
+        """Often the one that changes nothing."""
+        return rng.choice([0.0, 0.0, *NUMBERS])
+
+    def where() -> VoxelFilter:
+        made = VoxelFilter(
+            radius=number(), max_age=number(), min_hits=rng.choice([0, 1, 2**32 - 1])
+        )
+        if rng.random() < 0.3:
+            made.box_min, made.box_max, made.centre = point(), point(), point()
+        return made
+
+    def image() -> Image:
+        sides = [rng.choice([0, 1, 8, 16, 2**32 - 1]) for _ in range(2)]
+        return Image(
+            height=sides[0],
+            width=sides[1],
+            encoding=rng.choice(["rgb8", "rgb8", "32FC1", "bayer_rggb8", "x" * 300, ""]),
+            step=rng.choice([0, 24, 48, 2**32 - 1]),
+            data=rng.randbytes(rng.choice([0, 0, 1, 24 * 8, 48 * 16])),
+        )
 
     known = live_options()
     labels = rng.choices(LABELS, k=rng.choice([0, 1, 1, 1, 2, 30, 1500]))
     names = rng.choices([*known, *NAMES], k=rng.choice([0, 1, 1, 3, 50]))
     changes = [Parameter(each, value=rng.choice(VALUES)).to_parameter_msg() for each in names]
+    frame_id = rng.choice(["", "", "map", "nowhere", "a\nb", "x" * 10_000])
+    rules = {
+        "mode": rng.choice(["", "", "relevancy", "guess", "x" * 300]),
+        "negatives": rng.choices(LABELS, k=rng.choice([0, 0, 1, 1500])),
+        "threshold": number(),
+        "max_objects": rng.choice([0, 1, 2**32 - 1]),
+        "where": where(),
+        "frame_id": frame_id,
+        "viewpoint_distance": number(),
+        "time_limit": number(),
+        "return_cloud": rng.random() < 0.3,
+        "publish_cloud": rng.random() < 0.3,
+    }
     fields: dict[str, dict[str, Any]] = {
         "query": {
+            **rules,
             "labels": labels if rng.random() < 0.7 else ["red"],
             "prompts": rng.random() < 0.5,
-            "threshold": rng.choice(NUMBERS),
-            "max_objects": rng.choice([0, 1, 2**32 - 1]),
-            "return_cloud": rng.random() < 0.3,
         },
+        "query_vector": {
+            **rules,
+            "image": image(),
+            "vector": [number() for _ in range(rng.choice([0, 1, 8, 8, 5000]))],
+            "label": rng.choice(LABELS),
+        },
+        "query_point": {
+            "point": PointStamped(header=Header(frame_id=frame_id), point=point()),
+            "radius": number(),
+            "labels": labels,
+            "max_labels": rng.choice([0, 1, 2**32 - 1]),
+            "time_limit": number(),
+        },
+        "encode_text": {"texts": labels, "prompts": rng.random() < 0.5},
+        "forget_object": {"id": rng.choice([0, 1, 2, 2**32 - 1])},
         "set_labels": {"labels": labels},
         "save_map": {"path": rng.choice(PATHS), "labels": labels},
         "load_map": {"path": rng.choice(PATHS), "merge": rng.random() < 0.5},

@@ -22,6 +22,8 @@ TOPICS = {
     "camera_info": "depth/camera_info",
     "pose": "pose",
 }
+# topics of config/mapping.rviz
+SHOWN = ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid")
 SUFFIXES = {  # of the topics with node.image_transport compressed
     "color/image": "/compressed",
     "depth/image": "/compressedDepth",
@@ -50,7 +52,7 @@ ARGUMENTS = {
     "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
     "use_sim_time": ("", "take the time from /clock"),
     "log_level": ("", "debug, info, warn, error or fatal"),
-    "rviz": ("false", "show the clouds in RViz"),
+    "rviz": ("false", "show clouds, things and floor plans in RViz"),
     "respawn": ("false", "start the node again when it has ended by itself"),
     "respawn_delay": ("5.0", "s until it is started again"),
     "stop_timeout": (
@@ -140,15 +142,14 @@ def remapped(given):
 
 
 def rviz(given):
-    """RViz with the clouds of the node."""
-    clouds = ("semantic_cloud", "rgb_cloud")
+    """RViz with what the node publishes."""
     return Node(
         package="rviz2",
         executable="rviz2",
         name="rviz",
         namespace=given["namespace"],
-        arguments=["-d", str(share_file("config/radseg.rviz")), "-f", given["map_frame"] or "map"],
-        remappings=[(name, f"{given['node_name']}/{name}") for name in clouds],
+        arguments=["-d", str(share_file("config/mapping.rviz")), "-f", given["map_frame"] or "map"],
+        remappings=[(name, f"{given['node_name']}/{name}") for name in SHOWN],
         output="log",
     )
 

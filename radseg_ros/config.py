@@ -416,6 +416,50 @@ class QueryConfig(Options):
 
 
 @dataclass(frozen=True, slots=True)
+class GridConfig(Options):
+    """Floor plans of the map for planners. The z axis of the map frame points up."""
+
+    PREFIX: ClassVar[str] = "grid."
+
+    floor: float = option(
+        0.0, "m, z of the floor in the frame of the map", low=-1e4, high=1e4, live=True
+    )
+    low: float = option(
+        0.1,
+        "m above and below the floor; voxels up to there are floor, which can be driven on",
+        low=0,
+        high=100,
+        live=True,
+    )
+    high: float = option(
+        1.5,
+        "m above the floor, the height of the robot; voxels between grid.low and there are "
+        "obstacles",
+        low=0,
+        high=100,
+        live=True,
+    )
+    min_hits: int = option(
+        3, "voxels with fewer points are neither floor nor obstacle", low=1, live=True
+    )
+    clearance: float = option(
+        0.3,
+        "m from obstacles, where a robot can stand (viewpoint_distance)",
+        low=0,
+        high=100,
+        live=True,
+    )
+    label: str = option(
+        "", "text whose places ~/label_grid shows; empty = it is not published", live=True
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        _check(self.low < self.high, f"grid.low must be below grid.high, got {self.low:g}")
+        _check(self.label == self.label.strip(), "grid.label begins or ends with a space")
+
+
+@dataclass(frozen=True, slots=True)
 class SyncConfig(Options):
     """Pairing of colour, depth and pose in time (of their stamps, never of their arrival)."""
 
@@ -579,6 +623,7 @@ class Config(Options):
     map: MapConfig = group(MapConfig)
     persistence: PersistenceConfig = group(PersistenceConfig, flat="map.")
     query: QueryConfig = group(QueryConfig)
+    grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
 

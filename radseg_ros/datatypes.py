@@ -8,6 +8,7 @@ RGB.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -260,6 +261,37 @@ class MapChanges:
     missing: int = 0  # rows that will change as soon as there is time
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Filter:
+    """Which voxels may answer a question: those that fulfil all of it.
+
+    Raises:
+        InputError: a number cannot be, or a corner lies beyond the opposite one.
+    """
+
+    lowest: tuple[float, float, float] = (-math.inf,) * 3  # m, of centres; borders included
+    highest: tuple[float, float, float] = (math.inf,) * 3
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # m
+    radius: float = 0.0  # m around ``centre``; 0 = anywhere
+    max_age: float = 0.0  # s before the newest frame of the map; 0 = any
+    min_hits: int = 1
+    T_filter_world: np.ndarray | None = None  # (4, 4); None = places are in the world frame
+
+    def __post_init__(self) -> None:
+        if not all(low <= high for low, high in zip(self.lowest, self.highest, strict=True)):
+            raise InputError(  # also NaN
+                f"a box goes from its lowest corner to its highest, got {self.lowest} to "
+                f"{self.highest}"
+            )
+        if not np.isfinite(self.centre).all():
+            raise InputError(f"a centre is three finite numbers, got {self.centre}")
+        for name, value in (("radius", self.radius), ("max_age", self.max_age)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} must be a finite number >= 0, got {value}")
+        if self.min_hits < 1:
+            raise InputError(f"min_hits must be >= 1, got {self.min_hits}")
+
+
 @dataclass(frozen=True, slots=True)
 class OrientedBox:
     """A box that stands upright and is turned about the z axis of the world. Metres."""
@@ -271,10 +303,10 @@ class OrientedBox:
 
 @dataclass(frozen=True, slots=True)
 class Viewpoint:
-    """Where a camera has stood that saw a thing. World frame."""
+    """From where a thing can be seen. World frame."""
 
-    position: tuple[float, float, float]  # m, of the camera
-    yaw: float  # rad, about z, in which the thing is
+    position: tuple[float, float, float]  # m: of a camera that saw it, or a place on the floor
+    yaw: float  # rad, from the x axis of the world to the thing
 
 
 @dataclass(frozen=True, slots=True)

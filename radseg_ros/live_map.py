@@ -16,15 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from .answers.floor.grid import Grid, LookedThrough, label_grid, occupancy_grid
+from .answers.floor.viewpoint import Viewpoints
 from .answers.packed import PackedCloud
 from .answers.result import QueryResult
 from .answers.tracks import Tracks
 from .config import Config
 from .datatypes import (
+    Answer,
     Cloud,
+    Filter,
     Frame,
     InputError,
     MapFileError,
+    MapGeometry,
     NotReadyError,
     SemanticObject,
     check_texts,
@@ -34,6 +39,8 @@ from .frames.assemble import Assembler, Observation
 from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
 from .frames.ledger import IMAGES, Account, input_name
+from .frames.transforms import shown
+from .language.words import read_words
 from .mapper import Mapper
 from .voxels.camera_path import CameraPath
 from .voxels.carving import depth_beyond
@@ -131,6 +138,7 @@ class LiveMap:
         self._camera = CameraPath()
         self._pending: PendingMap | None = None
         self._tracks = Tracks()
+        self._looked: LookedThrough | None = None  # as soon as anybody wants a floor plan
         self._closing = threading.Event()
         self._ahead = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         self._paused = False
@@ -274,13 +282,17 @@ class LiveMap:
                 self._assembler.used(observation.camera)
 
     def _look(self, frame: Frame) -> None:
-        """Whether a frame shows the things that were found, or what is behind them."""
+        """Whether a frame shows the things that were found, or what is behind them; and what it
+        looks across, if anybody wants floor plans.
+        """
         options = self.config.map
 
         def beyond(xyz: np.ndarray) -> np.ndarray:
             return depth_beyond(torch.from_numpy(xyz), frame, options.voxel_size).numpy()
 
         self._tracks.look(frame, beyond, options.carve_margin)
+        if self._looked is not None:
+            self._looked.add(frame, self.config.grid)
 
     # Out
 
@@ -338,41 +350,150 @@ class LiveMap:
         self,
         texts: Sequence[str],
         prompts: bool = False,
-        threshold: float | None = None,
-        max_objects: int | None = None,
         time_limit: float | None = None,
+        where: Filter | None = None,
+        vectors: np.ndarray | None = None,
+        **rules: Any,
     ) -> QueryResult:
         """Ask the map; see :meth:`Mapper.query`.
 
         Vectors that are only a little old are renewed for half a second and then taken as they are:
         frames may change more than can be projected before the next ones come.
 
-        Objects are followed from then on (:class:`Tracks`): they keep their ids, and are missing
-        once frames have looked through their places. Where a time limit leaves much of the map
-        out, only those that are known already have ids.
+        Objects that texts find are followed from then on (:class:`Tracks`): they keep their ids,
+        and are missing once frames have looked through their places. Where a filter, or a time
+        limit, leaves much of the map out, only those that are known already have ids.
 
         Args:
-            threshold, max_objects: instead of those of the configuration.
-            time_limit: s; see :meth:`Mapper.query`.
+            time_limit, where, vectors: see :meth:`Mapper.query`.
+            rules: fields of QueryConfig, in place of those of the configuration.
 
         Raises:
             NotReadyError: the encoder is still loading.
             ConfigError: a rule has an impossible value.
             InputError, LanguageError: see :meth:`Mapper.query`.
         """
-        changes: dict[str, Any] = {"threshold": threshold, "max_objects": max_objects}
-        given = {name: value for name, value in changes.items() if value is not None}
-        rules = dataclasses.replace(self.config.query, **given)
+        config = dataclasses.replace(self.config.query, **rules)
         names = [text.strip() for text in texts]
         tracks = self._tracks  # those of the map that is asked
-        result = self.mapper.query(names, rules, prompts, time_limit, RENEWAL)
-        return dataclasses.replace(result, tracks=tracks, whole=result.covered >= NEARLY_ALL)
+        result = self.mapper.query(
+            names, config, prompts, time_limit, RENEWAL, where=where, vectors=vectors
+        )
+        if vectors is not None:  # two of one name need not mean the same
+            return result
+        whole = where is None and result.covered >= NEARLY_ALL
+        return dataclasses.replace(result, tracks=tracks, whole=whole)
+
+    def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> np.ndarray:
+        """What texts mean, (Q, W): to be asked with later, or compared elsewhere.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError, LanguageError, ConfigError: see :meth:`Mapper.query`.
+        """
+        mapper = self.mapper
+        check_texts(texts)
+        names = [text.strip() for text in texts]
+        return mapper.space.text_vectors(names, prompts).float().cpu().numpy()
+
+    def names_at_hand(self) -> list[str]:
+        """What may be anywhere: the labels of the cloud, of a labelled map, or everyday names that
+        need no text tower.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+        """
+        fixed = self.config.node.labels or list(self.mapper.space.identity.labels)
+        return fixed or self.mapper.encoder.at_hand(read_words("everyday"))
+
+    def query_image(
+        self,
+        rgb: np.ndarray,
+        name: str,
+        time_limit: float | None = None,
+        where: Filter | None = None,
+        **rules: Any,
+    ) -> QueryResult:
+        """Ask for what looks like a picture; see :meth:`Mapper.query_image` and :meth:`query`.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError, ConfigError: see :meth:`Mapper.query_image`.
+        """
+        mapper, config = self.mapper, dataclasses.replace(self.config.query, **rules)
+        name = name.strip()
+        return with_memory(lambda: mapper.query_image(rgb, name, config, time_limit, where))
+
+    def placed_in(self, frame_id: str = "") -> tuple[int, str, np.ndarray | None]:
+        """Stamp (ns), name, and T_frame_map (4, 4) of the frame in which an answer is wanted.
+
+        The stamp is that of the last frame in the map, or the last at which the transform is known.
+
+        Args:
+            frame_id: empty = that of the map, which needs no transform: then it is None.
+
+        Raises:
+            InputError: no transform joins the two frames.
+        """
+        stamp_ns, here = self.moment()
+        if frame_id in ("", here):
+            return stamp_ns, here, None
+        if not here:
+            raise InputError(f"the map has no frame yet, so {shown(frame_id)} cannot be reached")
+        try:
+            with self._state:
+                T, moment_ns = self._assembler.localizer.transforms.newest(frame_id, here)
+        except Unusable as error:
+            raise InputError(f"no transform to frame {shown(frame_id)}: {error}") from error
+        return moment_ns or stamp_ns, frame_id, T
+
+    def floor_plan(self) -> Grid:
+        """Where a robot can drive: see :func:`occupancy_grid`.
+
+        From the first call on, frames also tell where they look across.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+        """
+        return self._floor_plan(self.mapper.changes(-1).geometry)
+
+    def label_plan(self, label: str) -> tuple[Grid, float]:
+        """Where a label lies: see :func:`label_grid`; and the share of voxels that were ready.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError, LanguageError, ConfigError: see :meth:`Mapper.query`.
+        """
+        result = self.query([label], time_limit=CLOUD_TIME)
+        threshold, camera = result.rules.threshold, self.mapper.map.camera
+        scores, rules = result.scores[:, 0], self.config.grid
+        return label_grid(result.geometry, scores, threshold, rules, camera), result.covered
+
+    def with_viewpoints(self, answers: Sequence[Answer], distance: float) -> list[Answer]:
+        """The answers, with a place from which each thing can be seen, where one is known.
+
+        Args:
+            distance: m from the box of a thing.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError: the distance is not in 0.1..20 m.
+        """
+        geometry, camera = self.mapper.changes(-1).geometry, self.mapper.map.camera
+        grid = self._floor_plan(geometry)
+        places = Viewpoints(geometry, grid, self.config.grid, camera, distance)
+        return [places.added(answer) for answer in answers]
+
+    def _floor_plan(self, geometry: MapGeometry) -> Grid:
+        with self._state:
+            looked = self._looked = self._looked or LookedThrough(geometry.voxel_size)
+        return occupancy_grid(geometry, self.config.grid, looked.cells(), self.mapper.map.camera)
 
     def cloud(self, labels: Sequence[str] = ()) -> Cloud:
         """Every voxel with its best label; without labels, the map in its true colours."""
         min_hits = self.config.node.cloud_min_hits
         if labels:
-            return self.mapper.query(list(labels)).cloud(min_hits)
+            return self.mapper.query(list(labels)).cloud(min_hits, self.config.node.labels)
         return self.mapper.rgb_cloud(min_hits)
 
     def show(self, cloud: PackedCloud, labels: Sequence[str] = ()) -> np.ndarray:
@@ -583,7 +704,7 @@ class LiveMap:
 
     def _begin_anew(self, reason: str, forget_frame: bool = False) -> None:
         """Make everything that was received so far worthless. Called with both locks held."""
-        self._pending = None
+        self._pending = self._looked = None
         self._tracks = self._tracks.anew()
         self._epoch += 1
         self._epoch_reason = reason

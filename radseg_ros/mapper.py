@@ -12,24 +12,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .answers.cloud import rgb_cloud
+from .answers.filter import chosen
 from .answers.result import QueryResult
-from .answers.scores import TYPICAL, Census, Presence, best_odds
+from .answers.scores import TYPICAL, Census, Presence, best_odds, cosine
 from .config import Config, QueryConfig, to_dict
 from .datatypes import (
     Cloud,
+    ConfigError,
     FeatureMap,
+    Filter,
     Frame,
     InputError,
     IntegrationStats,
     MapChanges,
     MapGeometry,
+    check_rgb,
     check_texts,
 )
 from .encoders.protocol import Encoder
-from .geometry import resize_frame
+from .geometry import resize_frame, resize_rgb, working_size
 from .spaces import GROWTH, Calibration, Scorer, make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.view import MapView, sampled_directly, scored_directly
@@ -125,7 +130,8 @@ class Mapper:
         prompts: bool = False,
         time_limit: float | None = None,
         renew: float = math.inf,
-        vectors: torch.Tensor | None = None,
+        where: Filter | None = None,
+        vectors: np.ndarray | None = None,
     ) -> QueryResult:
         """How well every voxel answers each text.
 
@@ -141,8 +147,9 @@ class Mapper:
             renew: s in which the vectors of voxels that have changed since their last projection
                 are made again; after that a slightly older mean is good enough. Voxels without a
                 vector are not affected.
-            vectors: (Q, D) in the space of the texts, of any length, of what is looked for; the
-                texts are then only names for it.
+            where: which voxels may answer; None = all.
+            vectors: (Q, W), any length but 0, what is asked for in place of the texts, which are
+                only names then.
 
         Raises:
             InputError: texts that :func:`check_texts` refuses, too much at once, another limit, or
@@ -176,10 +183,74 @@ class Mapper:
             if rules.mode == "calibrated" and len(geometry):
                 named = (texts, prompts) if vectors is None else None
                 scores = self._presence(scores, rules, named).scores(scores)
+        return self._result(texts, geometry, scores, rules, asked_of, where)
+
+    @torch.inference_mode()
+    def query_image(
+        self,
+        rgb: np.ndarray,
+        name: str,
+        rules: QueryConfig | None = None,
+        time_limit: float | None = None,
+        where: Filter | None = None,
+    ) -> QueryResult:
+        """How much every voxel looks like a picture of a thing.
+
+        Pictures are nearer to each other than any picture is to a text. So what is compared is what
+        the encoder sees, without the way into the space of the texts, and without what most of the
+        map has in common: the score is the cosine of the vectors minus their mean over the map.
+
+        Args:
+            rgb: (H, W, 3) RGB, uint8 or float32 in [0, 1]; of the thing, cut out.
+            name: what the answer calls it.
+            rules, time_limit, where: see :meth:`query`; ``rules.mode`` does not matter.
+
+        Raises:
+            InputError: it is no image, or a strip; a name that :func:`check_texts` refuses.
+            ConfigError: the map stores probabilities, which say nothing of other things.
+        """
+        deadline = _deadline(time_limit)
+        check_texts([name])
+        if self.space.identity.labels:
+            raise ConfigError("the map stores probabilities of its labels: ask for one of them")
+        size = check_rgb(rgb).shape[:2]
+        short_side = min(self.config.short_side, min(size))  # it is not made larger
+        features = self.space.features(resize_rgb(rgb, working_size(size, short_side)))
+        source, asked_of = self.map, len(self.map)
+        usual = torch.zeros(self.space.channels, dtype=torch.float64, device=source.device)
+
+        def add(means: torch.Tensor) -> torch.Tensor:
+            usual.add_(means.double().sum(0))
+            return means[:, :0]
+
+        with self.timings.stage("score"):
+            seen, _ = scored_directly(source, self.lock, add, torch.clone, 0, deadline)
+            usual /= max(1, len(seen))
+            picture = features.data.flatten(1).double().mean(1).to(source.device) - usual
+
+            def alike(means: torch.Tensor) -> torch.Tensor:
+                return cosine(means - usual.float(), picture[None].float()).clamp(0, 1)
+
+            geometry, scores = scored_directly(source, self.lock, alike, torch.clone, 1, deadline)
+        return self._result([name], geometry, scores, rules or self.config.query, asked_of, where)
+
+    def _result(
+        self,
+        texts: Sequence[str],
+        geometry: MapGeometry,
+        scores: torch.Tensor,
+        rules: QueryConfig,
+        asked_of: int,
+        where: Filter | None,
+    ) -> QueryResult:
+        """Of a question to ``asked_of`` voxels."""
+        source = self.map
         asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
         covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
+        if where is not None:
+            geometry, scores = chosen(geometry, scores, where, source.last_stamp_ns or 0)
         return QueryResult(
-            tuple(texts), geometry, scores.cpu().numpy(), rules, covered, self._answering
+            tuple(texts), geometry, scores.cpu().numpy(), rules, covered, turn=self._answering
         )
 
     def _presence(
@@ -377,21 +448,21 @@ def _check_size(voxels: int, texts: int) -> None:
         )
 
 
-def _check_vectors(vectors: torch.Tensor, texts: int, channels: int) -> torch.Tensor:
+def _check_vectors(vectors: np.ndarray, texts: int, channels: int) -> torch.Tensor:
     """(Q, D) of any length -> of unit length.
 
     Raises:
         InputError: another shape, not finite, or of no length.
     """
-    vectors = torch.as_tensor(vectors, dtype=torch.float32)
-    if vectors.shape != (texts, channels):
+    given = torch.as_tensor(vectors, dtype=torch.float32)
+    if given.shape != (texts, channels):
         raise InputError(
             f"a vector for each of {texts} texts has {channels} numbers here, got an array of "
-            f"shape {tuple(vectors.shape)}"
+            f"shape {tuple(given.shape)}"
         )
-    if not bool(torch.isfinite(vectors).all()) or not bool(vectors.any(1).all()):
+    if not bool(torch.isfinite(given).all()) or not bool(given.any(1).all()):
         raise InputError("a vector must be finite and of some length")
-    return torch.nn.functional.normalize(vectors, dim=1)
+    return torch.nn.functional.normalize(given, dim=1)
 
 
 def _no_scores(vectors: torch.Tensor) -> torch.Tensor:

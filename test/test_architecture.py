@@ -176,7 +176,7 @@ def test_lines_fit_beside_each_other():
 
 
 def test_every_file_names_its_licence():
-    folders = ("radseg_ros", "eval3d", "bench", "test", "scripts", "launch")
+    folders = ("radseg_ros", "eval3d", "bench", "examples", "test", "scripts", "launch")
     files = [ROOT / "setup.py", *(path for f in folders for path in (ROOT / f).rglob("*.py"))]
     first = "# SPDX-License-Identifier: Apache-2.0\n"
     assert not [name(path) for path in files if not path.read_text().startswith(first)]

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-import colorsys
-
 import numpy as np
 import pytest
 import torch
 
-from radseg_ros.answers.cloud import GOLDEN_RATIO, palette, rgb_cloud, semantic_cloud
+from radseg_ros.answers.cloud import (
+    COLORS,
+    heat_cloud,
+    label_colors,
+    palette,
+    rgb_cloud,
+    semantic_cloud,
+)
 from radseg_ros.datatypes import Cloud, InputError, MapGeometry
 
 
@@ -68,15 +73,6 @@ def test_fields_of_different_length_are_refused():
         Cloud(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(1), np.zeros(2), np.zeros(2))
 
 
-def test_hues_are_far_apart_and_shades_tell_the_turns_apart():
-    for i, color in enumerate(palette(30)):
-        hue, saturation, value = colorsys.rgb_to_hsv(*color / 255)
-        apart = (hue - 0.02 - i * GOLDEN_RATIO) % 1
-        assert min(apart, 1 - apart) < 0.01
-        assert saturation == pytest.approx((0.85, 0.6)[i // 7 % 2], abs=0.01)
-        assert value == pytest.approx((0.95, 0.75)[i // 14 % 2], abs=0.01)
-
-
 def test_a_score_that_equals_the_threshold_is_a_label(geometry):
     scores = np.array([[0.5], [np.nextafter(np.float32(0.5), np.float32(0))], [1.0]], np.float32)
     assert semantic_cloud(geometry, scores, 0.5).label.tolist() == [0, -1, 0]
@@ -94,4 +90,69 @@ def test_a_cloud_of_questions_keeps_hits_and_places(geometry):
 
 def test_no_labels_have_no_colors():
     assert palette(0).shape == (0, 3)
-    assert palette(1).tolist() == [[242, 61, 36]]
+    assert palette(1).tolist() == [[0xE6, 0x9F, 0x00]]
+
+
+# Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color Vision
+# Deficiency", 2009: matrices of severity 1, for linear RGB.
+EYES = {
+    "normal": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+         [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+         [-0.011820, 0.042940, 0.968881]]
+    ),
+}  # fmt: skip
+
+
+def lab(rgb: np.ndarray, eye: str) -> np.ndarray:
+    """(N, 3) uint8 sRGB -> (N, 3) CIELAB (D65) of what that eye sees."""
+    value = rgb / 255.0
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    seen = (linear @ EYES[eye].T).clip(0, 1)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = seen @ to_xyz.T / (0.95047, 1.0, 1.08883)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack(
+        [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
+    )
+
+
+def nearest(colors: np.ndarray, eye: str) -> float:
+    """The least distance between any two; 2.3 is what can just be noticed."""
+    seen = lab(colors, eye)
+    apart = np.linalg.norm(seen[:, None] - seen, axis=2)
+    return float(apart[~np.eye(len(seen), dtype=bool)].min())
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_colors_can_be_told_apart_without_red_or_green(eye):
+    assert nearest(palette(len(COLORS)), eye) > 16
+
+
+def test_many_labels_still_have_colors_of_their_own():
+    assert len({tuple(color) for color in palette(60).tolist()}) == 60
+    assert palette(1000).shape == (1000, 3)
+
+
+def test_a_label_has_one_color_in_every_output():
+    shown, colors = ["sofa", "cat"], palette(4)
+    found = label_colors(["cat", "cup", "sofa", "cup", "door"], shown)
+    assert found.tolist() == colors[[1, 2, 0, 2, 3]].tolist()
+    assert label_colors(["cat"], []).tolist() == colors[:1].tolist()
+    assert label_colors([], shown).shape == (0, 3)
+    assert label_colors(["sofa"], ["sofa", "sofa"]).tolist() == colors[:1].tolist()
+
+
+def test_heat_glows_where_the_score_is_high(geometry):
+    scores = np.array([[0.9, 0.1], [0.1, 0.2], [0.1, 0.6]], np.float32)
+    cloud = heat_cloud(geometry, scores, threshold=0.5, min_hits=5)
+    assert cloud.score == pytest.approx([0.2, 0.6]) and cloud.label.tolist() == [-1, 1]
+    cold, warm = cloud.rgb.astype(int)
+    assert np.ptp(cold) == 0 and np.ptp(warm) > 30
+    assert len(heat_cloud(geometry, np.zeros((3, 0)), 0.5)) == 3

@@ -16,10 +16,14 @@ require_ros()
 
 from sensor_msgs.msg import PointCloud2
 
+from radseg_ros.answers.floor.grid import Grid
 from radseg_ros.answers.packed import POINT, PackedCloud
-from radseg_ros.config import NodeConfig, QueryConfig
-from radseg_ros.datatypes import NotReadyError
-from radseg_ros.ros.clouds import Clouds
+from radseg_ros.config import GridConfig, NodeConfig, QueryConfig
+from radseg_ros.datatypes import Answer, NotReadyError
+from radseg_ros.ros.outputs.clouds import Clouds
+from radseg_ros.ros.outputs.grids import Grids
+from radseg_ros.ros.outputs.latched import LatchedTopic
+from radseg_ros.ros.outputs.objects import Objects
 
 
 class Topics:
@@ -122,3 +126,69 @@ def test_a_cloud_waits_for_the_encoder(world):
     live.loading = False
     clouds.publish()
     assert len(topics.clouds("rgb_cloud")) == 1
+
+
+class Asked:
+    """Stands in for a map that is asked; part of its voxels is not ready at first."""
+
+    def __init__(self) -> None:
+        self.version, self.covered, self.questions = 1, 0.5, 0
+        grid = GridConfig(label="red")
+        self.config = SimpleNamespace(
+            node=NodeConfig(labels=["red"]), query=QueryConfig(), grid=grid
+        )
+
+    def query(self, labels: Sequence[str], time_limit: float) -> Any:
+        self.questions += 1
+        return SimpleNamespace(covered=self.covered, answers=[Answer("red", 0.1, ())])
+
+    def floor_plan(self) -> Grid:
+        self.questions += 1
+        return Grid(np.zeros((2, 3), np.int8), (0, 0), 0.05)
+
+    def label_plan(self, label: str) -> tuple[Grid, float]:
+        return self.floor_plan(), self.covered
+
+    def moment(self) -> tuple[int, str]:
+        return 7, "map"
+
+
+@pytest.mark.parametrize(("outputs", "topics"), [(Objects, 1), (Grids, 2)])
+def test_things_and_floor_plans_are_made_for_listeners_until_they_are_whole(
+    outputs, topics, monkeypatch
+):
+    monkeypatch.setattr("radseg_ros.ros.outputs.latched.time.monotonic", lambda: 0.0)
+    node, live = Topics(), Asked()
+    made = outputs(node, live)
+    made.publish()
+    assert not live.questions, "nobody listens"
+    node.listeners = 1
+    for _ in range(3):
+        made.publish()
+    assert live.questions == 3 + (topics - 1), "what is not whole is made again"
+    live.covered = 1.0
+    for _ in range(4):
+        made.publish()
+    done = live.questions
+    made.publish()
+    live.version += 1
+    made.publish()
+    assert live.questions == done + topics
+
+
+def test_a_topic_rests_after_a_message_that_took_long(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("radseg_ros.ros.outputs.latched.time.monotonic", lambda: now[0])
+    node = Topics()
+    node.listeners = 1
+    topic = LatchedTopic(node, PointCloud2, "slow", rest=4.0)
+
+    def make() -> str:
+        now[0] += 2.0
+        return "message"
+
+    topic.publish(1, make)
+    for key, at, sent in ((2, 103.0, 1), (2, 109.9, 1), (2, 110.0, 2)):
+        now[0] = at
+        topic.publish(key, make)
+        assert len(node.sent["~/slow"]) == sent

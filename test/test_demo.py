@@ -14,6 +14,7 @@ import pytest
 from conftest import require_ros
 
 from eval3d.report.voxel_view import View
+from radseg_ros.answers.cloud import heat
 from radseg_ros.demo.album import aligned, write_ply
 from radseg_ros.demo.processes import DemoError, Program
 from radseg_ros.demo.run import compare, main, table
@@ -100,7 +101,7 @@ def test_up_is_read_off_the_cameras(up):
 
 def test_heat_glows_only_above_the_threshold():
     rgb = np.full((3, 3), 200, np.uint8)
-    colors = pictures.heat(rgb, np.array([0.1, 0.45, 0.95]), 0.5)
+    colors = heat(rgb, np.array([0.1, 0.45, 0.95]), 0.5)
     assert np.ptp(colors[0]) == 0 and np.ptp(colors[2]) > 100
 
 

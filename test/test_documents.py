@@ -15,8 +15,8 @@ from test_architecture import CORE, GROUND
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = ("radseg_ros", "eval3d", "radseg_interfaces", "bench", "test", "scripts", "config",
-           "launch", "docs")  # fmt: skip
+FOLDERS = ("radseg_ros", "eval3d", "radseg_interfaces", "bench", "examples", "test", "scripts",
+           "config", "launch", "docs")  # fmt: skip
 FILES = [path for f in FOLDERS for path in (ROOT / f).rglob("*")] + [*ROOT.glob("*.*")]
 NAMES = {f"/{path.relative_to(ROOT)}" for path in FILES}
 EXAMPLES = {"gray.py", "mine.py", "radseg_interfaces/srv/CountVoxels.srv"}  # of CONTRIBUTING.md

@@ -38,12 +38,13 @@ Launch = Callable[..., tuple[int, list[str], dict]]
 def launch(tmp_path, monkeypatch) -> Launch:
     """Run a launch file; its code, and the words and parameters that the node got."""
     index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
-    program = tmp_path / "lib" / "radseg_ros" / "radseg_mapping"
-    for folder in (index, program.parent):
-        folder.mkdir(parents=True)
-    (index / "radseg_ros").touch()
-    program.write_text(PROGRAM)
-    program.chmod(0o755)
+    index.mkdir(parents=True)
+    for package, name in (("rviz2", "rviz2"), ("radseg_ros", "radseg_mapping")):
+        program = tmp_path / "lib" / package / name
+        program.parent.mkdir(parents=True)
+        (index / package).touch()
+        program.write_text(PROGRAM)
+        program.chmod(0o755)
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}")
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
 
@@ -99,6 +100,16 @@ def test_what_is_given_reaches_the_node_as_what_it_is(launch, tmp_path):
     line = " ".join(words)
     assert "-r color/image:=/rgb " in line and "color/image/compressed:=/rgb/compressed" in line
     assert "--log-level debug" in line and "__node:=mapper" in line
+
+
+def test_rviz_shows_what_the_node_publishes(launch, tmp_path):
+    code, words, _ = launch("mapping", rviz="true", node_name="mapper", map_frame="odom")
+    assert code == 0 and "__node:=mapper" in words
+    words, _ = json.loads((tmp_path / "lib" / "rviz2" / "started.json").read_text())
+    assert Path(words[words.index("-d") + 1]).name == "mapping.rviz"
+    assert words[words.index("-f") + 1] == "odom"
+    for topic in ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid"):
+        assert f"{topic}:=mapper/{topic}" in words
 
 
 def test_namespaces_and_parameters_around_it_count(launch):

@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 import torch
 from color_encoder import ColorEncoder
-from plain_messages import image, info, pair, pose
+from plain_messages import image, info, pair, pose, transforms
 
-from radseg_ros.config import Config, LiftConfig, NodeConfig, PersistenceConfig, with_options
+from radseg_ros.answers.floor.grid import FREE, OCCUPIED, UNKNOWN
+from radseg_ros.config import (
+    Config,
+    GridConfig,
+    LiftConfig,
+    NodeConfig,
+    PersistenceConfig,
+    with_options,
+)
 from radseg_ros.datatypes import (
     ConfigError,
     InputError,
@@ -840,3 +848,70 @@ def test_saving_by_itself_keeps_the_file_of_a_map_that_waits(live, tmp_path):
     assert path.read_bytes() == before
     live.confirm()
     assert live.autosave(path) == path and path.stat().st_size > len(before)
+
+
+def test_answers_can_be_placed_in_another_frame(live):
+    with pytest.raises(InputError, match="the map has no frame yet, so 'base' cannot be reached"):
+        live.placed_in("base")
+    feed(live, *frames(100))
+    settle(live)
+    assert live.placed_in() == live.placed_in("map") == (100_000_000, "map", None)
+    with pytest.raises(InputError, match="no transform to frame 'base': .*nothing came on /tf"):
+        live.placed_in("base")
+    live.receive("tf", transforms((150, "map", "base", 2.0)))
+    stamp_ns, frame_id, T = live.placed_in("base")
+    assert (stamp_ns, frame_id) == (150_000_000, "base") and T[0, 3] == -2
+    live.receive("tf_static", transforms((1, "map", "dock", 3.0)))
+    assert live.placed_in("dock")[0] == 100_000_000, "it holds at any time"
+
+
+def test_floor_plans_tell_what_was_looked_across_since_somebody_wants_them(live):
+    rules = GridConfig(low=0.01, high=5.0, min_hits=1)
+    live.configure(dataclasses.replace(live.config, grid=rules))
+
+    def look(ms: int) -> None:
+        """Along x, 10 cm above the floor, at something 1 m away."""
+        at = pose(ms)
+        at.pose.position.z, turn = 0.1, at.pose.orientation
+        turn.x, turn.y, turn.z, turn.w = -0.5, 0.5, -0.5, 0.5
+        feed(live, *visible_pair(ms), ("pose", at))
+        settle(live)
+
+    look(100)
+    before = live.floor_plan().data
+    assert (before == OCCUPIED).any() and not (before == FREE).any()
+    look(200)
+    seen = live.floor_plan().data
+    assert (seen == FREE).sum() > 15 and (seen == OCCUPIED).sum() == (before == OCCUPIED).sum()
+    live.reset()
+    assert live.floor_plan().data.size == 0
+
+
+def test_a_label_has_a_plan(live):
+    rules = GridConfig(high=5.0, min_hits=1)
+    live.configure(dataclasses.replace(live.config, grid=rules))
+    feed(live, *frames(100))
+    settle(live)
+    grid, covered = live.label_plan("grey")
+    assert covered == 1 and set(grid.data.ravel().tolist()) <= {UNKNOWN, 0, *range(50, 101)}
+    with pytest.raises(LanguageError):
+        live.label_plan("a walrus")
+
+
+def test_texts_have_vectors(live):
+    vectors = live.text_vectors([" red ", "blue"])
+    assert vectors.shape == (2, 8) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    with pytest.raises(InputError):
+        live.text_vectors([])
+
+
+def test_what_pictures_and_vectors_find_is_not_followed(live):
+    feed(live, *frames(100))
+    settle(live)
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    by_picture = live.query_image(rgb, "grey", threshold=0.0)
+    by_vector = live.query(["grey"], vectors=live.text_vectors(["grey"]), threshold=0.0)
+    by_name = live.query(["grey"], threshold=0.0)
+    ids = [[t.id for t in r.answers[0].objects] for r in (by_picture, by_vector, by_name)]
+    assert ids == [[0], [0], [1]]

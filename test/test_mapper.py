@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
@@ -12,7 +13,14 @@ from color_encoder import ColorEncoder
 from torch.nn.functional import normalize
 
 from radseg_ros.config import Config, MapConfig, QueryConfig
-from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError, LanguageError
+from radseg_ros.datatypes import (
+    ConfigError,
+    FeatureMap,
+    Filter,
+    Frame,
+    InputError,
+    LanguageError,
+)
 from radseg_ros.encoders.radseg.heads import ResidualHead
 from radseg_ros.mapper import Mapper
 from radseg_ros.spaces import make_space
@@ -233,3 +241,72 @@ def test_questions_project_in_bfloat16_where_the_processor_has_it(monkeypatch, s
     world.integrate(view(), FeatureMap(torch.randn(768, 8, 10)))
     exact = normalize(space.encoder.project(world.snapshot().features), dim=1)
     torch.testing.assert_close(space.language_vectors(world), exact)  # the evaluator's
+
+
+@pytest.mark.parametrize("space", ["backbone", "language"])
+def test_a_picture_finds_what_looks_like_it(space):
+    chain = mapper(space=space)
+    for name, (centre, color) in BOXES.items():
+        picture = np.full((24, 32, 3), color, np.uint8)
+        result = chain.query_image(picture, name)
+        (answer,) = result.answers
+        assert answer.label == name and answer.found
+        assert answer.objects[0].peak == pytest.approx(centre, abs=0.06)
+        features = torch.cat([*chain.map.means()]).double()
+        usual = features.mean(0)
+        asked = chain.space.features(picture).data.flatten(1).double().mean(1) - usual
+        expected = normalize(features - usual, dim=1) @ normalize(asked, dim=0)
+        np.testing.assert_allclose(result.scores[:, 0], expected.clamp(0, 1), atol=1e-5)
+    elsewhere = chain.query_image(picture, "blue", where=Filter(highest=(0.0, 9.0, 9.0)))
+    assert not elsewhere.answers[0].found and elsewhere.geometry.xyz[:, 0].max() <= 0
+    green = chain.query_image(np.full((24, 32, 3), (0, 255, 0), np.uint8), "green")
+    assert not green.answers[0].found and green.covered == 1
+
+
+def test_pictures_that_cannot_be_asked_with_are_refused():
+    picture, labels = np.zeros((8, 8, 3), np.uint8), ["red", "blue"]
+    with pytest.raises(ConfigError, match="stores probabilities"):
+        mapper(space="probability", labels=labels).query_image(picture, "thing")
+    for wrong in (picture[0], picture.astype(np.int64), np.zeros((1, 900, 3), np.uint8)):
+        with pytest.raises(InputError):
+            mapper().query_image(wrong, "thing")
+    with pytest.raises(InputError, match="none of them empty"):
+        mapper().query_image(picture, " ")
+    empty = Mapper(Config(short_side=0), ColorEncoder())
+    assert not empty.query_image(picture, "thing").answers[0].found
+
+
+@pytest.mark.parametrize("space", ["backbone", "language", "probability"])
+def test_vectors_of_texts_ask_as_the_texts_do(space):
+    labels = ["red", "blue", "grey"]
+    chain = mapper(space=space, labels=labels if space == "probability" else [])
+    vectors = chain.space.text_vectors(labels).numpy()
+    by_text, by_vector = chain.query(labels), chain.query(labels, vectors=3 * vectors)
+    np.testing.assert_allclose(by_vector.scores, by_text.scores, atol=1e-6)
+    again = chain.query(labels, vectors=vectors[::-1].copy())
+    np.testing.assert_allclose(again.scores, by_text.scores[:, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "reason"),
+    [
+        (np.ones((1, 7)), "8 numbers"),
+        (np.ones((2, 8)), "8 numbers"),
+        (np.zeros((1, 8)), "finite"),
+        (np.full((1, 8), np.inf), "finite"),
+    ],
+)
+def test_vectors_that_mean_nothing_are_refused(vectors, reason):
+    with pytest.raises(InputError, match=reason):
+        mapper().query(["thing"], vectors=vectors)
+
+
+def test_the_mode_decides_how_scores_are_made():
+    chain, labels, modes = mapper(), ["red", "blue"], ("relevancy", "softmax", "cosine")
+    scores = {mode: chain.query(labels, QueryConfig(mode=mode)).scores for mode in modes}
+    assert (scores["softmax"].sum(1) <= 1 + 1e-6).all()
+    vectors = chain.space.answer_vectors(torch.cat([*chain.map.means()]))
+    wanted = chain.space.text_vectors(labels)
+    np.testing.assert_allclose(scores["cosine"], (vectors @ wanted.T).clamp(0, 1), atol=2e-3)
+    for one, other in itertools.combinations(modes, 2):
+        assert np.abs(scores[one] - scores[other]).max() > 0.1

@@ -22,6 +22,7 @@ require_ros()
 
 from color_encoder import ColorEncoder
 from color_node import GATE, HELD_PIXEL
+from geometry_msgs.msg import Pose
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import QoSProfile
@@ -364,6 +365,14 @@ def test_a_bag_that_starts_again_is_mapped_again(robot, node, empty, tmp_path):
     assert robot.query("white").answers[0].found
 
 
+def of_the_map(response: Any) -> list[Any]:
+    """The answers without what is known of things by following them, which files do not hold."""
+    for answer in response.answers:
+        for thing in answer.objects:
+            thing.id, thing.has_viewpoint, thing.viewpoint = 0, False, Pose()
+    return list(response.answers)
+
+
 @pytest.mark.slow
 def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     show(robot, scene)
@@ -380,7 +389,7 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     loaded = robot.call(LoadMap, "/radseg_mapping/load_map", path="rooms/office")
     assert loaded.success and loaded.voxels == saved.voxels, loaded.message
     after = robot.query("red", return_cloud=True)
-    assert after.answers == before.answers and after.header == before.header
+    assert of_the_map(after) == of_the_map(before) and after.header == before.header
     merged = robot.call(LoadMap, "/radseg_mapping/load_map", path="rooms/office.radmap", merge=True)
     assert merged.success and merged.voxels == saved.voxels
     doubled = as_array(robot.query("red", return_cloud=True).cloud)["hits"].sum()

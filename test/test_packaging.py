@@ -122,6 +122,8 @@ def test_nothing_is_required_in_vain(setup):
         assert modules & names or reads_files_of_it, f"nothing imports {distribution}"
     for distribution, modules in modules_of(setup["extras_require"]["test"]).items():
         assert modules & imported("test") or distribution in PLUGINS, distribution
+    for distribution, modules in modules_of(setup["extras_require"]["agent"]).items():
+        assert modules & imported("examples"), distribution
 
 
 def test_nothing_is_imported_that_is_not_required(setup):

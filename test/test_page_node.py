@@ -21,7 +21,7 @@ from radseg_interfaces.srv import SaveMap
 from radseg_ros.cli import query
 from radseg_ros.datatypes import Frame
 from radseg_ros.encoders.protocol import ENCODERS
-from radseg_ros.ros.query_client import as_dict
+from radseg_ros.ros.client import as_dict
 from radseg_ros.view.saved_map import open_map
 from radseg_ros.voxels.map_file import read_header
 
@@ -87,7 +87,8 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
         robot.call(SaveMap, f"{NODE}/save_map", path="office.radmap")
     path = tmp_path / "office.radmap"
     with open_map(path, {"map.work_ahead": 0.0}) as live:
-        asked = query.plain(live, live.query(["red", "blue"]), read_header(path))
+        result = live.query(["red", "blue"])
+        asked = query.plain(live, result.answers, result.covered, read_header(path))
     assert without_ids(asked["answers"]) == nearly(without_ids(told["answers"]))
     for what in ("frame_id", "stamp", "voxels", "covered", "frames"):
         assert asked[what] == nearly(told[what]), what

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from radseg_ros.config import Config, options_of
 from radseg_ros.frames.images.color import COLOR_ENCODINGS
 from radseg_ros.frames.images.depth import DEPTH_ENCODINGS
@@ -129,3 +131,35 @@ def test_the_encodings_are_those_that_are_decoded():
 
     assert listed("| colour |", "| YUV 4:2:2", "| Bayer") == sorted(COLOR_ENCODINGS)
     assert listed("| depth |") == sorted(DEPTH_ENCODINGS)
+
+
+def test_what_viewers_show_is_published():
+    gives = {name.removeprefix("~/"): type_ for name, type_, _ in table("gives")}
+    displays = yaml.safe_load((ROOT / "config" / "mapping.rviz").read_text())
+    shown = {
+        display["Topic"]["Value"]: display["Class"].split("/")[1]
+        for display in displays["Visualization Manager"]["Displays"]
+        if "Topic" in display
+    }
+    types = {"PointCloud2": "PointCloud2", "MarkerArray": "MarkerArray", "Map": "OccupancyGrid"}
+    assert len(shown) == 6
+    for topic, kind in shown.items():
+        assert gives[topic].endswith(f"/{types[kind]}"), topic
+    launch = (ROOT / "launch" / "mapping.launch.py").read_text()
+    names = re.search(r"^SHOWN = \(([^)]*)\)", launch, re.M)
+    assert names and {*re.findall(r'"(\w+)"', names[1])} == shown.keys()
+    panels = json.loads((ROOT / "config" / "foxglove.json").read_text())["configById"]
+    topics = panels["3D!map"]["topics"]
+    assert {*topics} == {f"/radseg_mapping/{topic}" for topic in shown}
+
+
+def test_every_panel_of_the_layout_has_its_place():
+    layout = json.loads((ROOT / "config" / "foxglove.json").read_text())
+
+    def panels(part: object) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        assert isinstance(part, dict)
+        return [*panels(part["first"]), *panels(part["second"])]
+
+    assert sorted(panels(layout["layout"])) == sorted(layout["configById"])

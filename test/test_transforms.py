@@ -178,3 +178,21 @@ def test_each_transform_is_counted_once():
         buffer.lookup("map", "camera", 50 * MS)
     assert ledger.used == {"tf": 2, "tf_static": 1} and ledger.superseded["tf"] == 1
     assert buffer.waiting == {"tf": 1, "tf_static": 0}
+
+
+def test_the_newest_moment_is_the_last_that_all_know():
+    buffer = robot()
+    buffer.add("odom", "base_link", 1050 * MS, at(1.05))  # map in odom: 1000
+    T, moment_ns = buffer.newest("map", "base_link")
+    assert moment_ns == 1000 * MS
+    np.testing.assert_allclose(T[:3, 3], (1.0, 10, 0), atol=1e-12)
+    back, _ = buffer.newest("base_link", "map")
+    np.testing.assert_allclose(back @ T, np.eye(4), atol=1e-12)
+    T, moment_ns = buffer.newest("base_link", "optical")
+    assert moment_ns == 0 and T[0, 3] == 0.2
+    assert buffer.newest("map", "map")[1] == 0
+    with pytest.raises(NotConnected):
+        buffer.newest("map", "nowhere")
+    buffer.forget()
+    with pytest.raises(NotYet):
+        buffer.newest("map", "base_link")

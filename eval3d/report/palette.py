@@ -10,7 +10,7 @@ import numpy as np
 NONE = (0.75, 0.75, 0.75)  # no prediction, ignored
 
 
-def _lab(rgb: np.ndarray) -> np.ndarray:
+def lab(rgb: np.ndarray) -> np.ndarray:
     """(N, 3) sRGB in [0, 1] -> (N, 3) CIELAB (D65), where distance is roughly what the eye sees."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
@@ -35,16 +35,16 @@ def distinct_colors(count: int) -> np.ndarray:
     """
     steps = np.linspace(0.0, 1.0, 13)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _lab(candidates)
-    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    seen = lab(candidates)
+    chroma = np.hypot(seen[:, 1], seen[:, 2])
     # neither near grey nor glaring
-    usable = (lab[:, 0] > 30) & (lab[:, 0] < 86) & (chroma > 20) & (chroma < 78)
-    candidates, lab = candidates[usable], lab[usable]
-    taken = _lab(np.array([[1.0, 1, 1], [0, 0, 0], NONE]))
-    distance = np.sqrt(((lab[:, None] - taken[None]) ** 2).sum(-1)).min(axis=1)
+    usable = (seen[:, 0] > 30) & (seen[:, 0] < 86) & (chroma > 20) & (chroma < 78)
+    candidates, seen = candidates[usable], seen[usable]
+    taken = lab(np.array([[1.0, 1, 1], [0, 0, 0], NONE]))
+    distance = np.sqrt(((seen[:, None] - taken[None]) ** 2).sum(-1)).min(axis=1)
     chosen = []
     for _ in range(count):
         best = int(distance.argmax())
         chosen.append(candidates[best])
-        distance = np.minimum(distance, np.sqrt(((lab - lab[best]) ** 2).sum(-1)))
+        distance = np.minimum(distance, np.sqrt(((seen - seen[best]) ** 2).sum(-1)))
     return np.array(chosen).reshape(-1, 3)

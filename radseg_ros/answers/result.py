@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..config import QueryConfig
 from ..datatypes import Answer, Cloud, MapGeometry
-from .cloud import semantic_cloud
+from .cloud import heat_cloud, label_colors, semantic_cloud
 from .objects import find_objects
 from .tracks import Tracks
 
@@ -35,9 +36,28 @@ class QueryResult:
         """Where each text is: objects, best first; none when it was not found."""
         return [self._answer(*each) for each in zip(self.texts, self.scores.T, strict=True)]
 
-    def cloud(self, min_hits: int = 1) -> Cloud:
-        """Every voxel with its best text; voxels of fewer than ``min_hits`` points are left out."""
-        return semantic_cloud(self.geometry, self.scores, self.rules.threshold, min_hits)
+    @property
+    def distribution(self) -> np.ndarray:
+        """(Q,) how the voxels divide among the texts: mean scores by points, together 1.
+
+        All 0 where there is no voxel. Scores should be those of mode softmax.
+        """
+        share = self.geometry.hits.double().cpu().numpy() @ self.scores.astype(np.float64)
+        return share / max(share.sum(), np.finfo(np.float64).tiny)
+
+    def cloud(self, min_hits: int = 1, shown: Sequence[str] = ()) -> Cloud:
+        """Every voxel with its best text; voxels of fewer than ``min_hits`` points are left out.
+
+        Args:
+            shown: see :func:`label_colors`.
+        """
+        colors = label_colors(self.texts, shown)
+        threshold = self.rules.threshold
+        return semantic_cloud(self.geometry, self.scores, threshold, min_hits, colors)
+
+    def heat_cloud(self, min_hits: int = 1) -> Cloud:
+        """As :meth:`cloud`, in the glow of the best score."""
+        return heat_cloud(self.geometry, self.scores, self.rules.threshold, min_hits)
 
     def _answer(self, text: str, scores: np.ndarray) -> Answer:
         question = (text, self.geometry, scores, self.rules)

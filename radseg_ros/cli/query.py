@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .mapper_options import add_mapper_options, given_options
 
 if TYPE_CHECKING:
     from ..answers.result import QueryResult
+    from ..datatypes import Answer
     from ..live_map import LiveMap
     from ..voxels.map_file import MapHeader
 
@@ -28,10 +30,13 @@ NAME = "radseg-query"
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 when there was an answer (also "not found")."""
-    options = parser().parse_args(arguments)
+    p = parser()
+    options = p.parse_args(arguments)
+    if options.map is None and options.picture is not None:
+        p.error("--picture draws a --map; `radseg-view` shows a running node")
+    if options.map is not None and (options.frame or options.show):
+        p.error("--frame and --show need a running node")
     if options.map is None:
-        if options.picture is not None:
-            parser().error("--picture draws a --map; `radseg-view` shows a running node")
         return query_client.run(options)
     return run_command(NAME, lambda: command(options))
 
@@ -50,33 +55,45 @@ def parser() -> argparse.ArgumentParser:
 
 def command(options: argparse.Namespace) -> int:
     """Ask a file -> the exit status."""
-    from ..view.saved_map import open_map
-    from ..voxels.map_file import read_header
-
-    if options.picture is not None:
-        if options.picture.suffix.lower() != ".png":
-            raise ConfigError(f"--picture writes a .png, not {options.picture.name}")
-        prepare_file(options.picture)
-    with open_map(options.map, {"map.work_ahead": 0.0, **given_options(options)}) as live:
-        result = plain(live, ask(live, options), read_header(options.map))
-        if options.picture is not None:
-            draw(live, options)
+    query_client.check_question(options)
+    result = ask_file(options)
     print(json.dumps(result, indent=2) if options.json else query_client.table(result))
     return 0
 
 
+def ask_file(options: argparse.Namespace) -> dict[str, Any]:
+    """The answer of a file as plain values; also draws it, if that is wanted."""
+    from ..view.saved_map import open_map
+    from ..voxels.map_file import read_header
+
+    if options.picture is not None:
+        if not options.labels:
+            raise ConfigError("--picture shows labels")
+        if options.picture.suffix.lower() != ".png":
+            raise ConfigError(f"--picture writes a .png, not {options.picture.name}")
+        prepare_file(options.picture)
+    with open_map(options.map, {"map.work_ahead": 0.0, **given_options(options)}) as live:
+        result = ask(live, options)
+        answers = result.answers
+        if options.viewpoint:
+            answers = live.with_viewpoints(answers, options.viewpoint)
+        if options.picture is not None:
+            draw(live, options)
+        return plain(live, answers, result.covered, read_header(options.map))
+
+
 def ask(live: LiveMap, options: argparse.Namespace) -> QueryResult:
     """Put the question of a command line to a map."""
-    rules: dict[str, Any] = {"threshold": options.threshold, "max_objects": options.max_objects}
-    return live.query(
-        options.labels,
-        prompts=options.prompts,
-        time_limit=options.time_limit or None,
-        **{name: value for name, value in rules.items() if value},
-    )
+    limit, where = options.time_limit or None, query_client.asked_where(options)
+    rules, rgb = query_client.asked_rules(options), query_client.asked_picture(options)
+    if rgb is not None:
+        return live.query_image(rgb, options.image.stem, limit, where, **rules)
+    return live.query(options.labels, options.prompts, limit, where, **rules)
 
 
-def plain(live: LiveMap, result: QueryResult, header: MapHeader) -> dict[str, Any]:
+def plain(
+    live: LiveMap, answers: Sequence[Answer], covered: float, header: MapHeader
+) -> dict[str, Any]:
     """An answer as the client of a node has it (``as_dict``); of what the file tells of its frames.
 
     Positions and sizes are [x, y, z] in metres, stamps in seconds.
@@ -91,10 +108,10 @@ def plain(live: LiveMap, result: QueryResult, header: MapHeader) -> dict[str, An
         "stamp": stamp_ns / 1e9,
         "voxels": len(live.mapper.map),
         "pending_voxels": live.pending,
-        "covered": result.covered,
+        "covered": covered,
         "frames": {"integrated": frames, "waiting": 0},
         "drops": recording.get("dropped", {}),
-        "answers": [answer_dict(answer) for answer in result.answers],
+        "answers": [answer_dict(answer) for answer in answers],
     }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from eval3d.report.voxel_view import View
 
+from ..answers.cloud import heat
 from ..files import write_whole
 from ..view import pictures
 from ..view.cells import spacing
@@ -64,7 +65,7 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
             if row["found"]
             else front
         )
-        colors = pictures.heat(rgb, score, THRESHOLD)
+        colors = heat(rgb, score, THRESHOLD)
         for place, eye in (("above", above), ("angle", views[best])):
             image = pictures.painted(eye, colors)
             if row["found"]:
@@ -91,8 +92,8 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
     table = np.empty(len(xyz), kinds)
     table["x"], table["y"], table["z"] = xyz.T
     table["red"], table["green"], table["blue"] = rgb.T
-    for name, heat in zip(names, heats.values(), strict=True):
-        table[name] = aligned(xyz, heat, spacing(xyz))
+    for name, scores in zip(names, heats.values(), strict=True):
+        table[name] = aligned(xyz, scores, spacing(xyz))
     words = {"<f4": "float", "u1": "uchar"}
     properties = [f"property {words[kind]} {name}" for name, kind in kinds]
     head = [

@@ -215,20 +215,27 @@ class Transforms:
             NotYet: a later transform has to come first.
             Unusable: it will never be known; the message says why.
         """
-        down, up = self._ancestry(target), self._ancestry(source)
-        common = next((frame for frame in up if frame in down), None)
-        if common is None:
-            raise NotConnected("frames that no transform joins", self._apart(target, source))
-        steps = {
-            child: self._edges[child].track.around(stamp_ns, camera)
-            for way in (up, down)
-            for child in way[: way.index(common)]
-        }
+        down, up = self._ways(target, source)
+        steps = {child: self._edges[child].track.around(stamp_ns, camera) for child in (*up, *down)}
         for child, poses in steps.items():
             self._edges[child].track.use(poses)
-        to_source = self._chain(up[: up.index(common)], steps, stamp_ns)
-        to_target = self._chain(down[: down.index(common)], steps, stamp_ns)
+        to_source = self._chain(up, steps, stamp_ns)
+        to_target = self._chain(down, steps, stamp_ns)
         return np.linalg.inv(to_target) @ to_source
+
+    def newest(self, target: str, source: str) -> tuple[np.ndarray, int]:
+        """T_target_source, (4, 4), at the last moment at which all of it is known, and that (ns).
+
+        The moment is 0 where all transforms between the two are static.
+
+        Raises:
+            NotConnected: nothing joins the two so far.
+            NotYet: a transform between the two has been forgotten.
+        """
+        down, up = self._ways(target, source)
+        tracks = (self._edges[child].track for child in (*up, *down))
+        moment = min((track.newest_ns or 0 for track in tracks if not track.fixed), default=0)
+        return self.lookup(target, source, moment), moment
 
     def void(self, after_ns: int, camera: str) -> None:
         """See :meth:`Track.void`; static ones stay."""
@@ -270,6 +277,14 @@ class Transforms:
         newest = edge.track.newest_ns
         limit = stamp_ns - to_ns(self._config.pose_history)
         return not edge.track.fixed and (newest is None or newest < limit)
+
+    def _ways(self, target: str, source: str) -> tuple[list[str], list[str]]:
+        """The frames from each of the two up to below the first one that both are in."""
+        down, up = self._ancestry(target), self._ancestry(source)
+        common = next((frame for frame in up if frame in down), None)
+        if common is None:
+            raise NotConnected("frames that no transform joins", self._apart(target, source))
+        return down[: down.index(common)], up[: up.index(common)]
 
     def _ancestry(self, frame: str) -> list[str]:
         """The frame, its parent, and so on to the root."""

@@ -14,8 +14,8 @@ from radseg_interfaces.msg import MapStatus
 from ..device import gpu_bytes
 from ..watchdog import Level, Report, Watchdog
 from . import messages
-from .clouds import LATCHED
 from .faults import Faults
+from .outputs.latched import LATCHED
 
 if TYPE_CHECKING:
     from ..live_map import LiveMap, LiveStatus

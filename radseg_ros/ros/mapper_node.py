@@ -40,10 +40,13 @@ from ..datatypes import CheckpointError, ConfigError, RadsegRosError, brief
 from ..device import let_threads_sleep
 from ..encoders.protocol import make_encoder
 from . import health, params
-from .clouds import LATE_PERIOD, Clouds
 from .faults import Faults
 from .inputs import Inputs, RestExecutor
 from .node_log import NodeLogHandler
+from .outputs.clouds import Clouds
+from .outputs.grids import Grids
+from .outputs.latched import LATE_PERIOD
+from .outputs.objects import Objects
 from .paths import confined, make_folder
 from .transport import image_transport
 
@@ -51,8 +54,8 @@ logger = logging.getLogger(__name__)
 
 NODE_NAME = "radseg_mapping"
 INT64_MAX, FLOAT_MAX = 2**63 - 1, sys.float_info.max
-# clouds, health, events; inputs, encoder and services have threads of their own
-THREADS = 3
+# clouds, things and floor plans, health, events; inputs, encoder and services have their own
+THREADS = 4
 GIVE_UP = 10.0  # s during which everything that ROS does fails
 UNREADABLE = "request or message that ROS cannot read"
 FRAME_TIMEOUT = 60.0  # s that the encoder gets to finish its last frame
@@ -76,7 +79,7 @@ class MapperNode(Node):
         # These load torch, which takes seconds: a misspelt parameter is told before that.
         from ..live_map import LiveMap
         from ..voxels.map_file import SUFFIX
-        from .services import MapServices
+        from .services.offer import MapServices
 
         self.live = LiveMap(config)
         self.faults = Faults()
@@ -91,14 +94,11 @@ class MapperNode(Node):
         self._saving: Future[None] | None = None
         self.inputs = Inputs(self, self.live, self.faults)
         self.clouds = Clouds(self, self.live)
-        self.map_services = MapServices(self, self.live, self.faults)
+        self.objects, self.grids = Objects(self, self.live), Grids(self, self.live)
+        self.map_services = MapServices(self, self.live, self.faults, self.clouds.show)
         self.health = health.Health(self, self.live, self.inputs, self.faults)
         self._setting = threading.Lock()
-        group = MutuallyExclusiveCallbackGroup()
-        self._publishing = self._every(
-            config.node.publish_period, "publishing clouds", self.clouds.publish, group
-        )
-        self._every(LATE_PERIOD, "serving late subscribers", self.clouds.serve_late, group)
+        self._publishing = [*self._publish(self.clouds), *self._publish(self.objects, self.grids)]
         self._every(health.PERIOD, "looking at the node's health", self.health.tick)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
@@ -142,7 +142,8 @@ class MapperNode(Node):
             result = super().set_parameters_atomically(parameter_list)
             if result.successful:
                 self.live.configure(config)
-                self._set_period(self._publishing, config.node.publish_period)
+                for timer in self._publishing:
+                    self._set_period(timer, config.node.publish_period)
             return result
 
     def set_parameters(self, parameter_list: list[Parameter[Any]]) -> list[SetParametersResult]:
@@ -168,6 +169,16 @@ class MapperNode(Node):
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         guarded = self.faults.guarded(name, callback)
         return self.create_timer(period, guarded, group or MutuallyExclusiveCallbackGroup(), clock)
+
+    def _publish(self, *outputs: Clouds | Objects | Grids) -> list[Timer]:
+        """Publish in one thread what others need not wait for."""
+        group, period = MutuallyExclusiveCallbackGroup(), self.live.config.node.publish_period
+        timers = []
+        for each in outputs:
+            name = type(each).__name__.lower()
+            self._every(LATE_PERIOD, f"late subscribers of {name}", each.serve_late, group)
+            timers.append(self._every(period, f"publishing {name}", each.publish, group))
+        return timers
 
     def _load(self) -> None:
         config = self.live.config

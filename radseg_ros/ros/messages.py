@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Vector3
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 
-from radseg_interfaces.msg import DropCount, FoundObject, LabelAnswer, LabelLegend, MapStatus
+from radseg_interfaces.msg import (
+    DropCount,
+    LabelAnswer,
+    LabelLegend,
+    MapStatus,
+    SemanticObject,
+    VoxelFilter,
+)
 
 from .. import datatypes
 from ..answers.cloud import palette
+from ..answers.floor.grid import Grid
 from ..answers.packed import POINT
 
 if TYPE_CHECKING:
@@ -71,22 +79,106 @@ def cloud_message(
     )
 
 
-def answer_message(answer: datatypes.Answer) -> LabelAnswer:
-    """radseg_interfaces/LabelAnswer."""
-    objects = [
-        FoundObject(
-            centre=Point(**_xyz(thing.peak)),
-            size=Vector3(**_xyz(thing.size)),
-            score=float(thing.score),
-            voxels=int(thing.voxels),
-            last_seen=time_message(thing.last_seen_ns),
-        )
-        for thing in answer.objects
-        if not thing.missing_since_ns
-    ]
+def answer_message(answer: datatypes.Answer, T: np.ndarray | None = None) -> LabelAnswer:
+    """radseg_interfaces/LabelAnswer.
+
+    Args:
+        T: T_frame_world, (4, 4), to the frame of the message; None = it is that of the world.
+    """
     return LabelAnswer(
-        label=answer.label, found=answer.found, best_score=float(answer.best_score), objects=objects
+        label=answer.label,
+        found=answer.found,
+        best_score=float(answer.best_score),
+        objects=[object_message(thing, T) for thing in answer.objects],
     )
+
+
+def object_message(thing: datatypes.SemanticObject, T: np.ndarray | None = None) -> SemanticObject:
+    """radseg_interfaces/SemanticObject; see :func:`answer_message`.
+
+    In another frame the box along the axes is that of the oriented one.
+    """
+    box, seen_from = thing.box, thing.viewpoint
+    centre, size, T_frame_box = thing.centre, thing.size, upright_pose(box.centre, box.yaw)
+    if T is not None:
+        T_frame_box = T @ T_frame_box
+        centre, size = T_frame_box[:3, 3], np.abs(T_frame_box[:3, :3]) @ box.size
+    message = SemanticObject(
+        id=thing.id,
+        label=thing.label,
+        score=float(thing.score),
+        centre=Point(**_xyz(centre)),
+        size=Vector3(**_xyz(size)),
+        peak=Point(**_xyz(thing.peak if T is None else T[:3, :3] @ thing.peak + T[:3, 3])),
+        box=pose(T_frame_box),
+        box_size=Vector3(**_xyz(box.size)),
+        voxels=thing.voxels,
+        hits=thing.hits,
+        views=thing.views,
+        mean_score=float(thing.mean_score),
+        best_score=float(thing.best_score),
+        first_seen=time_message(thing.first_seen_ns),
+        last_seen=time_message(thing.last_seen_ns),
+        missing=bool(thing.missing_since_ns),
+        missing_since=time_message(thing.missing_since_ns),
+        has_viewpoint=seen_from is not None,
+    )
+    if seen_from is not None:
+        T_frame_robot = upright_pose(seen_from.position, seen_from.yaw)
+        message.viewpoint = pose(T_frame_robot if T is None else T @ T_frame_robot)
+    return message
+
+
+def voxel_filter(message: VoxelFilter, T: np.ndarray | None = None) -> datatypes.Filter | None:
+    """radseg_interfaces/VoxelFilter -> Filter; None = it leaves nothing out.
+
+    Args:
+        T: T_frame_world, (4, 4), to the frame of the message; None = it is that of the world.
+
+    Raises:
+        InputError: a number cannot be.
+    """
+    if message == VoxelFilter():
+        return None
+    low, high = tuple_of(message.box_min), tuple_of(message.box_max)
+    box = {} if low == high else {"lowest": low, "highest": high}
+    return datatypes.Filter(
+        **box,
+        centre=tuple_of(message.centre),
+        radius=float(message.radius),
+        max_age=float(message.max_age),
+        min_hits=max(1, int(message.min_hits)),
+        T_filter_world=T,
+    )
+
+
+def filter_message(where: datatypes.Filter | None) -> VoxelFilter:
+    """radseg_interfaces/VoxelFilter, in the frame of the filter's places."""
+    if where is None:
+        return VoxelFilter()
+    return VoxelFilter(
+        box_min=Point(**_xyz(where.lowest)),
+        box_max=Point(**_xyz(where.highest)),
+        centre=Point(**_xyz(where.centre)),
+        radius=float(where.radius),
+        max_age=float(where.max_age),
+        min_hits=where.min_hits,
+    )
+
+
+def grid_message(grid: Grid, floor: float, head: Header) -> OccupancyGrid:
+    """nav_msgs/OccupancyGrid.
+
+    Args:
+        floor: m, z of the plane.
+    """
+    height, width = grid.data.shape
+    info = MapMetaData(map_load_time=head.stamp, resolution=grid.resolution)
+    info.width, info.height = width, height
+    info.origin.position = Point(**_xyz((*grid.origin, floor)))
+    data = array.array("b")
+    data.frombytes(np.ascontiguousarray(grid.data).reshape(-1).data)
+    return OccupancyGrid(header=head, info=info, data=data)
 
 
 def legend_message(labels: Sequence[str]) -> LabelLegend:
@@ -155,13 +247,35 @@ def info_message(K: np.ndarray, size: tuple[int, int], head: Header) -> CameraIn
 
 def pose_message(T: np.ndarray, head: Header, child_frame: str = "") -> PoseStamped | Odometry:
     """(4, 4) -> PoseStamped, or Odometry if ``child_frame`` is given."""
-    x, y, z, w = Rotation.from_matrix(T[:3, :3]).as_quat()
-    pose = Pose(position=Point(**_xyz(T[:3, 3])), orientation=Quaternion(x=x, y=y, z=z, w=w))
     if not child_frame:
-        return PoseStamped(header=head, pose=pose)
+        return PoseStamped(header=head, pose=pose(T))
     odometry = Odometry(header=head, child_frame_id=child_frame)
-    odometry.pose.pose = pose
+    odometry.pose.pose = pose(T)
     return odometry
+
+
+def pose(T: np.ndarray) -> Pose:
+    """geometry_msgs/Pose of a rigid transform (4, 4)."""
+    x, y, z, w = Rotation.from_matrix(T[:3, :3]).as_quat()
+    return Pose(position=Point(**_xyz(T[:3, 3])), orientation=Quaternion(x=x, y=y, z=z, w=w))
+
+
+def upright_pose(position: Sequence[float], yaw: float) -> np.ndarray:
+    """(4, 4) of a place (m) and an angle about z (rad)."""
+    T = np.eye(4)
+    T[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    T[:3, 3] = position
+    return T
+
+
+def tuple_of(place: Point) -> tuple[float, float, float]:
+    """geometry_msgs/Point or Vector3 -> x, y, z."""
+    return place.x, place.y, place.z
+
+
+def floats(values: np.ndarray) -> array.array:
+    """Numbers of any shape, row after row, as a field float32[]."""
+    return array.array("f", np.ascontiguousarray(values, np.float32).tobytes())
 
 
 def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:

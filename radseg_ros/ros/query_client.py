@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..command import run_command
+from .client import NODE, MapClient, as_dict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..datatypes import Filter
 
 TIME_LIMIT_MOST = 3600.0  # s
-POLL = 0.2  # s between two looks whether there is anything to show
-ACQUAINTANCE = 2.0  # s that a node without ~/status is given to learn where its answer goes
-
-
-class NoAnswer(Exception):
-    """The node does not answer, or says no; the text says why."""
 
 
 def _count(text: str) -> int:
@@ -41,15 +44,25 @@ def _label(text: str) -> str:
     return text
 
 
+def _labels(text: str) -> list[str]:
+    return [part for part in map(str.strip, _label(text).split(",")) if part]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="radseg-query", description=__doc__)
     p.add_argument(
         "labels",
-        nargs="+",
+        nargs="*",
         type=_label,
         metavar="LABEL",
         help="names of things, e.g. sofa 'coffee cup'",
+    )
+    p.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="picture of a thing, cut out: ask for what looks like it, in place of labels",
     )
     p.add_argument(
         "--prompts",
@@ -57,17 +70,61 @@ def parser() -> argparse.ArgumentParser:
         help="use the texts as they are instead of as names of things",
     )
     p.add_argument(
+        "--mode", default="", help="how scores are made (default: the node's query.mode)"
+    )
+    p.add_argument(
+        "--negatives",
+        type=_labels,
+        default=[],
+        metavar="A,B",
+        help="texts that must be beaten (default: the node's query.background)",
+    )
+    p.add_argument(
         "--threshold", type=float, default=0.0, help="0..1 (default: the node's query.threshold)"
     )
     p.add_argument(
+        "--top",
         "--max-objects",
+        dest="max_objects",
         type=_count,
         default=0,
+        metavar="N",
         help="objects per text (default: the node's query.max_objects)",
     )
-    p.add_argument(
-        "--node", default="/radseg_mapping", help="name of the node (default: %(default)s)"
+    where = p.add_argument_group("only what is", "Places are in m, in the frame of the answer.")
+    where.add_argument("--near", type=float, nargs=3, metavar=("X", "Y", "Z"))
+    where.add_argument("--radius", type=float, metavar="M", help="around --near")
+    where.add_argument(
+        "--box", type=float, nargs=6, metavar=("X", "Y", "Z", "X'", "Y'", "Z'"),
+        help="lowest and highest corner",
+    )  # fmt: skip
+    where.add_argument(
+        "--max-age", type=float, default=0.0, metavar="S", help="seen so late before the last frame"
     )
+    where.add_argument(
+        "--min-hits", type=_count, default=1, metavar="N", help="in voxels of so many points"
+    )
+    p.add_argument(
+        "--viewpoint",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="also look for places to stand and face each thing from so far (in --json)",
+    )
+    p.add_argument(
+        "--time-limit",
+        type=_limit,
+        default=0.0,
+        metavar="S",
+        help="s after which the answer is made of the part of the map that is ready (default: when "
+        "all of it is)",
+    )
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    p.add_argument("--frame", default="", help="of places, through TF (default: the map's)")
+    p.add_argument(
+        "--show", action="store_true", help="have the node publish the scores on ~/query_cloud"
+    )
+    p.add_argument("--node", default=NODE, help="name of the node (default: %(default)s)")
     p.add_argument(
         "--timeout",
         type=float,
@@ -75,173 +132,106 @@ def parser() -> argparse.ArgumentParser:
         help="s to wait for the node, and for an answer while the map does not become readier for "
         "it (default: %(default)s)",
     )
-    p.add_argument(
-        "--time-limit",
-        type=_limit,
-        default=0.0,
-        metavar="S",
-        help="s after which the node answers from the part of the map that is ready (default: it "
-        "answers when all of it is)",
-    )
-    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
 
 
-class Progress:
-    """How much of the map is ready for questions: a bar, if ``stream`` is a terminal."""
+def check_question(options: argparse.Namespace) -> None:
+    """End the program where options do not go together."""
+    if bool(options.labels) == (options.image is not None):
+        parser().error("ask for labels, or with an --image")
+    if (options.near is None) != (options.radius is None):
+        parser().error("--near and --radius belong together")
 
-    DELAY = 1.0  # s; who gets an answer sooner sees no bar
-    WIDTH = 40  # characters
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._begun = self.moved_at = time.monotonic()  # s; moved: the share has become larger
-        self.known = False  # whether a share has come
-        self._most = self._share = 0.0
-        self._drawn = False
+def asked_where(options: argparse.Namespace) -> Filter | None:
+    """Which voxels may answer; None = all.
 
-    def update(self, share: float) -> None:
-        """Take a new share, 0..1."""
-        if share > self._most:
-            self.moved_at = time.monotonic()
-        self.known, self._most, self._share = True, max(share, self._most), share
+    Raises:
+        InputError: a number cannot be.
+    """
+    from ..datatypes import Filter
 
-    def draw(self) -> None:
-        """Show the bar, once there is something to wait for."""
-        late = time.monotonic() - self._begun > self.DELAY
-        if self._stream.isatty() and late and self.known:
-            bar = ("#" * int(self._share * self.WIDTH)).ljust(self.WIDTH)
-            self._stream.write(f"\r[{bar}] {int(100 * self._share):3d} % of the map is ready")
-            self._stream.flush()
-            self._drawn = True
+    given: dict[str, Any] = {"max_age": options.max_age, "min_hits": options.min_hits}
+    if options.near is not None:
+        given |= {"centre": tuple(options.near), "radius": options.radius}
+    if options.box is not None:
+        given |= {"lowest": tuple(options.box[:3]), "highest": tuple(options.box[3:])}
+    return None if given == {"max_age": 0.0, "min_hits": 1} else Filter(**given)
 
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+
+def asked_rules(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of QueryConfig that are not to be as configured."""
+    rules = {
+        "mode": options.mode,
+        "background": options.negatives,
+        "threshold": options.threshold,
+        "max_objects": options.max_objects,
+    }
+    return {name: value for name, value in rules.items() if value}
+
+
+def asked_picture(options: argparse.Namespace) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB of --image.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from ..files import open_image, rgb_pixels
+
+    return None if options.image is None else rgb_pixels(open_image(options.image))
 
 
 def ask(options: argparse.Namespace) -> dict[str, Any]:
-    """Call ~/query once and return the answer as plain values.
+    """Call the node once and return the answer as plain values.
 
     Raises:
         NoAnswer: no node, no answer in time, or a refusal.
+        InputError: the image cannot be read, or a number cannot be.
     """
-    import rclpy
-    from rclpy.qos import DurabilityPolicy, QoSProfile
+    where, rules, picture = asked_where(options), asked_rules(options), asked_picture(options)
+    with MapClient(options.node, options.timeout) as client:
+        from radseg_interfaces.srv import QueryText, QueryVector
 
-    from radseg_interfaces.msg import MapStatus
-    from radseg_interfaces.srv import QueryText
+        from . import messages
 
-    rclpy.init()
-    node = rclpy.create_node("radseg_query")
-    try:
-        name, progress = options.node.rstrip("/"), Progress(sys.stderr)
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        try:
-            client: Any = node.create_client(QueryText, f"{name}/query")
-            node.create_subscription(
-                MapStatus,
-                f"{name}/status",
-                lambda status: progress.update(status.answerable),
-                latched,
-            )
-        except ValueError as error:
-            raise NoAnswer(f"--node {options.node}: {' '.join(str(error).split())}") from error
-        if not client.wait_for_service(options.timeout):
-            raise NoAnswer(
-                f"no service {client.srv_name} after {options.timeout:g} s; is the node running, "
-                "and on the same ROS_DOMAIN_ID?"
-            )
-        # An answer before the node knows of this client is lost. It learns of the client first and
-        # of the subscription then: when a status comes, both are known.
-        end = time.monotonic() + min(ACQUAINTANCE, options.timeout)
-        while not progress.known and time.monotonic() < end:
-            rclpy.spin_once(node, timeout_sec=POLL)
-        request = QueryText.Request(labels=options.labels, prompts=options.prompts)
-        request.threshold, request.max_objects = options.threshold, options.max_objects
-        request.time_limit = options.time_limit
-        future = client.call_async(request)
-        patience, progress.moved_at = options.timeout + options.time_limit, time.monotonic()
-        try:
-            while not future.done() and time.monotonic() < progress.moved_at + patience:
-                rclpy.spin_until_future_complete(node, future, timeout_sec=min(POLL, patience))
-                progress.draw()
-        finally:
-            progress.clear()
-        if not future.done():
-            raise NoAnswer(f"{client.srv_name} did not answer within {options.timeout:g} s")
-        response: Any = future.result()
-        if not response.success:
-            raise NoAnswer(response.message)
-        return as_dict(response)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        request = {
+            "where": messages.filter_message(where),
+            "frame_id": options.frame,
+            "viewpoint_distance": options.viewpoint,
+            "time_limit": options.time_limit,
+            "publish_cloud": options.show,
+            "negatives": rules.pop("background", []),
+            **rules,
+        }
+        if picture is None:
+            asked = {"labels": options.labels, "prompts": options.prompts}
+            return as_dict(client.call(QueryText, "query", **request, **asked))
+        image = messages.color_message(picture, messages.header(0, ""))
+        asked = {"image": image, "label": options.image.stem}
+        return as_dict(client.call(QueryVector, "query_vector", **request, **asked))
 
 
-def as_dict(response: Any) -> dict[str, Any]:
-    """QueryText.Response -> plain values; positions and sizes are [x, y, z] in metres."""
-    status = response.status
-    return {
-        "frame_id": response.header.frame_id,
-        "stamp": _seconds(response.header.stamp),
-        "voxels": status.voxels,
-        "pending_voxels": status.pending_voxels,
-        "covered": response.covered,
-        "frames": {"integrated": status.frames_integrated, "waiting": status.frames_waiting},
-        "drops": {drop.reason: drop.count for drop in status.drops},
-        "answers": [
-            {
-                "label": answer.label,
-                "found": answer.found,
-                "best_score": answer.best_score,
-                "objects": [
-                    {
-                        "centre": [thing.centre.x, thing.centre.y, thing.centre.z],
-                        "size": [thing.size.x, thing.size.y, thing.size.z],
-                        "score": thing.score,
-                        "voxels": thing.voxels,
-                        "last_seen": _seconds(thing.last_seen),
-                    }
-                    for thing in answer.objects
-                ],
-            }
-            for answer in response.answers
-        ],
-    }
-
-
-def _seconds(stamp: Any) -> float:
-    return stamp.sec + stamp.nanosec / 1e9
+HEAD = ("id", "label", "score", "x m", "y m", "z m", "size m", "voxels", "last seen")
+ALIGNED = (*(str.rjust, str.ljust), *(str.rjust,) * 4, str.ljust, *(str.rjust,) * 2)
 
 
 def table(result: dict[str, Any]) -> str:
     """The answer for people."""
-    head = ("label", "score", "x m", "y m", "z m", "size m", "voxels")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [HEAD]
     for answer in result["answers"]:
-        if not answer["found"]:
-            rows.append(
-                (answer["label"], f"{answer['best_score']:.2f}", "not found", "", "", "", "")
-            )
-        for thing in answer["objects"]:
-            size = " x ".join(f"{value:.2f}" for value in thing["size"])
-            position = (f"{value:.2f}" for value in thing["centre"])
-            rows.append(
-                (answer["label"], f"{thing['score']:.2f}", *position, size, str(thing["voxels"]))
-            )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    aligned = (str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust, str.rjust)
+        if not answer["objects"]:
+            score = f"{answer['best_score']:.2f}"
+            rows.append(("", answer["label"], score, "not found", "", "", "", "", ""))
+        rows += [_row(thing, result["stamp"]) for thing in answer["objects"]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = [
-        "  ".join(align(cell, w) for align, cell, w in zip(aligned, row, widths, strict=True))
+        "  ".join(align(cell, w) for align, cell, w in zip(ALIGNED, row, widths, strict=True))
         for row in rows
     ]
     frames = result["frames"]
     lines.append(
-        f"map: {result['voxels']} voxels from {frames['integrated']} frames in frame "
-        f"'{result['frame_id']}', "
+        f"map: {result['voxels']} voxels from {frames['integrated']} frames; places in frame "
+        f"'{result['frame_id']}'; "
         f"{frames['waiting']} frames waiting, {sum(result['drops'].values())} inputs dropped"
     )
     if result["covered"] < 1:
@@ -252,6 +242,27 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _row(thing: dict[str, Any], stamp: float) -> tuple[str, ...]:
+    """Of a thing; ``stamp`` (s) is what ages are counted from."""
+    x, y, z = (f"{value:.2f}" for value in thing["centre"])
+    size = " x ".join(f"{value:.2f}" for value in thing["size"])
+    since = thing["missing_since"]
+    seen = f"{_age(stamp - thing['last_seen'])} ago"
+    if since:
+        seen = f"missing for {_age(stamp - since)}"
+    number = str(thing["id"] or "")
+    score = f"{thing['score']:.2f}"
+    return number, thing["label"], score, x, y, z, size, str(thing["voxels"]), seen
+
+
+def _age(seconds: float) -> str:
+    """So long, as people say it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{math.floor(seconds / length)} {unit}"
+    return f"{max(seconds, 0):.1f} s"
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the node answered (also "not found"), 1 otherwise."""
     return run(parser().parse_args(args))
@@ -259,15 +270,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Ask the node and print its answer -> the exit status."""
-    try:
+    check_question(options)
+
+    def answer() -> int:
         result = ask(options)
-    except NoAnswer as error:
-        print(f"radseg-query: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(json.dumps(result, indent=2) if options.json else table(result))
-    return 0
+        print(json.dumps(result, indent=2) if options.json else table(result))
+        return 0
+
+    return run_command("radseg-query", answer)
 
 
 if __name__ == "__main__":

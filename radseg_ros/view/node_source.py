@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .observer_node import Observer
 
 ANSWER_TIMEOUT = 120.0  # s; a first question brings every voxel into language space
+LOWEST = 1e-6  # threshold; 0 stands for that of the node
 
 
 class NodeSource:
@@ -64,26 +65,23 @@ class NodeSource:
 
     def ask(self, labels: Sequence[str], threshold: float) -> Reply:
         """See :class:`MapSource`."""
-        from ..ros.query_client import as_dict
+        from ..ros.client import as_dict
 
-        response = self._response(labels=list(labels), threshold=max(threshold, 1e-6))
+        request = {"labels": list(labels), "threshold": max(threshold, LOWEST)}
+        response = self._told(lambda: self._observer.ask(ANSWER_TIMEOUT, **request))
         return Reply(as_dict(response)["answers"], cloud_of(_points(response)))
 
     def here(
         self, place: np.ndarray, radius: float, labels: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """See :class:`MapSource`; a voxel counts for the label that fits it best."""
-        cloud = cloud_of(_points(self._response(labels=list(labels), threshold=1e-6)))
-        near = np.linalg.norm(cloud.xyz - place, axis=1) <= radius
-        if not near.any():
-            raise InputError("there is nothing")
-        hits, label, score = cloud.hits[near], cloud.label[near], cloud.score[near]
-        shares = [float((hits * score)[label == i].sum() / hits.sum()) for i in range(len(labels))]
-        return sorted(zip(labels, shares, strict=True), key=lambda each: -each[1])
+        """See :class:`MapSource`."""
+        here = (place.tolist(), radius, labels)
+        found = self._told(lambda: self._observer.here(ANSWER_TIMEOUT, *here))
+        return list(zip(found.labels, found.probabilities, strict=True))
 
-    def _response(self, **request: Any) -> Any:
+    def _told(self, ask: Callable[[], Any]) -> Any:
         try:
-            return self._observer.ask(ANSWER_TIMEOUT, **request)
+            return ask()
         except TimeoutError as error:
             raise NotReadyError(str(error)) from error
         except RuntimeError as error:

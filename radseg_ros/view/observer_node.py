@@ -6,11 +6,12 @@ map is, its clouds and its answers.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import Point, PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -18,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2
 
 from radseg_interfaces.msg import LabelLegend
-from radseg_interfaces.srv import QueryText, SaveMap
+from radseg_interfaces.srv import QueryPoint, QueryText, SaveMap
 
 from ..ros import messages
 
@@ -48,6 +49,7 @@ class Observer:
         self.node.create_subscription(PointCloud2, f"/{node}/rgb_cloud", self._cloud, LATCHED)
         self.node.create_subscription(LabelLegend, f"/{node}/legend", self._legend, LATCHED)
         self._query: Any = self.node.create_client(QueryText, f"/{node}/query")
+        self._point: Any = self.node.create_client(QueryPoint, f"/{node}/query_point")
         self._save: Any = self.node.create_client(SaveMap, f"/{node}/save_map")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
@@ -116,6 +118,18 @@ class Observer:
             RuntimeError: the node says no.
         """
         return _call(self._query, QueryText.Request(return_cloud=True, **request), timeout)
+
+    def here(
+        self, timeout: float, place: Sequence[float], radius: float, labels: Sequence[str]
+    ) -> Any:
+        """The response of ~/query_point: what is within ``radius`` of a place, m.
+
+        Raises:
+            TimeoutError, RuntimeError: as :meth:`ask`.
+        """
+        request = QueryPoint.Request(radius=float(radius), labels=list(labels))
+        request.point.point = Point(**dict(zip("xyz", map(float, place), strict=True)))
+        return _call(self._point, request, timeout)
 
     def save(self, path: str, timeout: float) -> None:
         """Let the node write its map to a file below its node.map_directory.

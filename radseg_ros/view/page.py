@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..answers.cloud import UNKNOWN_DIM, palette
+from ..answers.cloud import UNKNOWN_DIM, heat, palette
 from ..command import sentence
 from ..datatypes import Cloud, RadsegRosError
 from .boxes import path_lines, thing_lines
 from .cells import NORMALS, Cells, Faces, fitting
 from .glb import FACE_BYTES, squares
-from .pictures import MIN_HITS, heat
+from .pictures import MIN_HITS
 from .source import Camera, MapSource, Reply
 from .upright import rotation_to
 from .widgets import answers_html, block, here_html, legend_html, line, thing_text

@@ -16,6 +16,7 @@ import numpy as np
 
 from eval3d.report.voxel_view import PAPER, View, VoxelScene
 
+from ..answers.cloud import heat
 from ..answers.groups import connected_groups
 from .cells import Cells
 from .upright import rotation_to
@@ -61,18 +62,6 @@ def make_scene(
     seen_from = cameras[cKDTree(cameras).query(points)[1]] - points
     normals *= np.sign((normals * seen_from).sum(1, keepdims=True) + 1e-12)
     return VoxelScene(points, voxel_size, rotation, normals), rows
-
-
-def heat(rgb: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
-    """(M, 3) uint8 and (M,) 0..1 -> (M, 3): grey, and glowing where scores pass the threshold."""
-    grey = rgb.astype(np.float32) @ np.array([0.3, 0.59, 0.11], np.float32)
-    base = np.repeat((112 + 0.5 * grey)[:, None], 3, 1)
-    stops = np.array([0.0, 0.35, 0.7, 1.0])
-    glow = np.array([[70, 20, 110], [190, 45, 95], [246, 130, 40], [255, 215, 60]], np.float32)
-    value = np.clip((score - 0.8 * threshold) / (1 - 0.8 * threshold), 0, 1)
-    color = np.stack([np.interp(value, stops, glow[:, c]) for c in range(3)], 1)
-    alpha = np.clip(value / 0.25, 0, 1)[:, None]
-    return base * (1 - alpha) + color * alpha
 
 
 @lru_cache(None)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..answers.plain import answer_dict
-from ..datatypes import Cloud, InputError
+from ..datatypes import Cloud, Filter, InputError
 from ..language.embedder import TextEmbedder
 from ..live_map import LiveMap
 from ..voxels.camera_path import CameraPath
@@ -77,7 +77,7 @@ class MapSource(Protocol):
     def here(
         self, place: np.ndarray, radius: float, labels: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """What is within ``radius`` of a place (3,) m: labels with their scores, best first.
+        """How what is within ``radius`` of a place (3,) m divides among labels, most first.
 
         Raises:
             RadsegRosError: nothing is there, or the texts cannot be asked for.
@@ -134,11 +134,9 @@ class FileSource:
         self, place: np.ndarray, radius: float, labels: Sequence[str]
     ) -> list[tuple[str, float]]:
         """See :class:`MapSource`."""
-        result = self._live.query(labels)
-        offset = result.geometry.xyz.double().cpu().numpy() - place
-        near = np.linalg.norm(offset, axis=1) <= radius
-        if not near.any():
+        where = Filter(centre=tuple(place.tolist()), radius=radius)
+        result = self._live.query(labels, where=where, mode="softmax")
+        if not len(result.geometry):
             raise InputError("there is nothing")
-        weight = result.geometry.hits.double().cpu().numpy()[near]
-        mean = weight @ result.scores[near].astype(np.float64) / weight.sum()
-        return sorted(zip(result.texts, mean.tolist(), strict=True), key=lambda each: -each[1])
+        shares = result.distribution.tolist()
+        return sorted(zip(result.texts, shares, strict=True), key=lambda each: -each[1])

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which voxels may answer a question: by place, age and number of points."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from ..datatypes import Filter, MapGeometry
+
+
+def mask(geometry: MapGeometry, where: Filter, newest_ns: int) -> torch.Tensor:
+    """(M,) bool, on the device of the map: the voxels that ``where`` lets answer.
+
+    Args:
+        newest_ns: stamp of the newest frame of the map, from which ages are counted.
+    """
+    xyz = geometry.xyz.double()
+    if where.T_filter_world is not None:
+        T = torch.as_tensor(where.T_filter_world, dtype=torch.float64, device=xyz.device)
+        xyz = xyz @ T[:3, :3].T + T[:3, 3]
+    low, high, centre = map(xyz.new_tensor, (where.lowest, where.highest, where.centre))
+    keep = ((xyz >= low) & (xyz <= high)).all(1) & (geometry.hits >= where.min_hits)
+    if where.radius:
+        keep &= (xyz - centre).square().sum(1) <= where.radius**2
+    if where.max_age:
+        keep &= geometry.last_seen_ns >= newest_ns - round(1e9 * where.max_age)
+    return keep
+
+
+def chosen(
+    geometry: MapGeometry, scores: torch.Tensor, where: Filter, newest_ns: int
+) -> tuple[MapGeometry, torch.Tensor]:
+    """The voxels that may answer, and their scores: (M, Q) -> (m, Q)."""
+    keep = mask(geometry, where, newest_ns)
+    columns = {
+        field.name: getattr(geometry, field.name)[keep]
+        for field in dataclasses.fields(geometry)
+        if isinstance(getattr(geometry, field.name), torch.Tensor)
+    }
+    return dataclasses.replace(geometry, **columns), scores[keep.to(scores.device)]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services of the node: how they are offered, questions, and changes of the map."""
