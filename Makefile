@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo [RECORDING=path] [QUERIES="sofa,backpack"] [OUT=demo_out]    make test    make test-quick    make lint
+# make demo [RECORDING=path] [QUERIES="sofa,backpack"] [OUT=demo_out] [VIEW=1]    make test    make test-quick    make lint
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := source scripts/env.sh &&
@@ -8,7 +8,7 @@ OUT ?= demo_out
 
 .PHONY: help setup demo test test-quick lint clean
 help:
-	@echo "make demo        map a recording through ROS 2 and ask it for things (RECORDING=path QUERIES=\"sofa,backpack\")"
+	@echo "make demo        map a recording through ROS 2 and ask it for things (RECORDING=path QUERIES=\"sofa,backpack\" VIEW=1)"
 	@echo "make test        run every test        make test-quick   without the slow ones"
 	@echo "make lint        style and types       make clean        remove everything that was built"
 
@@ -16,7 +16,7 @@ setup:
 	@scripts/setup.sh
 
 demo: setup
-	@$(RUN) python -m radseg_ros.demo.run --out "$(OUT)" $(if $(RECORDING),--recording "$(RECORDING)") $(if $(QUERIES),--queries "$(QUERIES)")
+	@$(RUN) python -m radseg_ros.demo.run --out "$(OUT)" $(if $(RECORDING),--recording "$(RECORDING)") $(if $(QUERIES),--queries "$(QUERIES)") $(if $(VIEW),--view)
 
 test: setup lint
 	@$(RUN) $(PYTEST) $(PYTEST_ARGS)

@@ -52,6 +52,11 @@ evaluation = [
 ]
 # `eval3d run --cluster`; Dask is lighter than Ray and pure Python
 cluster = ["distributed>=2024.1"]
+# `radseg-view`: scene and controls in a browser, whose page its wheel brings; nothing else needs it
+view = [
+    "viser>=1.1",
+    "websockets>=13",  # what viser serves with: requests are looked at there
+]
 # examples/agent_tools.py: the Model Context Protocol, by its own SDK
 agent = ["mcp>=2"]
 # ROS 2 from pip, for machines without an apt ROS.
@@ -73,6 +78,7 @@ test = [
     "pytest-xdist>=3.5",  # every core works: nodes wait most of the time, and the rest does not
     "hypothesis>=6.80",
     "pyyaml>=6.0",  # reads config/mapping.yaml as ROS does
+    "playwright>=1.40",  # drives an installed chromium, to see the page as people do
 ]
 
 setup(
@@ -99,6 +105,7 @@ setup(
         "demo": demo,
         "eval": evaluation,
         "cluster": cluster,
+        "view": view,
         "agent": agent,
         "ros": ros,
         "test": test,
@@ -114,7 +121,13 @@ setup(
         "console_scripts": [
             "radseg_mapping = radseg_ros.ros.mapper_node:main",
             "radseg-play = radseg_ros.ros.player:main",
-            "radseg-query = radseg_ros.ros.query_client:main",
+            "radseg-query = radseg_ros.cli.query:main",
+            "radseg-map = radseg_ros.cli.map:main",
+            "radseg-info = radseg_ros.cli.info:main",
+            "radseg-export = radseg_ros.cli.export:main",
+            "radseg-merge = radseg_ros.cli.merge:main",
+            "radseg-view = radseg_ros.cli.view:main",
+            "radseg-doctor = radseg_ros.cli.doctor:main",
             "radseg-text = radseg_ros.cli.text:main",
             "radseg-segment = radseg_ros.cli.segment:main",
             "radseg-eval2d = radseg_ros.cli.eval2d:main",

@@ -28,9 +28,8 @@ from torch.nn import functional as F
 
 from radseg_ros.config import RadsegConfig
 from radseg_ros.datatypes import InputError, RadsegRosError
-from radseg_ros.encoders.image import image_tensor
+from radseg_ros.encoders.radseg.alignment import alignment
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
-from radseg_ros.encoders.radseg.windows import resized
 from radseg_ros.geometry import resize_rgb, working_size
 from radseg_ros.segmentation.maps import label_map
 from radseg_ros.segmentation.probabilities import probabilities, read_rgb
@@ -62,17 +61,6 @@ def images_of(folder: Path, short_side: int, limit: int) -> list[np.ndarray]:
     ]
     images = [read_rgb(path) for path in chosen]
     return [resize_rgb(rgb, working_size(rgb.shape[:2], short_side)) for rgb in images]
-
-
-def alignment(encoder: RadsegEncoder, rgb: np.ndarray) -> tuple[float, float]:
-    """Mean cosine between patches and cls token: in the backbone, and through the language head."""
-    rgb = resize_rgb(rgb, resized(rgb.shape[:2], 0, 0, encoder.patch))
-    image = image_tensor(rgb, encoder.device)
-    patches = encoder.single_pass_features(image, scra=False).flatten(1).T
-    cls = encoder.single_pass_summary(image)[None]
-    plain = F.cosine_similarity(patches, cls).mean()
-    aligned = F.cosine_similarity(encoder.project(patches), encoder.project(cls)).mean()
-    return float(plain), float(aligned)
 
 
 def view(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import wait
@@ -35,6 +35,7 @@ KILLED = (
 )
 
 Outcome = dict[str, Any] | str  # the metrics of a scene, or why there are none
+Task = Callable[..., Outcome]
 Results = Iterator[tuple[str, Outcome]]
 
 
@@ -59,17 +60,43 @@ def evaluate_scenes(
     Raises:
         ConfigError: the cluster cannot be used; nothing has been evaluated then.
     """
-    sent = (to_dict(config), str(out.resolve()), save_map)
-    if cluster:
-        results = _on_cluster(cluster, names, *sent)
-    elif jobs > 1 and len(names) > 1:
-        results = _in_processes(min(jobs, len(names)), names, *sent)
+    if cluster or (jobs > 1 and len(names) > 1):
+        options, folder = to_dict(config), str(out.resolve())
+        paths = seen_here(options, out)
+        results = elsewhere(attempt_scene, names, (options, folder, save_map), jobs, cluster, paths)
     else:
         results = _one_by_one(config, names, out, frames, save_map)
     found: dict[str, Outcome] = dict(scenes(results, total=len(names)))
     done = [result for name in names if not isinstance(result := found[name], str)]
     failed = {name: why for name in names if isinstance(why := found[name], str)}
     return done, failed
+
+
+def elsewhere(
+    task: Task,
+    names: Sequence[str],
+    arguments: tuple[Any, ...],
+    jobs: int = 1,
+    cluster: str = "",
+    paths: Sequence[str] = (),
+) -> Results:
+    """``task(name, *arguments)`` for every name in another process, or on another machine.
+
+    Args:
+        task: a function at the top of a module; what it gives can be sent.
+        jobs: processes on this machine.
+        cluster: address of a Dask scheduler; see :func:`dask_client`.
+        paths: that its workers must see.
+
+    Yields:
+        Each name with what became of it, in the order that they end.
+
+    Raises:
+        ConfigError: the cluster cannot be used; nothing has been done then.
+    """
+    if cluster:
+        return _on_cluster(cluster, task, names, paths, arguments)
+    return _in_processes(min(jobs, len(names)), task, names, arguments)
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> Outcome:
@@ -98,7 +125,9 @@ def _one_by_one(
 # Processes of this machine
 
 
-def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
+def _in_processes(
+    jobs: int, task: Task, names: Sequence[str], arguments: tuple[Any, ...]
+) -> Results:
     """A process that is killed costs its scene and no other."""
     waiting = deque(names)
     running: dict[Any, tuple[str, Process]] = {}
@@ -107,10 +136,10 @@ def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
         name = waiting.popleft()
         try:
             process = process or Process()
-            process.begin(attempt_scene, name, *sent)
+            process.begin(task, name, *arguments)
         except OSError:  # it died between two scenes
             process = Process()
-            process.begin(attempt_scene, name, *sent)
+            process.begin(task, name, *arguments)
         running[process.connection] = (name, process)
 
     try:
@@ -135,11 +164,13 @@ def _in_processes(jobs: int, names: list[str], *sent: Any) -> Results:
 # A Dask cluster
 
 
-def _on_cluster(address: str, names: list[str], options: dict[str, Any], *sent: Any) -> Results:
+def _on_cluster(
+    address: str, task: Task, names: Sequence[str], paths: Sequence[str], arguments: tuple[Any, ...]
+) -> Results:
     with dask_client(address) as client:
-        check_workers(client, seen_here(options, Path(sent[0])))
-        task = by_value(attempt_scene)
-        futures = {client.submit(task, name, options, *sent, pure=False): name for name in names}
+        check_workers(client, task, paths)
+        work = by_value(task)
+        futures = {client.submit(work, name, *arguments, pure=False): name for name in names}
         yield from _collect(client, futures)
 
 
@@ -214,16 +245,16 @@ def by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def probe(paths: list[str]) -> Callable[[], str]:
-    """A function, sent by value, that says what a worker lacks for a scene; "" = nothing."""
-    module, task = attempt_scene.__module__, attempt_scene.__name__
+def probe(task: Task, paths: Sequence[str]) -> Callable[[], str]:
+    """A function, sent by value, that says what a worker lacks for ``task``; "" = nothing."""
+    module, name = task.__module__, task.__name__
 
     def lack() -> str:
         import importlib
         import os
 
         try:
-            getattr(importlib.import_module(module), task)
+            getattr(importlib.import_module(module), name)
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
             return f"cannot import this package, or another version of it: install it ({found})"
@@ -233,8 +264,8 @@ def probe(paths: list[str]) -> Callable[[], str]:
     return lack
 
 
-def check_workers(client: Any, paths: list[str]) -> None:
-    """See that every worker answers, can import this package, and sees ``paths``.
+def check_workers(client: Any, task: Task, paths: Sequence[str]) -> None:
+    """See that every worker answers, can import what ``task`` needs, and sees ``paths``.
 
     Raises:
         ConfigError: there is no worker, or one that cannot; says which, and what it lacks.
@@ -248,8 +279,9 @@ def check_workers(client: Any, paths: list[str]) -> None:
         raise ConfigError(
             f"the Dask scheduler has no worker that could evaluate a scene ({type(error).__name__})"
         ) from error
+    look = probe(task, paths)
     checks = {
-        worker: client.submit(probe(paths), workers=[worker], allow_other_workers=False, pure=False)
+        worker: client.submit(look, workers=[worker], allow_other_workers=False, pure=False)
         for worker in workers
     }
     try:

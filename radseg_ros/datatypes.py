@@ -372,3 +372,13 @@ class Cloud:
 
     def __len__(self) -> int:
         return len(self.xyz)
+
+    def of(self, chosen: np.ndarray) -> Cloud:
+        """The points where ``chosen`` (M,) is true."""
+        return Cloud(
+            self.xyz[chosen],
+            self.rgb[chosen],
+            self.label[chosen],
+            self.score[chosen],
+            self.hits[chosen],
+        )

@@ -194,3 +194,20 @@ def to_8_bit(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def photograph(file: str) -> np.ndarray:
+    """(h, w, 3) uint8 of 'package/path': an image that a Python package carries.
+
+    Raises:
+        FileNotFoundError: the package is not installed; says how to have it.
+    """
+    import importlib.util
+
+    package, path = file.split("/", 1)
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            f"{file}: package {package} is not installed; pip install 'radseg_ros[demo]'"
+        )
+    return np.asarray(open_image(Path(spec.origin).parent / path).convert("RGB"))

@@ -42,8 +42,9 @@ from .frames.ledger import IMAGES, Account, input_name
 from .frames.transforms import shown
 from .language.words import read_words
 from .mapper import Mapper
+from .voxels.camera_path import CameraPath
 from .voxels.carving import depth_beyond
-from .voxels.map_file import MapIdentity
+from .voxels.map_file import MapIdentity, read_header
 from .voxels.voxel_map import VoxelMap
 from .worker import LatestWorker
 
@@ -104,6 +105,7 @@ class PendingMap:
     path: Path
     map: VoxelMap
     identity: MapIdentity
+    camera: CameraPath
 
 
 class LiveMap:
@@ -133,6 +135,7 @@ class LiveMap:
         self._version = 0
         self._pixels: Counter[str] = Counter()
         self._saved_version = 0
+        self._camera = CameraPath()
         self._pending: PendingMap | None = None
         self._tracks = Tracks()
         self._looked: LookedThrough | None = None  # as soon as anybody wants a floor plan
@@ -275,6 +278,7 @@ class LiveMap:
                 self._integrated += 1
                 self._integrated_at = time.monotonic()
                 self._stamp_ns = observation.match.stamp_ns
+                self._camera.add(observation.match.T_world_camera)
                 self._assembler.used(observation.camera)
 
     def _look(self, frame: Frame) -> None:
@@ -537,7 +541,9 @@ class LiveMap:
             NotReadyError, MapFileError: there is no map yet; the file cannot be written.
         """
         version = self._version
-        voxels = self.mapper.save(path, self.moment()[1])
+        with self._state:
+            notes = {"camera": self._camera.note()}
+        voxels = self.mapper.save(path, self.moment()[1], notes)
         self._saved_version = version
         return voxels
 
@@ -573,7 +579,7 @@ class LiveMap:
                 frame; nothing changed.
         """
         mapper = self.mapper
-        return self._take(mapper, PendingMap(path, *mapper.read(path)), merge)
+        return self._take(mapper, self._read(mapper, path), merge)
 
     def resume(self, path: Path) -> bool:
         """Begin with a map of an earlier run, before the first message.
@@ -590,7 +596,7 @@ class LiveMap:
             NotReadyError, MapFileError: as :meth:`load`.
         """
         mapper = self.mapper
-        found = PendingMap(path, *mapper.read(path))
+        found = self._read(mapper, path)
         if self.config.persistence.frame_is_persistent:
             self._take(mapper, found, merge=False)
         else:
@@ -622,6 +628,10 @@ class LiveMap:
             self._pending = waiting
             raise
 
+    @staticmethod
+    def _read(mapper: Mapper, path: Path) -> PendingMap:
+        return PendingMap(path, *mapper.read(path), CameraPath.of(read_header(path)))
+
     def _take(self, mapper: Mapper, found: PendingMap, merge: bool) -> int:
         """Go on with the map of a file, in place of this one or joined with it."""
         with self._turn:
@@ -636,6 +646,7 @@ class LiveMap:
                 self._stamp_ns = mapper.map.last_stamp_ns or 0
                 self._version += 1
                 self._saved_version = self._saved_version if merge else self._version
+                self._camera = self._camera.joined(found.camera) if merge else found.camera
         return len(mapper.map)
 
     def reset(self) -> int:
@@ -655,6 +666,7 @@ class LiveMap:
             mapper.reset()
             with self._state:
                 self._stamp_ns = 0
+                self._camera = CameraPath()
                 self._version += 1
         return voxels
 

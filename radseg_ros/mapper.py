@@ -7,9 +7,10 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from .answers.cloud import rgb_cloud
 from .answers.filter import chosen
 from .answers.result import QueryResult
 from .answers.scores import TYPICAL, Census, Presence, best_odds, cosine
-from .config import Config, QueryConfig
+from .config import Config, QueryConfig, to_dict
 from .datatypes import (
     Cloud,
     ConfigError,
@@ -382,15 +383,22 @@ class Mapper:
         """What the vectors of this map mean."""
         return dataclasses.replace(self.space.identity, frame_id=frame_id)
 
-    def save(self, path: Path, frame_id: str = "") -> int:
+    def save(self, path: Path, frame_id: str = "", notes: Mapping[str, Any] | None = None) -> int:
         """Write the map and return its number of voxels.
+
+        Args:
+            notes: what the file says besides the options; see ``MapHeader.notes``.
 
         Raises:
             MapFileError: the file cannot be written.
         """
         frozen = self.map.frozen(self.lock)
-        save_map(path, frozen, self.identity(frame_id))
+        save_map(path, frozen, self.identity(frame_id), {**self.notes(), **(notes or {})})
         return len(frozen)
+
+    def notes(self) -> dict[str, Any]:
+        """What files of this map say of how it was made: enough to ask them later."""
+        return {"options": to_dict(self.config)}
 
     def read(self, path: Path) -> tuple[VoxelMap, MapIdentity]:
         """A map from a file, and what it says of itself; this map does not change.

@@ -36,8 +36,9 @@ PLACES = {
     "core": (0, 6.7, 12, 1.0),
     "ros": (0, 8.25, 5.5, 1.5),
     "eval3d": (5.9, 8.25, 6.1, 1.5),
-    "demo": (0, 10.3, 5.5, 1.2),
-    "cli": (5.9, 10.3, 6.1, 1.2),
+    "view": (0, 10.3, 12, 1.0),
+    "cli": (0, 11.85, 12, 1.25),
+    "demo": (0, 13.65, 12, 1.0),
 }
 TONES = {
     "ground": "#e9e4d8",
@@ -45,7 +46,7 @@ TONES = {
     **dict.fromkeys(("language", "encoders", "segmentation"), "#d9e8f5"),
     "core": "#fbe3c6",
     **dict.fromkeys(("ros", "eval3d"), "#dcefd9"),
-    **dict.fromkeys(("demo", "cli"), "#ece3f3"),
+    **dict.fromkeys(("view", "demo", "cli"), "#ece3f3"),
 }
 NO_FOLDER = {"ground": GROUND, "core": CORE}  # rooms whose files lie in radseg_ros/ itself
 INK, PALE = "#2b2b2b", "#4d4d4d"

@@ -15,10 +15,12 @@ from conftest import require_ros
 
 from eval3d.report.voxel_view import View
 from radseg_ros.answers.cloud import heat
-from radseg_ros.demo import pictures
-from radseg_ros.demo.album import aligned, spacing, write_ply
+from radseg_ros.demo.album import aligned, write_ply
 from radseg_ros.demo.processes import DemoError, Program
 from radseg_ros.demo.run import compare, main, table
+from radseg_ros.view import pictures
+from radseg_ros.view.cells import spacing
+from radseg_ros.view.upright import upright
 
 pytest.importorskip("matplotlib", reason="the extra [demo] is not installed")
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +52,7 @@ def scene():
     colors = np.array([[120, 120, 120], [220, 30, 30], [240, 240, 240]], np.uint8)
     rgb = np.repeat(colors, [len(floor), len(block), len(wall)], axis=0)
     made, rows = pictures.make_scene(
-        xyz, np.full(len(xyz), 9), np.stack([camera((0.3, 1.0, 1.0))] * 3), VOXEL
+        xyz, np.full(len(xyz), 9), np.array([[0.3, 1.0, 1.0]] * 3), np.eye(3), VOXEL
     )
     return made, rgb[rows], len(xyz)
 
@@ -86,13 +88,13 @@ def test_from_above_the_map_has_its_true_proportions(scene):
 
 @pytest.mark.parametrize("up", [(0, 0, 1), (0, 1, 0), (0, -1, 0), (1, 0, 0)])
 def test_up_is_read_off_the_cameras(up):
-    base = pictures.upright(np.stack([camera((0, 0, 0))[:3, :3]]))
+    base = upright(np.stack([camera((0, 0, 0))[:3, :3]]))
     np.testing.assert_allclose(base @ (0, 0, 1), (0, 0, 1), atol=1e-9)
     forward = np.roll(up, 1)
     tilted = np.array(forward) - 0.2 * np.array(up)  # looks a little down
     tilted = tilted / np.linalg.norm(tilted)
     right = np.cross(tilted, up) / np.linalg.norm(np.cross(tilted, up))
-    rotation = pictures.upright(np.stack([right, np.cross(tilted, right), tilted], 1)[None])
+    rotation = upright(np.stack([right, np.cross(tilted, right), tilted], 1)[None])
     np.testing.assert_allclose(rotation @ up, (0, 0, 1), atol=1e-9)
     assert np.linalg.det(rotation) == pytest.approx(1)
 

@@ -22,8 +22,22 @@ NAMES = {f"/{path.relative_to(ROOT)}" for path in FILES}
 EXAMPLES = {"gray.py", "mine.py", "radseg_interfaces/srv/CountVoxels.srv"}  # of CONTRIBUTING.md
 # command -> where its options are written
 COMMANDS = {
-    **dict.fromkeys(("radseg-segment", "radseg-eval2d", "radseg-text"), "radseg_ros/cli"),
-    **dict.fromkeys(("radseg-play", "radseg-query"), "radseg_ros/ros"),
+    **dict.fromkeys(
+        (
+            "radseg-segment",
+            "radseg-eval2d",
+            "radseg-text",
+            "radseg-map",
+            "radseg-info",
+            "radseg-merge",
+            "radseg-export",
+            "radseg-view",
+            "radseg-doctor",
+        ),
+        "radseg_ros/cli",
+    ),
+    "radseg-play": "radseg_ros/ros",
+    "radseg-query": "radseg_ros",
     "eval3d": "eval3d",
 }
 

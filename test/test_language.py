@@ -199,6 +199,17 @@ def test_the_cache_knows_towers_weights_and_modes(tmp_path):
     assert [len(t.texts) for t in (other_weights, prompts, other_tower)] == [80, 1, 80]
 
 
+def test_labels_that_are_known_can_be_offered(tmp_path):
+    cache = TextCache(tmp_path / "cache")
+    desk = TextEmbedder(LetterTower(), SIZE, cache=cache)
+    desk.labels(["sofa", "coffee machine"])
+    desk.prompts(["where I slept"])
+    assert {*desk.known()} == {"sofa", "coffee machine"}
+    desk.save(tmp_path / "few.npz", ["lamp"])
+    robot = TextEmbedder(None, SIZE, [tmp_path / "few.npz"], TextCache(tmp_path / "empty"))
+    assert robot.known() == ["lamp"]
+
+
 def test_a_damaged_cache_is_mended(tmp_path):
     vector = TextEmbedder(LetterTower(), SIZE).labels(["dog"])
     (file,) = (tmp_path / "cache").rglob("*.npy")

@@ -56,7 +56,7 @@ class Scene:
     relabel: Callable[[np.ndarray], np.ndarray] | None = None  # ids in the files -> labels 1..C
     step: int = 1  # use every step-th view
     limit: int = 0  # use at most so many views; 0 = all
-    _drops: DropCounts = field(default_factory=DropCounts, init=False)
+    drops: DropCounts = field(default_factory=DropCounts, init=False)
     _notes: DropCounts = field(default_factory=DropCounts, init=False)
 
     def __post_init__(self) -> None:
@@ -73,19 +73,25 @@ class Scene:
         return len(self.selected())
 
     def __iter__(self) -> Iterator[LabelledFrame]:
+        return (frame for _, frame in self.frames())
+
+    def frames(self, start: int = 0) -> Iterator[tuple[int, LabelledFrame]]:
+        """The frames from number ``start`` on that can be used, with their numbers."""
         self._hash = hashlib.sha256()
-        self._drops, self._notes = DropCounts(), DropCounts("kept without its label")
+        self.drops, self._notes = DropCounts(), DropCounts("kept without its label")
         reader = FrameReader(self.K, self.depth_scale, self.size, self._read)
-        for position, view in self.selected():
+        for number, (position, view) in list(enumerate(self.selected()))[start:]:
             try:
-                yield self._labelled_frame(reader, position, view)
+                frame = self._labelled_frame(reader, position, view)
             except Unusable as fault:
-                self._drops.add(fault.reason, example=fault.detail)
+                self.drops.add(fault.reason, example=fault.detail)
+            else:
+                yield number, frame
 
     @property
     def dropped(self) -> dict[str, int]:
         """Reason -> views that were not used."""
-        return dict(self._drops.items())
+        return dict(self.drops.items())
 
     @property
     def notes(self) -> dict[str, int]:
@@ -95,7 +101,7 @@ class Scene:
     @property
     def examples(self) -> dict[str, str]:
         """Reason -> the first view with this fault, and what is wrong with it."""
-        return {**self._drops.examples, **self._notes.examples}
+        return {**self.drops.examples, **self._notes.examples}
 
     def listing(self) -> list[str]:
         """Name and size of every file of the selected views: changes when the data set does."""

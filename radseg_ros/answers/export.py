@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clouds as ``.ply`` or ``.pcd`` for other programs: true colours, labels or a query, whatever the
-cloud holds.
+"""Clouds as ``.ply``, ``.pcd`` or ``.npz`` for other programs: true colours, labels or a query,
+whatever the cloud holds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,53 @@ from ..files import whole_file
 
 POINT_BYTES = 27  # of a point in a file
 MAX_HEADER = 4096  # bytes
-FORMATS = (".ply", ".pcd")
+FORMATS = (".ply", ".pcd", ".npz")
 FIELDS = {"label": np.int32, "score": np.float32, "hits": np.float32}
 
 
-def write_cloud(path: Path | str, cloud: Cloud) -> None:
-    """Write position (m), colour, label (-1 = none), score and hits of every point, by way of
-    Open3D.
-
-    The file appears whole or not at all: what was written is read back first, because Open3D
-    takes no notice of a full disk.
+def check_format(path: Path) -> None:
+    """Refuse a name that does not say in which format a cloud is to be written.
 
     Raises:
-        InputError: another suffix than .ply or .pcd, an empty cloud, or a place that cannot be
-            written.
+        InputError: another suffix than those of ``FORMATS``.
+    """
+    if path.suffix.lower() not in FORMATS:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise InputError(f"a cloud is written as {known}, not {path.name}")
+
+
+def write_cloud(path: Path | str, cloud: Cloud) -> None:
+    """Write position (m), colour, label (-1 = none), score and hits of every point.
+
+    The file appears whole or not at all: what Open3D has written (.ply, .pcd) is read back first,
+    because it takes no notice of a full disk. An .npz holds the fields of :class:`Cloud` by name.
+
+    Raises:
+        InputError: another suffix than those of ``FORMATS``, an empty cloud, or a place that cannot
+            be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"a cloud is written as {' or '.join(FORMATS)}, not {path.name}")
+    check_format(path)
     if not len(cloud):
         raise InputError("an empty cloud is not written")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}")
+    if path.suffix.lower() == ".npz":
+        _write_arrays(path, cloud)
+    else:
+        _write_points(path, cloud)
+
+
+def _write_arrays(path: Path, cloud: Cloud) -> None:
+    fields = {field.name: getattr(cloud, field.name) for field in dataclasses.fields(cloud)}
+    try:
+        with whole_file(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, **fields)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _write_points(path: Path, cloud: Cloud) -> None:
     import open3d as o3d
 
     points = o3d.t.geometry.PointCloud()

@@ -13,13 +13,12 @@ from eval3d.report.voxel_view import View
 
 from ..answers.cloud import heat
 from ..files import write_whole
+from ..view import pictures
+from ..view.cells import spacing
+from ..view.upright import upright
 from ..voxels.index import pack
-from . import pictures
 
-AZIMUTHS = (-45, 45, 135, 225)
-ELEVATION = 38
 THRESHOLD = 0.5
-RING = 18  # px
 
 
 def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -38,29 +37,39 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
     rgb = np.stack([points["rgb"] >> shift & 255 for shift in (16, 8, 0)], 1).astype(np.uint8)
     write_ply(folder / "map.ply", xyz, rgb, view["heats"])
     voxel_size = spacing(xyz)
-    scene, kept = pictures.make_scene(xyz, points["hits"], np.stack(view["poses"]), voxel_size)
+    poses = np.stack(view["poses"])
+    cameras, rotation = poses[:, :3, 3], upright(poses[:, :3, :3])
+    scene, kept = pictures.make_scene(xyz, points["hits"], cameras, rotation, voxel_size)
     rgb = rgb[kept]
     scores = {text: aligned(xyz[kept], heat, voxel_size) for text, heat in view["heats"].items()}
-    views = {azimuth: View(scene, azimuth, ELEVATION) for azimuth in AZIMUTHS}
+    views = {azimuth: View(scene, azimuth, pictures.ELEVATION) for azimuth in pictures.AZIMUTHS}
     above = View(scene, -90, 90)
     front = max(
-        AZIMUTHS,
-        key=lambda azimuth: sum(_visible(views[azimuth], score) for score in scores.values()),
+        pictures.AZIMUTHS,
+        key=lambda azimuth: sum(
+            pictures.visible(views[azimuth], score >= THRESHOLD) for score in scores.values()
+        ),
     )
-    images = {"map_above": _painted(above, rgb), "map_angle": _painted(views[front], rgb)}
+    images = {
+        "map_above": pictures.painted(above, rgb),
+        "map_angle": pictures.painted(views[front], rgb),
+    }
     tiles = []
     for row in rows:
         text, score = row["label"], scores[row["label"]]
         best = (
-            max((front, *AZIMUTHS), key=lambda azimuth: _visible(views[azimuth], score))
+            max(
+                (front, *pictures.AZIMUTHS),
+                key=lambda azimuth: pictures.visible(views[azimuth], score >= THRESHOLD),
+            )
             if row["found"]
             else front
         )
         colors = heat(rgb, score, THRESHOLD)
         for place, eye in (("above", above), ("angle", views[best])):
-            image = _painted(eye, colors)
+            image = pictures.painted(eye, colors)
             if row["found"]:
-                pictures.pin(image, eye.pixel(row["found"]), RING)
+                pictures.pin(image, eye.pixel(row["found"]), pictures.RING)
             images[f"query_{_file_name(text)}_{place}"] = pictures.caption(
                 image, f"“{text}”", _verdict(row)
             )
@@ -98,10 +107,6 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray, heats: dict[str, np.
     write_whole(path, "\n".join(head).encode() + table.tobytes())
 
 
-def _painted(view: View, colors: np.ndarray) -> Any:
-    return view.paint(colors, pictures.BRIGHTNESS)
-
-
 def _file_name(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text)
 
@@ -112,18 +117,6 @@ def _verdict(row: dict[str, Any]) -> str:
     return f"score {row['score']:.2f}" + (
         f", {100 * row['error_m']:.0f} cm off" if row["error_m"] is not None else ""
     )
-
-
-def _visible(view: View, score: np.ndarray) -> float:
-    """How much of what answers can be seen."""
-    seen = view.owner[view.owner >= 0]
-    return float(np.count_nonzero(score[seen] >= THRESHOLD)) / view.owner.size
-
-
-def spacing(xyz: np.ndarray) -> float:
-    """The voxel size of (M, 3) voxel centres, to a micrometre."""
-    steps = np.concatenate([np.diff(np.unique(axis)) for axis in xyz.astype(np.float64).T])
-    return round(float(steps[steps > 1e-4].min(initial=1.0)), 6)
 
 
 def aligned(xyz: np.ndarray, heat: np.ndarray, voxel_size: float) -> np.ndarray:

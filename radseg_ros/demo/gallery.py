@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import open_image
+from ..files import photograph
 from .raycast import Box, Cylinder, Solid, render
 
 SIZE = (480, 640)  # px
@@ -61,19 +61,6 @@ EXHIBITS = (
 )
 ABSENT = "elephant"
 QUERIES = (*(exhibit.query for exhibit in EXHIBITS if exhibit.query), ABSENT)
-
-
-def photograph(file: str) -> np.ndarray:
-    """(h, w, 3) uint8 of 'package/path'; nothing is downloaded."""
-    import importlib.util
-
-    package, path = file.split("/", 1)
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            f"{file}: package {package} is not installed; pip install 'radseg_ros[demo]'"
-        )
-    return np.asarray(open_image(Path(spec.origin).parent / path).convert("RGB"))
 
 
 def canvas(exhibit: Exhibit) -> Box:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .processes import DemoError, Program
 
 if TYPE_CHECKING:
-    from .observer_node import Observer
+    from ..view.observer_node import Observer
 
 START_TIMEOUT = 180.0  # s until the node has loaded its encoder
 STALL_TIMEOUT = 120.0  # s without a new frame in the map
@@ -26,9 +26,11 @@ ANSWER_TIMEOUT = 180.0  # s for one answer; the first one brings every voxel int
 SETTLE_TIME = (
     10.0  # s without a new frame after the end of a recording whose last inputs cannot be paired
 )
+MAP = "map.radmap"
 RESULTS = (
     "answers.json",
     "map.ply",
+    MAP,
     "map_*.png",
     "query_*.png",
     "overview.png",
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         default=5.0,
         help="frames per second that a folder is played at (default: %(default)s)",
     )
+    p.add_argument("--view", action="store_true", help="show the map in the browser afterwards")
     p.add_argument(
         "--node-arg",
         action="append",
@@ -85,7 +88,8 @@ def main(args: Sequence[str] | None = None) -> int:
         for pattern in RESULTS:
             for old in options.out.glob(pattern):
                 old.unlink()
-        return run(options)
+        status = run(options)
+        return show(options.out / MAP) if options.view else status
     except ImportError as error:
         print(
             f"\ndemo: {error}; `make demo` installs everything that the demo needs", file=sys.stderr
@@ -137,7 +141,16 @@ def run(options: argparse.Namespace) -> int:
     names = draw(options.out, view, rows)
     print(f"\nwritten to {options.out}: answers.json, map.ply, {', '.join(names)}")
     print(f"{time.monotonic() - started:.0f} s in all")
+    shown = os.path.relpath(options.out / MAP)
+    print(f"see and ask it in the browser: source scripts/env.sh; radseg-view {shown} --open")
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def show(path: Path) -> int:
+    """The page of a map, until somebody ends it."""
+    from ..cli.view import main as view
+
+    return view([str(path), "--open"])
 
 
 def prepare(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
@@ -173,11 +186,15 @@ def read_truth(file: Path) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> dict[str, Any]:
     """Start the programs, wait until the map is complete, ask."""
-    from .observer_node import Observer
+    from ..view.observer_node import Observer
 
     logs = options.out / "logs"
     logs.mkdir(exist_ok=True)
-    parameters = [f"encoder:={options.encoder}", "node.backlog:=100000"]
+    parameters = [
+        f"encoder:={options.encoder}",
+        "node.backlog:=100000",
+        f"node.map_directory:={options.out}",
+    ]
     if not options.recording:  # nobody sees a moped, a rocket and a cat in one room
         parameters.append("query.mode:=relevancy")
     parameters += options.node_arg
@@ -205,6 +222,7 @@ def measure(options: argparse.Namespace, recording: Path, texts: list[str]) -> d
         client = Program("the client", logs / "client.log", "radseg_ros.ros.query_client", *command)
         stack.callback(client.stop)
         result = json.loads(client.wait(2 * ANSWER_TIMEOUT))
+        observer.save(MAP, ANSWER_TIMEOUT)
         heats = {text: observer.scores(text, ANSWER_TIMEOUT) for text in texts}
         result["view"] = {
             "points": observer.points(),

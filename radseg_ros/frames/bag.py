@@ -25,6 +25,7 @@ from .decode import Damaged
 from .disk import BAG_SUFFIXES
 from .drops import DropCounts, Unusable
 from .images.depth import DEPTH_ENCODINGS
+from .keyframes import Skip, skip_none
 from .topics import IMAGE_TYPES, Topics, find_topics, has_pose, transform_topics
 from .transforms import KINDS as TRANSFORMS
 
@@ -78,6 +79,7 @@ class BagRecording:
     ) -> None:
         self.path = Path(path)
         node, wanted = node or NodeConfig(), topics or Topics()
+        self.before: dict[str, int] = {}
         self.read: Counter[str] = Counter()  # messages of the last iteration by kind
         with self._open() as reader, _border(self.path):
             types = {name: info.msgtype or "" for name, info in reader.topics.items()}
@@ -106,19 +108,35 @@ class BagRecording:
         """Why messages of the last iteration were not used."""
         return self.assembler.drops
 
+    @property
+    def map_frame(self) -> str:
+        """The frame of the poses; empty until the first one tells."""
+        return self.assembler.map_frame
+
     def __len__(self) -> int:
         return max(0, min(self.expected["color"], self.expected["depth"]))
 
     def __iter__(self) -> Iterator[Frame]:
+        return (frame for _, frame in self.frames())
+
+    def frames(self, start: int = 0, skip: Skip = skip_none) -> Iterator[tuple[int, Frame]]:
+        """See :meth:`radseg_ros.frames.folder.Recording.frames`."""
         assembler = self._begin()
-        for observation in self._observations(assembler):
-            try:
-                frame = observation.frame()
-            except InputError as error:
-                assembler.drop(error)
-            else:
+        for number, observation in enumerate(self._observations(assembler)):
+            match = observation.match
+            if number < start:
                 assembler.used()
-                yield frame
+                self.before = dict(assembler.drops.items())
+            elif reason := skip(match.stamp_ns, match.T_world_camera):
+                assembler.drop(reason)
+            else:
+                try:
+                    frame = observation.frame()
+                except InputError as error:
+                    assembler.drop(error)
+                else:
+                    assembler.used()
+                    yield number, frame
 
     def raw_messages(self) -> Iterator[RawMessage]:
         """Everything of these topics in the order of recording, for playing; what nobody could
@@ -137,7 +155,7 @@ class BagRecording:
 
     def _begin(self) -> Assembler:
         self.assembler = Assembler(self._sync, self._node)
-        self.read = Counter()
+        self.read, self.before = Counter(), {}
         return self.assembler
 
     def _observations(self, assembler: Assembler) -> Iterator[Observation]:

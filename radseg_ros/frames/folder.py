@@ -12,6 +12,7 @@ from ..datatypes import Frame, RecordingError, brief
 from .disk import BAG_SUFFIXES, LAYOUT, FrameReader, folder_views, read_intrinsics
 from .drops import DropCounts, Unusable
 from .images.depth import DEPTH_SCALE
+from .keyframes import Skip, skip_none
 
 if TYPE_CHECKING:
     from .bag import BagRecording
@@ -24,13 +25,32 @@ class Recording(Protocol):
     """
 
     path: Path
-    drops: DropCounts
+    before: dict[str, int]  # reason -> count, of ``drops``: before the frame that was begun with
+
+    @property
+    def drops(self) -> DropCounts:
+        """Why messages or files of the last iteration were not used."""
+        ...
+
+    @property
+    def map_frame(self) -> str:
+        """The frame of the poses; empty as long as none has told, or none does."""
+        ...
 
     def __len__(self) -> int:
         """Number of frames at most (some may turn out to be unusable)."""
         ...
 
     def __iter__(self) -> Iterator[Frame]: ...
+
+    def frames(self, start: int = 0, *, skip: Skip = skip_none) -> Iterator[tuple[int, Frame]]:
+        """The frames from number ``start`` on that can be used, with their numbers.
+
+        Args:
+            skip: says why a frame of this stamp (ns) and pose (4, 4) is not wanted; it is counted
+                in ``drops``, and not decoded if its pose is known before. Empty = it is wanted.
+        """
+        ...
 
 
 def open_recording(
@@ -87,6 +107,8 @@ class FolderRecording:
         self.path = Path(path)
         self.rate = rate
         self.drops = DropCounts()
+        self.before: dict[str, int] = {}
+        self.map_frame = ""
         self._reader = FrameReader(read_intrinsics(self.path / "intrinsics.txt"), depth_scale)
         self.views = folder_views(self.path)
         self.names = [view.name for view in self.views]
@@ -98,16 +120,19 @@ class FolderRecording:
         self.drops = DropCounts()
         return (frame for _, frame in self.frames())
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Frame]]:
-        """The frames ``start`` to ``stop`` that can be used, with their numbers.
-
-        The others are counted in ``drops``.
-        """
+    def frames(
+        self, start: int = 0, stop: int | None = None, skip: Skip = skip_none
+    ) -> Iterator[tuple[int, Frame]]:
+        """The frames ``start`` to ``stop``; see :meth:`Recording.frames`."""
         for i in range(len(self))[start:stop]:
             try:
-                yield i, self.frame(i)
+                frame = self.frame(i)
+                if reason := skip(frame.stamp_ns, frame.T_world_camera):
+                    raise Unusable(reason)
             except Unusable as fault:
                 self.drops.add(fault.reason, example=fault.detail)
+            else:
+                yield i, frame
 
     def frame(self, i: int) -> Frame:
         """Frame ``i``, counted from 0.

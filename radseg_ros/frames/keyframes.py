@@ -3,13 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
 from ..config import NodeConfig
+from ..datatypes import InputError, check_pose
 
 # on purpose: nothing is wrong with the inputs
 NEAR = "frame too near to the last key frame (node.keyframe_distance, node.keyframe_angle)"
 FAST = "frame sooner after the last one than node.max_rate allows"
+
+# stamp in ns and T_world_camera (4, 4) of a frame -> why it is not wanted; empty = it is
+Skip = Callable[[int, np.ndarray], str]
+
+
+def skip_none(stamp_ns: int, T_world_camera: np.ndarray) -> str:
+    """Every frame is wanted."""
+    del stamp_ns, T_world_camera
+    return ""
 
 
 class KeyFrames:
@@ -23,6 +36,23 @@ class KeyFrames:
         self._pose: np.ndarray | None = None  # T_world_camera (4, 4)
         self._stamp_ns = 0
         self._due_ns = 0  # the rate is kept on average: stamps that jitter lose no frame
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered, as JSON."""
+        pose = None if self._pose is None else self._pose.tolist()
+        return {"pose": pose, "stamp_ns": self._stamp_ns, "due_ns": self._due_ns}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Remember what :meth:`state` gave.
+
+        Raises:
+            InputError: it did not give this.
+        """
+        pose, stamps = state.get("pose"), [state.get("stamp_ns"), state.get("due_ns")]
+        if not all(type(stamp) is int for stamp in stamps):
+            raise InputError("the last key frame has no stamp")
+        self._pose = None if pose is None else check_pose(pose, "the pose of the last key frame")
+        self._stamp_ns, self._due_ns = stamps  # type: ignore[assignment]
 
     def skip(self, stamp_ns: int, T_world_camera: np.ndarray, config: NodeConfig) -> str:
         """Why this frame is not used, ``NEAR`` or ``FAST``; empty = it is, and is the last one now.

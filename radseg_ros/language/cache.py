@@ -11,13 +11,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from ..datatypes import InputError, LanguageError
 from ..files import write_whole
-from ..reading import border, read_array, read_arrays
+from ..reading import border, read_array, read_arrays, read_text
 from .templates import TEMPLATES
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class TextCache:
     """Text vectors on disk, one small file each, so that processes can share them without locks.
 
     A file's place says what it depends on: the text tower, the hash of its weights, the template
-    set, and the text.
+    set, and the text; the text of a label is also beside it, for people who look for one.
 
     Args:
         folder: where; None = :func:`cache_folder`.
@@ -145,7 +146,20 @@ class TextCache:
 
     def write(self, tower: str, weights_hash: str, key: Key, vector: np.ndarray) -> None:
         """Keep a vector (D,); see :func:`write_vectors`."""
-        write_vectors(self._tower(tower) / weights_hash / _file_name(key), vector)
+        path = self._tower(tower) / weights_hash / _file_name(key)
+        write_vectors(path, vector)
+        if key[0] == LABEL:
+            with suppress(OSError):  # it is a convenience
+                write_whole(path.with_suffix(".txt"), key[1])
+
+    def labels(self, tower: str, most: int = 100) -> list[str]:
+        """Labels whose vectors are here, those that were made last first."""
+        found = sorted(self._tower(tower).glob("*/*.txt"), key=_age)[:most]
+        texts = []
+        for path in found:
+            with suppress(InputError):
+                texts.append(read_text(path))
+        return list(dict.fromkeys(texts))
 
     def _tower(self, tower: str) -> Path:
         return self.folder / re.sub(r"[^\w.-]+", "--", tower)

@@ -93,6 +93,12 @@ class TextEmbedder:
         save_embeddings(path, self.tower.name if self.tower else "", vectors)
         return len(vectors)
 
+    def known(self) -> list[str]:
+        """Labels whose vectors are there already: those of the files, then those of the cache."""
+        given = [text for kind, text in self._given if kind == LABEL]
+        cached = self.cache.labels(self.tower.name) if self.tower else []
+        return list(dict.fromkeys([*given, *cached]))
+
     def _vectors(self, kind: str, texts: Sequence[str]) -> torch.Tensor:
         if isinstance(texts, str):
             raise LanguageError(f"a list of texts is needed, got one text: {texts!r}")

@@ -2,8 +2,9 @@
 """Map files (``.radmap``): a safetensors file whose metadata says what the numbers mean.
 
 Metadata ``radmap`` is a JSON object: ``version``, ``identity`` (encoder, checkpoint, head, labels,
-frame), ``map`` and ``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, and
-``sha256``, one digest per tensor. Metadata ``radmap_sha256`` is the digest of that text; the first
+frame), ``map`` and ``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, ``notes``
+(of whoever made the map: all its options, how much of a recording is in it), and ``sha256``, one
+digest per tensor. Metadata ``radmap_sha256`` is the digest of that text; the first
 files had none. The tensors are those of :meth:`VoxelTable.state`: ``key`` (21 bits per axis),
 ``hits``, ``views`` (since version 2), ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over
 its points where float32, the mean where float16.
@@ -18,6 +19,8 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from typing import Any
 import torch
 
 from ..config import LiftConfig, MapConfig, from_dict, to_dict
-from ..datatypes import ConfigError, MapFileError
+from ..datatypes import ConfigError, MapFileError, MapGeometry
 from ..files import whole_file
 from .index import valid_keys
 from .voxel_map import VoxelMap
@@ -69,14 +72,37 @@ class MapIdentity:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class MapHeader:
+    """What a map file says of itself, without its voxels."""
+
+    identity: MapIdentity
+    config: MapConfig
+    lift: LiftConfig
+    channels: int  # numbers per voxel
+    last_stamp_ns: int | None  # of the newest frame
+    camera: tuple[float, float, float]  # m, where the last frame was taken
+    # of whoever made the map; {} = said nothing. "options": all options of the mapper (Config);
+    # "recording": how much of it is in the map (radseg-map)
+    notes: dict[str, Any]
+
+
 def _said(value: str | tuple[str, ...]) -> str:
     return repr(value) if isinstance(value, str) else f"[{', '.join(value)}]"
 
 
-def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None = None) -> None:
+def save_map(
+    path: Path | str,
+    voxel_map: VoxelMap,
+    identity: MapIdentity | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
     """Write a map. A process that dies meanwhile leaves the old file, or none, in place.
 
     Its leftovers go with the next save.
+
+    Args:
+        notes: what else the file says of the map, as JSON (:class:`MapHeader`).
 
     Raises:
         MapFileError: the map is damaged, or the file cannot be written; the old one is still
@@ -93,6 +119,7 @@ def save_map(path: Path | str, voxel_map: VoxelMap, identity: MapIdentity | None
         "channels": voxel_map.channels,
         "last_stamp_ns": voxel_map.last_stamp_ns,
         "camera": voxel_map.camera,
+        "notes": dict(notes or {}),
         "sha256": _digests(state),
     }
     text = json.dumps(header)
@@ -129,28 +156,61 @@ def load_map(
             ``expect`` or ``config``.
     """
     path = Path(path)
-    header, state = _read(path)
-    identity, saved, saved_lift, own_channels, last_stamp_ns, camera = _understood(path, header)
+    said, state = _read(path)
+    header = _understood(path, said)
     if expect is not None:
-        identity.require(expect, str(path))
+        header.identity.require(expect, str(path))
     for name in ("voxel_size", "space", "labels") if config is not None else ():
-        if getattr(saved, name) != getattr(config, name):
+        if getattr(header.config, name) != getattr(config, name):
             raise MapFileError(
-                f"{path} holds {name} {getattr(saved, name)}, here it is {getattr(config, name)}"
+                f"{path} holds {name} {getattr(header.config, name)}, here it is "
+                f"{getattr(config, name)}"
             )
-    if channels is not None and own_channels != channels:
-        raise MapFileError(f"{path} holds {own_channels} numbers per voxel, here it is {channels}")
-    _check(str(path), state, own_channels, saved)
-    voxel_map = VoxelMap(own_channels, config or saved, lift or saved_lift, device)
+    if channels is not None and header.channels != channels:
+        raise MapFileError(
+            f"{path} holds {header.channels} numbers per voxel, here it is {channels}"
+        )
+    _check(str(path), state, header.channels, header.config)
+    voxel_map = VoxelMap(header.channels, config or header.config, lift or header.lift, device)
     voxel_map.table.load(state)
-    voxel_map.camera = camera
-    voxel_map.continue_from(last_stamp_ns)
-    return voxel_map, identity
+    voxel_map.camera = header.camera
+    voxel_map.continue_from(header.last_stamp_ns)
+    return voxel_map, header.identity
 
 
-def _understood(
-    path: Path, header: dict[str, Any]
-) -> tuple[MapIdentity, MapConfig, LiftConfig, int, int | None, tuple[float, float, float]]:
+def read_header(path: Path | str) -> MapHeader:
+    """What a map file says of itself; its voxels are not read.
+
+    Raises:
+        MapFileError: the file is missing, damaged, or of another version.
+    """
+    path = Path(path)
+    with _opened(path) as (_, said):
+        return _understood(path, said)
+
+
+def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
+    """The voxels of a map file without their vectors, which are nearly all of it.
+
+    Raises:
+        MapFileError: as :func:`load_map`, but for what is wrong with the vectors.
+    """
+    path = Path(path)
+    with _opened(path) as (file, said):
+        header = _understood(path, said)
+        names = [name for name in file.keys() if name != "vectors"]  # noqa: SIM118
+        state = {name: file.get_tensor(name) for name in names}
+        _check_digests(path, said, state)
+        _complete(said, state)
+    count = state["key"].shape[0] if "key" in state else 0
+    empty = VoxelMap(1, header.config, device="cpu")
+    state["vectors"] = empty.table.state()["vectors"].new_zeros(count, 1)
+    _check(str(path), state, 1, header.config)
+    empty.table.load(state)
+    return empty.geometry(), header
+
+
+def _understood(path: Path, header: dict[str, Any]) -> MapHeader:
     """What a header says, each part of the type that it must have.
 
     Raises:
@@ -165,6 +225,7 @@ def _understood(
         channels, last_stamp_ns, camera = (
             header[name] for name in ("channels", "last_stamp_ns", "camera")
         )
+        notes = header.get("notes", {})  # the first files had none
         sound = {
             "identity": all(isinstance(text, str) for text in (*said.values(), *labels)),
             "channels": type(channels) is int and 0 < channels <= MAX_CHANNELS,
@@ -172,6 +233,7 @@ def _understood(
             or (type(last_stamp_ns) is int and abs(last_stamp_ns) < STAMP_LIMIT_NS),
             "camera": len(camera) == 3
             and all(type(c) in (int, float) and math.isfinite(c) for c in camera),
+            "notes": isinstance(notes, dict),
         }
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise MapFileError(f"{path} is damaged: its header cannot be understood") from error
@@ -179,7 +241,7 @@ def _understood(
         if not good:
             raise MapFileError(f"{path} is damaged: its header has an impossible {what}")
     x, y, z = (float(c) for c in camera)
-    return identity, config, lift, channels, last_stamp_ns, (x, y, z)
+    return MapHeader(identity, config, lift, channels, last_stamp_ns, (x, y, z), notes)
 
 
 def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> int:
@@ -229,6 +291,18 @@ def _text_digest(text: str) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The header and the tensors of a file whose digests agree."""
+    with _opened(path) as (file, header):
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_digests(path, header, state)
+    _complete(header, state)
+    if missing := header["sha256"].keys() - state.keys():
+        raise MapFileError(f"{path} is damaged: {', '.join(sorted(missing))} is missing")
+    return header, state
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A map file of this version, and its header, whose digest agrees."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -248,16 +322,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
                     f"{path} is a map file of version {str(version)[:20]}, this program reads "
                     f"versions up to {VERSION}"
                 )
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, header
     except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
         raise MapFileError(f"{path} is damaged, incomplete, or not a map") from error
+
+
+def _check_digests(path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Refuse tensors that are not those of which the header tells.
+
+    Raises:
+        MapFileError: says so.
+    """
     if any(tensor.dtype not in _DTYPES for tensor in state.values()):
         raise MapFileError(f"{path} is damaged: it holds numbers of another type")
-    if header.get("sha256") != _digests(state):
+    digests = header.get("sha256")
+    if not isinstance(digests, dict) or _digests(state) != {n: digests.get(n) for n in state}:
         raise MapFileError(f"{path} is damaged: its contents do not match their checksums")
-    if version == 1 and "hits" in state:  # it did not count frames
+
+
+def _complete(header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Bring the tensors of an earlier version to those of this one."""
+    if header["version"] == 1 and "hits" in state:  # it did not count frames
         state["views"] = torch.ones_like(state["hits"], dtype=torch.int32)
-    return header, state
 
 
 def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: MapConfig) -> None:

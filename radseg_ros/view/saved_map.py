@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A map file as something that can be asked: with the encoder and the options it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, options_of, to_dict, with_options
+from ..datatypes import ConfigError, MapFileError
+from ..encoders.protocol import ENCODERS, make_encoder
+from ..live_map import LiveMap
+from ..mapper import Mapper
+from ..voxels.map_file import MapHeader, read_header
+
+OF_THE_MACHINE = ("device", "compile", "offline")  # ends of options that say nothing of a map
+
+
+def config_of(path: Path, header: MapHeader) -> Config:
+    """The options that a map was made with, as far as its file tells and this version knows them.
+
+    Those that belong to the machine (devices) are as they are by default.
+
+    Raises:
+        MapFileError: the file names an impossible value.
+    """
+    found: dict[str, Any] = {"encoder": _encoder_name(header)}
+    for option in options_of(Config).values():
+        value: Any = header.notes.get("options")
+        for part in option.path:
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None and option.path[-1] not in OF_THE_MACHINE:
+            found[option.name] = value
+    try:
+        config = with_options(Config(), found)
+    except ConfigError as error:
+        raise MapFileError(f"{path} is damaged: it was made with {error}") from error
+    on_this_machine = replace(header.config, device=Config().map.device)
+    return replace(config, map=on_this_machine, lift=header.lift)
+
+
+def _encoder_name(header: MapHeader) -> str:
+    """Which of the known encoders made a map whose file does not name the options."""
+    made_by = (name for name in ENCODERS if header.identity.encoder.startswith(name))
+    return next(made_by, Config().encoder)
+
+
+@contextmanager
+def open_map(path: Path, changes: Mapping[str, Any] | None = None) -> Iterator[LiveMap]:
+    """A map file as a map that can be asked, as the node's is; nothing is written to the file.
+
+    Args:
+        changes: options by name that are to be others than those that the file tells.
+
+    Raises:
+        MapFileError: the file is missing, damaged, of another version, or made with other weights.
+        CheckpointError: the encoder's weights are not here.
+        ConfigError: an option does not exist, or cannot have this value.
+    """
+    config = with_options(config_of(path, read_header(path)), changes or {})
+    encoder = make_encoder(config.encoder, **to_dict(config).get(config.encoder, {}))
+    live = LiveMap(config)
+    try:
+        live.start(Mapper(config, encoder))
+        live.load(path)
+        yield live
+    finally:
+        live.close()
