@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes a picture of the page of a map, in a real browser, as somebody sees it who asks something.
 
-python scripts/draw_page.py gallery.radmap docs/view.png --query cat --labels "cat, moped"
+python scripts/draw_page.py gallery.radmap docs/view.png --mode relevancy --query cat
+        --labels "cat, moped" --show "what was asked" --look 36 6.5 --pixels 5 --size 1360 790
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("map", type=Path)
     p.add_argument("out", type=Path)
     p.add_argument("--query", default="")
+    p.add_argument("--mode", default="", help="query.mode; default: that of the map")
     p.add_argument("--labels", default="", help="to colour by, separated by commas")
     p.add_argument("--size", type=int, nargs=2, default=(1360, 860), metavar=("W", "H"))
     p.add_argument("--click", type=float, nargs=2, metavar=("X", "Y"), help="px: what is here?")
@@ -48,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Entry point."""
     options = parser().parse_args()
-    with open_map(options.map) as live, serve("127.0.0.1", free_port()) as (server, url):
+    changes = {"query.mode": options.mode} if options.mode else {}
+    with open_map(options.map, changes) as live, serve("127.0.0.1", free_port()) as (server, url):
         page = Page(FileSource(options.map, live), server)
         until(lambda: page.drawn)
         with open_browser() as browser, visit(browser, url, *options.size) as tab:
