@@ -45,11 +45,12 @@ def voxels_on(tab: Any) -> int:
     return int(found[1]) if found else 0
 
 
-def without_ids(value: Any) -> Any:
-    """Without the numbers of things, which each map has its own of."""
+def as_found(value: Any) -> Any:
+    """Without what a map learns by following a thing: its number, and where it was seen from."""
     if isinstance(value, dict):
-        return {name: without_ids(each) for name, each in value.items() if name != "id"}
-    return [*map(without_ids, value)] if isinstance(value, list) else value
+        followed = ("id", "viewpoint")
+        return {name: as_found(each) for name, each in value.items() if name not in followed}
+    return [*map(as_found, value)] if isinstance(value, list) else value
 
 
 def nearly(value: Any) -> Any:
@@ -89,7 +90,7 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
     with open_map(path, {"map.work_ahead": 0.0}) as live:
         result = live.query(["red", "blue"])
         asked = query.plain(live, result.answers, result.covered, read_header(path))
-    assert without_ids(asked["answers"]) == nearly(without_ids(told["answers"]))
+    assert as_found(asked["answers"]) == nearly(as_found(told["answers"]))
     for what in ("frame_id", "stamp", "voxels", "covered", "frames"):
         assert asked[what] == nearly(told[what]), what
     red, blue = told["answers"]
