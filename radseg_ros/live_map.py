@@ -396,6 +396,15 @@ class LiveMap:
         names = [text.strip() for text in texts]
         return mapper.space.text_vectors(names, prompts).float().cpu().numpy()
 
+    @property
+    def may_calibrate(self) -> bool:
+        """Whether answers are calibrated as soon as everyday names have vectors.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+        """
+        return self.mapper.space.calibrates
+
     def names_at_hand(self) -> list[str]:
         """What may be anywhere: the labels of the cloud, of a labelled map, or everyday names that
         need no text tower.

@@ -110,6 +110,9 @@ class Questions:
         response.answers = [messages.answer_message(answer, T) for answer in answers]
         response.covered = result.covered
         response.message = _told(answers, result.covered, self.live.pending)
+        wanted = request.mode or self.live.config.query.mode
+        if wanted == "calibrated" and result.rules.mode != wanted and self.live.may_calibrate:
+            response.message += "; not calibrated: everyday names have no vectors here"
         node = self.live.config.node
         head = messages.header(*self.live.moment())
         if request.return_cloud:
