@@ -314,8 +314,10 @@ class Calibration:
             everyday = self._space.everyday()
             assert everyday is not None
             vectors = sample(SAMPLE)
+            if not len(vectors):  # forgotten since the question came
+                vectors = torch.zeros(1, self._space.answer_channels)
             odds = self._space.scorer(everyday.vectors, rules)(vectors)
-            best = round(BEST_VOXELS * len(vectors) / voxels)
+            best = round(BEST_VOXELS * len(vectors) / max(1, voxels))
             newest = self._newest = (key, Census.take(odds, best, everyday.meanings))
         return newest[1]
 

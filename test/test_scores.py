@@ -202,6 +202,28 @@ def test_a_map_without_room_for_a_copy_gives_the_same_answers():
     np.testing.assert_allclose(np.sort(kept.scores, 0), np.sort(direct.scores, 0), atol=2e-3)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_map_that_is_forgotten_during_a_question_gives_an_answer(kept):
+    mapper = mapper_of(EverydayEncoder())
+    if not kept:
+        mapper._may_keep = lambda view, source: False
+    scorer_of = mapper.space.scorer
+
+    def scorer(vectors, rules):
+        score = scorer_of(vectors, rules)
+
+        def then_forget(answers):
+            scores = score(answers)
+            mapper.reset()
+            return scores
+
+        return then_forget if len(vectors) == 2 else score
+
+    mapper.space.scorer = scorer
+    answers = mapper.query(["red", "kettle"]).answers
+    assert [0 <= answer.best_score <= 1 for answer in answers] == [True, True]
+
+
 def test_a_cloud_has_the_scores_of_a_question():
     mapper = mapper_of(EverydayEncoder())
     asked = mapper.query(["red", "green"])
