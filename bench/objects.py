@@ -42,7 +42,7 @@ def rooms(voxels: int) -> tuple[MapGeometry, np.ndarray]:
     whole, stamps = torch.from_numpy(index), torch.zeros(voxels, dtype=torch.int64)
     xyz = (whole * VOXEL_SIZE).float()
     views = stamps.int() + 1
-    geometry = MapGeometry(whole, xyz, xyz, xyz[:, 0], views, stamps, stamps, VOXEL_SIZE)
+    geometry = MapGeometry(whole, xyz, xyz, xyz[:, 0], views, *[stamps] * 3, VOXEL_SIZE)
     return geometry, scores
 
 

@@ -236,6 +236,7 @@ class MapGeometry:
     views: torch.Tensor  # (M,) int32, number of frames
     first_seen_ns: torch.Tensor  # (M,) int64
     last_seen_ns: torch.Tensor  # (M,) int64
+    seen_at_ns: torch.Tensor  # (M,) int64, last hit by the clock of the map, which only passes
     voxel_size: float  # metres
 
     def __len__(self) -> int:

@@ -248,7 +248,7 @@ class Mapper:
         asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
         covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
         if where is not None:
-            geometry, scores = chosen(geometry, scores, where, source.last_stamp_ns or 0)
+            geometry, scores = chosen(geometry, scores, where, source.clock.now_ns)
         return QueryResult(
             tuple(texts), geometry, scores.cpu().numpy(), rules, covered, turn=self._answering
         )

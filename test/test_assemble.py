@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import require_ros
-from plain_messages import K, image, info, pair, pose
+from plain_messages import K, Message, image, info, pair, pose, transforms
 
 from radseg_ros.config import NodeConfig, SyncConfig
 from radseg_ros.datatypes import Cloud, InputError
@@ -73,6 +73,61 @@ def test_poses_that_are_none_are_counted():
         assert not feed(assembler, ("info", info()), ("pose", pose(ms, w=w)), *pair(ms))
     assert not feed(assembler, ("pose", pose(0, x=float("inf"))))
     assert dict(assembler.drops.items()) == {"pose not rigid": 3, "pose not finite": 1}
+
+
+def first_pose(**fields: object) -> Message:
+    """A pose in another frame than those that follow, with other fields."""
+    return Message(**{**vars(pose(50, frame="odom")), **fields})
+
+
+NO_POSES = {
+    "no time": first_pose(header=Message(stamp=Message(sec=-1, nanosec=0), frame_id="odom")),
+    "a stamp of zero": first_pose(header=Message(stamp=Message(sec=0, nanosec=0), frame_id="odom")),
+    "no place": pose(50, x=float("nan"), frame="odom"),
+    "beyond the world": pose(50, x=1e12, frame="odom"),
+    "no turn": pose(50, w=0.0, frame="odom"),
+    "a turn that stretches": pose(50, w=3.0, frame="odom", odometry=True),
+    "no orientation": first_pose(pose=Message(position=Message(x=0.0, y=0.0, z=0.0))),
+    "a text": first_pose(pose="here"),
+    "a body of two lines": pose(50, frame="odom", odometry=True, child="base\nmap"),
+    "a frame of two lines": pose(50, frame="odom\nmap"),
+    "a frame without end": pose(50, frame="o" * 100_000),
+}
+
+
+@pytest.mark.parametrize("case", NO_POSES)
+def test_a_first_pose_that_is_none_decides_no_frame(case):
+    assembler = Assembler()
+    for drops in (1, 2):
+        assert not feed(assembler, ("info", info()), ("pose", NO_POSES[case]))
+        assert assembler.map_frame == "" and assembler.drops.total == drops
+        assert len(feed(assembler, ("pose", pose(100)), *pair(100))) == 1
+        assert assembler.map_frame == "map"
+        assembler.clear("reset", forget_frame=True)  # and the first one after it
+
+
+OTHER_TIMES = {"two seconds early": -2, "an hour early": -3600, "a day late": 86_400, "in 2106": 2**31 - 9}
+
+
+@pytest.mark.parametrize("kind", ["color", "depth", "pose", "tf"])
+@pytest.mark.parametrize("seconds", OTHER_TIMES.values(), ids=OTHER_TIMES)
+def test_one_stamp_of_another_time_costs_few_frames(kind, seconds):
+    """Ten frames, a message of another time, ten more."""
+    assembler, begin = Assembler(), 5_000_000
+    used = len(feed(assembler, ("info", info())))
+    for i in range(20):
+        ms = begin + 100 * i
+        if i == 10:
+            other = min(ms + round(1000 * seconds), 1000 * (2**31 - 9))
+            made = {"tf": transforms((other, "map", "base")), "pose": pose(other)}
+            made |= {"color": image(other), "depth": image(other, "16UC1")}
+            used += len(feed(assembler, (kind, made[kind])))
+        edge = ("tf", transforms((ms, "map", "base")))
+        used += len(feed(assembler, edge, *pair(ms), ("pose", pose(ms))))
+    assert used >= 18
+    for account in assembler.accounts().values():
+        parts = (account.used, account.superseded, account.waiting, account.dropped)
+        assert account.received == sum(parts) and account.waiting <= 20
 
 
 def test_the_camera_offset_is_a_parameter():

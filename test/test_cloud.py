@@ -24,7 +24,7 @@ def geometry() -> MapGeometry:
     rgb = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0.5]])
     stamps = torch.zeros(3, dtype=torch.int64)
     hits, views = torch.tensor([1.0, 5.0, 9.0]), torch.ones(3, dtype=torch.int32)
-    return MapGeometry(xyz.long(), xyz, rgb, hits, views, stamps, stamps, 0.05)
+    return MapGeometry(xyz.long(), xyz, rgb, hits, views, stamps, stamps, stamps, 0.05)
 
 
 def test_true_colors_are_rgb_and_rounded(geometry):

@@ -12,6 +12,7 @@ from color_encoder import ColorEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_worlds import frame, pose
+from test_map_clock import JUMPS
 
 from radseg_ros.answers.filter import chosen, mask
 from radseg_ros.config import Config, MapConfig, QueryConfig
@@ -100,6 +101,21 @@ def test_a_question_is_answered_by_those_alone(mapper):
     nowhere = mapper.query(["red"], where=Filter(centre=(90.0, 0, 0), radius=1.0))
     assert len(nowhere.geometry) == 0 and nowhere.answers[0].best_score == 0
     assert len(nowhere.cloud()) == 0 and nowhere.distribution.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("stamps", JUMPS.values(), ids=JUMPS)
+def test_ages_are_those_of_the_map_whatever_its_stamps_do(stamps):
+    """What the last frame shows is new, what was seen first is not."""
+    config = Config(short_side=0, map=MapConfig(voxel_size=0.2))
+    made, rgb = Mapper(config, ColorEncoder()), np.full((12, 16, 3), (255, 0, 0), np.uint8)
+    for i, stamp in enumerate(stamps):
+        T = np.eye(4)
+        T[0, 3] = 10.0 * i
+        made.integrate(frame(2.0, T, rgb, stamp_ns=round(stamp * SECOND)))
+        young = made.query(["red"], where=Filter(max_age=0.5))
+        x = young.geometry.xyz[:, 0]
+        assert len(x) and float(x.max()) > 10.0 * i - 5, f"frame {i} is too old"
+    assert float(x.min()) > 5, "the first frames are old"
 
 
 def test_what_voxels_divide_among(mapper):

@@ -23,6 +23,10 @@ JUMPS = {
     "one far-future stamp": [0, 1, FAR / SECOND, 2, 3, 4, 5, 6],
     "starts in the future": [FAR / SECOND, 0, 1, 2, 3, 4, 5, 6],
     "one stamp of zero": [100, 101, 0, 102, 103, 104, 105, 106],
+    "two clocks by turns": [0, 1000, 1, 1001, 2, 1002, 3, 1003],
+    "set back twice": [100, 101, 50, 51, 52, 0, 1, 2],
+    "set right at last": [0, 1, 1.7e9, 1.7e9 + 1, 1.7e9 + 2, 1.7e9 + 3, 1.7e9 + 4, 1.7e9 + 5],
+    "a frame every two hours": [7200 * i for i in range(8)],
 }
 
 

@@ -32,7 +32,7 @@ def world(
     stamps = [torch.tensor(s if s is not None else [0] * len(whole)).long() for s in (first, last)]
     xyz = (whole * SIZE).float()
     hits, views = (number + 1).float(), (number % 5 + 1).int()
-    return MapGeometry(whole, xyz, torch.zeros_like(xyz), hits, views, *stamps, SIZE)
+    return MapGeometry(whole, xyz, torch.zeros_like(xyz), hits, views, *stamps, stamps[1], SIZE)
 
 
 def find(geometry: MapGeometry, scores, **rules) -> tuple[SemanticObject, ...]:

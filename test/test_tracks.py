@@ -68,7 +68,7 @@ class World:
         scores = values[:, 2].float().numpy()
         xyz = (whole * SIZE).float()
         ones = torch.ones(len(whole))
-        geometry = MapGeometry(whole, xyz, xyz, ones, ones.int(), first, last, SIZE)
+        geometry = MapGeometry(whole, xyz, xyz, ones, ones.int(), first, last, last, SIZE)
         return list(self.tracks.follow(label, geometry, scores, rules, **options))
 
 

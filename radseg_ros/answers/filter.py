@@ -10,11 +10,11 @@ import torch
 from ..datatypes import Filter, MapGeometry
 
 
-def mask(geometry: MapGeometry, where: Filter, newest_ns: int) -> torch.Tensor:
+def mask(geometry: MapGeometry, where: Filter, now_ns: int) -> torch.Tensor:
     """(M,) bool, on the device of the map: the voxels that ``where`` lets answer.
 
     Args:
-        newest_ns: stamp of the newest frame of the map, from which ages are counted.
+        now_ns: time of the map's own clock, so that stamps that jump make nothing old or new.
     """
     xyz = geometry.xyz.double()
     if where.T_filter_world is not None:
@@ -25,15 +25,15 @@ def mask(geometry: MapGeometry, where: Filter, newest_ns: int) -> torch.Tensor:
     if where.radius:
         keep &= (xyz - centre).square().sum(1) <= where.radius**2
     if where.max_age:
-        keep &= geometry.last_seen_ns >= newest_ns - round(1e9 * where.max_age)
+        keep &= geometry.seen_at_ns >= now_ns - round(1e9 * where.max_age)
     return keep
 
 
 def chosen(
-    geometry: MapGeometry, scores: torch.Tensor, where: Filter, newest_ns: int
+    geometry: MapGeometry, scores: torch.Tensor, where: Filter, now_ns: int
 ) -> tuple[MapGeometry, torch.Tensor]:
     """The voxels that may answer, and their scores: (M, Q) -> (m, Q)."""
-    keep = mask(geometry, where, newest_ns)
+    keep = mask(geometry, where, now_ns)
     columns = {
         field.name: getattr(geometry, field.name)[keep]
         for field in dataclasses.fields(geometry)

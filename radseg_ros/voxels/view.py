@@ -47,10 +47,11 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "rgb_sum": ((3,), torch.float64),
     "first_seen_ns": ((), torch.int64),
     "last_seen_ns": ((), torch.int64),
+    "seen_at": ((), torch.int64),
 }
 _NOTHING = -1  # in all columns of a row to which nothing has been copied yet
 _COPIED = tuple(name for name in _COLUMNS if name != "step")
-_ROW_BYTES = 100  # of the columns of a voxel, with the slack that they grow by
+_ROW_BYTES = 110  # of the columns of a voxel, with the slack that they grow by
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +386,7 @@ def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeome
     if not columns:
         none, whole = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
         hits, views = none[:, 0], whole.int()
-        return MapGeometry(none.long(), none, none, hits, views, whole, whole, voxel_size)
+        return MapGeometry(none.long(), none, none, hits, views, whole, whole, whole, voxel_size)
     index, hits = unpack(columns["key"]), columns["hits"]
     return MapGeometry(
         index=index,
@@ -395,5 +396,6 @@ def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeome
         views=columns["views"].clone(),
         first_seen_ns=columns["first_seen_ns"].clone(),
         last_seen_ns=columns["last_seen_ns"].clone(),
+        seen_at_ns=columns["seen_at"].clone(),
         voxel_size=voxel_size,
     )

@@ -205,6 +205,7 @@ class VoxelMap:
             "views": self.table["views"].clone(),
             "first_seen_ns": self.table["first_seen_ns"].clone(),
             "last_seen_ns": self.table["last_seen_ns"].clone(),
+            "seen_at_ns": self.table["seen_at"].clone(),
             "voxel_size": self.voxel_size,
         }
 
