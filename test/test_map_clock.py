@@ -16,7 +16,7 @@ from radseg_ros.voxels.map_file import load_map, save_map
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 SECOND = 10**9
-FAR = 2**62  # ns; some 146 years
+FAR = (2**31 - 10) * SECOND  # the last that a message can say
 JUMPS = {
     "set back": [0, 1, 2, 3, -50, -49, -48, -47],
     "looped bag": [100, 101, 102, 100, 101, 102, 100, 101],
@@ -102,6 +102,18 @@ def test_without_jumps_voxels_are_forgotten_by_their_stamps(tmp_path):
         )
     assert rows(again.snapshot()).keys() == rows(world.snapshot()).keys()
     assert again.table["last_seen_ns"].min() == 3 * SECOND
+
+
+@pytest.mark.parametrize("stamps", JUMPS.values(), ids=JUMPS)
+def test_a_map_that_was_saved_after_a_jump_is_not_forgotten_when_it_is_loaded(tmp_path, stamps):
+    world = make_map(0.2, 5, forget_after=30.0)
+    walk(world, stamps)
+    save_map(tmp_path / "a.radmap", world)
+    again, _ = load_map(tmp_path / "a.radmap")
+    for each in (world, again):
+        walk_on = frame(np.nan, stamp_ns=round((stamps[-1] + 1) * SECOND))
+        each.integrate(walk_on, random_frame(np.random.default_rng(0))[1])
+    assert rows(world.snapshot()).keys() <= rows(again.snapshot()).keys()
 
 
 class Failure(MemoryError):

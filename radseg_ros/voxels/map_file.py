@@ -80,7 +80,7 @@ class MapHeader:
     config: MapConfig
     lift: LiftConfig
     channels: int  # numbers per voxel
-    last_stamp_ns: int | None  # of the newest frame
+    last_stamp_ns: int | None  # of the last frame
     camera: tuple[float, float, float]  # m, where the last frame was taken
     # of whoever made the map; {} = said nothing. "options": all options of the mapper (Config);
     # "recording": how much of it is in the map (radseg-map)

@@ -61,7 +61,7 @@ class VoxelMap:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.last_stamp_ns: int | None = None  # of the newest frame
+        self.last_stamp_ns: int | None = None  # of the last frame that was not late
         self.clock = MapClock()
         self.camera = (0.0, 0.0, 0.0)  # m, where the last frame was taken
         self.table = VoxelTable(
@@ -103,7 +103,7 @@ class VoxelMap:
             self.table.release(known)
             raise
         self.clock = clock
-        self.last_stamp_ns = max(frame.stamp_ns, self.last_stamp_ns or frame.stamp_ns)
+        self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
         return IntegrationStats(
             points=int(lifted.hits.sum()),
