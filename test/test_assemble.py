@@ -106,7 +106,12 @@ def test_a_first_pose_that_is_none_decides_no_frame(case):
         assembler.clear("reset", forget_frame=True)  # and the first one after it
 
 
-OTHER_TIMES = {"two seconds early": -2, "an hour early": -3600, "a day late": 86_400, "in 2038": 2**31 - 9}
+OTHER_TIMES = {
+    "two seconds early": -2,
+    "an hour early": -3600,
+    "a day late": 86_400,
+    "in 2038": 2**31 - 9,
+}
 
 
 @pytest.mark.parametrize("kind", ["color", "depth", "pose", "tf"])

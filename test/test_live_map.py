@@ -322,6 +322,59 @@ def test_what_would_be_lost_is_known(live, tmp_path):
     assert live.unsaved > 0
 
 
+def refused(live: LiveMap, action) -> None:
+    with pytest.raises(MapFileError):
+        action(live)
+
+
+LOST = {
+    "a frame more": (lambda live, path: feed(live, *frames(300)), True),
+    "a frame that adds nothing": (lambda live, path: feed(live, *pair(300), ("pose", pose(300))), True),
+    "a box less": (lambda live, path: live.clear_box((-1, -1, -1), (9, 9, 9)), False),
+    "half a box less": (lambda live, path: live.clear_box((-9, -9, -9), (0, 9, 9)), True),
+    "a box without a voxel": (lambda live, path: live.clear_box((50, 0, 0), (60, 9, 9)), False),
+    "a map that is joined": (lambda live, path: live.load(path, merge=True), True),
+    "a map in its place": (lambda live, path: live.load(path), False),
+    "a reset": (lambda live, path: live.reset(), False),
+    "a question": (lambda live, path: live.query(["red"]), False),
+    "a pause": (lambda live, path: live.pause(), False),
+    "a file that cannot be read": (
+        lambda live, path: refused(live, lambda live: live.load(path.with_name("none.radmap"))),
+        False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_what_would_be_lost_after_something_else(live, tmp_path, case):
+    action, changed = LOST[case]
+    feed(live, *frames(100))
+    settle(live)
+    refused(live, lambda live: live.save(tmp_path / "no" / "a.radmap"))
+    assert live.unsaved > 0, "a file that cannot be written saves nothing"
+    live.save(tmp_path / "a.radmap")
+    action(live, tmp_path / "a.radmap")
+    settle(live)
+    assert live.unsaved == (live.status().voxels if changed else 0)
+    assert (live.autosave(tmp_path / "b.radmap") is None) != changed
+
+
+def test_a_frame_that_comes_while_the_map_is_saved_would_be_lost(live, tmp_path, monkeypatch):
+    feed(live, *frames(100))
+    settle(live)
+    save = live.mapper.save
+
+    def slowly(*arguments):
+        voxels = save(*arguments)
+        feed(live, *frames(200))
+        settle(live)
+        return voxels
+
+    monkeypatch.setattr(live.mapper, "save", slowly)
+    live.save(tmp_path / "a.radmap")
+    assert live.unsaved > 0
+
+
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
