@@ -290,7 +290,7 @@ class LiveMap:
         def beyond(xyz: np.ndarray) -> np.ndarray:
             return depth_beyond(torch.from_numpy(xyz), frame, options.voxel_size).numpy()
 
-        self._tracks.look(frame, beyond, options.carve_margin)
+        self._tracks.look(frame, beyond, options.carve_margin, self.mapper.map.clock.now_ns)
         if self._looked is not None:
             self._looked.add(frame, self.config.grid)
 

@@ -51,7 +51,8 @@ class Robot:
             metres = (gallery.sense(depth, facing, self.rng) / 1000).astype(np.float32)
             frame = Frame(self.now * S, rgb, metres, K, gallery.drift(T, self.rng))
             self.mapper.integrate(frame)
-            self.tracks.look(frame, partial(self.beyond, frame), MapConfig().carve_margin)
+            beyond, now_ns = partial(self.beyond, frame), self.mapper.map.clock.now_ns
+            self.tracks.look(frame, beyond, MapConfig().carve_margin, now_ns)
 
     def beyond(self, frame: Frame, xyz: np.ndarray) -> np.ndarray:
         return depth_beyond(torch.from_numpy(xyz), frame, self.mapper.map.voxel_size).numpy()

@@ -329,7 +329,10 @@ def refused(live: LiveMap, action) -> None:
 
 LOST = {
     "a frame more": (lambda live, path: feed(live, *frames(300)), True),
-    "a frame that adds nothing": (lambda live, path: feed(live, *pair(300), ("pose", pose(300))), True),
+    "a frame that adds nothing": (
+        lambda live, path: feed(live, *pair(300), ("pose", pose(300))),
+        True,
+    ),
     "a box less": (lambda live, path: live.clear_box((-1, -1, -1), (9, 9, 9)), False),
     "half a box less": (lambda live, path: live.clear_box((-9, -9, -9), (0, 9, 9)), True),
     "a box without a voxel": (lambda live, path: live.clear_box((50, 0, 0), (60, 9, 9)), False),
@@ -342,7 +345,7 @@ LOST = {
         lambda live, path: refused(live, lambda live: live.load(path.with_name("none.radmap"))),
         False,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", LOST)

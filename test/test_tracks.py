@@ -16,6 +16,7 @@ from radseg_ros.answers import tracks as module
 from radseg_ros.answers.tracks import LOOKS, Tracks
 from radseg_ros.config import QueryConfig
 from radseg_ros.datatypes import Frame, InputError, MapGeometry, SemanticObject
+from radseg_ros.voxels.clock import MapClock
 
 SIZE = 0.05  # m
 S = 1_000_000_000
@@ -35,13 +36,16 @@ class World:
 
     def __init__(self) -> None:
         self.tracks = Tracks()
-        self.rows: dict[tuple, tuple] = {}  # voxel -> first and last stamp in s, score
+        self.clock = MapClock()
+        # voxel -> first and last stamp in s, score, time of the clock in ns
+        self.rows: dict[tuple, tuple] = {}
 
     def show(self, voxels: np.ndarray, at: float, score: float = 0.9) -> None:
         """A frame hits these voxels."""
+        self.clock = self.clock.at(round(at * S))
         for voxel in map(tuple, voxels.tolist()):
-            first, last, _ = self.rows.get(voxel, (at, at, score))
-            self.rows[voxel] = (min(first, at), max(last, at), score)
+            first, last, *_ = self.rows.get(voxel, (at, at))
+            self.rows[voxel] = (min(first, at), max(last, at), score, self.clock.now_ns)
 
     def show_floor(self, x: float, y: float, at: float) -> None:
         """A frame hits the floor around a place."""
@@ -57,18 +61,21 @@ class World:
         pose = np.eye(4)
         pose[:3, 3] = (0, 0, at)
         frame = Frame(round(at * S), *image, np.eye(3), pose)
-        self.tracks.look(frame, lambda xyz: np.resize(np.array(beyond), len(xyz)), 0.15)
+        self.clock = self.clock.at(frame.stamp_ns)
+        now_ns = self.clock.now_ns
+        self.tracks.look(frame, lambda xyz: np.resize(np.array(beyond), len(xyz)), 0.15, now_ns)
 
     def ask(
         self, label: str = "crate", rules: QueryConfig = RULES, **options
     ) -> list[SemanticObject]:
         whole = torch.tensor(list(self.rows)).long().reshape(-1, 3)
-        values = torch.tensor(list(self.rows.values()), dtype=torch.float64).reshape(-1, 3)
+        values = torch.tensor(list(self.rows.values()), dtype=torch.float64).reshape(-1, 4)
         first, last = (values[:, :2] * S).long().unbind(1)
+        seen_at = values[:, 3].long()
         scores = values[:, 2].float().numpy()
         xyz = (whole * SIZE).float()
         ones = torch.ones(len(whole))
-        geometry = MapGeometry(whole, xyz, xyz, ones, ones.int(), first, last, last, SIZE)
+        geometry = MapGeometry(whole, xyz, xyz, ones, ones.int(), first, last, seen_at, SIZE)
         return list(self.tracks.follow(label, geometry, scores, rules, **options))
 
 
@@ -373,20 +380,54 @@ def test_a_cleared_box_forgets_its_things_and_what_was_seen_in_it(world):
     assert found == {2: len(crate(3.0)), 3: 10}
 
 
-def test_time_that_begins_anew_makes_no_thing_unfindable(world):
-    world.show(crate(1.0), at=100)
-    world.show(crate(3.0), at=100)
-    world.ask()
-    world.look(101, THERE)
+FAR = 2_000_000_000  # s
+JUMPS = {
+    "set back": (-95, []),
+    "set back by an hour": (-3700, []),
+    "a day ahead": (86_400, []),
+    "one far stamp": (0, [FAR]),
+    "one far stamp of a thing": (0, [FAR, "there"]),
+    "one early stamp": (0, [5]),
+    "there and back": (0, [FAR, 5, FAR]),
+}
+
+
+@pytest.mark.parametrize("case", JUMPS)
+def test_what_is_known_of_things_survives_a_jump_of_the_clock(world, case):
+    """One is forgotten, one is missing, one is gone after the jump."""
+    by, between = JUMPS[case]
+    for x in (1.0, 3.0, 5.0):
+        world.show(crate(x), at=10_000)
+    assert ids(world.ask()) == [1, 2, 3]
+    world.look(10_001, THERE)
     world.tracks.forget(1)
-    for at in (102, 103):
-        world.look(at, GONE)
-    assert missing(world.ask()) == {2: 103}
-    world.look(102.5, UNSEEN)
-    assert missing(world.ask()) == {2: 103}, "a late frame"
-    world.look(5, UNSEEN)
+    sight = [*[GONE] * module.SAMPLES, *[THERE] * module.SAMPLES]
+    for at in (10_002, 10_003):
+        world.look(at, *sight)
+    assert missing(world.ask()) == {2: 10_003} and len(world.ask()) == 2
+    for at in between:
+        if at == "there":
+            world.show(crate(5.0), FAR)
+        else:
+            world.look(at, UNSEEN)
+    for at in (10_004, 10_005):
+        world.look(at + by, UNSEEN)
+    assert missing(world.ask()) == {2: 10_003} and len(world.ask()) == 2
+    for at in (10_006, 10_007):
+        world.look(at + by, GONE)
+    assert missing(world.ask()) == {2: 10_003, 3: 10_007 + by} and len(world.ask()) == 2
+    for x in (1.0, 3.0, 5.0):
+        world.show(crate(x), at=10_008 + by)
     found = world.ask()
-    assert len(found) == 2 and not missing(found)
+    assert len(found) == 3 and not missing(found), "newer frames show them"
+
+
+def test_a_late_frame_ends_nothing(world):
+    world.show(crate(1.0), at=100)
+    world.ask()
+    for at in (102, 103, 102.5):
+        world.look(at, GONE)
+    assert missing(world.ask()) == {1: 103}
 
 
 # ---- bounds --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ What a question finds is followed from then on. Each frame is compared with some
 thing: where the view goes on behind most of them, again and again, the thing is missing; where it
 is hidden or out of the image, nothing is known. What the map still holds of a thing that has moved,
 or that somebody has forgotten, lies in a grave: it is no evidence any more, frames that came later
-are.
+are. What came later is told by the clock of the map, which only passes, and not by stamps.
 """
 
 from __future__ import annotations
@@ -50,7 +50,16 @@ class _Found:
     thing: SemanticObject
     samples: np.ndarray  # (S, 3) m, centres of some of its voxels
     first_seen_ns: np.ndarray  # (n,)
-    last_seen_ns: np.ndarray  # (n,)
+    seen_at_ns: np.ndarray  # (n,) of the clock of the map
+
+    @property
+    def shown_at_ns(self) -> int:
+        """When any of its voxels was hit last, by the clock of the map."""
+        return int(self.seen_at_ns.max())
+
+    def track(self, thing: SemanticObject, asked: int) -> _Track:
+        """Follow it, as ``thing``, from the question of this number on."""
+        return _Track(thing, self.samples, thing.last_seen_ns, self.shown_at_ns, asked)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +68,10 @@ class _Track:
 
     thing: SemanticObject  # as it was found last
     samples: np.ndarray  # (S, 3) m, centres of some of its voxels
-    seen_ns: int  # the last frame that is known to show it
+    seen_ns: int  # stamp of the last frame that is known to show it
+    shown_at_ns: int  # of the clock of the map: the last of the voxels that were found last
     asked: int  # number of the question that found it last
+    missing_at_ns: int = 0  # of the clock of the map, since when it is missing
     looks: int = 0  # frames that looked through it since then
     clearest: float = 0.0  # share of the samples that can be seen from the viewpoint
 
@@ -68,7 +79,7 @@ class _Track:
         """It is what was found now."""
         if self.thing.missing_since_ns:
             self.is_back()
-        known, self.asked = self.thing, asked
+        known, self.asked, self.shown_at_ns = self.thing, asked, found.shown_at_ns
         self.thing = replace(found.thing, id=known.id, viewpoint=known.viewpoint)
         if not self.looks:  # what is perhaps gone is judged by all that it was
             self.samples = found.samples
@@ -83,17 +94,18 @@ class _Track:
             yaw = math.atan2(self.thing.centre[1] - y, self.thing.centre[0] - x)
             self.thing = replace(self.thing, viewpoint=Viewpoint((x, y, z), yaw))
 
-    def looked_through(self, stamp_ns: int) -> None:
+    def looked_through(self, stamp_ns: int, now_ns: int) -> None:
         """A frame shows what is behind it."""
         self.looks += 1
         if self.looks >= LOOKS:
+            self.missing_at_ns = now_ns
             self.thing = replace(self.thing, missing_since_ns=stamp_ns)
 
     def stays_missing(self, found: _Found) -> bool:
         """Whether it is missing, and this is no evidence that it came back."""
         if not self.thing.missing_since_ns:
             return False
-        newer = np.count_nonzero(found.last_seen_ns > self.thing.missing_since_ns)
+        newer = np.count_nonzero(found.seen_at_ns > self.missing_at_ns)
         return int(newer) < _enough(self.thing)
 
     def left(self, found: _Found) -> bool:
@@ -113,7 +125,7 @@ class _Grave:
     label: str  # for which text; empty = for all
     lowest: np.ndarray  # (3,) m
     highest: np.ndarray
-    stamp_ns: int
+    at_ns: int  # of the clock of the map
     enough: int  # voxels seen later that open it again, fewer are no object; 0 = each counts
 
     def holds(self, xyz: np.ndarray) -> np.ndarray:
@@ -146,6 +158,7 @@ class Tracks:
         self._tracks: dict[int, _Track] = {}
         self._graves: list[_Grave] = []
         self._newest_ns = 0  # stamp of the last frame
+        self._now_ns = 0  # of the clock of the map
 
     def anew(self) -> Tracks:
         """For another map: nothing is followed, and ids go on."""
@@ -153,14 +166,16 @@ class Tracks:
 
     # Frames
 
-    def look(self, frame: Frame, beyond: DepthBeyond, margin: float) -> None:
+    def look(self, frame: Frame, beyond: DepthBeyond, margin: float, now_ns: int) -> None:
         """Compare a frame with the things that are followed.
 
         Args:
             beyond: how far the view goes on behind points; NaN where the frame does not show it.
             margin: m that it must go on by until it counts as looking through them.
+            now_ns: by the clock of the map, as :attr:`MapGeometry.seen_at_ns`.
         """
         with self._lock:
+            self._now_ns = now_ns
             if frame.stamp_ns < self._newest_ns - BACKWARDS_NS:
                 self._begin_time_anew()
             self._newest_ns = max(self._newest_ns, frame.stamp_ns)
@@ -180,14 +195,13 @@ class Tracks:
                 if hit >= SEEN * (hit + through):
                     track.seen(frame, float(hit / of))
                 elif through >= THROUGH * (hit + through):
-                    track.looked_through(frame.stamp_ns)
+                    track.looked_through(frame.stamp_ns, now_ns)
 
     def _begin_time_anew(self) -> None:
         """Stamps do not tell any more what came before what."""
-        self._graves, self._newest_ns = [], 0
+        self._newest_ns = 0
         for track in self._tracks.values():
             track.seen_ns = 0
-            track.is_back()
 
     # Questions
 
@@ -257,15 +271,15 @@ class Tracks:
         matches = {i: track for i, track in matches.items() if track not in away}
         there = {i: each for i, each in enumerate(found) if i in matches or i not in left}
         for i, track in _moved(there, away, geometry).items():
-            self._bury(track.thing, track.thing.missing_since_ns)
+            self._bury(track.thing, track.missing_at_ns)
             moved = replace(there[i].thing, id=track.thing.id)
             if i in matches:  # it was found before anybody looked where it had been
                 del self._tracks[matches[i].thing.id]
-            matches[i] = _Track(moved, there[i].samples, moved.last_seen_ns, asked)
+            matches[i] = there[i].track(moved, asked)
             self._tracks[moved.id] = matches[i]
         for i in sorted(there.keys() - matches.keys()):
             thing = replace(there[i].thing, id=next(self._ids))
-            matches[i] = _Track(thing, there[i].samples, thing.last_seen_ns, asked)
+            matches[i] = there[i].track(thing, asked)
             self._tracks[thing.id] = matches[i]
         self._keep_most()
         missing = [t.thing for t in self._of(label) if t.thing.missing_since_ns]
@@ -313,7 +327,7 @@ class Tracks:
             track = self._tracks.pop(id, None)
             if track is None:
                 raise InputError(f"no object has the id {id}: ids come with answers")
-            self._bury(track.thing, max(self._newest_ns, track.thing.last_seen_ns))
+            self._bury(track.thing, max(self._now_ns, track.shown_at_ns))
             return track.thing
 
     def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> None:
@@ -323,7 +337,7 @@ class Tracks:
         that is added later.
         """
         with self._lock:
-            box = _Grave("", np.array(lowest), np.array(highest), self._newest_ns, 0)
+            box = _Grave("", np.array(lowest), np.array(highest), self._now_ns, 0)
             self._tracks = {
                 id: track
                 for id, track in self._tracks.items()
@@ -331,10 +345,10 @@ class Tracks:
             }
             self._dig(box)
 
-    def _bury(self, thing: SemanticObject, stamp_ns: int) -> None:
+    def _bury(self, thing: SemanticObject, at_ns: int) -> None:
         centre, half = np.array(thing.centre), np.array(thing.size) / 2
         corners = centre - half, centre + half
-        self._dig(_Grave(thing.label, *corners, stamp_ns, _enough(thing)))
+        self._dig(_Grave(thing.label, *corners, at_ns, _enough(thing)))
 
     def _dig(self, grave: _Grave) -> None:
         self._graves = [*self._graves, grave][-MAX_GRAVES:]
@@ -352,7 +366,7 @@ def _describe(
         make_object(label, geometry, scores, rows, score),
         index[some] * geometry.voxel_size,
         rows_of(geometry.first_seen_ns, rows),
-        rows_of(geometry.last_seen_ns, rows),
+        rows_of(geometry.seen_at_ns, rows),
     )
 
 
@@ -402,10 +416,10 @@ def _without(
         return scores
     rows = np.flatnonzero(scores >= least_score(rules))
     xyz = rows_of(geometry.index, rows) * geometry.voxel_size
-    last_seen_ns = rows_of(geometry.last_seen_ns, rows)
+    seen_at_ns = rows_of(geometry.seen_at_ns, rows)
     buried = np.zeros(len(rows), bool)
     for grave in graves:
-        buried |= grave.holds(xyz) & (last_seen_ns <= grave.stamp_ns)
+        buried |= grave.holds(xyz) & (seen_at_ns <= grave.at_ns)
     scores = scores.copy()
     scores[rows[buried]] = -1
     return scores
