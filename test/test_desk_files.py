@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,55 @@ def test_what_cannot_be_joined(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and told in error
     assert not (tmp_path / "o.radmap").exists()
+
+
+NO_MAPS = {
+    "pipe": lambda path: os.mkfifo(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+    "link to itself": lambda path: path.symlink_to(path),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", NO_MAPS)
+@pytest.mark.parametrize("command", [info, export, merge, query])
+def test_what_is_no_file_is_no_map(tmp_path, capsys, command, kind):
+    path, good = tmp_path / "a.radmap", write_map(tmp_path / "b.radmap", wall(RED, GREEN))
+    NO_MAPS[kind](path)
+    words = {
+        info: [path],
+        export: [path, "-o", tmp_path / "o.npz"],
+        merge: [tmp_path / "b.radmap", path, "-o", tmp_path / "o.radmap"],
+        query: ["--map", path, "red"],
+    }
+    assert len(good.map) and run(command, *words[command]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"there is no map file {path}" in error
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file/o", "lies below a file"),
+        ("/proc/o", "no file can be written to /proc"),
+        ("there", "there"),
+        ("x" * 300, "File name too long"),
+        ("o.txt", "o.txt"),
+    ],
+)
+@pytest.mark.parametrize(("command", "suffix"), [(merge, ".radmap"), (export, ".npz")])
+def test_places_where_no_file_can_be(tmp_path, capsys, command, suffix, place, told):
+    write_map(tmp_path / "a.radmap", wall(RED, GREEN))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / f"there{suffix}").mkdir()
+    out = tmp_path / (place if place.endswith(".txt") else place + suffix)
+    before = sorted(tmp_path.iterdir())
+    assert run(command, *[tmp_path / "a.radmap"] * (2 if command is merge else 1), "-o", out) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and told in error
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_file_is_asked_as_its_mapper_would_be(office, capsys):

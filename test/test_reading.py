@@ -429,6 +429,8 @@ READERS = {
     "points.ply": read_points,
     "bag.mcap": BagRecording,
     "bag.db3": BagRecording,
+    "recording": open_recording,
+    "recording.mcap": open_recording,
 }
 
 

@@ -75,7 +75,7 @@ def open_recording(
     try:
         if not path.exists():
             raise RecordingError(f"{path} does not exist")
-        is_bag = path.is_file() or (path / "metadata.yaml").is_file()
+        is_bag = not path.is_dir() or (path / "metadata.yaml").is_file()
         if not is_bag and (path / "color").is_dir():
             return FolderRecording(path, rate, node.depth_scale)
         if not is_bag and not any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
@@ -83,7 +83,8 @@ def open_recording(
                 f"{path} is neither a rosbag2 (metadata.yaml) nor a folder with {LAYOUT}"
             )
     except (OSError, ValueError) as error:  # not allowed, too long, a NUL in the name
-        raise RecordingError(f"{brief(path)} cannot be read: {brief(error)}") from error
+        reason = (isinstance(error, OSError) and error.strerror) or "no such name"
+        raise RecordingError(f"{brief(path)} cannot be read: {reason}") from error
     from .bag import BagRecording
     from .topics import Topics
 
