@@ -137,7 +137,7 @@ def asked(
     missing: list[SemanticObject] = []
     for name in names:
         others = [other for other in names if other != name]
-        rules = replace(mapper.config.query, max_objects=MANY, background=others)
+        rules = replace(mapper.config.query, mode="relevancy", max_objects=MANY, background=others)
         result = mapper.query([name], rules)
         things = tracks.follow(name, result.geometry, result.scores[:, 0], result.rules)
         found[name] = [thing for thing in things if not thing.missing_since_ns]
