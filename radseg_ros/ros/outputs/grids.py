@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 
 from ...answers.floor.grid import Grid
 from .. import messages
-from .latched import LatchedTopic
+from .latched import LatchedTopic, Outputs, Turn
 
 if TYPE_CHECKING:
     from ...live_map import LiveMap
@@ -20,35 +18,27 @@ if TYPE_CHECKING:
 REST = 4.0  # so that floor plans take a fifth of a core at most
 
 
-class Grids:
+class Grids(Outputs):
     """~/grid and ~/label_grid of ``live``."""
 
     def __init__(self, node: Node, live: LiveMap) -> None:
+        super().__init__()
         self._live = live
-        self._missing = 0  # another number each time as long as voxels are not ready
-        self._turns = itertools.count(1)
+        self._unfinished = 0  # see _again
         self._plan = LatchedTopic(node, OccupancyGrid, "grid", REST)
         self._label = LatchedTopic(node, OccupancyGrid, "label_grid", REST)
 
-    def publish(self) -> None:
-        """Publish what has changed."""
-        self._each(LatchedTopic.publish)
-
-    def serve_late(self) -> None:
-        """Publish once more for whoever came late and gets nothing otherwise."""
-        self._each(LatchedTopic.serve_late)
-
-    def _each(self, turn: Callable[[LatchedTopic, object, Callable[[], Any]], None]) -> None:
+    def _each(self, turn: Turn) -> None:
         live, config = self._live, self._live.config
         shown = (live.version, config.grid)
         turn(self._plan, shown, lambda: self._message(live.floor_plan()))
         if label := config.grid.label:
-            key = (shown, config.query, self._missing)
+            key = (shown, config.query, self._unfinished)
             turn(self._label, key, lambda: self._message(self._label_plan(label)))
 
     def _label_plan(self, label: str) -> Grid:
         grid, covered = self._live.label_plan(label)
-        self._missing = next(self._turns) if covered < 1 else 0
+        self._unfinished = self._again(covered < 1)
         return grid
 
     def _message(self, grid: Grid) -> OccupancyGrid:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from ...datatypes import NotReadyError, RadsegRosError
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
+Turn = Callable[["LatchedTopic", object, Callable[[], Any]], None]
 LATE_PERIOD = 0.5  # s between two looks for subscribers whom the latch does not serve
 
 
@@ -62,6 +65,29 @@ class LatchedTopic:
             self._node.get_logger().error(f"no ~/{self._name}: {error}", throttle_duration_sec=60.0)
         now = time.monotonic()
         self._published, self._rested = key, now + self._rest * (now - begun)
+
+
+class Outputs(ABC):
+    """Topics that are looked after together."""
+
+    def __init__(self) -> None:
+        self._turns = itertools.count(1)
+
+    def publish(self) -> None:
+        """Publish what has changed."""
+        self._each(LatchedTopic.publish)
+
+    def serve_late(self) -> None:
+        """Publish once more for whoever came late and gets nothing otherwise."""
+        self._each(LatchedTopic.serve_late)
+
+    @abstractmethod
+    def _each(self, turn: Turn) -> None:
+        """Give each topic its turn, with what its message is made of and how."""
+
+    def _again(self, unfinished: bool) -> int:
+        """For a key: another number each time as long as something is not finished."""
+        return next(self._turns) if unfinished else 0
 
 
 def _latches(qos: QoSProfile) -> bool:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from geometry_msgs.msg import Vector3
@@ -16,7 +16,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from ...answers.cloud import palette
 from ...datatypes import Answer, SemanticObject
 from .. import messages
-from .latched import LatchedTopic
+from .latched import LatchedTopic, Outputs, Turn
 
 if TYPE_CHECKING:
     from ...live_map import LiveMap
@@ -27,33 +27,25 @@ SOLID, FAINT = 0.4, 0.1  # opacity of the box of a thing that is there, and of o
 TEXT = 0.12  # m, height of capital letters
 
 
-class Objects:
+class Objects(Outputs):
     """~/objects of ``live``: the answers to node.labels."""
 
     def __init__(self, node: Node, live: LiveMap) -> None:
+        super().__init__()
         self._live = live
-        self._missing = 0  # another number each time as long as voxels are not ready
-        self._turns = itertools.count(1)
+        self._unfinished = 0  # see _again
         self._topic = LatchedTopic(node, MarkerArray, "objects", REST)
 
-    def publish(self) -> None:
-        """Publish what has changed."""
-        self._turn(LatchedTopic.publish)
-
-    def serve_late(self) -> None:
-        """Publish once more for whoever came late and gets nothing otherwise."""
-        self._turn(LatchedTopic.serve_late)
-
-    def _turn(self, turn: Callable[[LatchedTopic, object, Callable[[], Any]], None]) -> None:
+    def _each(self, turn: Turn) -> None:
         config = self._live.config
-        key = (self._live.version, config.node.labels, config.query, self._missing)
+        key = (self._live.version, config.node.labels, config.query, self._unfinished)
         turn(self._topic, key, self._make)
 
     def _make(self) -> MarkerArray:
         labels, answers = self._live.config.node.labels, []
         if labels:
             result = self._live.query(labels, time_limit=TIME)
-            self._missing = next(self._turns) if result.covered < 1 else 0
+            self._unfinished = self._again(result.covered < 1)
             answers = result.answers
         return marker_array(answers, palette(len(labels)), messages.header(*self._live.moment()))
 
