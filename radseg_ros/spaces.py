@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -134,7 +135,6 @@ class Backbone:
         self._meanings = TextMemory(
             encoder.embed_meanings, lambda prompts: encoder.embed_meanings(prompts, prompts=True)
         )
-        self._everyday: Everyday | None = None
         on_processor = encoder.device.type == "cpu" and multiplies_bfloat16()
         self._coarse = config.map.fast_projection and encoder.coarse_head and on_processor
 
@@ -169,13 +169,16 @@ class Backbone:
 
     def everyday(self) -> Everyday | None:
         """The everyday names that can be embedded now, if they are enough."""
-        if self._everyday is None:
-            names = self.encoder.at_hand(read_words("everyday"))
-            if len(names) < LEAST_NAMES:
-                return None
-            vectors = normalize(self.encoder.embed_labels(names).float(), dim=1)
-            self._everyday = Everyday(vectors, self.encoder.embed_meanings(names))
         return self._everyday
+
+    @cached_property
+    def _everyday(self) -> Everyday | None:
+        """Looked for once: where there are none, each question would read hundreds of files."""
+        names = self.encoder.at_hand(read_words("everyday"))
+        if len(names) < LEAST_NAMES:
+            return None
+        vectors = normalize(self.encoder.embed_labels(names).float(), dim=1)
+        return Everyday(vectors, self.encoder.embed_meanings(names))
 
     def meanings(self, texts: Sequence[str], prompts: bool = False) -> torch.Tensor:
         """As the encoder gives them, of unit length."""
