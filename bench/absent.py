@@ -23,7 +23,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +73,10 @@ def build(options: argparse.Namespace, recording: FolderRecording) -> Mapper:
     config = with_options(Config(), parse_assignments(Config, options.set))
     start, step = HALVES[options.half]
     used = range(start * options.every, len(recording), step * options.every)
-    look: Callable[[int], None] = lambda number: None  # noqa: E731
     encoder: Encoder
     if options.encoder == "oracle":
         names = _classes(options.recording)
-        encoder = oracle = OracleEncoder(list(names.values()), options.noise, options.patch)
-        folder = options.recording / "label"
-        look = lambda i: oracle.look(_image(folder, recording.names[i]), i)  # noqa: E731
+        encoder = OracleEncoder(list(names.values()), options.noise, options.patch)
     else:
         encoder = make_encoder(options.encoder, **to_dict(config).get(options.encoder, {}))
     mapper = Mapper(config, encoder)
@@ -88,7 +84,8 @@ def build(options: argparse.Namespace, recording: FolderRecording) -> Mapper:
         mapper.take(mapper.read(options.map)[0])
         return mapper
     for i in tqdm(used, "mapping", unit="frame", mininterval=1, disable=None):
-        look(i)
+        if isinstance(encoder, OracleEncoder):
+            encoder.look(_image(options.recording / "label", recording.names[i]), i)
         mapper.integrate(recording.frame(i))
     if options.map:
         mapper.save(options.map)
