@@ -23,6 +23,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from recordings import K
 from sensor_msgs.msg import PointCloud2
 
+from radseg_interfaces.msg import MapStatus
 from radseg_interfaces.srv import QueryText
 from radseg_ros.datatypes import Frame
 from radseg_ros.ros import messages
@@ -172,17 +173,24 @@ class Robot:
             name, self.node.create_client(type_, name)
         )
         assert client.wait_for_service(timeout), f"no service {name}"
-        if new:  # the server learns a little later where answers go; until then they are lost
-            time.sleep(DISCOVERY_SLACK)
+        if new:
+            self._introduce(name)
         future = client.call_async(type_.Request(**request))
-        if new and type_ is QueryText:  # how much later nobody says: asking again changes nothing
-            end = time.monotonic() + timeout / 3
-            while not future.done() and time.monotonic() < end:
-                time.sleep(0.01)
-            if not future.done():
-                future = client.call_async(type_.Request(**request))
         wait_for(future.done, timeout, f"answer of {name}")
         return future.result()
+
+    def _introduce(self, service: str) -> None:
+        """Wait until the server knows where answers go; until then they are lost.
+
+        It learns of a client first and of a subscription then: a status shows that it knows both.
+        """
+        topic, heard = f"{service.rsplit('/', 1)[0]}/status", threading.Event()
+        if not self.node.count_publishers(topic):
+            time.sleep(DISCOVERY_SLACK)
+            return
+        status = self.node.create_subscription(MapStatus, topic, lambda _: heard.set(), LATCHED)
+        assert heard.wait(20), f"no status from {topic}"
+        self.node.destroy_subscription(status)
 
     def query(self, *labels: str, node: str = NODE, **request: Any) -> Any:
         return self.call(QueryText, f"{node}/query", labels=list(labels), **request)
