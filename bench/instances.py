@@ -215,7 +215,8 @@ def run(options: argparse.Namespace, config: Config, noise: float) -> None:
         encoder.look(label, i)
         mapper.integrate(frame)
         start = time.perf_counter()
-        tracks.look(frame, partial(beyond, frame, size), config.map.carve_margin)
+        now_ns = mapper.map.clock.now_ns
+        tracks.look(frame, partial(beyond, frame, size), config.map.carve_margin, now_ns)
         looks += time.perf_counter() - start
         house.saw(frame, instance, size)
         if (i // options.every + 1) % options.ask and i != frames[-1]:
