@@ -12,6 +12,9 @@ from typing import Any
 
 from radseg_ros.command import complain, positive, run_command
 
+from .report.difference import add_diff, command_diff
+from .tables.command import add_table, command_table
+
 EXAMPLES = """examples:
   eval3d run --dataset replica --root ~/Replica --gt ~/replica_gt/{scene}.npz --out results/replica
   eval3d run --dataset folder --root recording --encoder oracle --out results/oracle
@@ -19,6 +22,8 @@ EXAMPLES = """examples:
   eval3d score map.radmap --gt labelled.ply --classes nyu40 --encoder lite --out results/map
   eval3d sweep --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
   eval3d report results/a results/b --out results/both
+  eval3d table A.8
+  eval3d diff results/a results/b
 """
 
 # command-line name -> option; everything else goes through --set
@@ -92,6 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     _output(report)
 
+    add_table(commands)
+    add_diff(commands)
     commands.add_parser("options", help="list every option with its default")
     return parser
 
@@ -302,6 +309,8 @@ COMMANDS = {
     "sweep": command_sweep,
     "report": command_report,
     "options": command_options,
+    "table": command_table,
+    "diff": command_diff,
 }
 
 
@@ -320,7 +329,7 @@ def _command(arguments: argparse.Namespace) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if hasattr(arguments, "out"):
+    if getattr(arguments, "out", None) is not None:
         prepare_folder(arguments.out)
     return COMMANDS[arguments.command](arguments)
 

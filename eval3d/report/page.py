@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from .protocol import block, run_protocol
 from .results import read_timings
 from .runs import Run, varied_options
 from .tables import TITLES, cell, class_rows, failed_rows, run_rows, scene_rows
@@ -42,7 +43,7 @@ PICTURES = {
 }
 
 
-def _image(path: Path, title: str) -> str:
+def image(path: Path, title: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
@@ -101,11 +102,11 @@ def _scene(scene: dict[str, Any]) -> str:
     for name, title in PICTURES.items():
         path = pictures / f"{name}.png"
         if path.is_file():
-            image = _image(path, f"{scene['scene']}: {title}")
+            picture = image(path, f"{scene['scene']}: {title}")
             parts.append(
-                image
+                picture
                 if name == "labels"
-                else f"<details><summary>{title}</summary>{image}</details>"
+                else f"<details><summary>{title}</summary>{picture}</details>"
             )
     return "\n".join(parts)
 
@@ -135,6 +136,8 @@ def _run(run: Run) -> str:
             _table(*scene_rows(run)),
             "<details><summary>Classes (means over "
             f"scenes)</summary>{_table(*class_rows(run))}</details>",
+            "<h3>Protocol</h3>",
+            f"<pre>{escape(block(run_protocol(run)))}</pre>",
             *(_scene(scene) for scene in run.scenes),
             _times(run),
             "<details><summary>Configuration, versions, "
@@ -161,8 +164,14 @@ def page(runs: list[Run], plots: list[Path], failed: Mapping[str, str]) -> str:
             f'<h2 class="warn">Failed: {len(failed)} scenes, which no mean holds</h2>',
             _table(*failed_rows(failed)),
         ]
-    body += [_image(path, path.stem) for path in plots]
+    body += [image(path, path.stem) for path in plots]
     body += [_run(run) for run in runs]
+    return document("Evaluation", body)
+
+
+def document(title: str, body: Iterable[str], style: str = "") -> str:
+    """A whole page of pieces of HTML; ``style`` comes after that of all pages."""
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head = f"<head>{meta}<title>Evaluation</title><style>{STYLE}</style></head>"
-    return f"<!doctype html>\n<html lang=en>{head}\n<body>" + "\n".join(body) + "</body></html>\n"
+    head = f"<head>{meta}<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
+    text = "\n".join(body)
+    return f"<!doctype html>\n<html lang=en>{head}\n<body>{text}</body></html>\n"

@@ -10,6 +10,7 @@ from radseg_ros.files import write_whole
 
 from .page import page
 from .plots import draw_plots
+from .protocol import block, run_protocol
 from .results import table, to_json
 from .runs import load_runs
 from .tables import class_rows, failed_rows, markdown, run_rows, scene_rows
@@ -30,12 +31,14 @@ def write_report(
     columns, rows = run_rows(runs)
     source = {"runs": [run.scenes[0]["provenance"] for run in runs]}
     failed = failed or {}
-    summary = {"runs": rows, "failed": dict(failed), "provenance": source}
+    protocols = [run_protocol(run) for run in runs]
+    summary = {"runs": rows, "failed": dict(failed), "protocols": protocols, "provenance": source}
     write_whole(out / "summary.json", to_json(summary))
     write_whole(out / "summary.csv", table(rows, columns, source))
     text = "# Runs\n\nScores in percent, means over scenes.\n\n" + markdown(columns, rows)
-    for run in runs:
+    for run, protocol in zip(runs, protocols, strict=True):
         text += f"\n## {run.name}\n\n" + markdown(*scene_rows(run))
+        text += f"\n```text\n{block(protocol)}```\n"
         class_columns, class_table = class_rows(run)
         name = "classes.csv" if len(runs) == 1 else f"classes-{run.name}.csv"
         write_whole(out / name, table(class_table, class_columns, run.scenes[0]["provenance"]))

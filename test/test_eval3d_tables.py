@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables: what was printed is what the files say, and the rows run as they should."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from color_encoder import ColorEncoder
+from PIL import Image
+
+from eval3d.classes import IMAGE_CLASSES, class_file
+from eval3d.cli import main
+from eval3d.datasets.labelled_images import FIRST_LABEL, pair_files
+from eval3d.tables import pieces, plan
+from eval3d.tables.published import (
+    AVERAGE,
+    DIFFERENCE,
+    TABLES,
+    load_image_sets,
+    load_table,
+    load_weights,
+)
+from radseg_ros.datatypes import InputError
+from radseg_ros.encoders.protocol import ENCODERS
+from radseg_ros.segmentation.probabilities import read_classes
+from radseg_ros.segmentation.settings import SETTINGS
+
+RESULTS = ("table.json", "table.md", "report.html")
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+# averages that the paper prints and that are not the means of their columns
+ODD = {
+    ("Base, low", "TextRegion"), ("Base, low", "RADSeg+"), ("Huge, low", "RADSeg+"),
+    ("Huge, mid", "ProxyCLIP"), ("Huge, mid", "RADSeg+"), ("Base, high", "RADSeg+"),
+    ("Huge, high", "RADSeg+"),
+}  # fmt: skip
+
+
+def write_set(root, images=2, first_label=1, wrong=0):
+    """Pictures that are half red and half green; the truth of the last ``wrong`` is red alone."""
+    for i in range(images):
+        rgb = np.full((48, 64, 3), RED, np.uint8)
+        rgb[:, 32:] = GREEN
+        label = np.full((48, 64), first_label, np.uint8)
+        if i < images - wrong:
+            label[:, 32:] += 1
+        for folder, array in (("images", rgb), ("labels", label)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"p{i}.png")
+    (root / "classes.txt").write_text("red\ngreen\nblue\n")
+    return root
+
+
+def run(capsys, *arguments):
+    status = main(["table", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def rows_of(out):
+    return {row["row"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
+
+
+@pytest.fixture
+def colors(monkeypatch):
+    """Every encoder that Table A.8 asks for knows colours."""
+    made = []
+
+    def make(options):
+        made.append(options)
+        return ColorEncoder()
+
+    for name in ("radseg", "naclip", "proxyclip", "resclip"):
+        monkeypatch.setitem(ENCODERS, name, make)
+    monkeypatch.setattr(plan, "typed", lambda encoder, texts: dict(t.split("=") for t in texts))
+    monkeypatch.setenv("EVAL3D_REVISION", "under test")
+    pieces._work.cache_clear()
+    yield made
+    pieces._work.cache_clear()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_hold_what_the_paper_printed(name):
+    table = load_table(name)
+    assert table.title and table.unit and "RADSeg, supplementary material" in table.source
+    assert len({plan.cell_key(table, row, "x") for row in table.rows}) == len(table.rows)
+    above = []
+    for row in table.rows:
+        values = [v for c, v in row.paper.items() if c != AVERAGE and v is not None]
+        if row.run == DIFFERENCE:
+            for column, value in row.paper.items():
+                off = above[-1].paper[column] - above[-2].paper[column]
+                assert value == pytest.approx(off, abs=0.011)
+        elif AVERAGE in row.paper and len(values) == 5:
+            odd = abs(np.mean(values) - row.paper[AVERAGE]) > 0.011
+            assert odd == ((row.group, row.name) in ODD and name == "A.2"), row
+        above.append(row)
+
+
+def test_known_numbers_stand_where_they_should():
+    by_name = {row.title: row for row in load_table("A.2").rows}
+    assert by_name["Base, mid: RADSeg"].paper["VOC"] == 89.28
+    assert by_name["Huge, low: TextRegion"].paper["City"] == 47.35
+    assert by_name["Base, high: NACLIP"].paper["Stuff"] == 20.04
+    rows = {row.name: row for row in load_table("A.8").rows}
+    assert rows["ResRADIO"].paper["ADE"] == 26.63 and rows["ProxyRADIO-S"].paper["Avg"] == 46.05
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_name_weights_sets_and_sizes_that_there_are(name):
+    table, weights, sets = load_table(name), load_weights(), load_image_sets()
+    for row in table.rows:
+        for word in row.run.split()[1:]:
+            value = word.partition("=")[2]
+            assert not value.startswith("@") or value.lstrip("@?") in weights, word
+        for column in table.columns:
+            if column != AVERAGE:
+                spec = sets[column]
+                assert row.resolution == "-" or f"{spec.name}-{row.resolution}" in SETTINGS
+    assert all(w.text == "-" or w.text in weights for w in weights.values())
+
+
+def test_class_lists_of_images_come_along():
+    sizes = {name: len(read_classes(class_file(name))) for name in IMAGE_CLASSES}
+    assert sizes == {
+        "voc20": 20, "context59": 59, "stuff171": 171, "ade150": 150, "cityscapes19": 19,
+    }  # fmt: skip
+    given = {spec.classes for spec in load_image_sets().values()} - {"-"}
+    assert given == set(IMAGE_CLASSES)
+    assert {spec.name for spec in load_image_sets().values()} == {*FIRST_LABEL, "imagenet"}
+
+
+def test_without_data_it_says_what_to_get_and_where(capsys):
+    status, out, err = run(capsys, "A.8")
+    assert status == 0 and not err
+    assert "45.64" in out and "| NACLIP | paper |" in out and "| ours |" not in out
+    for text in ("--data voc=FOLDER: PASCAL VOC 2012", "--weights clip-b=PATH", "(15 cells)"):
+        assert text in out
+    assert "nvidia/C-RADIOv3-B" in out and "Nothing was run" in out
+
+
+ALL = [f"{name}-b=some/where" for name in ("rv3", "clip")] + ["dino-b8=else/where"]
+
+
+def weights(names=ALL):
+    return [word for name in names for word in ("--weights", name)]
+
+
+def test_a_small_world_gives_the_known_numbers(tmp_path, capsys, colors):
+    voc = write_set(tmp_path / "voc")
+    city = write_set(tmp_path / "city", 2, FIRST_LABEL["cityscapes"], wrong=1)
+    data = ["--data", f"voc={voc}", "--data", f"cityscapes={city}"]
+    out = tmp_path / "out"
+    some = "ProxyCLIP,NARADIO,ProxyRADIO-S"
+    status, text, err = run(capsys, "A.8", *data, *weights(), "--out", out, "--rows", some)
+    assert status == 0, err
+    rows = rows_of(out)
+    ours = {name: row["ours"]["VOC"] for name, row in rows.items()}
+    assert ours == {**dict.fromkeys(ours), **dict.fromkeys(some.split(","), 100)}
+    # one image of two is all red in truth and half green in the prediction
+    expected = 100 * (2 / 3 + 1 / 2) / 2
+    naradio = rows["NARADIO"]
+    assert naradio["ours"]["City"] == pytest.approx(expected, abs=0.5)
+    assert naradio["difference"]["VOC"] == pytest.approx(100 - 86.25)
+    assert naradio["ours"]["Avg"] is naradio["ours"]["ADE"] is None
+    assert "--data ade=FOLDER" in text and "(3 cells)" in text and "+13.75" in text
+    # windows are those of Table A.1, and what a row says goes to its encoder
+    assert {"crop": 336, "stride": 112}.items() <= colors[0].items()
+    assert any(made.get("attention") == "proxy_sam" for made in colors)
+    cell = json.loads((out / "cells" / "02-NACLIP-NARADIO" / "VOC.json").read_text())
+    assert cell["protocol"]["images"] == "2 used" and "336 px" in cell["protocol"]["resolution"]
+    assert cell["protocol"]["ignored classes"] == "values below 1 and 255"
+
+
+def test_all_five_sets_make_an_average(tmp_path, capsys, colors):
+    data = []
+    for name, first in FIRST_LABEL.items():
+        data += ["--data", f"{name}={write_set(tmp_path / name, 1, first)}"]
+    arguments = ["A.4", *data, *weights(["rv3-b=x"]), "--limit", 1]
+    assert run(capsys, *arguments, "--out", tmp_path / "out")[0] == 0
+    lines = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    rows = {(row["group"], row["row"]): row["ours"] for row in lines}
+    assert rows["Rv3-b", "Base"]["Avg"] == 100 and rows["Rv3-b", "Δ"]["Avg"] == 0
+    assert rows["Rv2.5-b", "Base"]["Avg"] is rows["Rv2.5-b", "Δ"]["Avg"] is None
+
+
+def test_what_was_done_is_not_repeated_and_an_interruption_changes_nothing(
+    tmp_path, capsys, colors, monkeypatch
+):
+    monkeypatch.setattr(plan, "PIECE", 2)
+    monkeypatch.setattr(pieces, "PIECE", 2)
+    voc = write_set(tmp_path / "voc", 5, wrong=2)
+    given = ["A.8", "--data", f"voc={voc}", *weights(["rv3-b=x"]), "--rows", "RADSeg,NARADIO"]
+    for out in ("whole", "cut"):
+        pieces._work.cache_clear()
+        done = []
+        original = pieces._do
+
+        def counted(name, place, done=done, out=out, original=original):
+            if out == "cut" and len(done) == 4:
+                raise KeyboardInterrupt
+            done.append(name)
+            return original(name, place)
+
+        monkeypatch.setattr(pieces, "_do", counted)
+        status = run(capsys, *given, "--out", tmp_path / out)[0]
+        assert status == (130 if out == "cut" else 0)
+        monkeypatch.setattr(pieces, "_do", original)
+        assert len(done) == (4 if out == "cut" else 6)
+    again = []
+    monkeypatch.setattr(pieces, "_do", lambda *a: again.append(a[0]) or original(*a))
+    assert run(capsys, *given, "--out", tmp_path / "cut")[0] == 0
+    assert len(again) == 2, "two of six pieces were left"
+    for name in RESULTS:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # another number of images is another evaluation
+    assert run(capsys, *given, "--limit", 3, "--out", tmp_path / "cut")[0] == 0
+    assert len(again) == 2 + 4
+
+
+def test_a_cell_that_fails_is_named_and_costs_itself(tmp_path, capsys, colors):
+    voc, ade = write_set(tmp_path / "voc"), write_set(tmp_path / "ade")
+    (voc / "classes.txt").write_text("red\ngreen\nunicorn\n")
+    data = ["--data", f"voc={voc}", "--data", f"ade={ade}"]
+    arguments = ["A.6", *data, *weights(["rv3-b=x"]), "--rows", "Sliding Window"]
+    status, text, _ = run(capsys, *arguments, "--out", tmp_path / "out")
+    assert status == 1 and "## Failed" in text and "'unicorn'" in text
+    ours = rows_of(tmp_path / "out")["Sliding Window"]["ours"]
+    assert ours["ADE"] == 100 and ours["VOC"] is None
+    assert "unicorn" in (tmp_path / "out" / "report.html").read_text()
+
+
+REFUSED = {
+    "no such table": (["A.9"], "invalid choice"),
+    "no such set": (["A.8", "--data", "vok=x"], "did you mean 'voc'"),
+    "no such weights": (["A.8", "--weights", "rv3=x"], "did you mean 'rv3-"),
+    "no such row": (["A.8", "--rows", "RADSeq"], "did you mean 'RADSeg'"),
+    "no path": (["A.8", "--data", "voc"], "is not NAME=PATH"),
+    "twice": (["A.8", "--data", "voc=a", "--data", "voc=b"], "given twice"),
+    "no folder": (["A.8", "--data", "voc=/nowhere"], "is no folder"),
+    "no such layout": (["A.8", "--data", "voc={tmp}"], "JPEGImages and SegmentationClass nor"),
+    "no encoder": (["A.8", "--set", "radsek.offline=on"], "did you mean 'radseg'"),
+    "no option": (["A.8", "--set", "offline"], "is not ENCODER.OPTION=VALUE"),
+    "nowhere to": (["A.8", "--data", "voc={voc}", "--weights", "rv3-b=x"], "--out DIR"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, case):
+    words, reason = REFUSED[case]
+    (tmp_path / "empty").mkdir()
+    voc = write_set(tmp_path / "voc")
+    words = [word.format(tmp=tmp_path / "empty", voc=voc) for word in words]
+    try:
+        status, _, err = run(capsys, *words)
+    except SystemExit as stop:
+        status, err = stop.code, capsys.readouterr().err
+    assert status == 2 and reason in err and "Traceback" not in err
+
+
+def test_a_list_of_names_and_training_ids_choose_the_images(tmp_path):
+    root = write_set(tmp_path / "voc", 3)
+    shutil.copy(root / "labels" / "p1.png", root / "labels" / "p1_labelTrainIds.png")
+    pairs = pair_files(root / "images", root / "labels", {"p1", "p2"})
+    assert [label.name for _, label in pairs] == ["p1_labelTrainIds.png", "p2.png"]
+    with pytest.raises(InputError, match="no label image for 1 of 2 names, e.g. p7"):
+        pair_files(root / "images", root / "labels", {"p1", "p7"})
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "listed"),
+    [(s.images, s.labels, s.listed) for s in load_image_sets().values() if s.labels != "-"],
+)
+def test_sets_are_found_as_they_come(tmp_path, images, labels, listed):
+    spec = next(s for s in load_image_sets().values() if s.images == images and s.labels == labels)
+    made = write_set(tmp_path / "made", 3, FIRST_LABEL[spec.name])
+    root = tmp_path / "root"
+    for source, place in (("images", images), ("labels", labels)):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made / source, root / place)
+    if listed != "-":
+        (root / listed).parent.mkdir(parents=True)
+        (root / listed).write_text("p0\np2\n")
+    found = plan._image_set(spec, plan.Request(data={spec.name: str(root)}))
+    assert len(found["pairs"]) == (3 if listed == "-" else 2)
+    assert len(found["classes"]) == len(read_classes(class_file(spec.classes)))
