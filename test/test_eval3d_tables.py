@@ -132,11 +132,15 @@ def test_class_lists_of_images_come_along():
     assert {spec.name for spec in load_image_sets().values()} == {*FIRST_LABEL, "imagenet"}
 
 
-def test_without_data_it_says_what_to_get_and_where(capsys):
+def test_without_data_it_says_what_to_get_and_where(capsys, colors):
     status, out, err = run(capsys, "A.8")
     assert status == 0 and not err
     assert "45.64" in out and "| NACLIP | paper |" in out and "| ours |" not in out
-    for text in ("--data voc=FOLDER: PASCAL VOC 2012", "--weights clip-b=PATH", "(15 cells)"):
+    for text in (
+        "--data voc=FOLDER: PASCAL VOC 2012, 20 classes",
+        "--weights clip-b=PATH",
+        "(15 cells)",
+    ):
         assert text in out
     assert "nvidia/C-RADIOv3-B" in out and "Nothing was run" in out
 

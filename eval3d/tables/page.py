@@ -36,10 +36,11 @@ def table_page(found: Found, plots: list[Path]) -> str:
     about = f"<p>{escape(table.unit)}: ours, below it the paper's value and the difference."
     about += f' <span class="note">Source: {escape(table.source)}.</span></p>'
     about += f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    about += f'<p class="warn">{escape(found.others())}</p>' if found.others() else ""
     body = [f"<h1>{name}: {escape(table.title)}</h1>{about}", _compared(found)]
     body += [image(path, path.stem) for path in plots]
     body += _listed("What is missing", _missing(found), "note")
-    body += _listed("Failed", [f"{key}: {why}" for key, why in found.failed.items()], "warn")
+    body += _listed("Failed", found.failures(), "warn")
     lines = [line for line in found.lines if line.cells]
     body += ["<h2>Protocols</h2>", *map(_protocols, lines)] if lines else []
     return document(name, body, STYLE)

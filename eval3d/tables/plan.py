@@ -35,7 +35,6 @@ from .published import (
 
 PLAN = "plan.json"
 PIECE = 100  # images of one piece of work: what an interruption may cost
-ALIGNED = 1000  # images of Figure A.2
 # words eval.NAME=VALUE of a row, which are the evaluation's and not the encoder's -> their defaults
 RULES = {"denoise": 0.5, "threshold": 0.0, "adaptor": ""}
 OUTSIDE = ("vision",)  # networks of Figure A.2 that are no encoders
@@ -237,7 +236,7 @@ def _image_set(spec: ImageSet, request: Request) -> dict[str, Any]:
         files = [path for path in sorted(root.rglob("*")) if is_ours(path, COLOR_SUFFIXES)]
         if not files:
             raise InputError(f"--data {spec.name}: {root} holds no images")
-        pairs = [(path, path) for path in files[: min(limit or ALIGNED, ALIGNED)]]
+        pairs = [(path, path) for path in files[: min(limit or spec.count, spec.count)]]
         about: dict[str, Any] = {"classes": [], "first_label": 0}
     else:
         images, labels = _folders(root, spec)
@@ -248,7 +247,8 @@ def _image_set(spec: ImageSet, request: Request) -> dict[str, Any]:
         about = {"classes": classes, "first_label": FIRST_LABEL[spec.name]}
     sizes = [[path.stat().st_size for path in pair] for pair in pairs]
     return {
-        "title": spec.what.partition(":")[0],
+        "title": spec.what.partition(",")[0],
+        "all": spec.count,
         "pairs": [[str(path.resolve()) for path in pair] for pair in pairs],
         "sizes": sizes,
         **about,

@@ -79,6 +79,7 @@ class ImageSet:
     labels: str
     listed: str  # file of the names that count; "-" = all
     classes: str  # list that comes along
+    count: int  # images that the paper's numbers are about
     what: str
 
 
@@ -117,4 +118,5 @@ def load_weights() -> dict[str, Weights]:
 def load_image_sets() -> dict[str, ImageSet]:
     """All sets of images, by the columns of tables that are about them."""
     _, *rows = read_table(HERE / "images.tsv")
-    return {row[0]: ImageSet(*row) for row in rows}
+    sets = (ImageSet(*row[:6], count=int(row[6]), what=row[7]) for row in rows)
+    return {each.column: each for each in sets}

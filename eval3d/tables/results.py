@@ -48,6 +48,19 @@ class Found:
     lines: tuple[Line, ...]
     lacks: dict[str, int]  # what to get -> cells that wait for it
     failed: dict[str, str]  # cell -> why
+    images: dict[str, tuple[int, int]]  # set -> images used, and those of the paper
+
+    def others(self) -> str:
+        """Of which sets the paper's numbers are about other images; empty = of none."""
+        said = [f"{n} of {name} (there: {of})" for name, (n, of) in self.images.items() if n != of]
+        return f"Not the images of the paper: {', '.join(said)}." if said else ""
+
+    def failures(self) -> list[str]:
+        """What failed, one line for each reason."""
+        cells: dict[str, list[str]] = {}
+        for key, why in self.failed.items():
+            cells.setdefault(why, []).append(key)
+        return [f"{', '.join(keys)}: {why}" for why, keys in cells.items()]
 
 
 def gather(table: Table, plan: Plan, out: Path, failed: Mapping[str, str]) -> Found:
@@ -72,7 +85,10 @@ def gather(table: Table, plan: Plan, out: Path, failed: Mapping[str, str]) -> Fo
     for row in table.rows:
         lines.append(_line(table, row, results, lines))
     lacks = Counter(lack for each in plan.lacks.values() for lack in each)
-    return Found(table, tuple(lines), dict(lacks), broken)
+    images = {
+        each["title"]: (len(each["pairs"]), each["all"]) for each in plan.sets.values() if results
+    }
+    return Found(table, tuple(lines), dict(lacks), broken, images)
 
 
 def _cell_result(plan: Plan, key: str, out: Path) -> dict[str, Any]:
@@ -157,6 +173,7 @@ def table_json(found: Found) -> str:
             "rows": rows,
             "missing": {whereabouts(lack): count for lack, count in found.lacks.items()},
             "failed": found.failed,
+            "images": {name: {"used": n, "paper": of} for name, (n, of) in found.images.items()},
         }
     )
 
@@ -167,7 +184,7 @@ def table_text(found: Found) -> str:
     kind = "Figure" if table.name.startswith("fig") else "Table"
     text = f"# {kind} {table.name.removeprefix('fig-')}: {table.title}\n\n"
     text += f"{table.unit}. Source: {table.source}.\n"
-    text += f"{table.note}\n" if table.note else ""
+    text += "".join(f"{line}\n" for line in (table.note, found.others()) if line)
     text += "\n| row | | " + " | ".join(table.columns) + " |\n"
     text += "|" + " --- |" * (len(table.columns) + 2) + "\n"
     for line in found.lines:
@@ -186,7 +203,7 @@ def table_text(found: Found) -> str:
         )
     if found.failed:
         text += "\n## Failed\n\n"
-        text += "".join(f"- {key}: {why}\n" for key, why in found.failed.items())
+        text += "".join(f"- {line}\n" for line in found.failures())
     return text
 
 
