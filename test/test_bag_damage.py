@@ -197,6 +197,35 @@ def test_a_long_gap_is_crossed_in_few_looks():
     assert 0 <= end - LongGap.bad.stop <= bag_module.SHORTEST_GAP
 
 
+class Gap:
+    """A message each ``apart`` ns; those of a stretch cannot be read, nor what is before them."""
+
+    start_time = 10**9
+
+    def __init__(self, count: int, apart: int, bad: range) -> None:
+        self.times = [self.start_time + apart * i for i in range(count)]
+        self.bad = {self.times[i] for i in bad}
+        self.end_time = self.times[-1] + 1 if count else self.start_time
+
+    def messages(self, connections: list, start: int | None) -> Iterator[tuple]:
+        for time_ns in self.times:
+            if start is None or time_ns >= start:
+                if time_ns in self.bad:
+                    raise ValueError("damaged")
+                yield None, time_ns, b""
+
+
+@pytest.mark.parametrize("apart", [1, 3])
+@pytest.mark.parametrize("first", [0, 1, 2, 7])
+def test_a_gap_costs_what_is_in_it_to_the_nanosecond(monkeypatch, apart, first):
+    monkeypatch.setattr(bag_module, "SHORTEST_GAP", 1)
+    for length in range(20):
+        for after in (0, 1, 5):
+            reader = Gap(first + length + after, apart, range(first, first + length))
+            found = [time_ns for _, time_ns, _ in bag_module._readable(reader, [], Path("bag"))]
+            assert found == [time_ns for time_ns in reader.times if time_ns not in reader.bad]
+
+
 def counted(path: Path, **changes: int) -> None:
     """Let metadata.yaml count other numbers of messages."""
     metadata = path / "metadata.yaml"
@@ -262,6 +291,12 @@ def test_a_killed_recorder_leaves_no_metadata(tmp_path, plugin):
         open_recording(path)
     assert f"`ros2 bag reindex {path}`" in str(caught.value)
     assert f"give the file {storage(path)}" in str(caught.value)
+    later = storage(path).with_stem("z")
+    shutil.copy(storage(path), later)
+    with pytest.raises(RecordingError) as caught:
+        open_recording(path)
+    assert "give the file" in str(caught.value) and str(later) not in str(caught.value)
+    later.unlink()
     assert read(open_recording(storage(path))) == [0, 1, 2, 3, 4, 5]
 
 
