@@ -118,5 +118,7 @@ def load_weights() -> dict[str, Weights]:
 def load_image_sets() -> dict[str, ImageSet]:
     """All sets of images, by the columns of tables that are about them."""
     _, *rows = read_table(HERE / "images.tsv")
-    sets = (ImageSet(*row[:6], count=int(row[6]), what=row[7]) for row in rows)
-    return {each.column: each for each in sets}
+    return {
+        column: ImageSet(column, name, images, labels, listed, classes, int(count), what)
+        for column, name, images, labels, listed, classes, count, what in rows
+    }
