@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from browser import until
 from color_encoder import ColorEncoder
+from conftest import golden_file
 from PIL import Image
 
 from eval3d.classes import IMAGE_CLASSES, class_file
@@ -24,7 +28,8 @@ from eval3d.tables.published import (
     load_weights,
 )
 from radseg_ros.datatypes import InputError
-from radseg_ros.encoders.protocol import ENCODERS
+from radseg_ros.encoders.protocol import ENCODERS, make_encoder
+from radseg_ros.language.cache import LABEL, save_embeddings
 from radseg_ros.segmentation.probabilities import read_classes
 from radseg_ros.segmentation.settings import SETTINGS
 
@@ -290,3 +295,92 @@ def test_sets_are_found_as_they_come(tmp_path, images, labels, listed):
     found = plan._image_set(spec, plan.Request(data={spec.name: str(root)}))
     assert len(found["pairs"]) == (3 if listed == "-" else 2)
     assert len(found["classes"]) == len(read_classes(class_file(spec.classes)))
+
+
+# Tiny weights
+
+TINY = "A.6"
+
+
+def text_vectors(path, encoder):
+    """What an encoder sees of plain colours, as their names' vectors: it finds them again."""
+    seen = {}
+    for name, color in {"red": RED, "green": GREEN, "blue": (0, 0, 255)}.items():
+        features = encoder.encode(np.full((336, 336, 3), color, np.uint8)).data
+        seen[name] = encoder.project(features.flatten(1).T).mean(0).numpy()
+    middle = np.mean(list(seen.values()), 0)
+    save_embeddings(path, "", {(LABEL, name): v - middle for name, v in seen.items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Words that give data and weights."""
+    root = tmp_path_factory.mktemp("tiny")
+    radio = golden_file("tiny_radio.pth.tar")
+    text = text_vectors(root / "text.npz", make_encoder("radseg", checkpoint=radio, device="cpu"))
+    words = ["--device", "cpu", "--threads", "1"]
+    for name in ("voc", "stuff"):
+        words += ["--data", f"{name}={write_set(root / name, 3, FIRST_LABEL[name], wrong=1)}"]
+    given = {"rv3-b": radio, "text-siglip2": text}
+    return [*words, *weights([f"{name}={path}" for name, path in given.items()])]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """The results of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVAL3D_REVISION", "under test")
+        assert main(["table", TINY, *tiny, "--out", str(out)]) == 0
+    return out
+
+
+def assert_same_bytes(a, b):
+    for name in RESULTS:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    cells = sorted(path.relative_to(a) for path in (a / "cells").rglob("*.*"))
+    assert cells == sorted(path.relative_to(b) for path in (b / "cells").rglob("*.*"))
+    assert all((a / cell).read_bytes() == (b / cell).read_bytes() for cell in cells)
+
+
+@pytest.mark.slow
+def test_tiny_weights_run_all_rows(whole):
+    rows = rows_of(whole)
+    assert len(rows) == len(load_table(TINY).rows)
+    for row in rows.values():
+        values = {column: value is not None for column, value in row["ours"].items()}
+        assert values == {**dict.fromkeys(values, False), "VOC": True, "Stuff": True}, row
+    # colours are found again, so the last of three images costs what it must
+    assert rows["Sliding Window"]["ours"]["VOC"] == pytest.approx(100 * (3 / 4 + 2 / 3) / 2, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "execution", [["--jobs", "2"], ["--cluster", "local:2"]], ids=["jobs", "cluster"]
+)
+def test_pieces_beside_each_other_give_the_same_bytes(
+    whole, tiny, tmp_path, monkeypatch, execution
+):
+    if "--cluster" in execution:
+        pytest.importorskip(
+            "distributed", reason="the optional package distributed is not installed"
+        )
+    monkeypatch.setenv("EVAL3D_REVISION", "under test")
+    assert main(["table", TINY, *tiny, *execution, "--out", str(tmp_path)]) == 0
+    assert_same_bytes(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(whole, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVAL3D_REVISION", "under test")
+    command = [sys.executable, "-m", "eval3d", "table", TINY, *tiny, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: len(list(tmp_path.rglob("cells/*/*/*.npz"))) >= 2)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "table.json").exists(), "it was not yet through"
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*/*/*.npz")}
+    assert main(["table", TINY, *tiny, "--out", str(tmp_path)]) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    assert_same_bytes(tmp_path, whole)

@@ -106,7 +106,9 @@ def cosine_of(how: dict[str, Any]) -> tuple[Cosine, Protocol]:
 
 def _vision(checkpoint: str, device: str = "auto") -> tuple[Cosine, Protocol]:
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of weights, which takes a moment
     folder = Path(checkpoint).expanduser()
     if not folder.exists():
         folder = download_folder(checkpoint, ["*.json", "*.safetensors"], offline=False)

@@ -11,7 +11,6 @@ from typing import Any
 from ..report.figures import new_figure, save_figure
 from ..report.page import document, image
 from ..report.protocol import block
-from .plan import whereabouts
 from .results import Found, Line, number
 
 NEAR = 0.5  # points of a difference that is no cause for concern
@@ -39,7 +38,7 @@ def table_page(found: Found, plots: list[Path]) -> str:
     about += f'<p class="warn">{escape(found.others())}</p>' if found.others() else ""
     body = [f"<h1>{name}: {escape(table.title)}</h1>{about}", _compared(found)]
     body += [image(path, path.stem) for path in plots]
-    body += _listed("What is missing", _missing(found), "note")
+    body += _listed("What is missing", found.missing(), "note")
     body += _listed("Failed", found.failures(), "warn")
     lines = [line for line in found.lines if line.cells]
     body += ["<h2>Protocols</h2>", *map(_protocols, lines)] if lines else []
@@ -71,10 +70,6 @@ def _cell(line: Line, column: str, percent: bool) -> str:
         far = abs(off) > (NEAR if percent else NEAR / 10)
         said += f"<small{' class=far' if far else ''}>{number(off, signed=True)}</small>"
     return f"<td><b>{number(ours)}</b>{said}</td>"
-
-
-def _missing(found: Found) -> list[str]:
-    return [f"{whereabouts(lack)} ({count} cells)" for lack, count in found.lacks.items()]
 
 
 def _listed(title: str, items: list[str], kind: str) -> Iterator[str]:

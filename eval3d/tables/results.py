@@ -55,6 +55,13 @@ class Found:
         said = [f"{n} of {name} (there: {of})" for name, (n, of) in self.images.items() if n != of]
         return f"Not the images of the paper: {', '.join(said)}." if said else ""
 
+    def missing(self) -> list[str]:
+        """What to get and where, one line for each."""
+        return [
+            f"{whereabouts(lack)} ({count} {'cell' if count == 1 else 'cells'})"
+            for lack, count in self.lacks.items()
+        ]
+
     def failures(self) -> list[str]:
         """What failed, one line for each reason."""
         cells: dict[str, list[str]] = {}
@@ -198,9 +205,7 @@ def table_text(found: Found) -> str:
             text += f"| {title} | {name} | " + " | ".join(shown) + " |\n"
     if found.lacks:
         text += "\n## What is missing\n\n"
-        text += "".join(
-            f"- {whereabouts(lack)} ({count} cells)\n" for lack, count in found.lacks.items()
-        )
+        text += "".join(f"- {line}\n" for line in found.missing())
     if found.failed:
         text += "\n## Failed\n\n"
         text += "".join(f"- {line}\n" for line in found.failures())
