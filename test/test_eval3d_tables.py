@@ -178,7 +178,7 @@ def test_a_small_world_gives_the_known_numbers(tmp_path, capsys, colors):
     # windows are those of Table A.1, and what a row says goes to its encoder
     assert {"crop": 336, "stride": 112}.items() <= colors[0].items()
     assert any(made.get("attention") == "proxy_sam" for made in colors)
-    cell = json.loads((out / "cells" / "02-NACLIP-NARADIO" / "VOC.json").read_text())
+    cell = json.loads((out / "cells" / "02-NARADIO" / "VOC.json").read_text())
     assert cell["protocol"]["images"] == "2 used" and "336 px" in cell["protocol"]["resolution"]
     assert cell["protocol"]["ignored classes"] == "values below 1 and 255"
 

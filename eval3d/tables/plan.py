@@ -64,7 +64,7 @@ class Plan:
 
 def cell_key(table: Table, row: Row, column: str) -> str:
     """Name of a cell's files: unique, and readable."""
-    words = re.sub(r"[^\w.+-]+", "_", f"{row.group}-{row.name}")
+    words = re.sub(r"[^\w.+-]+", "_", row.title)
     return f"{table.rows.index(row) + 1:02}-{words}/{column}"
 
 

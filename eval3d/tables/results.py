@@ -92,10 +92,11 @@ def gather(table: Table, plan: Plan, out: Path, failed: Mapping[str, str]) -> Fo
     for row in table.rows:
         lines.append(_line(table, row, results, lines))
     lacks = Counter(lack for each in plan.lacks.values() for lack in each)
+    in_order = sorted(lacks, key=lambda lack: (not lack.startswith("--"), lack.partition(" ")[0]))
     images = {
         each["title"]: (len(each["pairs"]), each["all"]) for each in plan.sets.values() if results
     }
-    return Found(table, tuple(lines), dict(lacks), broken, images)
+    return Found(table, tuple(lines), {lack: lacks[lack] for lack in in_order}, broken, images)
 
 
 def _cell_result(plan: Plan, key: str, out: Path) -> dict[str, Any]:
