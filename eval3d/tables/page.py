@@ -65,7 +65,7 @@ def _cell(line: Line, column: str, percent: bool) -> str:
     if ours is None:
         said = f"<small>{number(paper)}</small>" if paper is not None else ""
         return f'<td class="missing">&ndash;{said}</td>'
-    said = f"<small>{number(paper) or '&ndash;'}</small>"
+    said = f"<small>{number(paper)}</small>" if paper is not None else ""
     if off is not None:
         far = abs(off) > (NEAR if percent else NEAR / 10)
         said += f"<small{' class=far' if far else ''}>{number(off, signed=True)}</small>"

@@ -196,14 +196,13 @@ def table_text(found: Found) -> str:
     text += "\n| row | | " + " | ".join(table.columns) + " |\n"
     text += "|" + " --- |" * (len(table.columns) + 2) + "\n"
     for line in found.lines:
-        kinds: dict[str, Values] = {"paper": line.row.paper}
-        if any(value is not None for value in line.ours.values()):
-            kinds["ours"] = line.ours
-            kinds["difference"] = {column: line.difference(column) for column in table.columns}
-        for name, values in kinds.items():
-            title = line.row.title if name == "paper" else ""
-            shown = (number(values[column], name == "difference") for column in table.columns)
-            text += f"| {title} | {name} | " + " | ".join(shown) + " |\n"
+        off = {column: line.difference(column) for column in table.columns}
+        kinds = {"paper": line.row.paper, "ours": line.ours, "difference": off}
+        shown = [name for name, values in kinds.items() if any_of(values)] or ["paper"]
+        for name in shown:
+            title = line.row.title if name == shown[0] else ""
+            cells = (number(kinds[name][column], name == "difference") for column in table.columns)
+            text += f"| {title} | {name} | " + " | ".join(cells) + " |\n"
     if found.lacks:
         text += "\n## What is missing\n\n"
         text += "".join(f"- {line}\n" for line in found.missing())
@@ -211,6 +210,11 @@ def table_text(found: Found) -> str:
         text += "\n## Failed\n\n"
         text += "".join(f"- {line}\n" for line in found.failures())
     return text
+
+
+def any_of(values: Values) -> bool:
+    """Whether there is a number among them."""
+    return any(value is not None for value in values.values())
 
 
 def number(value: float | None, signed: bool = False) -> str:
