@@ -18,6 +18,7 @@ from .classes import ClassList
 from .options import EvalConfig
 from .predictions.maps import read_predicted_map
 from .provenance import fingerprint, provenance
+from .report.protocol import OUTSIDE, map_text
 from .report.results import write_scene
 from .run import classes_of, ground_truth_points, make_scene_encoder, set_threads
 from .scoring.score import LabelledMap, label_map, metrics_dict, score_scene
@@ -96,11 +97,14 @@ def _from_radmap(
             f"{space.identity.encoder}: its vectors mean other things"
         )
     labelled = label_map(voxel_map, space, encoder, config, classes)
-    return labelled, {"encoder": identity.encoder, "checkpoint_hash": identity.checkpoint_hash}
+    voxels = map_text(voxel_map.config.voxel_size, voxel_map.config.space)
+    whose = {"encoder": identity.encoder, "checkpoint_hash": identity.checkpoint_hash}
+    return labelled, {**whose, "map": voxels}
 
 
 def _from_arrays(
     config: EvalConfig, path: Path, classes: ClassList
 ) -> tuple[LabelledMap, dict[str, Any]]:
     labelled, kind = read_predicted_map(config, path, classes)
-    return labelled, {"encoder": f"arrays of {kind}", "checkpoint_hash": ""}
+    points = f"{len(labelled.label)} points of a file"
+    return labelled, {"encoder": f"{OUTSIDE} {kind}", "checkpoint_hash": "", "map": points}

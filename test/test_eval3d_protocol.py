@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import eval3d_world as world
+import numpy as np
 import pytest
 from test_eval3d_run import evaluate, oracle
 from test_segment import colors, small_set  # noqa: F401  # a fixture
@@ -91,3 +92,23 @@ def test_results_of_earlier_versions_still_make_a_report(tmp_path, capsys, recor
     path.write_text(json.dumps(metrics))
     assert main(["report", str(tmp_path / "old"), "--out", str(tmp_path / "new")]) == 0
     assert "ignored classes: unknown" in capsys.readouterr().out
+
+
+def test_maps_from_files_do_not_claim_what_nobody_knows(tmp_path, capsys, recording):
+    evaluate(capsys, *oracle(recording, tmp_path / "run", "--save-map", "--limit", 2))
+    xyz, labels = world.points(2)
+    np.savez(tmp_path / "gt.npz", xyz=xyz, labels=labels)
+    np.savez(tmp_path / "theirs.npz", xyz=xyz[::50], labels=labels[::50])
+    given = ["--classes", recording / "meta.json", "--gt", tmp_path / "gt.npz", "--no-pictures"]
+    given += ["--encoder", "oracle"]
+    for name, path in {
+        "ours": tmp_path / "run" / "room" / "map.radmap",
+        "theirs": tmp_path / "theirs.npz",
+    }.items():
+        evaluate(capsys, "score", path, *given, "--out", tmp_path / name)
+    ours, theirs = (read_result(tmp_path / name).protocol for name in ("ours", "theirs"))
+    assert ours["map"] == "voxels of 10 cm, backbone", "as the file says, not the command"
+    assert theirs["map"] == f"{len(xyz[::50])} points of a file"
+    assert theirs["encoder"] == "another program's labels" and theirs["weights"] == "unknown"
+    for said in (ours, theirs):
+        assert all(said[name].startswith("unknown") for name in ("frames", "resolution", "windows"))

@@ -17,6 +17,7 @@ from eval3d.predictions.maps import read_predicted_map
 from radseg_ros.cli import eval2d
 from radseg_ros.cli import segment as segment_cli
 from radseg_ros.datatypes import InputError
+from radseg_ros.encoders.protocol import ENCODERS
 
 CLASSES = ClassList("three", ("wall", "floor", "chair"), (1, 2, 3), frozenset({"floor"}))
 XYZ = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -68,12 +69,12 @@ def test_the_rules_of_our_maps_hold_for_others(tmp_path):
 
 
 def test_a_scale_makes_probabilities_flatter(tmp_path):
-    near = np.array([[1, 0.9, 0.95, 0, 0]] * 4, np.float32)
-    sharp, _ = map_of(tmp_path, features=near, text=TEXT)
-    flat, _ = map_of(tmp_path, features=near, text=TEXT, logit_scale=1.0)
-    assert sharp.label.tolist() == [1] * 4 and flat.label.tolist() == [1] * 4
-    flatter, _ = map_of(tmp_path, features=near[:, [0, 1, 0, 3, 4]], text=TEXT, logit_scale=1.0)
-    assert flatter.label.tolist() == [1] * 4  # a tie goes to the first
+    near = np.array([[1, 0, 0.9, 0, 0]] * 4, np.float32)  # 0.74 to wall, 0.67 to chair
+    sure = with_options(EvalConfig(), {"prediction_threshold": 0.9})
+    for more, label in (({}, 1), ({"logit_scale": 40.0}, 1), ({"logit_scale": 1.0}, 0)):
+        np.savez(tmp_path / "map.npz", xyz=XYZ, features=near, text=TEXT, **more)
+        found, _ = read_predicted_map(sure, tmp_path / "map.npz", CLASSES)
+        assert found.label.tolist() == [label] * 4, more
 
 
 REFUSED_MAPS = {
@@ -120,9 +121,9 @@ def test_positions_are_checked(tmp_path):
     np.savez(tmp_path / "map.npz", labels=np.array([1]))
     with pytest.raises(InputError, match="has no array xyz"):
         read_predicted_map(EvalConfig(), tmp_path / "map.npz", CLASSES)
-    for xyz, reason in ((XYZ[:, :2], "xyz must be"), (XYZ * 1e10, "m off"), (XYZ / 0, "finite")):
-        with np.errstate(all="ignore"):
-            np.savez(tmp_path / "map.npz", xyz=xyz, labels=np.array([1, 1, 1, 1]))
+    wrong = ((XYZ[:, :2], "xyz must be"), (XYZ * 1e10, "m off"), (XYZ * np.nan, "finite"))
+    for xyz, reason in wrong:
+        np.savez(tmp_path / "map.npz", xyz=xyz, labels=np.array([1, 1, 1, 1]))
         with pytest.raises(InputError, match=reason):
             read_predicted_map(EvalConfig(), tmp_path / "map.npz", CLASSES)
 
@@ -178,7 +179,7 @@ def test_predictions_of_images_have_the_known_score(tmp_path, case):
     assert said["encoder"].startswith("another program's") and "SHA-256" in said["weights"]
 
 
-def test_coarse_maps_are_enlarged_as_ours_are(tmp_path):
+def test_coarse_maps_are_enlarged_as_ours_are(tmp_path, monkeypatch):
     """The features of an encoder, written to files, score as the encoder itself."""
     encoder = Colors()
     small_set(tmp_path, ".png", ".png", 1)
@@ -191,21 +192,13 @@ def test_coarse_maps_are_enlarged_as_ours_are(tmp_path):
     predict(tmp_path, write)
     np.savez(tmp_path / "predicted" / "text.npz", text=text, logit_scale=encoder.logit_scale)
     found = score(tmp_path)
-    from radseg_ros.encoders import protocol
-
-    known = dict(protocol.ENCODERS)
-    protocol.ENCODERS["radseg"] = lambda options: encoder
-    try:
-        own = [str(tmp_path / "images"), str(tmp_path / "labels")]
-        words = ["--classes", str(tmp_path / "classes.txt"), "--json", str(tmp_path / "own.json")]
-        assert eval2d.main([*own, *words, "--short-side", "0"]) == 0
-        out = tmp_path / "predicted2"
-        images = [str(path) for path in sorted((tmp_path / "images").iterdir())]
-        words = ["--classes", str(tmp_path / "classes.txt"), "--out", str(out)]
-        words += ["--short-side", "0", "--save-probabilities"]
-        assert segment_cli.main([*images, *words]) == 0
-    finally:
-        protocol.ENCODERS.update(known)
+    monkeypatch.setitem(ENCODERS, "radseg", lambda options: encoder)
+    words = ["--classes", str(tmp_path / "classes.txt"), "--short-side", "0"]
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels")]
+    assert eval2d.main([*folders, *words, "--json", str(tmp_path / "own.json")]) == 0
+    images = [str(path) for path in sorted((tmp_path / "images").iterdir())]
+    out = tmp_path / "segmented"
+    assert segment_cli.main([*images, *words, "--out", str(out), "--save-probabilities"]) == 0
     ours = json.loads((tmp_path / "own.json").read_text())
     assert found["iou"] == ours["iou"] and found["miou"] == ours["miou"]
     # what radseg-segment writes can be scored as it is

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Protocol = dict[str, str]  # what -> how, in the order of the block
 
 OTHERS = "other options"
+OUTSIDE = "another program's"  # in the place of an encoder
+UNKNOWN = "unknown (the map came from a file)"
 MANY = 12  # scenes that are named one by one
 # options of an encoder that say where things are, or are stated in words
 PLACES = frozenset(
@@ -54,14 +56,15 @@ def run_protocol(run: Run) -> Protocol:
     names = [scene["scene"] for scene in run.scenes]
     said = ", ".join(names) if len(names) <= MANY else f"{names[0]} to {names[-1]}"
     many = "scene" if len(names) == 1 else "scenes"
+    from_file = not any(scene["frames"]["listed"] for scene in run.scenes)
     return {
         "data": f"{options['dataset']}, {len(names)} {many}: {said}",
         "frames": _frames(run),
-        "resolution": resolution_of(options["short_side"]),
+        "resolution": UNKNOWN if from_file else resolution_of(options["short_side"]),
         "encoder": str(first["encoder"]),
-        "weights": _weights({s["provenance"].get("checkpoint_hash") for s in run.scenes}),
-        "windows": _windows(options),
-        "map": f"voxels of {100 * options['map.voxel_size']:g} cm, {options['map.space']}",
+        "weights": _weights(run),
+        "windows": UNKNOWN if from_file else _windows(options),
+        "map": str(first.get("map") or map_text(options["map.voxel_size"], options["map.space"])),
         **_classes(first["classes"]),
         "ground truth": _ground_truth(run),
         "k": f"{options['k']} nearest voxels vote" if options["k"] else "0 (the same voxel)",
@@ -140,7 +143,7 @@ def encoder_protocol(encoder: Encoder) -> Protocol:
 def outside_protocol(kinds: Iterable[str], sha256: str) -> Protocol:
     """The same of predictions that came in files."""
     return {
-        "encoder": f"another program's {' and '.join(sorted(kinds))}",
+        "encoder": f"{OUTSIDE} {' and '.join(sorted(kinds))}",
         "weights": f"unknown (files SHA-256 {sha256[:12]}...)",
         "windows": "unknown",
         OTHERS: "none",
@@ -171,6 +174,11 @@ def weights_of(found: str) -> str:
     return f"SHA-256 {found}..." if found else "none"
 
 
+def map_text(voxel_size: float, space: str) -> str:
+    """What a map is made of."""
+    return f"voxels of {100 * voxel_size:g} cm, {space}"
+
+
 def resolution_of(short_side: int) -> str:
     """To what size images are brought."""
     return f"short side {short_side} px" if short_side else "as recorded"
@@ -185,15 +193,19 @@ def _classes(found: Mapping[str, Any]) -> Protocol:
     return {"classes": f"{found['name']}{count}", "ignored classes": said}
 
 
-def _weights(hashes: set[Any]) -> str:
-    return "; ".join(sorted(weights_of(str(each or "")) for each in hashes))
+def _weights(run: Run) -> str:
+    sources = [scene["provenance"] for scene in run.scenes]
+    if str(sources[0]["encoder"]).startswith(OUTSIDE):
+        return "unknown"
+    hashes = {str(source.get("checkpoint_hash") or "") for source in sources}
+    return "; ".join(sorted(map(weights_of, hashes)))
 
 
 def _frames(run: Run) -> str:
     frames = [scene["frames"] for scene in run.scenes]
     used, listed = (sum(each[key] for each in frames) for key in ("used", "listed"))
     if not listed:
-        return "unknown (the map came from a file)"
+        return UNKNOWN
     dataset, skip = DATASETS.get(run.options["dataset"]), run.options["frame_skip"]
     step = (dataset.frame_skip if skip < 0 and dataset else max(skip, 0)) + 1
     some = "every one" if step == 1 else f"those numbered 0, {step}, {2 * step}, ..."

@@ -214,12 +214,13 @@ def _cell(
 
 
 def _listing(value: str) -> list[str]:
-    """Names and sizes of the files that an option names; none where it names no place."""
+    """Name, size and time of the files that an option names; none where it names no place."""
     path = Path(value)
     if not value or not path.exists():
         return []
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [f"{file.name} {file.stat().st_size}" for file in files if file.is_file()]
+    found = ((file.name, file.stat()) for file in files if file.is_file())
+    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found]
 
 
 def _image_set(spec: ImageSet, request: Request) -> dict[str, Any]:
