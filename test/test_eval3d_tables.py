@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from browser import until
+from browser import open_browser, until
 from color_encoder import ColorEncoder
 from conftest import golden_file
 from PIL import Image
@@ -387,6 +387,24 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole, tiny, tmp_path, monkeypat
     assert main(["table", TINY, *tiny, "--out", str(tmp_path)]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     assert_same_bytes(tmp_path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_shows_ours_the_paper_and_the_difference(whole, width):
+    rows = rows_of(whole)
+    with open_browser() as browser:
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.goto(f"file://{whole / 'report.html'}")
+        shown = tab.locator("table.compared tbody tr").all_inner_texts()
+        for row in rows.values():
+            ours, off = row["ours"]["VOC"], row["difference"]["VOC"]
+            line = next(text for text in shown if text.split("\t")[0].strip() == row["row"])
+            words = line.split()
+            assert {f"{ours:.2f}", f"{row['paper']['VOC']:.2f}", f"{off:+.2f}"} <= set(words)
+        tab.locator("details > summary").first.click()
+        assert "weights: SHA-256" in tab.locator("pre").first.inner_text()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 # The networks of Table A.7 and Figure A.2

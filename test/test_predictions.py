@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from damage import damaged
 from PIL import Image
 from test_segment import Colors, small_set, two_colors
 
@@ -253,3 +254,32 @@ def test_large_maps_are_bounded(tmp_path, monkeypatch):
     np.savez(tmp_path / "p.npz", probabilities=np.zeros((3, 4, 4), np.float32))
     with pytest.raises(InputError, match="probabilities of shape"):
         PredictedImages(tmp_path, [["a"], ["b"], ["c"]])(tmp_path / "p.npz", (30, 40))
+
+
+def test_damaged_and_odd_files_are_refused_or_scored(tmp_path):
+    path, classes = tmp_path / "p.npz", [["red", "crimson"], ["green"], ["blue"]]
+    odd = [np.zeros(0), np.array("x"), np.array(["a", "b"]), TRUE * 1j, TRUE - 9, TRUE[None], 1.5]
+    odd += [np.full(SIZE, np.uint64(2**64 - 1)), np.zeros((0, 4, 4)), np.eye(3) * np.nan]
+    kinds = {
+        "labels": {"labels": TRUE, "names": np.array(["red", "green", "blue"])},
+        "probabilities": {"probabilities": chance(TRUE), "names": np.array(["red"])},
+        "features": {"features": chance(TRUE), "text": np.eye(3), "logit_scale": np.array(9.0)},
+    }
+    scored = refused = 0
+    for arrays in kinds.values():
+        np.savez(path, **arrays)
+        files = list(damaged(path.read_bytes(), 40))
+        for name in arrays:
+            for other in odd:
+                np.savez(path, **{**arrays, name: other})
+                files.append(path.read_bytes())
+        for data in files:
+            path.write_bytes(data)
+            try:
+                found = PredictedImages(tmp_path, classes)(path, SIZE)
+                assert found.shape == SIZE and found.min() >= 0 and found.max() <= 3
+                scored += 1
+            except InputError as error:
+                assert "p.npz" in str(error) and "\n" not in str(error)
+                refused += 1
+    assert scored > 5 and refused > 100
