@@ -255,6 +255,7 @@ REFUSED = {
     "no folder": (["A.8", "--data", "voc=/nowhere"], "is no folder"),
     "no such layout": (["A.8", "--data", "voc={tmp}"], "JPEGImages and SegmentationClass nor"),
     "no encoder": (["A.8", "--set", "radsek.offline=on"], "did you mean 'radseg'"),
+    "no such option": (["A.8", "--set", "radseg.ofline=on"], "did you mean offline"),
     "no option": (["A.8", "--set", "offline"], "is not ENCODER.OPTION=VALUE"),
     "nowhere to": (["A.8", "--data", "voc={voc}", "--weights", "rv3-b=x"], "--out DIR"),
 }

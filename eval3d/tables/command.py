@@ -124,7 +124,7 @@ def _named(flag: str, texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{flag} {text[:100]!r} is not NAME=PATH")
         if name in found:
             raise ConfigError(f"{flag} {name} is given twice")
-        found[name] = path
+        found[name] = str(Path(path).expanduser()) if path.startswith("~") else path
     return found
 
 

@@ -135,7 +135,8 @@ def _check_names(table: Table, request: Request) -> None:
         encoder, dot, rest = text.partition(".")
         if not dot or "=" not in rest:
             raise ConfigError(f"--set {text[:100]!r} is not ENCODER.OPTION=VALUE")
-        one_of("--set", encoder, ENCODERS)
+        if one_of("--set", encoder, ENCODERS) == "radseg":
+            parse_assignments(RadsegConfig, [rest])
 
 
 def _row_options(row: Row, column: str, request: Request) -> tuple[dict[str, Any], list[str]]:
@@ -162,7 +163,7 @@ def _row_options(row: Row, column: str, request: Request) -> tuple[dict[str, Any
             texts.append(f"{name}={value}")
     if encoder not in ENCODERS and encoder not in OUTSIDE:
         return {}, [f"this version has no encoder {encoder}"]
-    texts += _texts_of(row, request, texts) if encoder == "radseg" else []
+    texts += _texts_of(row, request) if encoder == "radseg" else []
     given = (text.partition(".") for text in request.options)
     texts += [rest for owner, _, rest in given if owner == encoder]
     texts += [f"device={request.device}"] if request.device else []
@@ -173,7 +174,7 @@ def _row_options(row: Row, column: str, request: Request) -> tuple[dict[str, Any
     return {"encoder": encoder, "options": options, **rules}, missing
 
 
-def _texts_of(row: Row, request: Request, texts: list[str]) -> list[str]:
+def _texts_of(row: Row, request: Request) -> list[str]:
     """The file of text embeddings that goes with a RADIO, if there is one and no other is named."""
     match = re.search(r"\bcheckpoint=@(\S+)", row.run)
     file = load_weights()[match.group(1)].text if match else "-"
@@ -208,8 +209,9 @@ def _cell(
             options["stride"] = 0
     cell = {**how, "options": options, "short_side": short_side, "set": name}
     cell["threads"] = request.threads
-    files = {value: _listing(value) for value in options.values() if isinstance(value, str)}
-    sources = [versions(), git_revision(), files, images, PIECE]
+    named = [each for v in options.values() for each in (v if isinstance(v, list) else [v])]
+    files = [_listing(each) for each in named if isinstance(each, str)]
+    sources = [versions(), git_revision(), files, images["mark"], PIECE]
     return {**cell, "mark": digest([cell, sources])}
 
 
@@ -229,7 +231,7 @@ def _image_set(spec: ImageSet, request: Request) -> dict[str, Any]:
     Raises:
         InputError: it cannot be used; says what was looked for.
     """
-    root = Path(request.data[spec.name]).expanduser()
+    root = Path(request.data[spec.name])
     if not root.is_dir():
         raise InputError(f"--data {spec.name}: {root} is no folder")
     limit = request.limit or None
@@ -247,13 +249,13 @@ def _image_set(spec: ImageSet, request: Request) -> dict[str, Any]:
         classes = read_classes(own if own.is_file() else class_file(spec.classes))
         about = {"classes": classes, "first_label": FIRST_LABEL[spec.name]}
     sizes = [[path.stat().st_size for path in pair] for pair in pairs]
-    return {
+    found = {
         "title": spec.what.partition(",")[0],
         "all": spec.count,
         "pairs": [[str(path.resolve()) for path in pair] for pair in pairs],
-        "sizes": sizes,
         **about,
     }
+    return {**found, "mark": digest([found, sizes])}
 
 
 def _folders(root: Path, spec: ImageSet) -> tuple[Path, Path]:

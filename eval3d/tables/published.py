@@ -8,6 +8,7 @@ maybe ``# note: ...``; then the names of the columns, and one row a line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from radseg_ros.config import one_of
@@ -109,12 +110,14 @@ def _row(cells: list[str], columns: tuple[str, ...]) -> Row:
     return Row(group, name, resolution, run, paper)
 
 
+@cache
 def load_weights() -> dict[str, Weights]:
     """All that rows can ask for, by name."""
     _, *rows = read_table(HERE / "weights.tsv")
     return {row[0]: Weights(*row) for row in rows}
 
 
+@cache
 def load_image_sets() -> dict[str, ImageSet]:
     """All sets of images, by the columns of tables that are about them."""
     _, *rows = read_table(HERE / "images.tsv")
