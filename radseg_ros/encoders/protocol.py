@@ -86,9 +86,14 @@ class Encoder(Protocol):
 
 
 def _radseg(options: dict[str, Any]) -> Encoder:
+    config: RadsegConfig = from_dict(RadsegConfig, options, "radseg.")
+    if config.sfr:
+        from .radseg.labelled import LabelledEncoder
+
+        return LabelledEncoder(config)
     from .radseg.encoder import RadsegEncoder
 
-    return RadsegEncoder(from_dict(RadsegConfig, options, "radseg."))
+    return RadsegEncoder(config)
 
 
 def _lite(options: dict[str, Any]) -> Encoder:
