@@ -85,10 +85,36 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """What an encoder has besides if it tells itself how probable texts are: networks with a fixed
+    set of classes, and methods whose scores are no plain softmax over cosines.
+    """
+
+    labels_only: str  # why it can serve maps of probabilities only; empty = any map
+
+    def probabilities(self, rgb: np.ndarray, vectors: torch.Tensor) -> torch.Tensor:
+        """Probability of each text.
+
+        Args:
+            rgb: (H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size.
+            vectors: (Q, D) of the texts, as ``embed_labels`` or ``embed_prompts`` give them.
+
+        Returns:
+            (Q, h, w) of any size, float32 on ``device``.
+        """
+        ...
+
+
 def _radseg(options: dict[str, Any]) -> Encoder:
+    config: RadsegConfig = from_dict(RadsegConfig, options, "radseg.")
+    if config.sfr:
+        from .radseg.labelled import LabelledEncoder
+
+        return LabelledEncoder(config)
     from .radseg.encoder import RadsegEncoder
 
-    return RadsegEncoder(from_dict(RadsegConfig, options, "radseg."))
+    return RadsegEncoder(config)
 
 
 def _lite(options: dict[str, Any]) -> Encoder:
