@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a recording of one's own: a map of it, the names of a label file, and what comes of them.
+
+``<out>/<recording>/answers.json`` (everything), ``answers.csv``, ``voxels.npz`` (what the pictures
+are drawn from), ``timings.json``; ``answers.json`` comes last and says that the rest is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radseg_ros.datatypes import InputError, SemanticObject
+from radseg_ros.files import write_whole
+from radseg_ros.mapper import Mapper, Timings
+
+from ..classes import ClassList
+from ..datasets import open_scene
+from ..options import EvalConfig
+from ..provenance import fingerprint, provenance
+from ..report.results import (
+    LOCALISATION_KIND,
+    NUMBER,
+    PRESENCE_KIND,
+    TIMINGS,
+    read_result,
+    table,
+    to_json,
+)
+from ..run import Progress, build_map, classes_of, make_scene_encoder, set_threads
+from ..scoring.metrics import as_numpy
+from ..scoring.presence import Place, Places, error_of, localisation
+from .labels import Labels, read_label_file
+from .places import find_places
+from .questions import Reply, ask
+from .scene import presence_dict
+
+log = logging.getLogger(__name__)
+
+ANSWERS, VOXELS = "answers.json", "voxels.npz"
+MOST_DRAWN = 60  # names in the pictures
+POINT = [NUMBER]
+ANSWERS_KIND = {
+    "recording": str,
+    "fingerprint": str,
+    "presence": PRESENCE_KIND,
+    "localisation": LOCALISATION_KIND,
+    "labels": [
+        {
+            "name": str,
+            "kind": str,
+            "best_score": NUMBER,
+            "error": (int, float, type(None)),
+            "objects": [{"centre": POINT, "size": POINT, "score": NUMBER, "at_place": str}],
+            "places": [{"lowest": POINT, "highest": POINT}],
+        }
+    ],
+    "without_depth": [str],
+    "voxels": int,
+    "near": NUMBER,
+    "threshold": NUMBER,
+    "frames": {"listed": int, "used": int, "dropped": {str: int}},
+    "provenance": {"encoder": str},
+}
+
+
+def ask_recording(
+    config: EvalConfig, out: Path, progress: Progress = iter, save_map: bool = False
+) -> Path:
+    """Map the recording ``config.root``, ask it for every name of ``config.labels`` -> the folder
+    of the results. What is there already is not computed again.
+
+    Raises:
+        InputError: no label file, one that cannot be used, or one that is of another recording.
+        RadsegRosError: the recording or the encoder cannot be used, or a name not be asked for.
+    """
+    if not config.labels:
+        raise InputError("say what is there and what is not: --labels FILE (docs/evaluation.md)")
+    labels = read_label_file(Path(config.labels))
+    name = Path(config.root).resolve().name
+    classes = _classes(config, name, labels)
+    scene = open_scene(config, name, classes)
+    scene.instances = False  # places come from the label file
+    mark = fingerprint(config, classes, [*scene.listing(), f"labels {labels.digest}"])
+    folder = out / name
+    if _finished(folder, mark):
+        log.info("%s: done already", name)
+        return folder
+    places, without_depth = find_places(labels, config)
+    set_threads(config)
+    timings = Timings()
+    with timings.stage("load encoder"):
+        encoder = make_scene_encoder(config, classes)
+    with timings.stage("read and map"):
+        mapper, usage = build_map(config, scene, encoder, progress=progress)
+    with timings.stage("ask"):
+        present, absent = (
+            [ask(mapper, each) for each in names] for names in (labels.present, labels.absent)
+        )
+    result = {
+        "recording": name,
+        "fingerprint": mark,
+        **_worth(present, absent, places, config.near),
+        "without_depth": without_depth,
+        "voxels": len(mapper.map),
+        "near": config.near,
+        "threshold": config.mapper.query.threshold,
+        "frames": usage.as_dict(scene),
+        "provenance": {
+            **provenance(config, classes),
+            "encoder": encoder.name,
+            "checkpoint_hash": encoder.checkpoint_hash,
+            "inputs_sha256": scene.digest(),
+            "labels_sha256": labels.digest,
+        },
+    }
+    if save_map:
+        mapper.save(folder / "map.radmap")
+    stages = {f"mapper: {stage}": seconds for stage, seconds in mapper.timings.seconds.items()}
+    times = {"scene": name, "frames": usage.used, "seconds": {**timings.seconds, **stages}}
+    write_whole(folder / TIMINGS, to_json(times))
+    write_whole(folder / VOXELS, _voxels(_drawn(present, absent), mapper))
+    write_whole(folder / "answers.csv", _csv(result))
+    write_whole(folder / ANSWERS, to_json(result))
+    return folder
+
+
+def read_answers(folder: Path) -> dict[str, Any]:
+    """The answers of a recording.
+
+    Raises:
+        InputError: there are none, or they are damaged.
+    """
+    return read_result(folder / ANSWERS, ANSWERS_KIND)
+
+
+def _finished(folder: Path, mark: str) -> bool:
+    """Whether there is a whole result of the same question."""
+    if not ((folder / ANSWERS).is_file() and (folder / VOXELS).is_file()):
+        return False
+    try:
+        return read_answers(folder)["fingerprint"] == mark
+    except InputError as error:
+        log.warning("%s; it is computed again", error)
+        return False
+
+
+def _classes(config: EvalConfig, name: str, labels: Labels) -> ClassList:
+    """What the oracle knows; any other encoder asks for nothing but the names."""
+    if config.classes or (Path(config.root) / "meta.json").is_file():
+        return classes_of(config, name)
+    names = (*labels.present, *labels.absent)
+    return ClassList("labels", names, tuple(range(1, len(names) + 1)))
+
+
+def _worth(
+    present: Sequence[Reply], absent: Sequence[Reply], places: Places, near: float
+) -> dict[str, Any]:
+    """What the answers are worth, and each of them."""
+    rows = [
+        _row(reply, kind, places.get(reply.answer.label, ()) if kind == "present" else (), near)
+        for kind, replies in (("present", present), ("absent", absent))
+        for reply in replies
+    ]
+    return {
+        "presence": presence_dict(present, absent),
+        "localisation": localisation([reply.answer for reply in present], places, near),
+        "labels": rows,
+    }
+
+
+def _row(reply: Reply, kind: str, places: Sequence[Place], near: float) -> dict[str, Any]:
+    answer = reply.answer
+    objects = [_object(thing, places, near) for thing in answer.objects]
+    return {
+        "name": answer.label,
+        "kind": kind,
+        "best_score": answer.best_score,
+        "objects": objects,
+        "error": error_of(answer.objects[0], places) if objects and places else None,
+        "places": [{"lowest": list(p.lowest), "highest": list(p.highest)} for p in places],
+    }
+
+
+def _object(thing: SemanticObject, places: Sequence[Place], near: float) -> dict[str, Any]:
+    known = ("no", "yes")[error_of(thing, places) <= near] if places else "unknown"
+    return {
+        "centre": list(thing.centre),
+        "size": list(thing.size),
+        "score": thing.score,
+        "voxels": thing.voxels,
+        "at_place": known,
+    }
+
+
+def _csv(result: dict[str, Any]) -> str:
+    columns = ["name", "kind", "best_score", "found", "error", "places"]
+    rows = [
+        {**row, "found": len(row["objects"]), "places": len(row["places"])}
+        for row in result["labels"]
+    ]
+    return table(rows, columns, result["provenance"])
+
+
+def _drawn(present: Sequence[Reply], absent: Sequence[Reply]) -> list[Reply]:
+    """Those that get a picture: what is there, and what was found though it is not."""
+    return [*present, *(reply for reply in absent if reply.answer.found)][:MOST_DRAWN]
+
+
+def _voxels(replies: Sequence[Reply], mapper: Mapper) -> bytes:
+    geometry = replies[0].geometry if replies else mapper.map.geometry()
+    scores = [np.round(255 * reply.scores).astype(np.uint8) for reply in replies]
+    data = io.BytesIO()
+    np.savez_compressed(
+        data,
+        xyz=as_numpy(geometry.xyz),
+        rgb=np.round(255 * as_numpy(geometry.rgb)).astype(np.uint8),
+        names=json.dumps([reply.answer.label for reply in replies]),
+        scores=np.array(scores, np.uint8).reshape(len(replies), len(geometry)),
+        voxel_size=geometry.voxel_size,
+    )
+    return data.getvalue()
