@@ -98,6 +98,7 @@ def test_things_that_are_found_as_one_cost_precision(tmp_path, capsys):
     assert rows["red wall"]["ap"] <= 0.5 and rows["green wall"]["ap50"] == 1.0
 
 
+@pytest.mark.slow
 def test_what_fits_everything_is_found_everywhere(tmp_path, capsys, recording):
     labels = label_file(tmp_path / "labels.json", absent=["piano"])
     more = ["--labels", labels, "--set", "query.mode=relevancy"]
@@ -107,6 +108,7 @@ def test_what_fits_everything_is_found_everywhere(tmp_path, capsys, recording):
     assert "room, found and not there: " in (tmp_path / "out" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_instances_of_labelled_points(tmp_path, capsys, recording):
     xyz, labels = world.points()
     things = np.where(labels == 4, 0, labels + 7)  # of the yellow one nothing is known
@@ -335,6 +337,7 @@ def test_the_same_question_is_not_answered_twice(tmp_path, capsys, recording, mo
     assert {**again, "provenance": 0} == {**json.loads(whole), "provenance": 0}
 
 
+@pytest.mark.slow
 def test_a_bag_is_asked(tmp_path, capsys):
     bag = world.write_bag(tmp_path / "room")
     content = {"frame": str(1_000_000_000), "pixels": [20, 10, 40, 30]}

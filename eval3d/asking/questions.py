@@ -26,7 +26,6 @@ class Reply:
     rows: tuple[np.ndarray, ...]  # of each object: its voxels
     scores: np.ndarray  # (M,) float32 in 0..1
     geometry: MapGeometry  # of the M voxels
-    mode: str  # what the scores mean (query.mode)
 
     def owner(self) -> np.ndarray:
         """(M,) int64: which object a voxel is of, 1..P, best first; 0 = of none."""
@@ -52,7 +51,12 @@ def ask(mapper: Mapper, name: str, most: int = 0) -> Reply:
     things = tuple(make_object(name, geometry, scores, rows, score) for rows, score in groups)
     answer = Answer(name, float(scores.max(initial=0.0)), things)
     rows = tuple(rows for rows, _ in groups)
-    return Reply(answer, rows, scores, geometry, result.rules.mode)
+    return Reply(answer, rows, scores, geometry)
+
+
+def mode_of(mapper: Mapper) -> str:
+    """What scores mean (``query.mode``); calibrated ones need the vectors of everyday names."""
+    return mapper.calibration.possible(mapper.config.query).mode
 
 
 @torch.inference_mode()

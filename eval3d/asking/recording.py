@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from radseg_ros.datatypes import InputError, SemanticObject
+from radseg_ros.datatypes import Answer, InputError, SemanticObject
 from radseg_ros.files import write_whole
 from radseg_ros.mapper import Mapper, Timings
 
@@ -35,10 +35,10 @@ from ..report.results import (
 )
 from ..run import Progress, build_map, classes_of, make_scene_encoder, set_threads
 from ..scoring.metrics import as_numpy
-from ..scoring.presence import Place, Places, error_of, localisation
+from ..scoring.presence import Place, error_of, localisation
 from .labels import Labels, read_label_file
 from .places import find_places
-from .questions import Reply, ask
+from .questions import ask
 from .scene import presence_dict
 
 log = logging.getLogger(__name__)
@@ -100,13 +100,17 @@ def ask_recording(
     with timings.stage("read and map"):
         mapper, usage = build_map(config, scene, encoder, progress=progress)
     with timings.stage("ask"):
-        present, absent = (
-            [ask(mapper, each) for each in names] for names in (labels.present, labels.absent)
-        )
+        present, absent, voxels = _ask_all(mapper, labels)
     result = {
         "recording": name,
         "fingerprint": mark,
-        **_worth(present, absent, places, config.near),
+        "presence": presence_dict(mapper, present, absent),
+        "localisation": localisation(present, places, config.near),
+        "labels": [
+            _row(answer, kind, places.get(answer.label, ()), config.near)
+            for kind, answers in (("present", present), ("absent", absent))
+            for answer in answers
+        ],
         "without_depth": without_depth,
         "voxels": len(mapper.map),
         "near": config.near,
@@ -120,12 +124,12 @@ def ask_recording(
             "labels_sha256": labels.digest,
         },
     }
-    if save_map:
-        mapper.save(folder / "map.radmap")
     stages = {f"mapper: {stage}": seconds for stage, seconds in mapper.timings.seconds.items()}
     times = {"scene": name, "frames": usage.used, "seconds": {**timings.seconds, **stages}}
     write_whole(folder / TIMINGS, to_json(times))
-    write_whole(folder / VOXELS, _voxels(_drawn(present, absent), mapper))
+    if save_map:
+        mapper.save(folder / "map.radmap")
+    write_whole(folder / VOXELS, voxels)
     write_whole(folder / "answers.csv", _csv(result))
     write_whole(folder / ANSWERS, to_json(result))
     return folder
@@ -159,24 +163,7 @@ def _classes(config: EvalConfig, name: str, labels: Labels) -> ClassList:
     return ClassList("labels", names, tuple(range(1, len(names) + 1)))
 
 
-def _worth(
-    present: Sequence[Reply], absent: Sequence[Reply], places: Places, near: float
-) -> dict[str, Any]:
-    """What the answers are worth, and each of them."""
-    rows = [
-        _row(reply, kind, places.get(reply.answer.label, ()) if kind == "present" else (), near)
-        for kind, replies in (("present", present), ("absent", absent))
-        for reply in replies
-    ]
-    return {
-        "presence": presence_dict(present, absent),
-        "localisation": localisation([reply.answer for reply in present], places, near),
-        "labels": rows,
-    }
-
-
-def _row(reply: Reply, kind: str, places: Sequence[Place], near: float) -> dict[str, Any]:
-    answer = reply.answer
+def _row(answer: Answer, kind: str, places: Sequence[Place], near: float) -> dict[str, Any]:
     objects = [_object(thing, places, near) for thing in answer.objects]
     return {
         "name": answer.label,
@@ -208,21 +195,26 @@ def _csv(result: dict[str, Any]) -> str:
     return table(rows, columns, result["provenance"])
 
 
-def _drawn(present: Sequence[Reply], absent: Sequence[Reply]) -> list[Reply]:
-    """Those that get a picture: what is there, and what was found though it is not."""
-    return [*present, *(reply for reply in absent if reply.answer.found)][:MOST_DRAWN]
-
-
-def _voxels(replies: Sequence[Reply], mapper: Mapper) -> bytes:
-    geometry = replies[0].geometry if replies else mapper.map.geometry()
-    scores = [np.round(255 * reply.scores).astype(np.uint8) for reply in replies]
-    data = io.BytesIO()
+def _ask_all(mapper: Mapper, labels: Labels) -> tuple[list[Answer], list[Answer], bytes]:
+    """The answers about what is there and what is not; and of those that get a picture (what is
+    there, and what was found though it is not) the scores of the voxels, as a file.
+    """
+    answers: list[Answer] = []
+    drawn: dict[str, np.ndarray] = {}
+    for name in (*labels.present, *labels.absent):
+        reply = ask(mapper, name)
+        answers.append(reply.answer)
+        wanted = len(answers) <= len(labels.present) or reply.answer.found
+        if wanted and len(drawn) < MOST_DRAWN:
+            drawn[name] = np.round(255 * reply.scores).astype(np.uint8)
+    geometry, data = reply.geometry, io.BytesIO()
     np.savez_compressed(
         data,
         xyz=as_numpy(geometry.xyz),
         rgb=np.round(255 * as_numpy(geometry.rgb)).astype(np.uint8),
-        names=json.dumps([reply.answer.label for reply in replies]),
-        scores=np.array(scores, np.uint8).reshape(len(replies), len(geometry)),
+        names=json.dumps(list(drawn)),
+        scores=np.array(list(drawn.values()), np.uint8).reshape(len(drawn), len(geometry)),
         voxel_size=geometry.voxel_size,
     )
-    return data.getvalue()
+    split = len(labels.present)
+    return answers[:split], answers[split:], data.getvalue()

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from radseg_ros.datatypes import Answer, MapGeometry
 from radseg_ros.mapper import Mapper
 
 from ..classes import ClassList
 from ..options import EvalConfig
 from ..scoring.metrics import as_numpy
-from ..scoring.presence import Places, box_around, localisation, presence
+from ..scoring.presence import Place, Places, box_around, localisation, presence
 from ..scoring.retrieval import (
     Instances,
+    Overlaps,
     make_instances,
     nearest_rows,
     overlaps,
@@ -26,7 +28,7 @@ from ..scoring.retrieval import (
 )
 from ..scoring.score import queried_labels, scored_truth
 from ..truth.ground_truth import GroundTruth
-from .questions import Reply, ask, similarity
+from .questions import Reply, ask, mode_of, similarity
 
 MANY = 1000  # objects of one name that are ranked
 
@@ -37,9 +39,9 @@ class _Truth:
 
     gt: GroundTruth
     label: np.ndarray  # (M,) int64, 1..C, 0 = not scored
-    instances: Instances | None
+    instances: Instances  # none where they are not known
     names: dict[int, str]  # of the labels that may be predicted
-    least: int  # voxels of what counts
+    config: EvalConfig
 
     @property
     def voxels(self) -> np.ndarray:
@@ -49,12 +51,41 @@ class _Truth:
     @property
     def present(self) -> list[int]:
         """Labels of which enough is there to be found."""
-        return [label for label in self.names if self.voxels[label] >= self.least]
+        voxels = self.voxels
+        return [label for label in self.names if voxels[label] >= self.config.min_instance]
 
     def absent(self, others: Sequence[str]) -> list[str]:
         """Names of which nothing is there: of the list, and of ``others``."""
-        there = {name for label, name in self.names.items() if self.voxels[label]}
+        voxels = self.voxels
+        there = {name for label, name in self.names.items() if voxels[label]}
         return [n for n in dict.fromkeys([*self.names.values(), *others]) if n not in there]
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(N,) bool: things that are large enough to be asked for."""
+        return self.instances.counted(self.config.min_instance)
+
+    def rows_of(self, geometry: MapGeometry) -> np.ndarray:
+        """(M,) the map voxel of each ground-truth voxel; -1 = none is near."""
+        return nearest_rows(self.gt.xyz, as_numpy(geometry.xyz), self.config.coverage_radius)
+
+    def overlaps(self, reply: Reply, rows: np.ndarray, label: int) -> Overlaps:
+        """What the objects of an answer share with the things of a label."""
+        owner = np.append(reply.owner(), 0)[rows]
+        scores = [thing.score for thing in reply.answer.objects]
+        least = self.config.min_instance
+        return overlaps(owner, scores, self.instances, label, self.label > 0, least)
+
+    def places(self) -> Places:
+        """Where the things of each name are."""
+        number, xyz = self.instances.number, self.gt.index * self.gt.voxel_size
+        order = np.argsort(number, kind="stable")
+        ends = np.cumsum(np.bincount(number, minlength=len(self.counted) + 1))
+        places: dict[str, list[Place]] = {}
+        for i in np.flatnonzero(self.counted):
+            name = self.names[int(self.instances.label[i])]
+            places.setdefault(name, []).append(box_around(xyz[order[ends[i] : ends[i + 1]]]))
+        return places
 
 
 def ask_scene(
@@ -75,107 +106,84 @@ def ask_scene(
         RadsegRosError: a name cannot be asked for.
     """
     label = scored_truth(gt, config, classes)
-    instances = None if number is None else make_instances(number, label)
+    instances = make_instances(np.zeros(len(gt), np.int64) if number is None else number, label)
     names = {each: classes.names[each - 1] for each in queried_labels(config, classes)}
-    truth = _Truth(gt, label, instances, names, config.min_instance)
-    present = {each: ask(mapper, names[each], MANY) for each in truth.present}
-    missing = [ask(mapper, name) for name in truth.absent(absent)]
-    found = {"presence": presence_dict(list(present.values()), missing)}
-    if instances is not None:
-        found["retrieval"] = _retrieval(mapper, truth, instances, present, config)
-    return found
+    truth = _Truth(gt, label, instances, names, config)
+    things = set(instances.label[truth.counted].tolist())
+    answers: dict[int, Answer] = {}
+    found: dict[int, dict[str, float]] = {}
+    rows = None
+    for each in truth.present:
+        reply = ask(mapper, names[each], MANY)
+        answers[each] = reply.answer
+        if each in things:
+            rows = truth.rows_of(reply.geometry) if rows is None else rows
+            found[each] = precisions(truth.overlaps(reply, rows, each))
+    missing = [ask(mapper, name).answer for name in truth.absent(absent)]
+    result = {"presence": presence_dict(mapper, list(answers.values()), missing)}
+    if number is not None:
+        result["retrieval"] = _retrieval(mapper, truth, answers, found)
+    return result
 
 
-def presence_dict(present: Sequence[Reply], absent: Sequence[Reply]) -> dict[str, Any]:
-    """The figures of :func:`presence`, and each answer in short."""
+def presence_dict(
+    mapper: Mapper, present: Sequence[Answer], absent: Sequence[Answer]
+) -> dict[str, Any]:
+    """The figures of :func:`presence`, each answer in short, and what its score means."""
     rows = [
         {
-            "name": reply.answer.label,
+            "name": answer.label,
             "kind": kind,
-            "best_score": reply.answer.best_score,
-            "objects": len(reply.answer.objects),
+            "best_score": answer.best_score,
+            "objects": len(answer.objects),
         }
-        for kind, replies in (("present", present), ("absent", absent))
-        for reply in replies
+        for kind, answers in (("present", present), ("absent", absent))
+        for answer in answers
     ]
-    answers = [[reply.answer for reply in replies] for replies in (present, absent)]
-    return {**presence(*answers), "mode": _mode([*present, *absent]), "answers": rows}
-
-
-def _mode(replies: Sequence[Reply]) -> str:
-    return replies[0].mode if replies else ""
+    return {**presence(present, absent), "mode": mode_of(mapper), "answers": rows}
 
 
 def _retrieval(
     mapper: Mapper,
     truth: _Truth,
-    instances: Instances,
-    replies: dict[int, Reply],
-    config: EvalConfig,
+    answers: dict[int, Answer],
+    found: dict[int, dict[str, float]],
 ) -> dict[str, Any]:
-    counted = instances.counted(truth.least)
-    asked = [label for label in replies if (counted & (instances.label == label)).any()]
-    shares = top_shares(_ranks(mapper, truth, instances, config.coverage_radius), instances)
-    places = _places(truth.gt, truth.names, instances, counted)
-    seen = _seen(truth.gt, replies, config.coverage_radius)
+    counted, places, near = truth.counted, truth.places(), truth.config.near
+    shares = top_shares(_ranks(mapper, truth), truth.instances)
     rows = []
-    for label in asked:
-        reply, mine = replies[label], counted & (instances.label == label)
-        owner = np.append(reply.owner(), 0)[seen]
-        scores = [thing.score for thing in reply.answer.objects]
-        of = overlaps(owner, scores, instances, label, truth.label > 0, truth.least)
+    for label, reached in found.items():
+        mine = counted & (truth.instances.label == label)
         rows.append(
             {
                 "label": label,
                 "name": truth.names[label],
                 "instances": int(mine.sum()),
-                "objects": len(scores),
-                **precisions(of),
+                "objects": len(answers[label].objects),
+                **reached,
                 **{name: float(share[mine].mean()) for name, share in shares.items()},
-                "error": localisation([reply.answer], places, config.near)["error"],
+                "error": localisation([answers[label]], places, near)["error"],
             }
         )
-    answers = [replies[label].answer for label in asked]
+    asked = [answers[label] for label in found]
     return {
         "instances": int(counted.sum()),
         "asked": len(asked),
         **{name: _mean([row[name] for row in rows]) for name in ("ap", "ap50", "ap25")},
         **{name: _mean(share[counted].tolist()) for name, share in shares.items()},
-        "localisation": localisation(answers, places, config.near),
-        "mode": _mode(list(replies.values())),
+        "localisation": localisation(asked, places, near),
         "classes": rows,
     }
 
 
-def _seen(gt: GroundTruth, replies: dict[int, Reply], radius: float) -> np.ndarray:
-    """(M,) rows of the map that answers, of each voxel of the truth; -1 = not mapped."""
-    if not replies:
-        return np.full(len(gt), -1)
-    geometry = next(iter(replies.values())).geometry
-    return nearest_rows(gt.xyz, as_numpy(geometry.xyz), radius)
-
-
-def _ranks(mapper: Mapper, truth: _Truth, instances: Instances, radius: float) -> np.ndarray:
+def _ranks(mapper: Mapper, truth: _Truth) -> np.ndarray:
     """(M,) how far up the name of the thing comes that a voxel of the truth is of."""
     order = list(truth.names)
-    rows = nearest_rows(truth.gt.xyz, as_numpy(mapper.map.geometry().xyz), radius)
-    rows = np.where(instances.number > 0, rows, -1)
-    label = np.append(order[0], instances.label)[instances.number]
+    number = truth.instances.number
+    rows = np.where(number > 0, truth.rows_of(mapper.map.geometry()), -1)
+    label = np.append(order[0], truth.instances.label)[number]
     fits = similarity(mapper, list(truth.names.values()))
     return true_ranks(fits, rows, np.searchsorted(order, label))
-
-
-def _places(
-    gt: GroundTruth, names: dict[int, str], instances: Instances, counted: np.ndarray
-) -> Places:
-    """Where the things of each name are."""
-    xyz = gt.index * gt.voxel_size
-    order = np.argsort(instances.number, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(instances.number, minlength=len(counted) + 1)))
-    places: dict[str, list[Any]] = {}
-    for i in np.flatnonzero(counted):
-        places.setdefault(names[int(instances.label[i])], []).append(box_around(xyz[parts[i + 1]]))
-    return places
 
 
 def _mean(values: Sequence[float]) -> float | None:
