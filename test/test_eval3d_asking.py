@@ -387,7 +387,7 @@ def test_pictures_of_answers(tmp_path, capsys, recording):
     folder = tmp_path / "room" / "pictures"
     assert {path.stem for path in folder.glob("*.png")} == {"present", "false_finds", "scores"}
     rgb = np.asarray(Image.open(folder / "present.png").convert("RGB")).reshape(-1, 3)
-    for color in ("12a150", "d93025", "8a5a00", "1f6fb5"):  # at its place, elsewhere, ..., true
+    for color in ("12a150", "d93025", "8a5a00", "1f6fb5"):  # at its place, not there, ?, true
         assert (rgb == tuple(bytes.fromhex(color))).all(1).sum() > 20
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3 and "http" not in page

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from radseg_ros.answers.cloud import heat
+from radseg_ros.answers.groups import connected_groups
 from radseg_ros.reading import read_arrays
 
 from ..report.figures import new_figure, save_figure
@@ -18,9 +19,11 @@ from ..report.pictures import DollsHouse
 from .recording import VOXELS
 
 TILE = 440  # px
+SMALLEST_PIECE = 0.004  # share of the voxels that a separate piece must have to be drawn
 COLUMNS = 4
 TRUE, HIT, MISS, FREE = "#1f6fb5", "#12a150", "#d93025", "#8a5a00"
 MARKS = {"yes": (HIT, "o"), "no": (MISS, "X"), "unknown": (FREE, "D")}
+MEANING = {"yes": "at its place", "no": "not there", "unknown": "found, place not known"}
 EDGES = [(a, b) for a in range(8) for b in range(a) if (a ^ b) in (1, 2, 4)]  # of a box
 
 
@@ -33,17 +36,20 @@ def draw_answers(folder: Path, answers: dict[str, Any], up: str = "z") -> list[P
         up: world axis that points up.
     """
     data = read_arrays(folder / VOXELS)
-    scores = dict(zip(json.loads(str(data["names"])), data["scores"], strict=True))
-    house = DollsHouse(data["xyz"], float(data["voxel_size"]), up, TILE)
-    drawn = [row for row in answers["labels"] if row["name"] in scores]
+    size = float(data["voxel_size"])
+    rows = _large_pieces(data["xyz"], size)
+    names = json.loads(str(data["names"]))
+    scores = dict(zip(names, data["scores"][:, rows], strict=True))
+    house = DollsHouse(data["xyz"][rows], size, up, TILE)
+    drawn = [row for row in answers["labels"] if row["name"] in scores and _is_anywhere(row)]
     kinds = {
         "present": [row for row in drawn if row["kind"] == "present"],
         "false_finds": [row for row in drawn if row["kind"] == "absent"],
     }
     figures = {
-        name: _tiles(rows, house, data["rgb"], scores, answers["threshold"])
-        for name, rows in kinds.items()
-        if rows
+        name: _tiles(some, house, data["rgb"][rows], scores, answers["threshold"])
+        for name, some in kinds.items()
+        if some
     }
     figures["scores"] = _bars(answers)
     target = folder / "pictures"
@@ -51,6 +57,18 @@ def draw_answers(folder: Path, answers: dict[str, Any], up: str = "z") -> list[P
     for old in target.glob("*.png"):  # of an earlier question
         old.unlink()
     return [save_figure(figure, target / f"{name}.png") for name, figure in figures.items()]
+
+
+def _is_anywhere(row: dict[str, Any]) -> bool:
+    """Whether there is a place to show: where it was found, or where it is."""
+    return bool(row["objects"] or row["places"])
+
+
+def _large_pieces(xyz: np.ndarray, size: float) -> np.ndarray:
+    """Rows of the voxels that are no specks; all of them where there is nothing else."""
+    group = connected_groups(np.rint(xyz / size).astype(np.int64), size, 2.1 * size)
+    large = np.bincount(group)[group] >= SMALLEST_PIECE * len(xyz)
+    return np.flatnonzero(large | ~large.any())
 
 
 def _tiles(
@@ -71,21 +89,23 @@ def _tiles(
         axis.imshow(house.paint(glow.clip(0, 1)), interpolation="none")
         for place in row["places"]:
             _outline(axis, house, np.array(place["lowest"]), np.array(place["highest"]))
-        for thing in row["objects"]:
+        for i, thing in reversed([*enumerate(row["objects"])]):  # the best one on top
             color, mark = MARKS[thing["at_place"]]
             x, y = house.pixels(np.array([thing["centre"]]))[0]
-            axis.plot(x, y, mark, ms=9, mfc="none", mec="white", mew=4)
-            axis.plot(x, y, mark, ms=9, mfc="none", mec=color, mew=2)
+            size = 13 if i == 0 else 7
+            axis.plot(x, y, mark, ms=size, mfc="none", mec="white", mew=4)
+            axis.plot(x, y, mark, ms=size, mfc="none", mec=color, mew=2)
         axis.set_title(title_of(row), fontsize=11)
     for axis in axes:
         axis.axis("off")
-    legend = [("at its place", *MARKS["yes"]), ("elsewhere", *MARKS["no"])]
-    legend += [("found, place not known", *MARKS["unknown"])]
+    used = {thing["at_place"] for row in rows for thing in row["objects"]}
     marks = [
-        Line2D([], [], color=color, marker=mark, mfc="none", ls="", mew=2, label=text)
-        for text, color, mark in legend
+        Line2D([], [], color=color, marker=mark, mfc="none", ls="", mew=2, label=MEANING[known])
+        for known, (color, mark) in MARKS.items()
+        if known in used
     ]
-    marks.append(Line2D([], [], color=TRUE, lw=1.5, label="where it is"))
+    if any(row["places"] for row in rows):
+        marks.append(Line2D([], [], color=TRUE, lw=1.5, label="where it is"))
     figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False, fontsize=12)
     return figure
 

@@ -164,7 +164,8 @@ def _classes(config: EvalConfig, name: str, labels: Labels) -> ClassList:
 
 
 def _row(answer: Answer, kind: str, places: Sequence[Place], near: float) -> dict[str, Any]:
-    objects = [_object(thing, places, near) for thing in answer.objects]
+    unknown = "unknown" if kind == "present" else "no"
+    objects = [_object(thing, places, near, unknown) for thing in answer.objects]
     return {
         "name": answer.label,
         "kind": kind,
@@ -175,8 +176,10 @@ def _row(answer: Answer, kind: str, places: Sequence[Place], near: float) -> dic
     }
 
 
-def _object(thing: SemanticObject, places: Sequence[Place], near: float) -> dict[str, Any]:
-    known = ("no", "yes")[error_of(thing, places) <= near] if places else "unknown"
+def _object(
+    thing: SemanticObject, places: Sequence[Place], near: float, unknown: str
+) -> dict[str, Any]:
+    known = ("no", "yes")[error_of(thing, places) <= near] if places else unknown
     return {
         "centre": list(thing.centre),
         "size": list(thing.size),

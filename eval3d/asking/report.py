@@ -34,6 +34,7 @@ def report_answers(folder: Path, out: Path, pictures: bool = True, up: str = "z"
     names = _names(answers)
     text = f"# {answers['recording']}, asked\n\n{sentence(answers)}\n\n"
     text += markdown(columns, figures) + "\n" + markdown(*names)
+    text += "".join(f"\n{each}\n" for each in answers["without_depth"])
     write_whole(out / "summary.md", text)
     source = json.dumps(answers["provenance"], indent=1, sort_keys=True)
     body = [
@@ -55,7 +56,7 @@ def sentence(answers: dict[str, Any]) -> str:
         f"{presence['present']} things that are there and {presence['absent']} that are not, in "
         f"a map of {answers['voxels']} voxels of {frames['used']} of {frames['listed']} frames "
         f"({answers['provenance']['encoder']}, {presence['mode']}, threshold "
-        f"{answers['threshold']:g}, at its place up to {answers['near']:g} m)."
+        f"{answers['threshold']:g}, at its place up to {answers['near']:g} m). Rates in percent."
     )
 
 
