@@ -165,7 +165,7 @@ def main() -> int:
     recording = FolderRecording(options.recording)
     mapper = build(options, recording)
     named = {"root": str(options.recording), "labels": str(options.labels)}
-    places, _ = find_places(labels, with_eval_options(EvalConfig(), named))
+    places = find_places(labels, with_eval_options(EvalConfig(), named)).places
     answers = {mode: ask(mapper, mode, texts) for mode in options.modes}
     result = {mode: figures(own, count, places) for mode, own in answers.items()}
     recall = result[options.modes[0]]["recall"]

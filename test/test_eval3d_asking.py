@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from test_eval3d_run import FAST, evaluate, metrics_of
 
 from eval3d.asking.labels import Patch, read_label_file
-from eval3d.asking.places import place_of
+from eval3d.asking.places import find_places, points_of
 from eval3d.asking.recording import read_answers
 from eval3d.cli import main
 from eval3d.openlex3d import pcd
@@ -272,20 +272,34 @@ def test_a_label_file_that_is_no_json_is_refused(tmp_path, content, reason):
         assert reason in str(error)
 
 
-def test_a_rectangle_becomes_the_box_of_what_it_shows():
+def test_a_rectangle_is_the_points_that_it_shows():
     depth = np.full((10, 20), 2.0, np.float32)
     depth[:, 10:] = 0
     K = np.array([[10.0, 0, 9.5], [0, 10, 4.5], [0, 0, 1]])
     frame = Frame(0, np.zeros((20, 40, 3), np.uint8), depth, K, np.eye(4))
-    found = place_of(Patch("a", (0, 0, 40, 20)), frame)  # colour is twice as large as depth
-    assert found is not None and found.part
-    np.testing.assert_allclose(found.lowest, (-1.9, -0.9, 2), atol=0.05)
-    np.testing.assert_allclose(found.highest, (-0.1, 0.9, 2), atol=0.05)
-    right = place_of(Patch("a", (10, 4, 20, 16)), frame)
-    assert right is not None and right.lowest[0] >= -0.91 and right.highest[1] <= 0.51
-    assert place_of(Patch("a", (22, 0, 40, 20)), frame) is None  # no depth there
+    whole = points_of(Patch("a", (0, 0, 40, 20)), frame)  # colour is twice as large as depth
+    np.testing.assert_allclose(whole.min(0), (-1.9, -0.9, 2))
+    np.testing.assert_allclose(whole.max(0), (-0.1, 0.9, 2))
+    part = points_of(Patch("a", (10, 4, 20, 16)), frame)
+    np.testing.assert_allclose(part.min(0), (-0.9, -0.5, 2))
+    np.testing.assert_allclose(part.max(0), (-0.1, 0.5, 2))
+    assert points_of(Patch("a", (22, 0, 40, 20)), frame).shape == (0, 3)  # no depth there
     with pytest.raises(InputError, match="reach beyond frame a, which has 40x20"):
-        place_of(Patch("a", (0, 0, 41, 20)), frame)
+        points_of(Patch("a", (0, 0, 41, 20)), frame)
+
+
+def test_rectangles_without_depth_are_told(tmp_path):
+    room = world.write_folder(tmp_path / "room", frames=1)
+    depth = np.full(world.SIZE, 2000, np.uint16)
+    depth[:, :32] = 0
+    world.save(room / "depth" / "000000.png", depth)
+    patches = [{"frame": "000000", "pixels": [x, 0, x + 16, 48]} for x in (0, 40)]
+    walls = [{"label": "red wall", "places": [*patches, {"position": [0, 0, 1]}]}]
+    labels = read_label_file(label_file(tmp_path / "labels.json", present=walls))
+    known = find_places(labels, with_options(EvalConfig(), {"root": str(room)}))
+    assert known.empty == ["red wall: no depth in pixels [0, 0, 16, 48] of 000000"]
+    assert [name for name, _ in known.patches] == ["red wall"]
+    assert [place.part for place in known.places["red wall"]] == [True, False]
 
 
 # ask
@@ -312,6 +326,7 @@ def test_a_recording_is_asked(tmp_path, capsys, recording):
     assert [o["at_place"] for o in rows["green wall"]["objects"]] == ["no"]
     assert found["localisation"]["known"] == 3 and found["without_depth"] == []
     assert found["localisation"]["accuracy"] == pytest.approx(2 / 3)
+    assert found["top"] == {"top1": 1.0, "top5": 1.0, "top10": 1.0}  # of the one rectangle
     assert "4 things that are there and 2 that are not" in text and "green wall" in text
     assert (
         text

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +22,37 @@ from .labels import Labels, Patch
 LEAST = 20  # pixels with depth that a rectangle must have
 
 
-def find_places(labels: Labels, config: EvalConfig) -> tuple[dict[str, list[Place]], list[str]]:
-    """The places of each name, as far as they are known; and of each rectangle that holds too
-    little depth to be one, a sentence.
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What a label file tells of a recording."""
+
+    places: dict[str, list[Place]]  # of each name, as far as they are known
+    patches: list[tuple[str, np.ndarray]]  # name, and (n, 3) m that a rectangle shows of it
+    empty: list[str]  # of each rectangle that holds too little depth to be a place, a sentence
+
+
+def find_places(labels: Labels, config: EvalConfig) -> Known:
+    """Where the things of a label file are.
 
     Raises:
         InputError: a frame is not in the recording, or smaller than a rectangle in it.
         RecordingError: the recording cannot be read.
     """
     frames = named_frames(config, {patch.frame for patch in labels.patches()})
-    found: dict[str, list[Place]] = {}
-    empty = []
+    found = Known({}, [], [])
     for name, places in labels.places.items():
         for each in places:
-            place = place_of(each, frames[each.frame]) if isinstance(each, Patch) else each
-            if place is not None:
-                found.setdefault(name, []).append(place)
-            elif isinstance(each, Patch):
-                empty.append(f"{name}: no depth in pixels {list(each.pixels)} of {each.frame}")
-    return found, empty
+            if isinstance(each, Place):
+                found.places.setdefault(name, []).append(each)
+                continue
+            xyz = points_of(each, frames[each.frame])
+            if len(xyz) < LEAST:
+                pixels = f"pixels {list(each.pixels)} of {each.frame}"
+                found.empty.append(f"{name}: no depth in {pixels}")
+                continue
+            found.places.setdefault(name, []).append(box_around(xyz, part=True))
+            found.patches.append((name, xyz))
+    return found
 
 
 def named_frames(config: EvalConfig, names: Collection[str]) -> dict[str, Frame]:
@@ -67,9 +80,8 @@ def named_frames(config: EvalConfig, names: Collection[str]) -> dict[str, Frame]
     return found
 
 
-def place_of(patch: Patch, frame: Frame) -> Place | None:
-    """The box around what a rectangle shows, which may be only a part of the thing; None = it has
-    hardly any depth.
+def points_of(patch: Patch, frame: Frame) -> np.ndarray:
+    """(n, 3) m in the world: what a rectangle shows, which may be only a part of the thing.
 
     Raises:
         InputError: it reaches beyond the image.
@@ -84,8 +96,6 @@ def place_of(patch: Patch, frame: Frame) -> Place | None:
     x, y = (np.arange(w) + 0.5) * (width / w), (np.arange(h) + 0.5) * (height / h)
     inside = ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
     seen = inside & (frame.depth > 0) & np.isfinite(frame.depth)
-    if seen.sum() < LEAST:
-        return None
     depth = torch.tensor(np.where(seen, frame.depth, 0))
     xyz = world_points(depth, torch.arange(w), torch.arange(h), frame.K, frame.T_world_camera)
-    return box_around(np.stack([axis.numpy()[seen] for axis in xyz], axis=1), part=True)
+    return np.stack([axis.numpy()[seen] for axis in xyz], axis=1)

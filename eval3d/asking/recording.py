@@ -34,11 +34,12 @@ from ..report.results import (
     to_json,
 )
 from ..run import Progress, build_map, classes_of, make_scene_encoder, set_threads
-from ..scoring.metrics import as_numpy
+from ..scoring.metrics import as_numpy, voxel_index
 from ..scoring.presence import Place, error_of, localisation
+from ..scoring.retrieval import make_instances, nearest_rows, top_shares, true_ranks
 from .labels import Labels, read_label_file
-from .places import find_places
-from .questions import ask
+from .places import Known, find_places
+from .questions import ask, similarity
 from .scene import presence_dict
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ ANSWERS_KIND = {
             "places": [{"lowest": POINT, "highest": POINT}],
         }
     ],
+    "top": {str: NUMBER},
     "without_depth": [str],
     "voxels": int,
     "near": NUMBER,
@@ -92,7 +94,7 @@ def ask_recording(
     if _finished(folder, mark):
         log.info("%s: done already", name)
         return folder
-    places, without_depth = find_places(labels, config)
+    known = find_places(labels, config)
     set_threads(config)
     timings = Timings()
     with timings.stage("load encoder"):
@@ -101,17 +103,19 @@ def ask_recording(
         mapper, usage = build_map(config, scene, encoder, progress=progress)
     with timings.stage("ask"):
         present, absent, voxels = _ask_all(mapper, labels)
+        top = _top(mapper, labels, known, config.coverage_radius)
     result = {
         "recording": name,
         "fingerprint": mark,
         "presence": presence_dict(mapper, present, absent),
-        "localisation": localisation(present, places, config.near),
+        "localisation": localisation(present, known.places, config.near),
         "labels": [
-            _row(answer, kind, places.get(answer.label, ()), config.near)
+            _row(answer, kind, known.places.get(answer.label, ()), config.near)
             for kind, answers in (("present", present), ("absent", absent))
             for answer in answers
         ],
-        "without_depth": without_depth,
+        "top": top,
+        "without_depth": known.empty,
         "voxels": len(mapper.map),
         "near": config.near,
         "threshold": config.mapper.query.threshold,
@@ -196,6 +200,27 @@ def _csv(result: dict[str, Any]) -> str:
         for row in result["labels"]
     ]
     return table(rows, columns, result["provenance"])
+
+
+def _top(mapper: Mapper, labels: Labels, known: Known, radius: float) -> dict[str, float]:
+    """Top-k frequency among all names of the file, of the voxels that rectangles show: the mean
+    over the rectangles. Nothing where there are none.
+
+    Args:
+        radius: m within which the map must have a voxel.
+    """
+    if not known.patches:
+        return {}
+    size, names = mapper.map.voxel_size, [*labels.present, *labels.absent]
+    voxels = [np.unique(voxel_index(xyz, size), axis=0) for _, xyz in known.patches]
+    counts = [len(each) for each in voxels]
+    number = np.repeat(np.arange(1, len(counts) + 1), counts)
+    column = np.repeat([names.index(name) for name, _ in known.patches], counts)
+    seen = np.concatenate(voxels) * size
+    rows = nearest_rows(seen, as_numpy(mapper.map.geometry().xyz), radius)
+    ranks = true_ranks(similarity(mapper, names), rows, column)
+    shares = top_shares(ranks, make_instances(number, column + 1))
+    return {name: float(share.mean()) for name, share in shares.items()}
 
 
 def _ask_all(mapper: Mapper, labels: Labels) -> tuple[list[Answer], list[Answer], bytes]:

@@ -68,6 +68,7 @@ def _figures(answers: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
         "localised": where["accuracy"],
         "of known places": where["known"],
         "error": where["error"],
+        **answers["top"],
     }
     return list(row), [row]
 
