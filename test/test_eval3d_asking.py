@@ -13,6 +13,7 @@ from pathlib import Path
 import eval3d_world as world
 import numpy as np
 import pytest
+from damage import altered
 from scipy.spatial import cKDTree
 from test_eval3d_run import FAST, evaluate, metrics_of
 
@@ -389,6 +390,32 @@ def test_what_cannot_be_asked_is_refused_in_one_sentence(tmp_path, capsys, recor
     assert main([*map(str, arguments("ask", room, tmp_path / "out", *words))]) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "ask"])
+def test_damaged_answers_are_refused_or_reported(tmp_path, capsys, recording, command):
+    from eval3d.asking.report import report_answers
+    from eval3d.report.write import write_report
+
+    labels, out = room_labels(tmp_path / "labels.json"), tmp_path / "out"
+    evaluate(capsys, *arguments(command, recording, out, "--labels", labels, "--limit", 1))
+    path = out / "room" / {"run": "metrics.json", "ask": "answers.json"}[command]
+    good, reported = json.loads(path.read_bytes()), 0
+    parts = {"run": ("presence", "retrieval"), "ask": tuple(good)}[command]
+    for part in altered({name: good[name] for name in parts}, 80):
+        if not isinstance(part, dict):
+            continue
+        path.write_text(json.dumps({**{k: v for k, v in good.items() if k not in parts}, **part}))
+        try:
+            if command == "run":
+                write_report([out], tmp_path / "report", pictures=False)
+            else:
+                report_answers(out / "room", tmp_path / "report", pictures=False)
+            reported += 1
+        except InputError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+    assert 0 < reported < 80
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 from radseg_ros.files import write_whole
 
-from ..report.page import document, html_table, image_tag
+from ..report.page import document, html_table, image
 from ..report.tables import markdown
 from .pictures import draw_answers
 from .recording import read_answers
@@ -40,7 +40,7 @@ def report_answers(folder: Path, out: Path, pictures: bool = True, up: str = "z"
     body = [
         f"<h1>{escape(answers['recording'])}, asked</h1><p>{escape(sentence(answers))}</p>",
         html_table(columns, figures),
-        *(f"<h2>{TITLES[path.stem]}</h2>{image_tag(path, TITLES[path.stem])}" for path in drawn),
+        *(f"<h2>{TITLES[path.stem]}</h2>{image(path, TITLES[path.stem])}" for path in drawn),
         f"<h2>Names</h2>{html_table(*names)}",
         *(f'<p class="warn">{escape(each)}</p>' for each in answers["without_depth"]),
         "<details><summary>Configuration, versions, hashes</summary>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from .asked import answer_lines, asked_rows, retrieval_rows
 from .results import read_timings
 from .runs import Run, varied_options
-from .tables import cell, class_rows, failed_rows, run_rows, scene_rows, title
+from .tables import cell, class_rows, failed_rows, heading, run_rows, scene_rows
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto;
@@ -43,15 +43,14 @@ PICTURES = {
 }
 
 
-def image_tag(path: Path, title: str) -> str:
-    """A picture inside of the page."""
+def image(path: Path, title: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
 def html_table(columns: list[str], rows: list[dict[str, Any]]) -> str:
     """Rows as people read them."""
-    head = "".join(f"<th>{escape(title(c))}</th>" for c in columns)
+    head = "".join(f"<th>{escape(heading(c))}</th>" for c in columns)
     body = ""
     for row in rows:
         cells = ""
@@ -101,14 +100,14 @@ def _shares(pixels: Mapping[str, int]) -> str:
 def _scene(scene: dict[str, Any]) -> str:
     pictures = Path(scene["folder"]) / "pictures"
     parts = [f"<h3>{escape(scene['scene'])}</h3>", _frames(scene)]
-    for name, heading in PICTURES.items():
+    for name, title in PICTURES.items():
         path = pictures / f"{name}.png"
         if path.is_file():
-            image = image_tag(path, f"{scene['scene']}: {heading}")
+            picture = image(path, f"{scene['scene']}: {title}")
             parts.append(
-                image
+                picture
                 if name == "labels"
-                else f"<details><summary>{heading}</summary>{image}</details>"
+                else f"<details><summary>{title}</summary>{picture}</details>"
             )
     return "\n".join(parts)
 
@@ -178,13 +177,14 @@ def page(runs: list[Run], plots: list[Path], failed: Mapping[str, str]) -> str:
             f'<h2 class="warn">Failed: {len(failed)} scenes, which no mean holds</h2>',
             html_table(*failed_rows(failed)),
         ]
-    body += [image_tag(path, path.stem) for path in plots]
+    body += [image(path, path.stem) for path in plots]
     body += [_run(run) for run in runs]
     return document("Evaluation", body)
 
 
-def document(name: str, body: list[str]) -> str:
-    """A page of its own, called ``name``, of parts in HTML."""
+def document(title: str, body: Iterable[str], style: str = "") -> str:
+    """A whole page of pieces of HTML; ``style`` comes after that of all pages."""
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head = f"<head>{meta}<title>{escape(name)}</title><style>{STYLE}</style></head>"
-    return f"<!doctype html>\n<html lang=en>{head}\n<body>" + "\n".join(body) + "</body></html>\n"
+    head = f"<head>{meta}<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
+    text = "\n".join(body)
+    return f"<!doctype html>\n<html lang=en>{head}\n<body>{text}</body></html>\n"

@@ -103,7 +103,7 @@ def class_rows(run: Run) -> tuple[list[str], list[dict[str, Any]]]:
     return ["label", "name", "scenes", "iou", "ceiling_iou", "recall", "tp", "fp", "fn"], rows
 
 
-def title(column: str) -> str:
+def heading(column: str) -> str:
     """What people read above a column."""
     return {**TITLES, **OTHERS}.get(column, column)
 
@@ -120,7 +120,7 @@ def cell(value: Any, column: str = "") -> str:
 def markdown(columns: list[str], rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
     lines = [
-        "| " + " | ".join(title(c) for c in columns) + " |",
+        "| " + " | ".join(heading(c) for c in columns) + " |",
         "|" + " --- |" * len(columns),
     ]
     lines += [
