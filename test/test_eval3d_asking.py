@@ -125,6 +125,24 @@ def test_instances_of_labelled_points(tmp_path, capsys, recording):
 
 
 @pytest.mark.slow
+def test_instances_of_scannet_and_images_that_cannot_be_used(tmp_path, capsys):
+    root, scene = world.write_scannet(tmp_path / "scannet"), "scene0011_00"
+    for i in range(world.FRAMES):
+        _, _, label = world.render(world.pose_of(i))
+        ids = np.kron(label.astype(np.uint8), np.ones((2, 2), np.uint8))
+        world.save(root / scene / "instance-filt" / f"{i}.png", ids)
+    (root / scene / "instance-filt" / "0.png").unlink()
+    world.save(root / scene / "instance-filt" / "1.png", np.zeros((*world.SIZE, 3), np.uint8))
+    words = ["--dataset", "scannet", "--scenes", scene, "--frame-skip", 0, "--retrieval", "on"]
+    evaluate(capsys, *arguments("run", root, tmp_path / "out", *words))
+    found = metrics_of(tmp_path / "out", scene)
+    assert found["frames"]["notes"] == {"instance missing": 1, "instance in colours, not ids": 1}
+    names = {row["name"]: row["instances"] for row in found["retrieval"]["classes"]}
+    assert names == dict.fromkeys(("wall", "floor", "cabinet", "chair", "window"), 1)
+    assert found["presence"]["absent"] > 20 and found["presence"]["recall"] == 1.0
+
+
+@pytest.mark.slow
 def test_questions_in_probability_space_and_their_limits(tmp_path, capsys, recording):
     more = ["--retrieval", "on", "--space", "probability", "--set", "query.threshold=0.5"]
     evaluate(capsys, *arguments("run", recording, tmp_path / "out", *more))
