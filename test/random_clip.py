@@ -143,3 +143,37 @@ def _vit(width: int, patch: int, side: int) -> dict[str, int]:
         "patch_size": patch,
         "image_size": side,
     }
+
+
+def write_sam2(folder: str | Path, side: int = 64, video: bool = False) -> Path:
+    """A SAM 2 of 7 blocks, for images of ``side`` px; as it is published (video) with a memory."""
+    import transformers
+
+    backbone = {
+        "hidden_size": 8,
+        "num_attention_heads": 1,
+        "image_size": [side, side],
+        "blocks_per_stage": [1, 2, 3, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [4, 4, 4, 2],
+        "global_attention_blocks": [4, 5],
+    }
+    vision = {
+        "backbone_config": backbone | {"model_type": "sam2_hiera_det_model"},
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[side // 4] * 2, [side // 8] * 2, [side // 16] * 2],
+        "fpn_hidden_size": 32,
+    }
+    prompts = {"hidden_size": 32, "image_size": side, "mask_input_channels": 4}
+    decoder = {
+        "hidden_size": 32,
+        "mlp_dim": 64,
+        "num_attention_heads": 2,
+        "iou_head_hidden_dim": 32,
+    }
+    kind = "Sam2Video" if video else "Sam2"
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
+    return save(getattr(transformers, f"{kind}Model"), config, folder)

@@ -18,8 +18,8 @@ from radseg_ros.encoders.clip import (
     textregion,
     trident,
 )
-from radseg_ros.encoders.clip.backbones import load_backbone
-from radseg_ros.encoders.clip.tower import ClipTower, normalised, positions
+from radseg_ros.encoders.clip.towers.backbones import load_backbone
+from radseg_ros.encoders.clip.towers.clip import ClipTower, normalised, positions
 from radseg_ros.encoders.protocol import CLIP_FAMILY, Classifier, Encoder, make_encoder
 
 VECTORS, SHARES, ROUNDED = 2e-5, 5e-5, 2e-4  # tolerances of vectors, probabilities, half precision

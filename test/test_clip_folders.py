@@ -17,7 +17,8 @@ from conftest import golden_file
 from damage import altered, damaged
 
 from radseg_ros.datatypes import CheckpointError, RadsegRosError
-from radseg_ros.encoders.clip.weights import load_weights
+from radseg_ros.encoders.clip.towers.backbones import load_backbone
+from radseg_ros.encoders.clip.towers.weights import load_weights
 from radseg_ros.encoders.protocol import make_encoder
 
 CLIP = golden_file("peers/tiny_clip_hf")
@@ -201,3 +202,24 @@ def layers(given: int, gives: int, value: float = 0.1) -> dict[str, torch.Tensor
 
 def written(tmp_path: Path) -> Path:
     return random_clip.write(tmp_path / "tower", projection=512)
+
+
+@pytest.mark.slow
+def test_a_whole_sam_will_do(tmp_path):
+    """As it is published: the image encoder's weights are among those of the decoder."""
+    import transformers
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 128}
+    vision = sizes | {"output_channels": 32, "mlp_dim": 96, "global_attn_indexes": [2]}
+    decoder = {"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
+    prompts = {"hidden_size": 32, "image_size": 128, "image_embedding_size": 8}
+    config = transformers.SamConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
+    folder = random_clip.save(transformers.SamModel, config, tmp_path / "sam")
+    model = transformers.SamModel.from_pretrained(folder).eval()
+    seen = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = model.vision_encoder(seen).last_hidden_state
+    found = load_backbone(str(folder), torch.device("cpu")).embedding(seen)
+    assert (found - theirs).abs().max() < 1e-5

@@ -18,7 +18,7 @@ from radseg_ros.datatypes import CheckpointError, ConfigError
 from radseg_ros.encoders.clip import resclip, scclip
 from radseg_ros.encoders.clip.attention import above_mean
 from radseg_ros.encoders.clip.pamr import pamr
-from radseg_ros.encoders.clip.tower import positions
+from radseg_ros.encoders.clip.towers.clip import positions
 from radseg_ros.encoders.protocol import make_encoder
 
 TOLERANCE = 3e-5  # of unit vectors

@@ -23,7 +23,7 @@ from ..image import image_tensor
 from ..radseg.windows import corners, resized, stitch
 from .attention import cosine_maps
 from .pamr import pamr
-from .tower import ClipTower, at_size, normalised
+from .towers.clip import ClipTower, at_size, normalised
 
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 32, "mps": 8}

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from ...config import option
 from ...device import pick_device
 from .attention import above_mean, cosines, unit_map
-from .backbones import Backbone, load_backbone
 from .encoder import ClipConfig, ClipEncoder
-from .tower import ClipTower
+from .towers.backbones import Backbone, load_backbone
+from .towers.clip import ClipTower
 
 
 @dataclass(frozen=True, slots=True)

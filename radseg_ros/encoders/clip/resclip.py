@@ -20,7 +20,7 @@ from ...datatypes import CheckpointError
 from .attention import cosine_maps, gaussian_bias, scaled, unit_map
 from .encoder import DILATIONS, ClipConfig, ClipEncoder
 from .pamr import pamr
-from .tower import at_size, normalised
+from .towers.clip import at_size, normalised
 
 MIDDLE = range(6, 10)  # blocks, counted from 1, whose attention is added
 PAMR_STEPS = 10  # of the first segmentation

@@ -22,10 +22,10 @@ from ...language.templates import RAW
 from ...language.tower import TextTower
 from ...reading import border, read_torch
 from .attention import cosine_maps
-from .backbones import Dinov2
 from .encoder import ClipConfig, WindowEncoder
 from .pamr import pamr
-from .weights import load_weights
+from .towers.backbones import Dinov2
+from .towers.weights import load_weights
 
 DILATIONS = (1, 2, 4, 8, 12, 24)  # px, of PAMR
 SCALE = 0.125  # of the class token's queries: heads of 64, as in every published DINOv2

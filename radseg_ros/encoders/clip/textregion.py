@@ -2,8 +2,8 @@
 """TextRegion (Xiao et al., TMLR 2025; arXiv 2505.23769): one vector for each region, CLIP's values
 summed over its mask (docs/method.md 5.8).
 
-Masks are an input: of :meth:`Textregion.encode`, or of ``masker``. Pixels in no region keep the
-vectors of patches.
+Masks are an input of :meth:`Textregion.encode`, or what ``masker`` finds: SAM 2.1 where its weights
+are, else nothing. Pixels in no region keep the vectors of patches.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from torch.nn import functional as F
 
 from ...config import option
 from ...datatypes import FeatureMap, InputError
+from ...device import pick_device
 from ..image import image_tensor
 from .attention import cosine_maps, cosines, scaled, unit_map
 from .encoder import ClipConfig, ClipEncoder
-from .tower import at_size
+from .towers.clip import at_size
+from .towers.masks import Sam2Masks
 
 Masks = np.ndarray | torch.Tensor
 Box = tuple[int, int, int, int]  # y0, x0, y1, x1
@@ -38,6 +40,11 @@ class TextregionConfig(ClipConfig):
         336, "side in px that the image and its tiles are brought to, whole patches", low=1,
         high=8192,
     )  # fmt: skip
+    sam: str = option(
+        "",
+        "SAM 2.1 that finds the regions, a folder or hub id (facebook/sam2.1-hiera-base-plus); "
+        "empty = masks are given by a program, or there are none",
+    )
     threshold: float = option(
         0.07,
         "patches that are no more alike to their regions than this beyond others are left out",
@@ -52,7 +59,12 @@ class Textregion(ClipEncoder):
     CONFIG = TextregionConfig
     config: TextregionConfig
     logit_scale = 50.0
-    masker: Callable[[np.ndarray], Masks] | None = None  # rgb (H, W, 3) -> (R, H, W)
+
+    def __init__(self, config: TextregionConfig) -> None:
+        device = pick_device(config.device, "textregion.device")
+        sam = Sam2Masks(config.sam, device, config.offline) if config.sam else None
+        self.masker: Callable[[torch.Tensor], Masks] | None = sam  # (3, H, W) -> (R, H, W)
+        super().__init__(config, *([sam.hash] if sam else []))
 
     @torch.no_grad()
     def encode(self, rgb: np.ndarray, masks: Masks | None = None) -> FeatureMap:
@@ -65,7 +77,8 @@ class Textregion(ClipEncoder):
         Raises:
             InputError: the masks are of another size.
         """
-        image, shown = image_tensor(rgb, self.device), self._masks(rgb, masks)
+        image = image_tensor(rgb, self.device)
+        shown = self._masks(image, masks)
         values, patches = self.looked(image)
         vectors, kept = self.regions(values, shown)
         cover = at_size(shown[kept], patches.shape[1:]).clamp(0, 1)
@@ -77,7 +90,8 @@ class Textregion(ClipEncoder):
         self, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray, masks: Masks | None = None
     ) -> torch.Tensor:
         """As :meth:`ClipEncoder.probabilities`; scores of overlapping regions add up."""
-        image, shown = image_tensor(rgb, self.device), self._masks(rgb, masks)
+        image = image_tensor(rgb, self.device)
+        shown = self._masks(image, masks)
         text = F.normalize(torch.as_tensor(vectors, device=self.device).float(), dim=1)
         values, patches = self.looked(image)
         found, kept = self.regions(values, shown)
@@ -143,13 +157,15 @@ class Textregion(ClipEncoder):
         tiled = rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
         return at_size(maps[0], tiled.shape[1:]) + tiled
 
-    def _masks(self, rgb: np.ndarray, masks: Masks | None) -> torch.Tensor:
+    def _masks(self, image: torch.Tensor, masks: Masks | None) -> torch.Tensor:
         """(R, H, W) float32 on the device."""
+        size = tuple(image.shape[1:])
         if masks is None:
-            masks = np.zeros((0, *rgb.shape[:2])) if self.masker is None else self.masker(rgb)
+            masks = self.masker(image) if self.masker else image.new_zeros(0, *size)
         found = torch.as_tensor(masks, dtype=torch.float32, device=self.device)
-        if found.ndim != 3 or found.shape[1:] != rgb.shape[:2]:
-            raise InputError(f"masks of {rgb.shape[:2]} px must be (R, H, W), got {found.shape}")
+        if found.ndim != 3 or tuple(found.shape[1:]) != size:
+            shape = tuple(found.shape)
+            raise InputError(f"masks must be (regions, {size[0]}, {size[1]}), got {shape}")
         return found
 
 

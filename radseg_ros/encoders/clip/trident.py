@@ -17,11 +17,11 @@ from ...datatypes import CheckpointError
 from ...device import pick_device
 from ..radseg.windows import resized, stitch
 from .attention import above_mean, cosine_maps, cosines, unit_map
-from .backbones import Sam, load_backbone
 from .encoder import ClipConfig, ClipEncoder
 from .proxyclip import borrowed
-from .tower import IMAGENET_MEAN, IMAGENET_STD, at_size, normalised
-from .weights import load_weights
+from .towers.backbones import Sam, load_backbone
+from .towers.clip import IMAGENET_MEAN, IMAGENET_STD, at_size, normalised
+from .towers.weights import load_weights
 
 LOW, HIGH = 0.6, 0.9  # thresholds of alike below 0 become the first, those above the second it
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ...datatypes import CheckpointError
-from ...hub import REPO, download_folder, file_hash
-from ...reading import border, read_json, read_torch
+from ....datatypes import CheckpointError
+from ....hub import REPO, download_folder, file_hash
+from ....reading import border, read_json, read_torch
 
 MAX_BLOCKS = 200  # the largest towers have 48; each is built before its weights are missed
 MAX_SIDE = 8192  # px of an image that a tower was trained on
@@ -29,6 +29,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {}),
     "sam": ("SamConfig", "SamVisionModel", {}),
     "sam_vision_model": ("SamVisionConfig", "SamVisionModel", {}),
+    "sam2": ("Sam2Config", "Sam2Model", {}),
+    "sam2_video": ("Sam2Config", "Sam2Model", {}),  # as it is published
 }
 
 
@@ -129,8 +131,11 @@ def _build(folder: Path, kind: str, tensors: dict[str, torch.Tensor]) -> Any:
 
     config_name, model_name, options = MODELS[kind]
     config = getattr(transformers, config_name).from_pretrained(folder, local_files_only=True)
-    config = _of_the_image(config)
-    _check_sizes(folder, config)
+    if kind.startswith("sam2"):
+        _check_stages(folder, config)
+    else:
+        config = _of_the_image(config)
+        _check_sizes(folder, config)
     build = getattr(transformers, model_name)
     _check_count(folder, build, config, options, tensors)
     with _quiet():
@@ -169,6 +174,16 @@ def _check_sizes(folder: Path, config: Any) -> None:
         )
     if getattr(config, "num_channels", 3) != 3:
         raise CheckpointError(f"{folder}: it takes {config.num_channels} channels, images have 3")
+
+
+def _check_stages(folder: Path, config: Any) -> None:
+    """As :func:`_check_sizes`, of a SAM 2."""
+    stages = config.vision_config.backbone_config.blocks_per_stage
+    side = config.prompt_encoder_config.image_size
+    if not 1 <= sum(stages) <= MAX_BLOCKS or not 1 <= side <= MAX_SIDE:
+        raise CheckpointError(
+            f"{folder}: no SAM 2 has {sum(stages)} blocks and images of {side} px"
+        )
 
 
 def _check_count(

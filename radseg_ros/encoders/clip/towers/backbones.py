@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ..radseg.windows import resized
-from .tower import IMAGENET_MEAN, IMAGENET_STD, at_size, normalised, positions
+from ...radseg.windows import resized
+from .clip import IMAGENET_MEAN, IMAGENET_STD, at_size, normalised, positions
 from .weights import Weights, load_weights
 
 
@@ -35,7 +35,7 @@ def load_backbone(name: str, device: torch.device, offline: bool = False) -> Bac
 
 class Dino:
     """DINO (a ``ViTModel``): the last block's patches after the final norm; positions by the rule
-    of :func:`~radseg_ros.encoders.clip.tower.positions`.
+    of :func:`~radseg_ros.encoders.clip.towers.clip.positions`.
     """
 
     prefix = 1  # tokens before the patches
