@@ -232,3 +232,26 @@ def most_frequent(labels: torch.Tensor, patch: int) -> list[list[int]]:
             row.append(min(count, key=lambda label: (-count[label], label)))
         found.append(row)
     return found
+
+
+def pixel_shares(
+    plain: PlainClip, image: torch.Tensor, text: torch.Tensor, crop: int, stride: int
+) -> torch.Tensor:
+    """NACLIP's probabilities, pixel by pixel: (3, H, W), (N, D) -> (N, H, W)."""
+    height, width = image.shape[1:]
+    total, count = torch.zeros(len(text), height, width), torch.zeros(height, width)
+    begins = []
+    for side in (height, width):
+        steps = max(0, math.ceil((side - crop) / stride))
+        begins.append([max(0, min(i * stride, side - crop)) for i in range(steps + 1)])
+    for y in begins[0]:
+        for x in begins[1]:
+            window = image[:, y : y + crop, x : x + crop]
+            rows, columns = plain.grid(window)
+            seen = window[:, : rows * plain.patch, : columns * plain.patch]
+            cosines = torch.einsum("nd,dhw->nhw", text, plain.naclip(seen))[None]
+            size = tuple(window.shape[1:])
+            large = F.interpolate(cosines, size, mode="bilinear", align_corners=False)[0]
+            total[:, y : y + crop, x : x + crop] += large
+            count[y : y + crop, x : x + crop] += 1
+    return (40 * total / count).softmax(0)

@@ -11,7 +11,15 @@ import random_clip
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_clip import IMAGENET, IMAGENET_STD, PlainClip, most_frequent, position_table, same_label
+from plain_clip import (
+    IMAGENET,
+    IMAGENET_STD,
+    PlainClip,
+    most_frequent,
+    pixel_shares,
+    position_table,
+    same_label,
+)
 from torch.nn import functional as F
 
 from radseg_ros.datatypes import CheckpointError, ConfigError
@@ -133,6 +141,16 @@ def test_a_window_larger_than_the_image_is_the_image(folder):
     assert torch.equal(encoder_of("naclip", folder, crop=20 * patch).encode(image).data, one)
     cut = encoder_of("naclip", folder, crop=4 * patch + 3, stride=10**3).encode(image).data
     assert cut.shape == one.shape, "a crop and a stride are whole patches, and within the crop"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(50, 61), (24, 90), (19, 37), (64, 64)])
+def test_scores_of_pixels_of_any_size(tiny, size):
+    """Windows begin at any pixel; what is left of a patch is not seen, and stretched over."""
+    plain, encoder = PlainClip(tiny), encoder_of("naclip", tiny, crop=24, stride=16)
+    image, text = image_of(*size), F.normalize(torch.randn(5, 16), dim=1)
+    theirs = pixel_shares(plain, image, text, 24, 16)
+    near(encoder.probabilities(as_rgb(image), text), theirs, 1e-4)
 
 
 @settings(max_examples=15, deadline=None)
