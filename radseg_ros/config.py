@@ -32,6 +32,18 @@ MAX_CAMERA_NAME = 60  # characters
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
 # preset -> crop and stride in px; crop 0 = single pass
 WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}
+# what RADIO's last block attends by -> the options that only it has (docs/method.md 2.7)
+ATTENTIONS = {
+    "scra": ("scra", "tau_scra", "recursions"),
+    "plain": (),
+    "naradio": ("sigma", "bias_grid"),
+    "resradio": (
+        *("sigma", "tau_r", "lambda_r", "first_block", "last_block"),
+        *("sfr", "tau_s", "lambda_s", "sfr_threshold"),
+    ),
+    "proxy_dino": ("beta", "gamma"),
+    "proxy_sam": ("beta", "gamma"),
+}
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> str:
@@ -180,15 +192,59 @@ class RadsegConfig(Options):
     )
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says", low=-1)
     stride: int = option(-1, "window stride in px; -1 = as the preset says", low=-1)
-    scra: bool = option(True, "self-correlating recursive attention in the last block")
+    attention: str = option(
+        "scra",
+        "what the last block attends by: scra (RADSeg), plain (RADIO as it is), or a peer method: "
+        "naradio, resradio, proxy_dino, proxy_sam",
+        choices=ATTENTIONS,
+    )
+    scra: bool = option(True, "off = plain attention in RADSeg, for ablations")
     scga: str = option(
-        "always",
-        "self-correlating global aggregation: always, multi_window or off",
-        choices=("always", "multi_window", "off"),
+        "auto",
+        "self-correlating global aggregation: always, multi_window, off, or auto (always with "
+        "scra, off with other attentions)",
+        choices=("always", "multi_window", "off", "auto"),
     )
     tau_scra: float = option(10.0, "temperature of SCRA", low=0)
     tau_scga: float = option(10.0, "temperature of SCGA", low=0)
     recursions: int = option(1, "recursions of SCRA; more than 1 is worse (Table A.5)", low=1)
+    sigma: float = option(
+        7.0, "naradio, resradio: patches; how far away is near", low=0.01, high=1e6
+    )
+    bias_grid: str = option(
+        "right",
+        "naradio: right, or published (rows and columns swapped where an image is not square)",
+        choices=("right", "published"),
+    )
+    beta: float = option(
+        1.2, "proxy_*: share of the mean similarity that a patch must exceed", low=0, high=1e3
+    )
+    gamma: float = option(3.0, "proxy_*: sharpness of the similarities", low=0, high=1e6)
+    tau_r: float = option(1.0, "resradio: factor on the attention", low=0, high=1e3)
+    lambda_r: float = option(0.3, "resradio: share of the earlier blocks", low=0, high=1)
+    first_block: int = option(
+        0,
+        "resradio: the first block that is looked at, from 1; 0 = 6 of 12, and as many of others",
+        low=0,
+    )
+    last_block: int = option(
+        0,
+        "resradio: the last block that is looked at, from 1; 0 = 9 of 12, and as many of others",
+        low=0,
+    )
+    sfr: bool = option(
+        False,
+        "resradio: a second pass with the labels of the first; features then depend on the labels, "
+        "so that only map.space probability can be had",
+    )
+    tau_s: float = option(2.1, "resradio, sfr: factor on keys and labels", low=0, high=1e3)
+    lambda_s: float = option(0.7, "resradio, sfr: share of the labels", low=0, high=1)
+    sfr_threshold: float = option(
+        0.25,
+        "resradio, sfr: pixels less probable than this count as of the first label",
+        low=0,
+        high=1,
+    )
     refine: str = option(
         "off",
         "refinement of probability maps: off, or sam (RADSeg+)",
@@ -218,6 +274,7 @@ class RadsegConfig(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        self._check_attention()
         crop, stride = self.window()
         _check(
             crop >= 0 and crop % 16 == 0, f"radseg.crop must be 0 or a multiple of 16, got {crop}"
@@ -226,6 +283,26 @@ class RadsegConfig(Options):
             crop == 0 or (0 < stride <= crop and stride % 16 == 0),
             f"radseg.stride must be a multiple of 16 and at most the crop ({crop}), got {stride}",
         )
+
+    def _check_attention(self) -> None:
+        """What belongs to another attention would have no effect: a changed one is refused."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in dict.fromkeys(name for names in ATTENTIONS.values() for name in names):
+            owners = [attention for attention, names in ATTENTIONS.items() if name in names]
+            _check(
+                self.attention in owners or getattr(self, name) == defaults[name],
+                f"radseg.{name} is an option of radseg.attention {' and '.join(owners)}, not of "
+                f"{self.attention}",
+            )
+        for name in ("tau_s", "lambda_s", "sfr_threshold"):
+            same = getattr(self, name) == defaults[name]
+            _check(self.sfr or same, f"radseg.{name} is an option of radseg.sfr, which is off")
+
+    def aggregation(self) -> str:
+        """When SCGA is done: always, multi_window or off. It is RADSeg's: peers do without."""
+        if self.scga != "auto":
+            return self.scga
+        return "always" if self.attention == "scra" else "off"
 
     def window(self) -> tuple[int, int]:
         """Crop and stride in px: the preset's, unless set; crop 0 = single pass."""

@@ -6,7 +6,6 @@ hidden states that ``transformers.CLIPModel`` gives. Shares no line with the enc
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -196,41 +195,6 @@ def mended(tokens: torch.Tensor, bad: list[int], grid: tuple[int, int]) -> torch
         good = [j for j in around if j not in bad]
         if good:
             found[i] = tokens[good].mean(0)
-    return found
-
-
-def same_label(labels: list[list[int]]) -> torch.Tensor:
-    """SFR before its blur, pair by pair."""
-    height, width = len(labels), len(labels[0])
-    places = [(y, x) for y in range(height) for x in range(width)]
-    steps = max(height, width) - 1
-    t = torch.linspace(0, 1, steps + 1)
-    found = torch.zeros(len(places), len(places))
-    for i, (y, x) in enumerate(places):
-        for j, (v, u) in enumerate(places):
-            if labels[y][x] != labels[v][u]:
-                continue
-            apart = max(abs(y - v), abs(x - u))
-            way = [
-                (int((y * (1 - s) + v * s).round()), int((x * (1 - s) + u * s).round()))
-                for s in t[: apart + 1]
-            ]
-            clear = all(labels[a][b] == labels[y][x] for a, b in way)
-            found[i, j] = 1.0 if clear else math.exp(-apart / steps)
-    return found
-
-
-def most_frequent(labels: torch.Tensor, patch: int) -> list[list[int]]:
-    """Per patch, the smallest on a tie."""
-    height, width = labels.shape[0] // patch, labels.shape[1] // patch
-    found = []
-    for y in range(height):
-        row = []
-        for x in range(width):
-            tile = labels[y * patch : (y + 1) * patch, x * patch : (x + 1) * patch]
-            count = Counter(tile.flatten().tolist())
-            row.append(min(count, key=lambda label: (-count[label], label)))
-        found.append(row)
     return found
 
 

@@ -9,17 +9,10 @@ import torch
 from conftest import golden_file
 from torch.nn import functional as F
 
-from radseg_ros.encoders.clip import (
-    attention,
-    pamr,
-    resclip,
-    scclip,
-    talk2dino,
-    textregion,
-    trident,
-)
+from radseg_ros.encoders import feedback, pamr
+from radseg_ros.encoders.clip import attention, scclip, talk2dino, textregion, trident
 from radseg_ros.encoders.clip.towers.backbones import load_backbone
-from radseg_ros.encoders.clip.towers.clip import ClipTower, normalised, positions
+from radseg_ros.encoders.clip.towers.clip import ClipTower, at_size, normalised, positions
 from radseg_ros.encoders.protocol import CLIP_FAMILY, Classifier, Encoder, make_encoder
 
 VECTORS, SHARES, ROUNDED = 2e-5, 5e-5, 2e-4  # tolerances of vectors, probabilities, half precision
@@ -196,12 +189,12 @@ def test_resclip_step_by_step(golden, columns, name):
     encoder = encoder_of("resclip")
     first = encoder.features(image)[0]
     same_direction(first, data[f"res_{name}_rcs_only_features"])
-    labels = encoder.patch_labels(image[0], first, text)
+    seen, cosines = normalised(image[0]), attention.cosine_maps(first, text)
+    labels = feedback.first_labels(cosines, seen, 40, 0.25)
     assert torch.equal(labels, data[f"res_{name}_patch_labels"])
-    matrix = resclip.blurred(resclip.same_label(labels), 5.0)
-    near(matrix, data[f"res_{name}_sfr"])
+    near(feedback.blurred_rows(feedback.support(labels), 5.0), data[f"res_{name}_sfr"])
     if name == "square":
-        shares = encoder.first_probabilities(image[0], first, text)
+        shares = (40 * pamr.pamr(seen, at_size(cosines, (144, 144)))).softmax(0)
         near(shares[None, :, ::2, ::2], data["res_square_first_probs"], SHARES)
 
 
@@ -209,9 +202,9 @@ def test_resclip_step_by_step(golden, columns, name):
 def test_resclip_matrix_of_labels(golden):
     data = golden("resclip")
     labels = data["sfr_labels"]
-    near(resclip.blurred(resclip.same_label(labels), 5.0), data["sfr_matrix"])
-    plain = resclip.blurred(resclip.same_label(labels, decay=False), 5.0)
-    near(plain, data["sfr_matrix_nodecay"])
+    near(feedback.blurred_rows(feedback.support(labels), 5.0), data["sfr_matrix"])
+    same = (labels.flatten()[:, None] == labels.flatten()).float()
+    near(feedback.blurred_rows(same, 5.0), data["sfr_matrix_nodecay"])
 
 
 # ProxyCLIP

@@ -15,17 +15,14 @@ from plain_clip import (
     IMAGENET,
     IMAGENET_STD,
     PlainClip,
-    most_frequent,
     pixel_shares,
     position_table,
-    same_label,
 )
 from torch.nn import functional as F
 
 from radseg_ros.datatypes import CheckpointError, ConfigError
-from radseg_ros.encoders.clip import resclip, scclip
+from radseg_ros.encoders.clip import scclip
 from radseg_ros.encoders.clip.attention import above_mean
-from radseg_ros.encoders.clip.pamr import pamr
 from radseg_ros.encoders.clip.towers.clip import positions
 from radseg_ros.encoders.protocol import make_encoder
 
@@ -200,31 +197,6 @@ def test_positions_of_any_grid(side, rows, columns):
     near(found, position_table(table, (rows, columns)), 1e-4)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.data())
-def test_labels_between_patches(data):
-    rows, columns = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
-    labels = data.draw(
-        st.lists(
-            st.lists(st.integers(0, 2), min_size=columns, max_size=columns),
-            min_size=rows,
-            max_size=rows,
-        )
-    )
-    near(resclip.same_label(torch.tensor(labels)), same_label(labels), 1e-6)
-
-
-@pytest.mark.slow
-def test_the_label_of_a_patch_is_its_most_frequent(tiny):
-    encoder = encoder_of("resclip", tiny, threshold=0.0)
-    image = image_of(32, 48)
-    features = encoder.features(image[None])[0]
-    text = F.normalize(features.flatten(1).T[::5] - features.mean((1, 2)), dim=1)
-    labels = encoder.first_probabilities(image, features, text).argmax(0)
-    found = encoder.patch_labels(image, features, text)
-    assert found.tolist() == most_frequent(labels, 8) and len(found.unique()) > 1
-
-
 def test_outliers_are_replaced_by_good_neighbours():
     tokens = torch.randn(1, 48, 8, generator=torch.Generator().manual_seed(0)) * 0.1
     tokens[0, [0, 13]] += 50  # a corner, and one inside
@@ -234,18 +206,6 @@ def test_outliers_are_replaced_by_good_neighbours():
     others = [i for i in range(48) if i not in (0, 13)]
     changed = (found[0, others] != tokens[0, others]).any(1).sum()
     assert changed <= 1, "5 % of 48 patches are beyond the quantile"
-
-
-def test_pamr_follows_colours():
-    image = torch.zeros(3, 20, 20)
-    image[:, :, 10:] = 1
-    maps = torch.zeros(1, 20, 20)
-    maps[0, 10, 4] = 1
-    found = pamr(image, maps, 10, (1, 2))[0]
-    assert found[:, :10].sum() > 20 * found[:, 10:].sum() and found[10, 4] < 0.2
-    constant = torch.full((2, 20, 20), 0.3)
-    near(pamr(image, constant, 10, (1, 2)), constant, 1e-6)
-    assert pamr(image, maps[:, ::2, ::2], 0, (1,)).shape == (1, 20, 20)
 
 
 # Refusals

@@ -124,9 +124,14 @@ Factory = Callable[[dict[str, Any]], Encoder]
 
 
 def _radseg(options: dict[str, Any]) -> Encoder:
+    config: RadsegConfig = from_dict(RadsegConfig, options, "radseg.")
+    if config.sfr:
+        from .radseg.labelled import LabelledEncoder
+
+        return LabelledEncoder(config)
     from .radseg.encoder import RadsegEncoder
 
-    return RadsegEncoder(from_dict(RadsegConfig, options, "radseg."))
+    return RadsegEncoder(config)
 
 
 def _lite(options: dict[str, Any]) -> Encoder:

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
+from ..gaussian import gaussian
+
 
 def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """(..., T, d), (..., T, d) -> a b^T / sqrt(d)."""
@@ -20,8 +22,6 @@ def gaussian_bias(
 ) -> torch.Tensor:
     """exp(-distance^2 / (2 sigma^2)) of all pairs of patches, added to logits before the softmax.
 
-    The outer product of two one-dimensional ones.
-
     Args:
         grid: (h, w) patches.
         sigma: patches.
@@ -30,11 +30,7 @@ def gaussian_bias(
     Returns:
         (T, T), T = prefix + h*w.
     """
-    across = []
-    for side in grid:
-        place = torch.arange(side, dtype=torch.float32, device=device)
-        across.append(torch.exp(-(place[:, None] - place).square() / (2 * sigma**2)))
-    return F.pad(torch.kron(*across), (prefix, 0, prefix, 0))
+    return F.pad(gaussian(grid, sigma, device)(slice(None)), (prefix, 0, prefix, 0))
 
 
 def cosines(vectors: torch.Tensor) -> torch.Tensor:

@@ -20,14 +20,13 @@ from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.templates import AS_WRITTEN, Wording
 from ...language.tower import TextTower
 from ..image import image_tensor
+from ..pamr import pamr
 from ..radseg.windows import corners, resized, stitch
 from .attention import cosine_maps
-from .pamr import pamr
 from .towers.clip import ClipTower, at_size, normalised
 
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 32, "mps": 8}
-DILATIONS = (8, 16)  # px, of PAMR
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ class WindowEncoder:
 
     def refined(self, image: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         """(3, H, W), (N, H, W) -> the maps after PAMR."""
-        return pamr(normalised(image), maps, self.config.pamr, DILATIONS)
+        return pamr(normalised(image), maps, self.config.pamr)
 
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
         """(N, D) -> the same: features are in the space of the texts already."""

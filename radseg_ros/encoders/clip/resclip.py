@@ -8,7 +8,6 @@ serves maps of probabilities only.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,14 +16,12 @@ from torch.nn import functional as F
 
 from ...config import option
 from ...datatypes import CheckpointError
+from ..feedback import feedback, first_labels
 from .attention import cosine_maps, gaussian_bias, scaled, unit_map
-from .encoder import DILATIONS, ClipConfig, ClipEncoder
-from .pamr import pamr
-from .towers.clip import at_size, normalised
+from .encoder import ClipConfig, ClipEncoder
+from .towers.clip import normalised
 
 MIDDLE = range(6, 10)  # blocks, counted from 1, whose attention is added
-PAMR_STEPS = 10  # of the first segmentation
-ROWS_AT_ONCE = 1 << 24  # points on straight ways; bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Resclip(ClipEncoder):
             )
         if config.sfr:
             self.labels_only = (
-                "with SFR its features depend on the labels (resclip without: sfr=off)"
+                "with SFR its features depend on the labels (option sfr=off leaves it out)"
             )
 
     def features(self, images: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
@@ -79,10 +76,9 @@ class Resclip(ClipEncoder):
         first = self._attended(scaled(k, k) + bias, middle.mean(0), v, grid)
         if text is None or not self.config.sfr:
             return first
-        pairs = zip(images, first, strict=True)
-        labels = torch.stack([self.patch_labels(*pair, text) for pair in pairs])
-        sfr = torch.stack([self.sfr(each) for each in labels])
-        sfr = F.pad(sfr, (1, 0, 1, 0))[:, None]
+        seen = normalised(images[..., : grid[0] * tower.patch, : grid[1] * tower.patch])
+        pairs = zip(cosine_maps(first, text), seen, strict=True)
+        sfr = F.pad(torch.stack([self.sfr(*pair) for pair in pairs]), (1, 0, 1, 0))[:, None]
         share, tau = self.config.lambda_s, self.config.tau_s
         logits = tau * ((1 - share) * scaled(k, k) + share * sfr) + bias
         return self._attended(logits, middle.mean(0), v, grid)
@@ -94,77 +90,11 @@ class Resclip(ClipEncoder):
         weights = tau * ((1 - share) * logits.softmax(-1) + share * middle)
         return unit_map(self.tower.project(self.tower.output(weights @ v)[:, 1:]), grid)
 
-    def first_probabilities(
-        self, image: torch.Tensor, features: torch.Tensor, text: torch.Tensor
-    ) -> torch.Tensor:
-        """(3, H, W) in [0, 1], (D, h, w), (N, D) -> (N, H, W) of the first pass."""
-        scores = at_size(cosine_maps(features, text), image.shape[1:])
-        scores = pamr(normalised(image), scores, PAMR_STEPS, DILATIONS)
-        return (self.logit_scale * scores).softmax(0)
-
-    def patch_labels(
-        self, image: torch.Tensor, features: torch.Tensor, text: torch.Tensor
-    ) -> torch.Tensor:
-        """As above -> (h, w) int64: the most frequent label of the pixels of each patch, the
-        smallest on a tie.
-        """
-        best, label = self.first_probabilities(image, features, text).max(0)
-        label = torch.where(best < self.config.threshold, 0, label)
-        height, width = features.shape[1:]
-        label = label[: height * self.patch, : width * self.patch]
-        tiles = label.unflatten(0, (height, -1)).unflatten(2, (width, -1)).transpose(1, 2)
-        place = torch.arange(height * width, device=label.device)[:, None] * len(text)
-        keys = (place + tiles.flatten(2).flatten(0, 1)).flatten()
-        counts = torch.bincount(keys, minlength=height * width * len(text))
-        return counts.view(height, width, len(text)).argmax(-1)
-
-    def sfr(self, labels: torch.Tensor) -> torch.Tensor:
-        """(h, w) labels of patches -> (h*w, h*w), at most 1: who should attend to whom."""
-        matrix = blurred(same_label(labels), self.config.sigma)
-        matrix = matrix / matrix.max()
+    def sfr(self, cosines: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """(N, h, w) of the first pass, (3, H, W) normalised -> (h*w, h*w): who heeds whom."""
+        labels = first_labels(cosines, seen, self.logit_scale, self.config.threshold)
+        matrix = feedback(labels, self.config.sigma)
         return matrix.half().float() if self.config.half else matrix
-
-
-def same_label(labels: torch.Tensor, decay: bool = True) -> torch.Tensor:
-    """(h, w) labels -> (h*w, h*w): 1 for patches of one label, less by their distance where other
-    labels lie between them.
-
-    Only the first n / N of the straight way between two patches n apart is looked at (N = longer
-    side - 1), as in the authors' program.
-
-    Args:
-        decay: off = 1 for all patches of one label.
-    """
-    height, width = labels.shape
-    flat, device = labels.flatten(), labels.device
-    same = (flat[:, None] == flat).float()
-    steps = max(height, width) - 1
-    if not decay or not steps:
-        return same
-    y = torch.arange(height, device=device).repeat_interleave(width)
-    x = torch.arange(width, device=device).repeat(height)
-    apart = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs())
-    t = torch.linspace(0, 1, steps + 1, device=device)
-    rows = max(1, ROWS_AT_ONCE // (len(flat) * (steps + 1)))
-    for part in torch.arange(len(flat), device=device).split(rows):
-        way = [
-            (place[part, None, None].float() * (1 - t) + place[:, None].float() * t).round().long()
-            for place in (y, x)
-        ]
-        other = flat[way[0] * width + way[1]] != flat[part, None, None]
-        other &= torch.arange(steps + 1, device=device) <= apart[part, :, None]
-        same[part] *= torch.where(other.any(-1), torch.exp(-apart[part] / steps), 1.0)
-    return same
-
-
-def blurred(matrix: torch.Tensor, sigma: float) -> torch.Tensor:
-    """(T, T) -> each row blurred along the flattened patch index, and brought to the sum 1."""
-    size = min(len(matrix), math.floor(6 * sigma + 1))
-    half = (size + (size % 2 == 0)) // 2
-    offset = torch.arange(-half, half + 1, dtype=torch.float32, device=matrix.device)
-    weights = torch.exp(-offset.square() / (2 * sigma**2))
-    found = F.conv1d(matrix[:, None], (weights / weights.sum())[None, None], padding=half)[:, 0]
-    return found / (found.sum(1, keepdim=True) + 1e-8)
 
 
 ENCODER = Resclip

@@ -21,9 +21,9 @@ from ...language.embedder import TextEmbedder
 from ...language.templates import RAW
 from ...language.tower import TextTower
 from ...reading import border, read_torch
+from ..pamr import pamr
 from .attention import cosine_maps
 from .encoder import ClipConfig, WindowEncoder
-from .pamr import pamr
 from .towers.backbones import Dinov2
 from .towers.weights import load_weights
 
