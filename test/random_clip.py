@@ -38,7 +38,7 @@ def write(
     folder = Path(folder)
     vision = {
         "hidden_size": width,
-        "intermediate_size": 2 * width,
+        "intermediate_size": 4 * width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
         "patch_size": patch,
@@ -105,41 +105,45 @@ def write_tokenizer(folder: Path) -> None:
     )
 
 
-def write_dino(folder: str | Path, width: int = 48, patch: int = 8, side: int = 64) -> Path:
+def write_dino(folder: str | Path, patch: int = 8, side: int = 64, **sizes: int) -> Path:
     """A DINO (``ViTModel``)."""
     import transformers
 
-    config = transformers.ViTConfig(**_vit(width, patch, side), intermediate_size=2 * width)
+    vit = _vit(patch, side, **sizes)
+    config = transformers.ViTConfig(**vit, intermediate_size=4 * vit["hidden_size"])
     return save(transformers.ViTModel, config, folder, add_pooling_layer=False)
 
 
-def write_dinov2(folder: str | Path, width: int = 48, patch: int = 14, side: int = 112) -> Path:
+def write_dinov2(folder: str | Path, patch: int = 14, side: int = 112, **sizes: int) -> Path:
     """A DINOv2 with registers."""
     import transformers
 
-    config = transformers.Dinov2WithRegistersConfig(**_vit(width, patch, side), mlp_ratio=2)
+    config = transformers.Dinov2WithRegistersConfig(**_vit(patch, side, **sizes))
     return save(transformers.Dinov2WithRegistersModel, config, folder)
 
 
-def write_sam(folder: str | Path, width: int = 48, patch: int = 16, side: int = 256) -> Path:
-    """A SAM's image encoder whose last block is global."""
+def write_sam(
+    folder: str | Path, patch: int = 16, side: int = 256, window: int = 7, **sizes: int
+) -> Path:
+    """A SAM's image encoder, every third block of which is global."""
     import transformers
 
+    vit = _vit(patch, side, **sizes)
     config = transformers.SamVisionConfig(
-        **_vit(width, patch, side),
+        **vit,
         output_channels=32,
-        mlp_dim=2 * width,
-        global_attn_indexes=[2],
-        window_size=7,
+        mlp_dim=4 * vit["hidden_size"],
+        global_attn_indexes=list(range(2, vit["num_hidden_layers"], 3)),
+        window_size=window,
     )
     return save(transformers.SamVisionModel, config, folder)
 
 
-def _vit(width: int, patch: int, side: int) -> dict[str, int]:
+def _vit(patch: int, side: int, width: int = 48, depth: int = 3, heads: int = 3) -> dict[str, int]:
     return {
         "hidden_size": width,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
         "patch_size": patch,
         "image_size": side,
     }

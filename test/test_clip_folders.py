@@ -223,3 +223,15 @@ def test_a_whole_sam_will_do(tmp_path):
         theirs = model.vision_encoder(seen).last_hidden_state
     found = load_backbone(str(folder), torch.device("cpu")).embedding(seen)
     assert (found - theirs).abs().max() < 1e-5
+
+
+def test_weights_of_half_precision_become_float32(folder):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file({key: value.half() for key, value in load_file(path).items()}, path)
+    changed(folder, dtype="float16")
+    state = load_weights(str(folder), ("clip",)).model.state_dict()
+    whole = load_weights(str(CLIP), ("clip",)).model.state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert all(torch.equal(state[key], whole[key].half().float()) for key in whole)
