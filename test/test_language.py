@@ -310,6 +310,7 @@ def test_the_checkpoint_names_the_tower(head, size, model, tower):
     assert tower_of(head, size, model) == tower
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["siglip", "siglip2", "clip"])
 def test_towers_through_transformers(tmp_path, kind):
     model, tokenizer = save_tower(tmp_path / kind, kind)

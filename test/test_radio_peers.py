@@ -5,6 +5,7 @@ corners where they could fail.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -531,3 +532,17 @@ def test_half_precision_is_near(small, name, dtype):
     b = encoder_of(small, attention=name, dtype=dtype).encode(rgb).data
     assert b.dtype == torch.float32
     assert F.cosine_similarity(a.flatten(1), b.flatten(1), dim=0).median() > 0.99
+
+
+@pytest.mark.slow
+def test_compiled_networks_of_all_attentions_in_one_process(small, monkeypatch):
+    """Several encoders share their code, not what is compiled of it; images have several sizes."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    rgb = np.random.default_rng(0).random((64, 128, 3), np.float32)
+    changes = ({"tau_scra": 5.0}, {"attention": "naradio", "sigma": 5.0})
+    for options in [*({"attention": name} for name in ATTENTIONS), *changes]:
+        own, compiled = (
+            encoder_of(small, crop=64, stride=32, **options, compile=on) for on in (False, True)
+        )
+        for part in (rgb[:, :64], rgb[:, :96], rgb):
+            torch.testing.assert_close(compiled.encode(part).data, own.encode(part).data)

@@ -23,7 +23,8 @@ class Network:
         self.patch = int(model.config.patch_size)
         self.channels = int(model.config.hidden_size)
         self._prefix = int(model.config.num_summary_tokens)
-        self._model, self._seen = model, seen
+        self._model = model
+        self._seen = [number in seen for number in range(len(model.encoder.layer) - 1)]
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] as the network sees it."""
@@ -47,8 +48,8 @@ class Network:
         tokens = self._model.embeddings(self.normalised(images))
         earlier = []
         *layers, last = self._model.encoder.layer
-        for number, layer in enumerate(layers):
-            if number in self._seen:
+        for layer, seen in zip(layers, self._seen, strict=True):
+            if seen:
                 block = take_apart(layer, tokens, self._prefix, grid)
                 earlier.append((block.query, block.key))
                 tokens = block.complete(attend(block))
