@@ -156,6 +156,13 @@ def _options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> 
         metavar="OPTION=VALUE",
         help="any option of 'eval3d options'",
     )
+    parser.add_argument(
+        "--encoder-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of an encoder that has no group of its own among them; may be repeated",
+    )
 
 
 def _execution(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +199,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def make_config(arguments: argparse.Namespace) -> Any:
     """The options of a command line as an EvalConfig."""
-    from radseg_ros.config import parse_assignments
+    from radseg_ros.config import GROUPS, encoder_flags, parse_assignments
 
     from .options import EvalConfig, with_options
 
@@ -201,13 +208,16 @@ def make_config(arguments: argparse.Namespace) -> Any:
     dataset = fixed.get(arguments.command)
     name, root = dataset or (arguments.dataset, arguments.root)
     config = with_options(EvalConfig(), {"dataset": name, "root": str(root)})
-    given = {
-        option: getattr(arguments, flag.replace("-", "_"), None) for flag, option in FLAGS.items()
-    }
-    flags = [f"{option}={value}" for option, value in given.items() if value is not None]
+    given = {flag: getattr(arguments, flag.replace("-", "_"), None) for flag in FLAGS}
+    own = encoder_flags(given["encoder"] or "", given, (*GROUPS, "oracle"))
+    flags = [f"{FLAGS[flag]}={value}" for flag, value in given.items() if value is not None]
     if any(flag.startswith("radseg.device=") for flag in flags):
         flags.append(f"lite.device={arguments.device}")
-    return with_options(config, parse_assignments(EvalConfig, [*flags, *arguments.set]))
+    found = parse_assignments(EvalConfig, [*flags, *arguments.set])
+    if own or arguments.encoder_option:
+        given_options = found.get("encoder_options", [])
+        found["encoder_options"] = [*given_options, *own, *arguments.encoder_option]
+    return with_options(config, found)
 
 
 def _recording(path: str) -> tuple[str, str]:
