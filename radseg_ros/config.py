@@ -25,6 +25,7 @@ from .datatypes import ConfigError, brief
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
 SPACES = ("backbone", "language", *LABELLED_SPACES)
+ENCODER_FLAGS = ("checkpoint", "preset", "text-embeddings", "device")  # of command lines
 MODES = ("calibrated", "relevancy", "softmax", "cosine")  # what a score means
 MAX_CAMERAS = 8
 MAX_CAMERA_NAME = 60  # characters
@@ -687,7 +688,16 @@ class Config(Options):
 
     FIXED: ClassVar[str] = "encoder and map are made for it"
 
-    encoder: str = option("radseg", "radseg, or lite (no weights to download; knows little)")
+    encoder: str = option(
+        "radseg",
+        "radseg, lite (no weights to download; knows little), naclip, scclip, proxyclip, resclip, "
+        "talk2dino, trident, textregion, or one that an installed package brings",
+    )
+    encoder_options: list[str] = option(
+        [],
+        "NAME=VALUE each: options of an encoder that has no group of its own here (all but radseg "
+        "and lite), e.g. checkpoint=openai/clip-vit-base-patch16",
+    )
     short_side: int = option(
         640,
         "px; images are brought to this short side before anything else; 0 = as they come",
@@ -704,6 +714,9 @@ class Config(Options):
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
 
+
+# encoders without a group of this name have their options in encoder_options
+GROUPS = tuple(f.name for f in dataclasses.fields(Config) if "flat" in f.metadata)
 
 # From names and values to configurations
 
@@ -782,7 +795,9 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
             wrong type, or a value that it cannot have.
     """
     kinds = typing.get_type_hints(cls)
+    options = options_of(cls, prefix)
     groups = {f.name: f.metadata["flat"] for f in dataclasses.fields(cls) if "flat" in f.metadata}
+    fields = {f.name for f in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {name: {} for name in groups}
     for name, value in values.items():
@@ -792,16 +807,30 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
                 raise ConfigError(f"{prefix}{name} is a group of options, got {brief(repr(value))}")
             for key, each in value.items():
                 inner[_home(cls, name, key)][key] = each
-        elif name in kinds:
-            known[name] = _typed(options_of(cls, prefix)[prefix + name], value)
+        elif name in fields:
+            known[name] = _typed(options[prefix + name], value)
         elif flat:
             inner[flat[0]][name.removeprefix(groups[flat[0]])] = value
         else:
-            raise _unknown(options_of(cls, prefix), prefix + name)
+            raise _unknown(options, prefix + name)
     for name, start in groups.items():
         below = prefix + (f"{name}." if start is None else start)
         known[name] = from_dict(kinds[name], inner[name], below)
     return cls(**known)
+
+
+def from_texts(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """As :func:`from_dict`, but a text may stand for any value, as on a command line.
+
+    Raises:
+        ConfigError: as :func:`from_dict`.
+    """
+    kinds = {option.name: option.kind for option in options_of(cls, prefix).values()}
+    read = {
+        name: parse_value(value, kinds.get(prefix + name, str)) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    return from_dict(cls, read, prefix)
 
 
 def _home(cls: Any, name: str, key: str) -> str:
@@ -862,13 +891,41 @@ def parse_assignments(cls: type, texts: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: not OPTION=VALUE, or no such option.
     """
+    pairs = split_assignments(texts)
+    return {name: parse_value(value, find_option(cls, name).kind) for name, value in pairs.items()}
+
+
+def split_assignments(texts: Iterable[str]) -> dict[str, str]:
+    """``["NAME=VALUE", ...]`` -> name and value; of a name that is there twice the last one.
+
+    Raises:
+        ConfigError: one of them is something else.
+    """
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ConfigError(f"{brief(repr(text))} is not OPTION=VALUE")
-        found[name] = parse_value(value, find_option(cls, name).kind)
+        found[name] = value
     return found
+
+
+def encoder_flags(
+    encoder: str, flags: dict[str, Any], grouped: Iterable[str] = GROUPS
+) -> list[str]:
+    """Take out of ``flags`` what is meant for an encoder without a group of options here.
+
+    Args:
+        encoder: its name; empty = not known yet.
+        flags: name of a flag -> value, as a command line gives them.
+
+    Returns:
+        They as ``encoder_options``.
+    """
+    if not encoder or encoder in grouped:
+        return []
+    own = [flag for flag in ENCODER_FLAGS if flags.get(flag) is not None]
+    return [f"{flag.replace('-', '_')}={flags.pop(flag)}" for flag in own]
 
 
 def parse_value(text: str, kind: Any = None) -> Any:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import random_clip
 import torch
 from browser import open_browser, until
 from color_encoder import ColorEncoder
@@ -304,7 +305,7 @@ def test_sets_are_found_as_they_come(tmp_path, images, labels, listed):
 
 # Tiny weights
 
-TINY = "A.6"
+TINY = "A.8"
 
 
 def text_vectors(path, encoder):
@@ -326,7 +327,9 @@ def tiny(tmp_path_factory):
     text = text_vectors(root / "text.npz", make_encoder("radseg", checkpoint=radio, device="cpu"))
     words = ["--device", "cpu", "--threads", "1"]
     words += ["--data", f"voc={write_set(root / 'voc', wrong=1)}"]
-    given = {"rv3-b": radio, "text-siglip2": text}
+    clip = random_clip.write(root / "clip", width=32, projection=16)
+    dino = golden_file("peers/tiny_dino_hf")
+    given = {"rv3-b": radio, "text-siglip2": text, "clip-b": clip, "dino-b8": dino}
     return [*words, *weights([f"{name}={path}" for name, path in given.items()])]
 
 
@@ -356,7 +359,7 @@ def test_tiny_weights_run_all_rows(whole):
         values = {column: value is not None for column, value in row["ours"].items()}
         assert values == {**dict.fromkeys(values, False), "VOC": True}, row
     # colours are found again, so the second of two images costs what it must
-    assert rows["Sliding Window"]["ours"]["VOC"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2, abs=1)
+    assert rows["RADSeg"]["ours"]["VOC"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2, abs=1)
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .asked import answer_lines, asked_rows, retrieval_rows
 from .protocol import block, run_protocol
 from .results import read_timings
 from .runs import Run, varied_options
-from .tables import TITLES, cell, class_rows, failed_rows, run_rows, scene_rows
+from .tables import cell, class_rows, failed_rows, heading, run_rows, scene_rows
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto;
@@ -48,8 +49,9 @@ def image(path: Path, title: str) -> str:
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
-def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
-    head = "".join(f"<th>{escape(TITLES.get(c, c))}</th>" for c in columns)
+def html_table(columns: list[str], rows: list[dict[str, Any]]) -> str:
+    """Rows as people read them."""
+    head = "".join(f"<th>{escape(heading(c))}</th>" for c in columns)
     body = ""
     for row in rows:
         cells = ""
@@ -118,7 +120,17 @@ def _times(run: Run) -> str:
     stages = sorted({stage for t in timings for stage in t["seconds"]})
     columns = ["scene", "frames", *stages]
     rows = [{"scene": t["scene"], "frames": t["frames"], **t["seconds"]} for t in timings]
-    return f"<details><summary>Seconds per stage</summary>{_table(columns, rows)}</details>"
+    return f"<details><summary>Seconds per stage</summary>{html_table(columns, rows)}</details>"
+
+
+def _asked(run: Run) -> str:
+    """What was asked by name: the classes, and what went wrong."""
+    columns, rows = retrieval_rows(run)
+    parts = [f"<p>{escape(line)}</p>" for line in answer_lines(run)]
+    if rows:
+        table = html_table(columns, rows)
+        parts.append(f"<details><summary>Asked by name</summary>{table}</details>")
+    return "\n".join(parts)
 
 
 def _run(run: Run) -> str:
@@ -133,9 +145,10 @@ def _run(run: Run) -> str:
     return "\n".join(
         [
             f"<h2>{escape(run.name)}</h2>",
-            _table(*scene_rows(run)),
+            html_table(*scene_rows(run)),
             "<details><summary>Classes (means over "
-            f"scenes)</summary>{_table(*class_rows(run))}</details>",
+            f"scenes)</summary>{html_table(*class_rows(run))}</details>",
+            _asked(run),
             "<h3>Protocol</h3>",
             f"<pre>{escape(block(run_protocol(run)))}</pre>",
             *(_scene(scene) for scene in run.scenes),
@@ -158,11 +171,14 @@ def page(runs: list[Run], plots: list[Path], failed: Mapping[str, str]) -> str:
     intro = "Scores in percent; the ceiling is the ground truth scored against itself "
     intro += "through the map's geometry. "
     intro += f"All runs: {common}." if common else ""
-    body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", _table(*run_rows(runs))]
+    body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", html_table(*run_rows(runs))]
+    columns, rows = asked_rows(runs)
+    if rows:
+        body += ["<h2>Asked by name</h2>", html_table(columns, rows)]
     if failed:
         body += [
             f'<h2 class="warn">Failed: {len(failed)} scenes, which no mean holds</h2>',
-            _table(*failed_rows(failed)),
+            html_table(*failed_rows(failed)),
         ]
     body += [image(path, path.stem) for path in plots]
     body += [_run(run) for run in runs]

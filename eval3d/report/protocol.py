@@ -42,7 +42,7 @@ IDLE = frozenset(
     "threads radseg.device lite.device map.device radseg.offline radseg.text_embeddings "
     "radseg.text_tower map.cache_projections map.work_ahead".split()
 )
-UNUSED = ("query.", "grid.", "sync.", "node.", "topics.")  # by an evaluation
+UNUSED = ("grid.", "sync.", "node.", "topics.")  # by an evaluation
 
 
 def block(protocol: Mapping[str, str]) -> str:
@@ -239,6 +239,8 @@ def _others(options: Mapping[str, Any]) -> str:
     """Everything that is not its default and not said above."""
     defaults = flatten(to_dict(EvalConfig()))
     idle = {"radseg", "lite", "oracle"} - {options["encoder"]}
+    if not options.get("retrieval") and not options.get("labels"):
+        idle.add("query")
     changed = [
         f"{name}={value}"
         for name, value in sorted(options.items())
