@@ -419,6 +419,7 @@ def attention_masks(masks: torch.Tensor) -> torch.Tensor:
 # As encoders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIP_FAMILY)
 def test_each_is_an_encoder(golden, name):
     encoder = encoder_of(name, crop=96, stride=48)
