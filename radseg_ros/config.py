@@ -381,6 +381,23 @@ class PersistenceConfig(Options):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalConfig(Options):
+    """Every key frame on the disk, so that nothing is lost and the map can be made again."""
+
+    PREFIX: ClassVar[str] = "journal."
+    FIXED: ClassVar[str] = "the journal is opened with it"
+
+    directory: str = option(
+        "",
+        "folder that each key frame is written to (some 4 MB at 640x864): a killed node loses one "
+        "frame, and radseg-map --journal makes the map again; empty = off",
+    )
+    max_bytes: int = option(
+        20_000_000_000, "bytes of the journal; the oldest frames go first; 0 = no limit", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class QueryConfig(Options):
     """From scores to places."""
 
@@ -622,6 +639,7 @@ class Config(Options):
     lift: LiftConfig = group(LiftConfig)
     map: MapConfig = group(MapConfig)
     persistence: PersistenceConfig = group(PersistenceConfig, flat="map.")
+    journal: JournalConfig = group(JournalConfig)
     query: QueryConfig = group(QueryConfig)
     grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)
