@@ -398,6 +398,36 @@ class JournalConfig(Options):
 
 
 @dataclass(frozen=True, slots=True)
+class CorrectConfig(Options):
+    """Frames that follow corrected poses (topic trajectory, ~/correct); needs a journal."""
+
+    PREFIX: ClassVar[str] = "correct."
+
+    min_shift: float = option(
+        0.05, "m; a frame that a correction moves by less stays", low=0, high=1000, live=True
+    )
+    min_angle: float = option(
+        1.0, "degrees; a frame that turns by more is moved however near", low=0, high=180, live=True
+    )
+    max_gap: float = option(
+        1.5,
+        "s between two poses of a trajectory; frames between poses farther apart stay",
+        low=1e-3,
+        high=3600,
+        live=True,
+    )
+    body_frame: str = option(
+        "",
+        "frame whose poses a trajectory tells, e.g. base_link; empty = that of the pose topic "
+        "(child_frame_id), or the camera's own",
+        live=True,
+    )
+    share: float = option(
+        0.5, "share of one core's time that moving frames may take", low=0.01, high=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class QueryConfig(Options):
     """From scores to places."""
 
@@ -640,6 +670,7 @@ class Config(Options):
     map: MapConfig = group(MapConfig)
     persistence: PersistenceConfig = group(PersistenceConfig, flat="map.")
     journal: JournalConfig = group(JournalConfig)
+    correct: CorrectConfig = group(CorrectConfig)
     query: QueryConfig = group(QueryConfig)
     grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)

@@ -42,10 +42,12 @@ from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
 from .frames.ledger import IMAGES, Account, input_name
 from .frames.transforms import shown
+from .journal.correct import Correction, Corrector
 from .journal.folder import About, JournalWriter, new_id
 from .journal.record import FRAME, Content, KeyFrame, pack, unpack
 from .journal.replay import remember
 from .journal.story import CLEARED, CONFIRMED, LOADED, MERGED, RESET, RESUMED, WAITS
+from .journal.trajectory import Trajectory
 from .language.words import read_words
 from .mapper import Mapper
 from .voxels.camera_path import CameraPath
@@ -88,6 +90,8 @@ class JournalStatus:
     nbytes: int
     lost: int  # frames that could not be written
     damaged: int  # records that could not be read
+    moving: int  # frames that a correction will put elsewhere
+    unmoved: int  # frames that it could not, because they cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ class LiveMap:
         self._camera = CameraPath()
         self._pending: PendingMap | None = None
         self._journal: JournalWriter | None = None
+        self._corrector: Corrector | None = None  # where there is a journal
         self._tracks = Tracks()
         self._looked: LookedThrough | None = None  # as soon as anybody wants a floor plan
         self._closing = threading.Event()
@@ -208,6 +213,8 @@ class LiveMap:
             self._closed = True
             self._drop_waiting(CLOSED)
         ended = self._worker.close(timeout)
+        if self._corrector is not None:
+            ended = self._corrector.close(timeout) and ended
         if self._ahead.is_alive():  # an interpreter that ends while a thread computes is aborted
             self._ahead.join(timeout)
         if ended and self._journal is not None:
@@ -664,6 +671,10 @@ class LiveMap:
         else:
             self._pending = found
             self._tell(WAITS)
+        if (journal := self._journal) is not None:
+            share = self.config.correct.share
+            args = (lambda file: mapper.read(file)[0], share, self._corrected)
+            self._corrector = Corrector(journal, mapper, self._turn, *args)
         return self._pending is not None
 
     def _remembered(self, mapper: Mapper, path: Path | None) -> PendingMap | None:
@@ -698,8 +709,57 @@ class LiveMap:
         journal = self._journal
         if journal is None:
             return None
-        damaged = sum(journal.damaged.values())
-        return JournalStatus(journal.frames, journal.nbytes, journal.lost, damaged)
+        damaged, corrector = sum(journal.damaged.values()), self._corrector
+        counts = (0, 0) if corrector is None else (corrector.waiting, corrector.failed)
+        return JournalStatus(journal.frames, journal.nbytes, journal.lost, damaged, *counts)
+
+    def correct(
+        self, stamps_ns: Sequence[int], poses: Sequence[np.ndarray], frame_id: str = ""
+    ) -> Correction:
+        """Put frames where a corrected trajectory says, in the background.
+
+        Newest ones, and those near the camera, come first; questions and frames go on meanwhile.
+        See :mod:`.journal.correct` for what becomes of the map.
+
+        Args:
+            stamps_ns: of ``poses``, T_world_body (4, 4) of what ``correct.body_frame`` names.
+            frame_id: of the world; empty = that of the map.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError: there is no journal; the poses cannot be used; or the journal does not hold
+                the frames of a map that would have to be made anew.
+        """
+        options, corrector = self.config.correct, self._corrector
+        if corrector is None:
+            _ = self.mapper  # there is none yet while the encoder is loading
+            raise InputError("corrected poses need a journal (journal.directory)")
+        here = self.moment()[1]
+        if frame_id and here and frame_id != here:
+            raise InputError(
+                f"the trajectory is in frame {shown(frame_id)}, the map in {shown(here)}"
+            )
+        trajectory = Trajectory(stamps_ns, poses, options.max_gap)
+        corrector.prepare()
+        with self._turn:
+            return corrector.request(
+                trajectory, self._mounted, options.min_shift, options.min_angle
+            )
+
+    def _mounted(self, frame: str) -> np.ndarray:
+        """T_body_camera, (4, 4), of the body whose corrected poses are known."""
+        try:
+            with self._state:
+                body = self.config.correct.body_frame
+                return self._assembler.localizer.mounted(frame, body)
+        except Unusable as error:
+            raise InputError(f"the camera's place on the body is not known: {error}") from error
+
+    def _corrected(self, camera: CameraPath | None) -> None:
+        """Frames have been moved."""
+        with self._state:
+            self._version += 1
+            self._camera = camera or self._camera
 
     @property
     def pending(self) -> int:

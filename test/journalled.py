@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace as Message
 from typing import Any
@@ -42,8 +42,17 @@ def live_map(folder: Path, encoder: Encoder | None = None, **options: Any) -> Li
     return live
 
 
-def observe(live: LiveMap, steps: Iterable[int], frame: str = "map") -> None:
-    """Frame ``step`` of the walk, at ``step`` tenths of a second; each is in the map at the end."""
+def observe(
+    live: LiveMap,
+    steps: Iterable[int],
+    frame: str = "map",
+    places: Mapping[int, np.ndarray] | None = None,
+) -> None:
+    """Frame ``step`` of the walk, at ``step`` tenths of a second; each is in the map at the end.
+
+    Args:
+        places: T_world_camera of the steps; None = :func:`place`.
+    """
     for step in steps:
         rng = np.random.default_rng(step)
         ms = 1000 + 100 * step
@@ -54,7 +63,8 @@ def observe(live: LiveMap, steps: Iterable[int], frame: str = "map") -> None:
             size = {"height": SIZE[0], "width": SIZE[1], "step": pixels[0].nbytes}
             data = {"encoding": encoding, "is_bigendian": 0, "data": pixels.tobytes()}
             live.receive(kind, Message(header=head(ms, frame), **size, **data))
-        live.receive("pose", pose_message(ms, place(step), frame))
+        T = place(step) if places is None else places[step]
+        live.receive("pose", pose_message(ms, T, frame))
         settle(live)
 
 

@@ -93,6 +93,8 @@ def _of_the_journal(status: LiveStatus) -> dict[str, int]:
         "journal (bytes)": journal.nbytes,
         "journal: frames not written": journal.lost,
         "journal: damaged records": journal.damaged,
+        "correction: frames to move": journal.moving,
+        "correction: frames that cannot be read": journal.unmoved,
     }
 
 

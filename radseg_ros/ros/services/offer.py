@@ -26,6 +26,7 @@ from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import (
     ClearBox,
+    CorrectPoses,
     EncodeText,
     ForgetObject,
     LoadMap,
@@ -41,6 +42,7 @@ from ...datatypes import RadsegRosError
 from ...live_map import LiveMap
 from ..faults import Faults
 from .changes import Changes
+from .corrections import Corrections
 from .questions import Questions, Show
 
 WAITING = 64  # requests that may wait for their answer; more are told to come again
@@ -81,6 +83,7 @@ class MapServices:
         self._pools = (queries, self._short, changes)
         group = ReentrantCallbackGroup()
         ask, change = Questions(live, show), Changes(node, live)
+        correction = Corrections(node, live, faults, self.change)
         for type_, name, answer, pool in (
             (QueryText, "query", ask.text, queries),
             (QueryVector, "query_vector", ask.vector, queries),
@@ -91,6 +94,7 @@ class MapServices:
             (LoadMap, "load_map", change.load, changes),
             (ClearBox, "clear_box", change.clear_box, changes),
             (ForgetObject, "forget_object", change.forget_object, changes),
+            (CorrectPoses, "correct", correction.correct, changes),
             (Trigger, "confirm_map", change.confirm, changes),
             (Trigger, "reset", change.reset, changes),
             (Trigger, "pause", change.pause, None),
