@@ -665,7 +665,8 @@ class LiveMap:
         elif path is not None:
             found = self._read(mapper, path)
         if found is None:
-            self._tell(RESET)  # what is in the journal makes no map
+            if self._journal is not None and self._journal.records:
+                self._tell(RESET)  # of what is in the journal no map is made
         elif self.config.persistence.frame_is_persistent:
             self._take(mapper, found, False, RESUMED)
         else:

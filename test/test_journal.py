@@ -26,7 +26,7 @@ from radseg_ros.datatypes import FeatureMap, InputError, MapFileError
 from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.journal import folder as folder_module
 from radseg_ros.journal.folder import Journal
-from radseg_ros.journal.record import FRAME, Content, KeyFrame, Record, pack, unpack
+from radseg_ros.journal.record import FRAME, VERSION, Content, KeyFrame, Record, pack, unpack
 from radseg_ros.journal.replay import poses_of, replay
 from radseg_ros.journal.story import tell
 from radseg_ros.voxels.camera_path import CameraPath
@@ -470,6 +470,26 @@ def test_another_space_takes_the_language_head_alone(tmp_path):
 def test_commands_that_cannot_be_done_say_why(tmp_path, capsys, arguments, said):
     assert main([text.format(tmp=tmp_path) for text in arguments]) == 1
     assert said in capsys.readouterr().err
+
+
+VERSIONS = sorted((Path(__file__).parent / "data" / "journals").glob("v*/"))
+
+
+@pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
+def test_journals_of_earlier_versions_are_read(folder):
+    snapshot = from_scratch(Journal(folder), voxel_size=0.2).snapshot()
+    with np.load(folder.with_suffix(".npz")) as content:
+        order = np.lexsort(snapshot.index.numpy().T)
+        for name in ("index", "hits", "views"):
+            assert np.array_equal(getattr(snapshot, name).numpy()[order], content[name])
+        features = snapshot.features.numpy()[order]
+        np.testing.assert_allclose(features, content["features"], atol=1e-4)
+        rgb = snapshot.rgb.numpy()[order]
+        np.testing.assert_allclose(rgb, content["rgb"], atol=0.03)  # decoders of JPEG round
+
+
+def test_there_is_a_journal_of_every_version():
+    assert [folder.name for folder in VERSIONS] == [f"v{i}" for i in range(1, VERSION + 1)]
 
 
 @pytest.mark.slow  # processes

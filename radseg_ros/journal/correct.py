@@ -3,20 +3,24 @@
 
 A map that has lost no voxel is the sum of its frames. From a sum a frame can be taken out where it
 was and put in where it belongs: that costs the frame twice, whatever the size of the map, and the
-map is right at every moment but for what waits. Hits are exact, vectors to the rounding of sums.
+map is right at every moment but for what waits. Hits are exact, vectors to the rounding of sums:
+where nearly all points of a voxel have gone (:attr:`VoxelMap.worn`, after many frames have moved)
+that is more than 1e-4, so such a map is afterwards made anew.
 
 Carving, forgetting, eviction and clear_box depend on the order of the frames, and halves of numbers
 cannot be subtracted: of a voxel that is gone nobody knows which frames were in it. Such a map is
-made anew from the journal beside the old one, which goes on until the new one has caught up and
-takes over. That costs all frames once, and the memory of two maps, and is exact by its making: it
-is what a map of the corrected poses would have been. ``bench/correct.py`` compares the two.
+made anew from the journal at once, beside the old one, which goes on until the new one has caught
+up and takes over. That costs all frames once, and the memory of two maps, and is exact by its
+making: it is what a map of the corrected poses would have been. Why it is not always done: nothing
+gets better until it has ended, and a few frames cost as much as all. ``bench/correct.py`` compares
+the two.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -25,8 +29,9 @@ import numpy as np
 import torch
 
 from ..datatypes import InputError
+from ..device import give_way
 from ..voxels.camera_path import CameraPath
-from ..voxels.voxel_map import VoxelMap
+from ..voxels.voxel_map import PAUSE, VoxelMap
 from .folder import JournalWriter
 from .record import FRAME, Content, Record
 from .replay import Poses, beginning, poses_of, replay
@@ -87,7 +92,8 @@ class Corrector:
         self._journal, self._host, self._turn, self._read = journal, host, turn, read
         self._share, self._changed = share, changed
         self._known: dict[int, _Known] = {}
-        self._poses = self._told()
+        self._poses = poses_of(journal, self._records())
+        self._busy = False
         self._closing, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="correcting", daemon=True)
         if host.map.history.stale:
@@ -95,8 +101,8 @@ class Corrector:
 
     @property
     def waiting(self) -> int:
-        """Frames that are not yet where they belong."""
-        return len(self._host.map.history.stale)
+        """Frames that are not yet where they belong; at least 1 while anything is to be done."""
+        return len(self._host.map.history.stale) or int(self._busy)
 
     def close(self, timeout: float | None = None) -> bool:
         """Let the frame in hand finish; False when ``timeout`` (s) was not enough."""
@@ -108,9 +114,8 @@ class Corrector:
 
     def prepare(self) -> None:
         """Read what :meth:`request` must know of the frames, so that nobody waits for the disk."""
-        for record in self._records():
-            if record.kind == FRAME:
-                self._know(record)
+        for record in self._frames():
+            self._know(record)
 
     def request(
         self,
@@ -128,7 +133,7 @@ class Corrector:
         Raises:
             InputError: the map is no sum of its frames, and the journal does not hold them all.
         """
-        frames = [record for record in self._records() if record.kind == FRAME]
+        frames = self._frames()
         known = {r.number: found for r in frames if (found := self._know(r)) is not None}
         gone = self._gone(frames)
         if gone and not self._host.map.is_sum:
@@ -169,8 +174,8 @@ class Corrector:
         story = self._journal.story()
         return story.aside if story.waits else story.main
 
-    def _told(self) -> Poses:
-        return poses_of(self._journal, self._records())
+    def _frames(self) -> list[Record]:
+        return [record for record in self._records() if record.kind == FRAME]
 
     def _gone(self, frames: Sequence[Record]) -> int:
         """Frames that are in the map and not in the journal any more."""
@@ -191,12 +196,14 @@ class Corrector:
     # In the thread
 
     def _run(self) -> None:
+        give_way()
         while not self._closing.is_set():
             begun = time.monotonic()
             if self._step():
                 self._rest(time.monotonic() - begun)
-                if not self.waiting:
-                    self._settle()
+            elif self._busy:
+                self._settle()
+                self._busy = False
             else:
                 self._wake.wait()
                 self._wake.clear()
@@ -204,8 +211,11 @@ class Corrector:
     def _settle(self) -> None:
         """All frames are where they belong: so was the camera."""
         self.prepare()
+        world = self._host.map
+        if world.is_sum and world.worn and not self._gone(self._frames()):
+            self._make_anew(world)
         with self._turn:
-            frames = [record for record in self._records() if record.kind == FRAME]
+            frames = self._frames()
             if self._gone(frames) or self._journal.story().base is not None:
                 return
             path = CameraPath()
@@ -224,9 +234,10 @@ class Corrector:
             stale = dict(world.history.stale)
         if not stale:
             return False
+        self._busy = True
         if world.is_sum:
             self._move_one(world, stale)
-        elif self._gone([record for record in self._records() if record.kind == FRAME]):
+        elif self._gone(self._frames()):
             for number in stale:  # it would lose what the journal has lost
                 self._give_up(world, number)
         else:
@@ -245,19 +256,27 @@ class Corrector:
             world.lifted(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
             for T in (stale[number], target)
         )
+        steps = world.move(before, after, kept.features, kept.frame.stamp_ns)
+        try:
+            while self._next(steps, world, number, target):
+                time.sleep(PAUSE)  # a frame that waits for the map can have it
+        except InputError:
+            if world.is_sum:  # else it is made anew
+                self._give_up(world, number)
+
+    def _next(
+        self, steps: Iterator[None], world: VoxelMap, number: int, target: np.ndarray
+    ) -> bool:
+        """Do one step of a move; whether there are more."""
         with self._host.lock:
             if self._host.map is not world or number not in world.history.stale:
-                return  # the map was reset, or replaced
-            try:
-                world.move(before, after, kept.features, kept.frame.stamp_ns)
-            except InputError:
-                target = None
-            else:
-                world.history.stale[number] = target
-                if self._poses[number] is target:  # not corrected once more meanwhile
-                    del world.history.stale[number]
-        if target is None:
-            self._give_up(world, number)
+                return False  # the map was reset, or replaced
+            for _ in steps:
+                return True
+            world.history.stale[number] = target
+            if self._poses[number] is target:  # not corrected once more meanwhile
+                del world.history.stale[number]
+            return False
 
     def _give_up(self, world: VoxelMap, number: int) -> None:
         """A frame stays where it is."""

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 COPY_BYTES = 4 << 20  # of vectors that are copied while a map is locked: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
+WORN = 100  # times as many points as are left make the rounding of a sum worth a thought
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
 
 
@@ -107,6 +108,8 @@ class VoxelMap:
         self.clock = MapClock()
         self.camera = (0.0, 0.0, 0.0)  # m, where the last frame was taken
         self.history = History()
+        self._worn: list[torch.Tensor] = []  # (2, n) keys, and the points that they had
+        self._halfway = False  # whether a frame that moves is in two places
         self.table = VoxelTable(
             self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
         )
@@ -188,8 +191,8 @@ class VoxelMap:
     @torch.no_grad()
     def move(
         self, before: LiftedFrame, after: LiftedFrame, feature_map: FeatureMap, stamp_ns: int
-    ) -> None:
-        """Take a frame out where it was put in, and put it in where it belongs.
+    ) -> Iterator[None]:
+        """Put a frame in where it belongs, and take it out where it was.
 
         Nothing is carved or forgotten by it, and no time passes; bounds are kept. A voxel that has
         no points left is gone. First and last stamps of the others stay: they are those of all
@@ -198,33 +201,63 @@ class VoxelMap:
         Args:
             before, after: of :meth:`lifted`.
 
+        Yields:
+            Once, so that others can have the map, in which the frame is twice then.
+
         Raises:
-            InputError: the map does not hold the frame there; it is as it was.
+            InputError: the map does not hold the frame where it was: it is as it was or, if that
+                has changed at half way, has the frame in both places.
         """
         features, _ = self._patch_features(feature_map)
-        slots = self.table.index.find(before.key)
-        held = bool((slots >= 0).all())
-        if not held or bool((take(self.table["hits"], slots) < before.hits).any()):
-            raise InputError("the map does not hold this frame where it is to be taken out")
+        self._check_holds(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
         self._add(after, features, stamp_ns, then_ns)
+        self._halfway = True
         try:
-            self._subtract(before, features)
-        except BaseException:
-            self._subtract(after, features)
-            raise
-        self._maintain(self._evict)
+            yield
+            self._check_holds(before)
+            try:
+                self._subtract(before, features)
+            except BaseException:
+                self._subtract(after, features)
+                raise
+            self._maintain(self._evict)
+        finally:
+            self._halfway = False
+
+    def _check_holds(self, lifted: LiftedFrame) -> None:
+        slots = self.table.index.find(lifted.key)
+        there = bool((slots >= 0).all())
+        if not there or bool((take(self.table["hits"], slots) < lifted.hits).any()):
+            raise InputError("the map does not hold this frame where it is to be taken out")
 
     def _subtract(self, lifted: LiftedFrame, features: torch.Tensor) -> None:
         """Take out the points of a frame; the map holds them."""
         slots, order = torch.sort(self.table.index.find(lifted.key))
         lifted = lifted.reordered(order)
+        had = take(self.table["hits"], slots)
+        worn = had > WORN * (had - lifted.hits)
+        if bool(worn.any()):
+            self._worn.append(torch.stack([lifted.key[worn], had[worn]]))
         views = torch.ones_like(slots, dtype=torch.int32)
         points = {"hits": lifted.hits, "views": views, "rgb_sum": lifted.rgb_sum}
         empty = self.table.subtract(slots, points, lambda a, b: lifted.feature_sums(features, a, b))
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[empty] = True
         self.table.remove(gone)
+
+    @property
+    def worn(self) -> int:
+        """Voxels of whose points :meth:`move` has taken nearly all: what is left of their sums is
+        no better than the rounding of what they were, up to 1e-4 of the vectors and beyond.
+        """
+        if not self._worn:
+            return 0
+        key, had = torch.cat(self._worn, 1)
+        slots = self.table.index.find(key)
+        here = slots >= 0
+        worn = had[here] > WORN * take(self.table["hits"], slots[here])
+        return len(key[here][worn].unique())
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
@@ -345,7 +378,7 @@ class VoxelMap:
         while True:
             with lock:
                 stale = copy.table.follow(self.table, step)
-                if stale <= step:
+                if stale <= step and not self._halfway:
                     copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
                     copy.history = replace(self.history, stale=dict(self.history.stale))
                     return copy
