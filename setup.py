@@ -79,6 +79,8 @@ test = [
     "hypothesis>=6.80",
     "pyyaml>=6.0",  # reads config/mapping.yaml as ROS does
     "playwright>=1.40",  # drives an installed chromium, to see the page as people do
+    "onnx>=1.15",  # writes the tiny network of examples/onnx_segmentation, which
+    "onnxruntime>=1.16",  # runs it
 ]
 
 setup(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from radseg_ros.datatypes import InputError
+from radseg_ros.datatypes import ConfigError, InputError
 from radseg_ros.mapper import Timings
 from radseg_ros.reading import border, read_arrays
 from radseg_ros.spaces import make_space
@@ -31,9 +31,12 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
     """Score the map in ``path`` against ``config.gt`` -> the folder of the results.
 
     Raises:
+        ConfigError: options of questions are set.
         InputError: no ground truth was given, or the map cannot be used.
         MapFileError: the map file is damaged, or made with another encoder.
     """
+    if config.asks:
+        raise ConfigError("maps from files are not asked by name (retrieval, labels): map with run")
     if not config.gt or config.gt == "lifted":
         raise InputError("say which labelled points to score against: --gt FILE (.ply, .npz, .pt)")
     with border(path, "a map"):

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ...command import complain
-from ...config import Config, to_dict, with_options
+from ...config import LABELLED_SPACES, Config, to_dict, with_options
 from ...datatypes import ConfigError, FeatureMap, MapFileError, RecordingError
-from ...encoders.protocol import make_encoder
+from ...encoders.protocol import Classifier, encoder_options, make_encoder
 from ...journal.folder import Journal
 from ...journal.record import FRAME, KeyFrame
 from ...journal.replay import beginning, frame_of, poses_of, replay
@@ -117,7 +117,9 @@ def _other_space(
             f"the journal {journal.folder} stores vectors of space {about.space}: only those of "
             f"{STORES_ALL} can become {config.map.space}"
         )
-    encoder = make_encoder(config.encoder, **to_dict(config).get(config.encoder, {}))
+    encoder = make_encoder(config.encoder, **encoder_options(config, config.encoder))
+    if config.map.space in LABELLED_SPACES and isinstance(encoder, Classifier):
+        raise ConfigError(f"encoder {encoder.name} needs images for probabilities, not vectors")
     stored = Journalled(encoder)
     space = make_space(config, stored)
     made_by = MapIdentity(encoder.name, encoder.checkpoint_hash, encoder.language)
