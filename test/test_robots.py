@@ -341,7 +341,7 @@ def good_message(kind: str, ms: int, robot: str) -> Message:
     return make[kind]()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(good | good | shared | frames | frames | bad | left_out | control, max_size=50),
     st.sampled_from(["topic", "tf", "auto"]),
@@ -353,8 +353,8 @@ def test_any_sequence_of_two_robots_is_accounted_for(events, source, given_origi
     assembler, sent, hand = assembler_of(SMALL, pose_source=source, **placed), Counter(), []
 
     def send(kind: str, message: object, source: str) -> None:
-        many = len(message.transforms) if hasattr(message, "transforms") else 1
-        sent[input_name(kind, source)] += many if kind in TRANSFORMS else 1
+        several = isinstance(message, Message) and hasattr(message, "transforms")
+        sent[input_name(kind, source)] += len(message.transforms) if several else 1
         hand.extend(assembler.add(kind, message, source))
 
     for event, *rest in events:
@@ -436,24 +436,25 @@ def drive(live: LiveMap, how: Convention, robot: str, ms: int) -> None:
     give(live, *images(ms, robot, how.camera.format(robot)), *how.moving(robot, ms))
 
 
-@pytest.mark.parametrize("how", CONVENTIONS.values(), ids=CONVENTIONS)
+@pytest.mark.parametrize("how", [EACH, GIVEN])
 def test_two_robots_make_the_map_of_one_recording_after_the_other(how):
+    stamps = range(125, 1625, 125)  # eighths of metres: no pose is rounded
     together = live_map(how)
-    for ms in range(100, 900, 100):
+    for ms in stamps:
         for robot in ROBOTS:
             drive(together, how, robot, ms)
             settle(together)
     one = live_map()
     give(one, ("info", info(), ""))
     for robot in ROBOTS:
-        for ms in range(100, 900, 100):
+        for ms in stamps:
             at = pose(ms, expected(robot, ms)[2])
-            give(one, *((k, m, "") for k, m, _ in images(ms, robot, "camera")), ("pose", at, ""))
+            give(one, ("pose", at, ""), *((k, m, "") for k, m, _ in images(ms, robot, "camera")))
             settle(one)
     assert len(one.mapper.map) > 500
     assert_equal(together.mapper.map, one.mapper.map)
     status = together.status()
-    assert {name: each.integrated for name, each in status.cameras.items()} == {A: 8, B: 8}
+    assert {name: each.integrated for name, each in status.cameras.items()} == {A: 12, B: 12}
     assert together.close(10) and one.close(10)
 
 
@@ -474,15 +475,14 @@ def test_the_encoder_takes_robots_in_turns():
     assert live.close(10)
 
 
-@pytest.mark.parametrize("name", sorted(GARBAGE))
-def test_garbage_of_one_robot_does_not_stop_the_other(name):
+def test_garbage_of_one_robot_does_not_stop_the_other():
     live = live_map(GIVEN)
-    for ms in range(100, 500, 100):
-        drive(live, GIVEN, A, ms)
-        give(live, *((kind, GARBAGE[name], B) for kind in KINDS))
+    for i, garbage in enumerate(GARBAGE.values(), 1):
+        drive(live, GIVEN, A, 100 * i)
+        give(live, *((kind, garbage, B) for kind in KINDS))
     settle(live)
     status = live.status()
-    assert status.cameras[A].integrated == 4 and not status.cameras[B].integrated
+    assert status.cameras[A].integrated == len(GARBAGE) and not status.cameras[B].integrated
     assert not any(reason.startswith(f"{A}: ") for reason, _ in status.drops)
     even(status.accounts)
     assert live.close(10)
