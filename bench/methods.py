@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What RADSeg's peers cost, as ratios to RADSeg: seconds and memory of one image.
 
-    python bench/methods.py                      # every method; about twenty minutes on two cores
+    python bench/methods.py                      # every method; proxyclip and trident are slow
     python bench/methods.py --only naradio plain --rounds 9
 
 All methods have the sizes of ViT-B and random weights, see the same image of 576 x 768 through
 windows of 336 px every 224 px (the paper's middle resolution of ADE20K and Context), and run in
 turns. Beside them stand the ratios of the paper's Table A.3 (means over five data sets on a V100;
-the derived methods are not in it). Memory is the rise of the resident set while the image is
-encoded, in a process of its own, over what the loaded encoder takes.
+the derived methods are not in it). The paper's ResCLIP looks twice, for its labels, and its
+TextRegion has SAM 2 find the regions: neither is part of encoding an image here. Memory is the rise
+of the resident set while the image is encoded, in a process of its own, over what the loaded
+encoder takes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 import measure
 import numpy as np
+import random_clip
 import random_radio
 import torch
 
@@ -42,10 +45,19 @@ class Method:
     seconds: float = 0.0  # an image in Table A.3; 0 = not in it
 
 
+VIT_B = {"width": 768, "depth": 12, "heads": 12}
 WEIGHTS: dict[str, Callable[[Path], Path]] = {
     "@radio": lambda folder: random_radio.write(folder / "radio.pth.tar"),
+    "@clip": lambda folder: random_clip.write(
+        folder / "clip", patch=16, side=224, projection=512, spread=0.1, tokenizer=False, **VIT_B
+    ),
+    "@dino8": lambda folder: random_clip.write_dino(folder / "dino8", 8, 224, **VIT_B),
+    "@dino16": lambda folder: random_clip.write_dino(folder / "dino16", 16, 224, **VIT_B),
+    "@dinov2": lambda folder: random_clip.write_dinov2(folder / "dinov2", 14, 518, **VIT_B),
+    "@sam": lambda folder: random_clip.write_sam(folder / "sam", 16, 1024, 14, **VIT_B),
 }
 RADIO = partial(dict, checkpoint="@radio")
+CLIP = partial(dict, checkpoint="@clip")
 METHODS = {
     BASE: Method("radseg", RADIO(), 0.115),
     "plain": Method("radseg", RADIO(attention="plain")),
@@ -53,6 +65,13 @@ METHODS = {
     "proxy_dino": Method("radseg", RADIO(attention="proxy_dino")),
     "proxy_sam": Method("radseg", RADIO(attention="proxy_sam")),
     "resradio": Method("radseg", RADIO(attention="resradio")),
+    "naclip": Method("naclip", CLIP(), 0.089),
+    "scclip": Method("scclip", CLIP(), 0.147),
+    "resclip": Method("resclip", CLIP(), 0.261),
+    "proxyclip": Method("proxyclip", CLIP(proxy="@dino8"), 0.667),
+    "talk2dino": Method("talk2dino", {"checkpoint": "@dinov2", "text_tower": "@clip"}, 0.165),
+    "trident": Method("trident", CLIP(proxy="@dino16", sam="@sam"), 0.454),
+    "textregion": Method("textregion", CLIP(), 0.682),
 }
 
 
@@ -76,7 +95,8 @@ def image(size: tuple[int, int]) -> np.ndarray:
 def run(names: list[str], rounds: int, memory: bool) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: str(write(Path(folder))) for name, write in WEIGHTS.items()}
+        wanted = {value for name in names for value in METHODS[name].options.values()}
+        paths = {name: str(WEIGHTS[name](Path(folder))) for name in WEIGHTS if name in wanted}
         chosen = {
             name: {key: paths.get(value, value) for key, value in METHODS[name].options.items()}
             for name in names
