@@ -10,6 +10,7 @@ from typing import Any
 
 from radseg_ros.files import write_whole
 
+from ..report.asked import PRECISIONS
 from ..report.page import document, html_table, image
 from ..report.tables import markdown
 from .pictures import draw_answers
@@ -68,7 +69,7 @@ def _figures(answers: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
         "localised": where["accuracy"],
         "of known places": where["known"],
         "error": where["error"],
-        **answers["top"],
+        **{name: answers["top"][name] for name in PRECISIONS if name in answers["top"]},
     }
     return list(row), [row]
 
