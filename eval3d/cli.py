@@ -12,6 +12,9 @@ from typing import Any
 
 from radseg_ros.command import complain, positive, run_command
 
+from .report.difference import add_diff, command_diff
+from .tables.command import add_table, command_table
+
 EXAMPLES = """examples:
   eval3d run --dataset replica --root ~/Replica --gt ~/replica_gt/{scene}.npz --out results/replica
   eval3d run --dataset folder --root recording --encoder oracle --out results/oracle
@@ -19,6 +22,8 @@ EXAMPLES = """examples:
   eval3d score map.radmap --gt labelled.ply --classes nyu40 --encoder lite --out results/map
   eval3d sweep --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
   eval3d report results/a results/b --out results/both
+  eval3d table A.8
+  eval3d diff results/a results/b
   eval3d ask my_recording --labels labels.json --encoder lite --out results/asked
   eval3d export openlex3d results/replica --checkpoint CHECKPOINT --out predictions/radseg/replica
 """
@@ -118,6 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     _options(export, (*UNSCORED, "labels"))
     export.add_argument("--out", type=Path, required=True, help="folder of the predictions")
 
+    add_table(commands)
+    add_diff(commands)
     commands.add_parser("options", help="list every option with its default")
     return parser
 
@@ -156,6 +163,13 @@ def _options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> 
         metavar="OPTION=VALUE",
         help="any option of 'eval3d options'",
     )
+    parser.add_argument(
+        "--encoder-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of an encoder that has no group of its own among them; may be repeated",
+    )
 
 
 def _execution(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +206,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def make_config(arguments: argparse.Namespace) -> Any:
     """The options of a command line as an EvalConfig."""
-    from radseg_ros.config import parse_assignments
+    from radseg_ros.config import GROUPS, encoder_flags, parse_assignments
 
     from .options import EvalConfig, with_options
 
@@ -201,13 +215,16 @@ def make_config(arguments: argparse.Namespace) -> Any:
     dataset = fixed.get(arguments.command)
     name, root = dataset or (arguments.dataset, arguments.root)
     config = with_options(EvalConfig(), {"dataset": name, "root": str(root)})
-    given = {
-        option: getattr(arguments, flag.replace("-", "_"), None) for flag, option in FLAGS.items()
-    }
-    flags = [f"{option}={value}" for option, value in given.items() if value is not None]
+    given = {flag: getattr(arguments, flag.replace("-", "_"), None) for flag in FLAGS}
+    own = encoder_flags(given["encoder"] or "", given, (*GROUPS, "oracle"))
+    flags = [f"{FLAGS[flag]}={value}" for flag, value in given.items() if value is not None]
     if any(flag.startswith("radseg.device=") for flag in flags):
         flags.append(f"lite.device={arguments.device}")
-    return with_options(config, parse_assignments(EvalConfig, [*flags, *arguments.set]))
+    found = parse_assignments(EvalConfig, [*flags, *arguments.set])
+    if own or arguments.encoder_option:
+        given_options = found.get("encoder_options", [])
+        found["encoder_options"] = [*given_options, *own, *arguments.encoder_option]
+    return with_options(config, found)
 
 
 def _recording(path: str) -> tuple[str, str]:
@@ -362,6 +379,8 @@ COMMANDS = {
     "ask": command_ask,
     "export": command_export,
     "options": command_options,
+    "table": command_table,
+    "diff": command_diff,
 }
 
 
@@ -380,7 +399,7 @@ def _command(arguments: argparse.Namespace) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if hasattr(arguments, "out"):
+    if getattr(arguments, "out", None) is not None:
         prepare_folder(arguments.out)
     return COMMANDS[arguments.command](arguments)
 

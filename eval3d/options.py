@@ -57,7 +57,9 @@ class EvalConfig(Options):
     classes: str = option(
         "", f"class list: {', '.join(SHIPPED)}, or a file; empty = the data set's own"
     )
-    encoder: str = option("radseg", "radseg, lite, or oracle (knows the labels)")
+    encoder: str = option(
+        "radseg", "radseg, lite, oracle (knows the labels), or any other that a mapper may have"
+    )
     gt: str = option(
         "",
         "labelled points (.ply .npz .pt), {root} and {scene} are filled in; lifted = from label "

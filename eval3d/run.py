@@ -17,7 +17,7 @@ import torch
 
 from radseg_ros.config import LABELLED_SPACES, from_dict, one_of, to_dict
 from radseg_ros.datatypes import ConfigError, InputError, RecordingError
-from radseg_ros.encoders.protocol import Encoder, make_encoder
+from radseg_ros.encoders.protocol import Encoder, encoder_options, make_encoder
 from radseg_ros.files import write_whole
 from radseg_ros.frames.drops import DropCounts
 from radseg_ros.geometry import resize_frame
@@ -77,9 +77,10 @@ def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
 
     The same one for equal options, so that weights are loaded once per process.
     """
-    options = to_dict(config.mapper).get(config.encoder, {})
     if config.encoder == "oracle":
         options = {**to_dict(config.oracle), "seed": config.seed, "names": list(classes.names)}
+    else:
+        options = encoder_options(config.mapper, config.encoder)
     return _cached_encoder(config.encoder, json.dumps(options, sort_keys=True))
 
 

@@ -76,7 +76,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
     tree = tree_of(path)
     inside = {
         id(node)
-        for block in ast.walk(tree)
+        for block in (ast.walk(tree) if top_level_only else ())
         if isinstance(block, ast.FunctionDef)
         or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test))
         for node in ast.walk(block)
@@ -84,7 +84,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
     package = path.relative_to(ROOT).parent.parts
     found: set[str] = set()
     for node in ast.walk(tree):
-        if top_level_only and id(node) in inside:
+        if id(node) in inside:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

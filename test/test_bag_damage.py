@@ -197,6 +197,35 @@ def test_a_long_gap_is_crossed_in_few_looks():
     assert 0 <= end - LongGap.bad.stop <= bag_module.SHORTEST_GAP
 
 
+class Gap:
+    """A message each ``apart`` ns; those of a stretch cannot be read, nor what is before them."""
+
+    start_time = 10**9
+
+    def __init__(self, count: int, apart: int, bad: range) -> None:
+        self.times = [self.start_time + apart * i for i in range(count)]
+        self.bad = {self.times[i] for i in bad}
+        self.end_time = self.times[-1] + 1 if count else self.start_time
+
+    def messages(self, connections: list, start: int | None) -> Iterator[tuple]:
+        for time_ns in self.times:
+            if start is None or time_ns >= start:
+                if time_ns in self.bad:
+                    raise ValueError("damaged")
+                yield None, time_ns, b""
+
+
+@pytest.mark.parametrize("apart", [1, 3])
+@pytest.mark.parametrize("first", [0, 1, 2, 7])
+def test_a_gap_costs_what_is_in_it_to_the_nanosecond(monkeypatch, apart, first):
+    monkeypatch.setattr(bag_module, "SHORTEST_GAP", 1)
+    for length in range(20):
+        for after in (0, 1, 5):
+            reader = Gap(first + length + after, apart, range(first, first + length))
+            found = [time_ns for _, time_ns, _ in bag_module._readable(reader, [], Path("bag"))]
+            assert found == [time_ns for time_ns in reader.times if time_ns not in reader.bad]
+
+
 def counted(path: Path, **changes: int) -> None:
     """Let metadata.yaml count other numbers of messages."""
     metadata = path / "metadata.yaml"
@@ -288,6 +317,16 @@ UNREADABLE = {
     "something else": lambda file: file.write_bytes(b"\x89PNG" + bytes(5000)),
     "its beginning twice": lambda file: file.write_bytes(file.read_bytes()[:3000] * 2),
 }
+
+
+def test_of_several_files_the_first_is_the_example_of_the_cure(tmp_path):
+    path = write(tmp_path / "bag", StoragePlugin.MCAP)
+    later = path / "z.mcap"
+    shutil.copy(storage(path), later)
+    (path / "metadata.yaml").write_text("none")
+    with pytest.raises(RecordingError, match="bag.mcap") as caught:
+        open_recording(path)
+    assert str(later) not in str(caught.value)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)

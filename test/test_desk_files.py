@@ -144,7 +144,10 @@ def test_what_cannot_be_joined(tmp_path, capsys):
     write_map(tmp_path / "a.radmap", wall(RED, GREEN))
     write_map(tmp_path / "odom.radmap", wall(RED, GREEN), frame_id="odom")
     write_map(tmp_path / "large.radmap", wall(RED, GREEN), **{"map.voxel_size": 0.1})
+    (tmp_path / "link.radmap").symlink_to("a.radmap")
     for other, told in (
+        ("a", "is named twice: its points would count twice"),
+        ("link", "is named twice: its points would count twice"),
         ("odom", "was made with frame_id 'odom', here it is 'map'"),
         ("large", "maps of different voxel_size cannot be merged: 0.05 and 0.1"),
         ("none", "there is no map file"),

@@ -132,6 +132,7 @@ def assert_options(arguments: list[str], source: str, text: str) -> None:
         assert not option or re.search(rf'"(?:--)?{option[1]}"', source), f"{word} in: {text}"
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_rooms_shows_the_code():
     command = [sys.executable, "scripts/draw_rooms.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -136,6 +136,7 @@ def test_ids_are_read_from_label_images_of_one_channel(tmp_path, kind):
     assert np.array_equal(frame.label, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

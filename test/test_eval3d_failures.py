@@ -262,6 +262,7 @@ def outcomes(monkeypatch, names, jobs=2, **options):
     return [scene["scene"] for scene in done], failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [2, 3, 8])
 def test_a_process_that_dies_costs_its_scene(monkeypatch, jobs):
     names = ["a", "dies", "b", "fails", "c", "exits", "dies too", "d"]
@@ -275,6 +276,7 @@ def test_a_process_that_dies_costs_its_scene(monkeypatch, jobs):
     }
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_between_two_scenes_costs_none(monkeypatch):
     made = []
 
@@ -291,6 +293,7 @@ def test_a_process_that_dies_between_two_scenes_costs_none(monkeypatch):
     assert outcomes(monkeypatch, ["a", "b", "c"]) == (["a", "b", "c"], {}) and len(made) == 3
 
 
+@pytest.mark.slow
 def test_processes_are_used_again_and_scenes_run_beside_each_other(monkeypatch):
     monkeypatch.setattr(cluster, "attempt_scene", scene_tasks.by_name)
     names = [f"scene {i}" for i in range(6)]
@@ -563,9 +566,11 @@ def test_maps_and_truths_of_odd_arrays_are_refused_or_scored(tmp_path):
     classes = world.write_classes(tmp_path / "six.tsv")
     options = {"gt": str(tmp_path / "gt.npz"), "classes": str(classes), "encoder": "oracle"}
     config, rng = with_options(EvalConfig(), options), random.Random(0)
+    names = np.array([f"{name} wall" for name in world.FACES])
     kinds = {
         "labels": {"xyz": xyz, "labels": labels, "rgb": np.zeros(xyz.shape, np.uint8)},
         "vectors": {"xyz": xyz, "vectors": np.ones((len(xyz), 4)), "text": np.eye(6, 4)},
+        "chance": {"xyz": xyz, "probabilities": np.eye(6)[labels - 1], "names": names},
     }
     truth = {"xyz": xyz, "labels": labels}
     np.savez(tmp_path / "gt.npz", **truth)

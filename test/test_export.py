@@ -25,6 +25,7 @@ def cloud(count: int = 50) -> Cloud:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ply", ".pcd"])
 def test_open3d_reads_back_what_was_written(tmp_path, suffix):
     o3d = pytest.importorskip(

@@ -98,6 +98,7 @@ def test_cosine_is_a_probability(encoder):
     )  # "anything" is the same everywhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("photograph", "there", "not_there"),
     [

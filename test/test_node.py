@@ -57,7 +57,7 @@ REFUSED = {
     "no such encoder": (
         ["-p", "encoder:=light"],
         None,
-        "'light' is not one of radseg, lite; did you mean",
+        "'light' is not one of radseg, lite, naclip",
     ),
     "wrong length": (["-p", "node.camera_offset:=[1.0]"], None, "camera_offset takes 16 numbers"),
     "no file": (["--params-file", "missing.yaml"], None, "missing.yaml"),
@@ -218,6 +218,7 @@ def test_silence_is_explained(robot, node, refused):
     assert "/depth/camera_info, /pose, /depth/image, /color/image: no publisher" in line
 
 
+@pytest.mark.slow
 def test_a_recording_is_mapped_and_answers_queries(robot, node, empty, scene):
     first = robot.integrated()
     assert re.search(
@@ -258,6 +259,7 @@ def points_of_cloud(cloud: Cloud) -> list[list]:
     return [np.round(column, 4).tolist() for column in (*cloud.xyz.T, cloud.label, cloud.hits)]
 
 
+@pytest.mark.slow  # of what the recording left
 def test_clouds_are_latched_and_stamped_with_the_last_frame(robot, node, scene):
     """Continues with the map of the test before."""
     assert robot.call(SetLabels, "/radseg_mapping/set_labels", labels=["red"]).success

@@ -242,6 +242,7 @@ class Growing:
         raise InputError("there is nothing to ask")
 
 
+@pytest.mark.slow
 def test_a_page_begins_with_nothing_and_grows():
     pytest.importorskip("viser", reason="the extra [view] is not installed")
     source = Growing()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from conftest import shared
 from PIL import Image
-from recordings import SIZE, BagWriter, K, rgb_of, write_bag, write_folder, write_tf_bag
-from rosbags.rosbag2 import StoragePlugin
+from recordings import HUMBLE, SIZE, BagWriter, K, rgb_of, write_bag, write_folder, write_tf_bag
+from rosbags.rosbag1 import Writer as Ros1Writer
+from rosbags.rosbag2 import Reader, StoragePlugin
+from rosbags.typesys import Stores, get_typestore
 
 from radseg_ros.config import NodeConfig
 from radseg_ros.datatypes import InputError, RecordingError
@@ -138,6 +140,27 @@ def test_a_bag_of_compressed_images_and_a_single_file(tmp_path):
         (frame,) = open_recording(path)
         np.testing.assert_array_equal(frame.rgb, rgb)
         np.testing.assert_allclose(frame.depth, millimetres / 1000, rtol=1e-6)
+
+
+def test_a_bag_of_ros_1_gives_the_frames_of_its_twin(tmp_path):
+    path, old = write_bag(tmp_path / "bag"), tmp_path / "old.bag"
+    noetic = get_typestore(Stores.ROS1_NOETIC)
+    with Reader(path) as reader, Ros1Writer(old) as writer:
+        written = {
+            each.id: writer.add_connection(each.topic, each.msgtype, typestore=noetic)
+            for each in reader.connections
+        }
+        for each, time_ns, data in reader.messages():
+            writer.write(written[each.id], time_ns, bytes(HUMBLE.cdr_to_ros1(data, each.msgtype)))
+    bags = BagRecording(path), BagRecording(old)
+    assert [bag.is_ros1 for bag in bags] == [False, True]
+    frames = list(zip(*bags, strict=True))
+    assert len(frames) == 5 and not bags[1].drops.total
+    for ours, theirs in frames:
+        np.testing.assert_array_equal(ours.rgb, theirs.rgb)
+        np.testing.assert_array_equal(ours.depth, theirs.depth)
+        np.testing.assert_array_equal(ours.T_world_camera, theirs.T_world_camera)
+        assert ours.stamp_ns == theirs.stamp_ns
 
 
 def test_raw_messages_come_in_the_order_of_recording(tmp_path):

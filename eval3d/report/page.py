@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .asked import answer_lines, asked_rows, retrieval_rows
+from .protocol import block, run_protocol
 from .results import read_timings
 from .runs import Run, varied_options
 from .tables import cell, class_rows, failed_rows, heading, run_rows, scene_rows
@@ -148,6 +149,8 @@ def _run(run: Run) -> str:
             "<details><summary>Classes (means over "
             f"scenes)</summary>{html_table(*class_rows(run))}</details>",
             _asked(run),
+            "<h3>Protocol</h3>",
+            f"<pre>{escape(block(run_protocol(run)))}</pre>",
             *(_scene(scene) for scene in run.scenes),
             _times(run),
             "<details><summary>Configuration, versions, "

@@ -135,7 +135,15 @@ METRICS_KIND = {
     },
     "provenance": {
         "encoder": str,
-        "config": {"protocol": str, "k": int, "mapper": {"map": {"voxel_size": NUMBER}}},
+        "classes": {"name": str},
+        "git": str,
+        "versions": {str: str},
+        "config": {
+            **dict.fromkeys(("protocol", "dataset", "encoder"), str),
+            **dict.fromkeys(("k", "frame_skip", "limit", "denoise_chunk"), int),
+            **dict.fromkeys(("denoise_threshold", "prediction_threshold", "gt_voxel_size"), NUMBER),
+            "mapper": {"short_side": int, "map": {"voxel_size": NUMBER, "space": str}},
+        },
     },
 }
 FIGURES = dict.fromkeys(("auroc", "matthews_best", "matthews", "precision", "recall"), MAYBE)

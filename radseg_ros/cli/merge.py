@@ -50,7 +50,7 @@ def merge(paths: list[Path], out: Path) -> int:
     Raises:
         MapFileError: a file cannot be read or written, or differs from the first in encoder,
             weights, labels or frame.
-        InputError: or in voxel size, space or channels.
+        InputError: or in voxel size, space or channels; or a file is named twice.
     """
     from ..voxels.camera_path import CameraPath
     from ..voxels.map_file import SUFFIX, load_map, read_header, save_map
@@ -58,6 +58,9 @@ def merge(paths: list[Path], out: Path) -> int:
     if out.suffix != SUFFIX:
         raise InputError(f"{out}: the file of a map ends with {SUFFIX}")
     headers = [read_header(path) for path in paths]  # before anything large is read
+    for i, path in enumerate(paths):
+        if any(path.samefile(other) for other in paths[:i]):
+            raise InputError(f"{path} is named twice: its points would count twice")
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
         header.identity.require(first.identity, str(path))
