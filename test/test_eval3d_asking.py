@@ -81,7 +81,7 @@ def test_every_class_is_asked_for_by_name(tmp_path, capsys, recording):
     assert retrieval["ap50"] == retrieval["ap25"] == 1.0 and retrieval["ap"] > 0.9
     assert 0.9 < retrieval["top1"] <= retrieval["top5"] <= 1.0
     assert retrieval["localisation"]["accuracy"] == 1.0
-    assert "## Asked by name" in text and "AUROC" in text
+    assert "## Asked by name: what is found where" in text and "AUROC" in text
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Asked by name" in page and "AP50" in page
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
