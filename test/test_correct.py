@@ -324,6 +324,7 @@ def test_a_node_that_was_killed_meanwhile_goes_on_correcting(tmp_path, options, 
     again.close(5)
 
 
+@pytest.mark.slow  # starts several maps
 def test_a_map_that_was_saved_before_is_corrected_when_it_is_loaded(tmp_path):
     live = live_map(tmp_path / "journal", **AT_ONCE)
     observe(live, range(4))
@@ -337,6 +338,7 @@ def test_a_map_that_was_saved_before_is_corrected_when_it_is_loaded(tmp_path):
     again.close(5)
 
 
+@pytest.mark.slow  # starts several maps
 def test_after_a_box_was_cleared_the_map_is_made_anew(tmp_path):
     live = live_map(tmp_path, **AT_ONCE)
     observe(live, range(4))
@@ -360,6 +362,7 @@ def test_frames_that_hardly_moved_or_lie_outside_stay(tmp_path):
     live.close(5)
 
 
+@pytest.mark.slow  # starts several maps
 @pytest.mark.parametrize("options", [{}, MADE_ANEW[0]], ids=["sum", "anew"])
 def test_a_reset_ends_a_correction(tmp_path, options):
     live = live_map(tmp_path, **{**AT_ONCE, "correct__share": 0.5}, **options)
@@ -376,6 +379,7 @@ def test_a_reset_ends_a_correction(tmp_path, options):
         each.close(5)
 
 
+@pytest.mark.slow  # starts several maps
 @pytest.mark.parametrize("options", [{}, MADE_ANEW[0]], ids=["sum", "anew"])
 def test_a_confirmed_map_is_corrected_as_a_whole(tmp_path, options):
     aside = {**AT_ONCE, **options, "map__frame_is_persistent": False}
@@ -426,6 +430,7 @@ def test_frames_on_top_of_a_file_are_corrected_as_long_as_it_is_there(tmp_path):
     live.close(5)
 
 
+@pytest.mark.slow  # starts several maps
 @pytest.mark.parametrize("carve", [0, 1])
 def test_frames_that_have_left_the_journal_stay_where_they_are(tmp_path, carve):
     first = live_map(tmp_path, **AT_ONCE)
@@ -449,6 +454,7 @@ def test_frames_that_have_left_the_journal_stay_where_they_are(tmp_path, carve):
     live.close(5)
 
 
+@pytest.mark.slow  # starts several maps
 def test_a_frame_that_cannot_be_read_stays_and_is_counted(tmp_path):
     live = live_map(tmp_path, **AT_ONCE)
     observe(live, range(4))

@@ -289,9 +289,11 @@ def _locked(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise MapFileError(f"the journal {folder} is in use by another process") from error
+    except OSError:  # a file system without locks
+        logger.info("the file system of %s does not tell whether another process writes", folder)
     return descriptor
 
 
