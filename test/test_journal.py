@@ -21,6 +21,7 @@ from killing import killed
 from small_worlds import frame, pose
 
 from radseg_ros.cli.map import main
+from radseg_ros.cli.merge import merge
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import FeatureMap, InputError, MapFileError
 from radseg_ros.encoders.protocol import ENCODERS
@@ -418,6 +419,18 @@ def test_a_journal_that_cannot_be_begun_is_told_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="no journal can be begun"):
         live_map(tmp_path / "file")
+
+
+def test_a_joined_map_is_not_of_the_journal_of_its_first(tmp_path):
+    files = [tmp_path / "a.radmap", tmp_path / "b.radmap"]
+    for step, file in enumerate(files):
+        live = live_map(tmp_path / file.stem)
+        observe(live, [step])
+        live.save(file)
+        live.close(5)
+        assert read_header(file).notes["journal"]["frames"] == 1
+    merge(files, tmp_path / "joined.radmap")
+    assert "journal" not in read_header(tmp_path / "joined.radmap").notes
 
 
 # With other options

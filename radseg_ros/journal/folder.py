@@ -194,7 +194,7 @@ class JournalWriter(Journal):
         path = self.folder / record.name
         save_tensors(path, FILE, {"kind": record.kind, **content.header}, content.state)
         written = record._replace(nbytes=path.stat().st_size)
-        self.records.append(written)
+        self.records = [*self.records, written]  # whoever reads the old list goes on with that
         self.nbytes += written.nbytes
 
     def _make_room(self, nbytes: int) -> None:
@@ -209,7 +209,7 @@ class JournalWriter(Journal):
             if self.nbytes + nbytes <= self.max_bytes:
                 return
             (self.folder / record.name).unlink(missing_ok=True)
-            self.records.remove(record)
+            self.records = [other for other in self.records if other is not record]
             self.nbytes -= record.nbytes
 
     def _tell(self, error: Exception) -> None:
