@@ -21,6 +21,7 @@ TOPICS = {
     "depth": "depth/image",
     "camera_info": "depth/camera_info",
     "pose": "pose",
+    "trajectory": "trajectory",
 }
 # topics of config/mapping.rviz
 SHOWN = ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid")
@@ -42,6 +43,8 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "load_map": "map.load",
     "frame_is_persistent": "map.frame_is_persistent",
     "autosave": "map.autosave",
+    "journal": "journal.directory",
+    "body_frame": "correct.body_frame",
 }
 ARGUMENTS = {
     **{
@@ -49,6 +52,7 @@ ARGUMENTS = {
         for name, topic in TOPICS.items()
     },  # fmt: skip
     "pose": (TOPICS["pose"], "topic of pose; with robots, below the namespace of each"),
+    "trajectory": (TOPICS["trajectory"], "topic of corrected poses (nav_msgs/Path)"),
     "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
     "namespace": ("", "namespace of the node, below that of the launch file around this one"),
     "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
@@ -133,10 +137,11 @@ def remapped(given):
         for each in ("robots", "cameras")
     )
     cameras = [robot + name for robot in robots for name in names]
+    below_of = {"pose": ("robot", robots), "trajectory": ("node", [""])}
     for name, topic in TOPICS.items():
         if given[name] == topic:
             continue
-        what, below = ("robot", robots) if name == "pose" else ("camera", cameras)
+        what, below = below_of.get(name, ("camera", cameras))
         for outer in below:
             if outer and given[name].startswith("/"):
                 raise ValueError(

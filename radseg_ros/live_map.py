@@ -91,7 +91,7 @@ class JournalStatus:
     lost: int  # frames that could not be written
     damaged: int  # records that could not be read
     moving: int  # frames that a correction will put elsewhere
-    unmoved: int  # frames that it could not, because they cannot be read
+    unmoved: int  # frames that it could not: damaged, or not in the journal any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..datatypes import InputError
+from ..datatypes import InputError, MapFileError
 from ..device import give_way
 from ..voxels.camera_path import CameraPath
 from ..voxels.voxel_map import PAUSE, VoxelMap
 from .folder import JournalWriter
 from .record import FRAME, Content, Record
 from .replay import Poses, beginning, poses_of, replay
-from .story import MOVED
+from .story import MOVED, Story
 from .trajectory import Trajectory, moved
 
 
@@ -92,7 +92,7 @@ class Corrector:
         self._journal, self._host, self._turn, self._read = journal, host, turn, read
         self._share, self._changed = share, changed
         self._known: dict[int, _Known] = {}
-        self._poses = poses_of(journal, self._records())
+        self._poses = poses_of(journal, journal.records)  # numbers are given once
         self._busy = False
         self._closing, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="correcting", daemon=True)
@@ -181,6 +181,11 @@ class Corrector:
         """Frames that are in the map and not in the journal any more."""
         return max(0, self._host.map.history.frames - len(frames))
 
+    def _complete(self) -> bool:
+        """Whether the journal has all frames of the map."""
+        with self._turn:  # a frame in hand is in the map before it is in the journal
+            return not self._gone(self._frames())
+
     def _know(self, record: Record) -> _Known | None:
         known = self._known.get(record.number)
         if known is None and (header := self._journal.header(record)) is not None:
@@ -212,7 +217,7 @@ class Corrector:
         """All frames are where they belong: so was the camera."""
         self.prepare()
         world = self._host.map
-        if world.is_sum and world.worn and not self._gone(self._frames()):
+        if world.is_sum and world.worn and self._complete():
             self._make_anew(world)
         with self._turn:
             frames = self._frames()
@@ -237,7 +242,7 @@ class Corrector:
         self._busy = True
         if world.is_sum:
             self._move_one(world, stale)
-        elif self._gone(self._frames()):
+        elif not self._complete():
             for number in stale:  # it would lose what the journal has lost
                 self._give_up(world, number)
         else:
@@ -285,35 +290,54 @@ class Corrector:
 
     def _make_anew(self, world: VoxelMap) -> None:
         """A second map from the journal, which takes over once it has caught up."""
-        new, done = self._base(world)
+        story = self._journal.story()
+        begun = self._base(world, story)
+        if begun is None:
+            for number in list(world.history.stale):
+                self._give_up(world, number)
+            return
+        new, done = begun
         poses, camera = dict(self._poses), CameraPath()
+
+        def void() -> bool:
+            """Whether the map was reset, replaced, or joined with the one that waited."""
+            now = self._journal.story()
+            same = (now.begun, now.waits) == (story.begun, story.waits)
+            return not same or self._host.map is not world
+
         while True:
             steps = [record for record in self._records() if record.number > done]
             if len(steps) <= 1:
                 break
-            begun = time.monotonic()
+            started = time.monotonic()
             for record in replay(self._journal, steps, new, camera, poses):
                 done = record.number
-                if self._closing.is_set() or self._host.map is not world:
+                if self._closing.is_set() or void():
                     return
-                self._rest(time.monotonic() - begun)
-                begun = time.monotonic()
+                self._rest(time.monotonic() - started)
+                started = time.monotonic()
         with self._turn:
-            if self._host.map is not world:
+            if void():
                 return
             steps = [record for record in self._records() if record.number > done]
             for _ in replay(self._journal, steps, new, camera, poses):
                 pass
             self._take_over(world, new, poses)
 
-    def _base(self, world: VoxelMap) -> tuple[VoxelMap, int]:
-        """What a map that is made anew begins with, and the record up to which that goes."""
-        story = self._journal.story()
-        if not story.waits and story.base is not None:
+    def _base(self, world: VoxelMap, story: Story) -> tuple[VoxelMap, int] | None:
+        """What a map that is made anew begins with, and the record up to which that goes.
+
+        None = the map file, to which the frames were added, is gone.
+        """
+        if story.waits or story.base is None:
+            return VoxelMap(world.channels, world.config, world.lift, world.device), 0
+        try:
             begun = beginning(self._journal, story, None)
             if begun.path is not None:
                 return self._read(begun.path), begun.history.record
-        return VoxelMap(world.channels, world.config, world.lift, world.device), 0
+        except MapFileError as error:
+            self._journal.leave_out(error)
+        return None
 
     def _take_over(self, world: VoxelMap, new: VoxelMap, poses: Poses) -> None:
         """In turn."""

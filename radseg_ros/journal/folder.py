@@ -194,7 +194,7 @@ class JournalWriter(Journal):
         path = self.folder / record.name
         save_tensors(path, FILE, {"kind": record.kind, **content.header}, content.state)
         written = record._replace(nbytes=path.stat().st_size)
-        self.records.append(written)
+        self.records = [*self.records, written]  # whoever reads the old list goes on with that
         self.nbytes += written.nbytes
 
     def _make_room(self, nbytes: int) -> None:
@@ -209,7 +209,7 @@ class JournalWriter(Journal):
             if self.nbytes + nbytes <= self.max_bytes:
                 return
             (self.folder / record.name).unlink(missing_ok=True)
-            self.records.remove(record)
+            self.records = [other for other in self.records if other is not record]
             self.nbytes -= record.nbytes
 
     def _tell(self, error: Exception) -> None:
@@ -289,9 +289,11 @@ def _locked(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise MapFileError(f"the journal {folder} is in use by another process") from error
+    except OSError:  # a file system without locks
+        logger.info("the file system of %s does not tell whether another process writes", folder)
     return descriptor
 
 

@@ -94,7 +94,7 @@ def _of_the_journal(status: LiveStatus) -> dict[str, int]:
         "journal: frames not written": journal.lost,
         "journal: damaged records": journal.damaged,
         "correction: frames to move": journal.moving,
-        "correction: frames that cannot be read": journal.unmoved,
+        "correction: frames that could not be moved": journal.unmoved,
     }
 
 
