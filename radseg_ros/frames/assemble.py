@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +94,7 @@ class Assembler:
         self.localizers: dict[str, Localizer] = {}  # by robot
         frames: dict[str, tuple[str, str]] = {}
         self._cameras: dict[str, _Camera] = {}
+        self._of: dict[str, list[_Camera]] = {}  # by robot
         for i, (robot, names) in enumerate(cameras.items()):
             ledger = self._ledger_of(robot)
             if robot:
@@ -106,7 +107,9 @@ class Assembler:
                 evidence = Evidence(bool(self.config.camera_offset), name, frames)
                 pairs = FrameSync(sync, self.config, self._ledger_of(name), localizer, name)
                 scale = self.config.depth_scale
-                self._cameras[name] = _Camera(name, robot, pairs, evidence, scale)
+                self._cameras[name] = _Camera(name, pairs, evidence, scale)
+            self._of[robot] = [self._cameras[name] for name in names]
+        self._of[""] = [*self._cameras.values()]  # also of what no robot has alone
 
     def _ledger_of(self, source: str) -> Ledger:
         return self._ledgers.setdefault(source, Ledger(source))
@@ -143,7 +146,7 @@ class Assembler:
         if kind in OF_A_CAMERA:
             return self._cameras[source].add(kind, stamp_ns, content)
         self.localizers[source].add_pose(stamp_ns, *content)
-        for each in self._of(source):
+        for each in self._of[source]:
             each.sync.see_pose(stamp_ns)
         return self._complete(source)
 
@@ -246,14 +249,10 @@ class Assembler:
     def _all_drops(self) -> list[DropCounts]:
         return [ledger.drops for ledger in self._ledgers.values()]
 
-    def _of(self, robot: str) -> Iterator[_Camera]:
-        """The cameras of a robot; without a name of all."""
-        return (each for each in self._cameras.values() if robot in ("", each.robot))
-
     def _complete(self, robot: str) -> list[Observation]:
         """What poses or transforms have completed."""
         return [
-            found for each in self._of(robot) for found in each.observations(each.sync.complete())
+            found for each in self._of[robot] for found in each.observations(each.sync.complete())
         ]
 
     def _read(self, kind: str, message: Any, source: str) -> tuple[int, Any]:
@@ -305,10 +304,8 @@ class Assembler:
 class _Camera:
     """One camera: pairs its images, remembers its camera info, and keeps its accounts."""
 
-    def __init__(
-        self, name: str, robot: str, sync: FrameSync, evidence: Evidence, depth_scale: float
-    ) -> None:
-        self.robot, self.sync, self.ledger = robot, sync, sync.ledger
+    def __init__(self, name: str, sync: FrameSync, evidence: Evidence, depth_scale: float) -> None:
+        self.sync, self.ledger = sync, sync.ledger
         self.in_hand = 0  # observations of which nobody has said yet what became of them
         self._name, self._depth_scale = name, depth_scale
         self._evidence = evidence

@@ -227,10 +227,9 @@ class Transforms:
             Unusable: it will never be known; the message says why.
         """
         down, up = self._ways(target, source)
-        tracks = {child: self._track(child) for child in (*up, *down)}
-        steps = {child: track.around(stamp_ns, camera) for child, track in tracks.items()}
+        steps = {child: self._track(child).around(stamp_ns, camera) for child in (*up, *down)}
         for child, poses in steps.items():
-            tracks[child].use(poses)
+            self._track(child).use(poses)
         to_source = self._chain(up, steps, stamp_ns)
         to_target = self._chain(down, steps, stamp_ns)
         return np.linalg.inv(to_target) @ to_source
@@ -302,7 +301,9 @@ class Transforms:
 
     def _edge(self, child: str) -> _Edge | None:
         edge = self._edges.get(child)
-        return edge if edge is not None or self._shared is None else self._shared._edge(child)
+        if edge is None and self._shared is not None:
+            return self._shared._edge(child)
+        return edge
 
     def _track(self, child: str) -> Track:
         edge = self._edge(child)
