@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ from eval3d.tables.published import (
     load_table,
     load_weights,
 )
+from radseg_ros.config import from_texts
 from radseg_ros.datatypes import CheckpointError, ConfigError, InputError
 from radseg_ros.encoders.protocol import ENCODERS, make_encoder
 from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
@@ -130,6 +132,19 @@ def test_rows_name_weights_sets_and_sizes_that_there_are(name):
                 spec = sets[column]
                 assert row.resolution == "-" or f"{spec.name}-{row.resolution}" in SETTINGS
     assert all(w.text == "-" or w.text in weights for w in weights.values())
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "fig-A.2"])
+def test_rows_name_options_that_their_encoders_have(name):
+    table = load_table(name)
+    given = {weights: f"{weights}.file" for weights in load_weights()}
+    for row in table.rows:
+        for column in table.columns if row.run != DIFFERENCE else ():
+            how, missing = plan._row_options(row, column, plan.Request(weights=given))
+            assert not missing, row
+            if how["encoder"] != "radseg":  # whose options are looked at there
+                module = importlib.import_module(f"radseg_ros.encoders.clip.{how['encoder']}")
+                from_texts(module.ENCODER.CONFIG, how["options"])
 
 
 def test_class_lists_of_images_come_along():

@@ -25,7 +25,6 @@ from ..report.results import to_json
 from .published import (
     AVERAGE,
     DIFFERENCE,
-    NONE,
     ImageSet,
     Row,
     Table,
@@ -142,8 +141,6 @@ def _check_names(table: Table, request: Request) -> None:
 def _row_options(row: Row, column: str, request: Request) -> tuple[dict[str, Any], list[str]]:
     """Encoder, options and rules of a cell; and what is missing."""
     encoder, *words = row.run.split()
-    if encoder == NONE:
-        return {}, [" ".join(words)]
     rules: dict[str, Any] = dict(RULES)
     texts, missing = [], []
     for name, _, value in (word.partition("=") for word in words):
