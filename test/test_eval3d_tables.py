@@ -168,6 +168,7 @@ def test_without_data_it_says_what_to_get_and_where(capsys, colors):
     ):
         assert text in out
     assert "nvidia/C-RADIOv3-B" in out and "Nothing was run" in out
+    assert "Optional: --weights text-siglip2=PATH: text embeddings" in out
 
 
 ALL = [f"{name}-b=some/where" for name in ("rv3", "clip")] + ["dino-b8=else/where"]

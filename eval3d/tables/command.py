@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from radseg_ros.command import positive
 from radseg_ros.datatypes import ConfigError
 
-from .published import TABLES, load_table
+from .published import TABLES, Table, load_table
 
 if TYPE_CHECKING:
     from .plan import Plan, Request
@@ -85,7 +85,7 @@ def command_table(arguments: argparse.Namespace) -> int:
     plan = make_plan(table, request)
     if not plan.cells:
         print(table_text(gather(table, plan, Path(), {})))
-        print(_what_to_do(arguments))
+        print(_what_to_do(arguments, table))
         return 0
     if arguments.out is None:
         raise ConfigError("say where the results go: --out DIR")
@@ -129,7 +129,7 @@ def _named(flag: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _work(
-    arguments: argparse.Namespace, table: Any, plan: Plan, request: Request
+    arguments: argparse.Namespace, table: Table, plan: Plan, request: Request
 ) -> dict[str, str]:
     """Do the pieces that are not there -> those that failed, and why."""
     from tqdm import tqdm
@@ -171,9 +171,10 @@ def _write(found: Any, out: Path) -> None:
     write_whole(out / "report.html", table_page(found, plots))
 
 
-def _what_to_do(arguments: argparse.Namespace) -> str:
-    if not arguments.data:
-        return (
-            "Nothing was run: give data with --data NAME=FOLDER, weights with --weights NAME=PATH."
-        )
-    return "Nothing was run: every row lacks something of the above."
+def _what_to_do(arguments: argparse.Namespace, table: Table) -> str:
+    from .plan import optional
+
+    lines = [f"Optional: {line}" for line in optional(table)]
+    if arguments.data:
+        return "\n".join([*lines, "Nothing was run: every row lacks something of the above."])
+    return "\n".join([*lines, "Nothing was run: give --data NAME=FOLDER and --weights NAME=PATH."])

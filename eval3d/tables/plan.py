@@ -108,6 +108,14 @@ def whereabouts(lack: str) -> str:
     return lack
 
 
+def optional(table: Table) -> list[str]:
+    """What rows take if it is given, and where to get it."""
+    known, named = load_weights(), " ".join(row.run for row in table.rows)
+    texts = {known[name].text for name in re.findall(r"=@(?!\?)(\S+)", named)} - {"-"}
+    asked = sorted(texts | set(re.findall(r"=@\?(\S+)", named)))
+    return [whereabouts(f"--weights {name}") for name in asked]
+
+
 def write_plan(plan: Plan, table: Table, out: Path) -> None:
     """Keep the plan where those who work on it find it."""
     content = {"table": table.name, "cells": plan.cells, "sets": plan.sets}
