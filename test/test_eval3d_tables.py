@@ -262,11 +262,38 @@ def test_a_cell_that_fails_is_named_and_costs_itself(tmp_path, capsys, colors):
     assert "unicorn" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_published_program_has_its_row(tmp_path, capsys, monkeypatch):
+    """What it predicted is scored beside ours: here half of one image of three is wrong."""
+    monkeypatch.setattr(plan, "PIECE", 2)
+    monkeypatch.setattr(pieces, "PIECE", 2)
+    voc, theirs = write_set(tmp_path / "voc", 3), tmp_path / "theirs"
+    (theirs / "voc").mkdir(parents=True)
+    for i in range(3):
+        labels = np.array(Image.open(voc / "labels" / f"p{i}.png"))
+        np.savez(theirs / "voc" / f"p{i}.npz", labels=np.ones_like(labels) if i == 2 else labels)
+    given = ["--data", f"voc={voc}", "--predicted", f"Base, mid: Trident={theirs}"]
+    out = tmp_path / "out"
+    assert run(capsys, "A.2", *given, "--out", out)[0] == 0
+    lines = json.loads((out / "table.json").read_text())["rows"]
+    rows = {(row["group"], row["row"]): row["ours"] for row in lines}
+    assert rows["Base, mid", "Trident"]["VOC"] == pytest.approx(100 * (3 / 4 + 2 / 3) / 2)
+    assert rows["Base, low", "Trident"]["VOC"] is None
+    cell = json.loads(next(out.glob("cells/*Trident/VOC.json")).read_text())
+    assert cell["protocol"]["encoder"] == "another program's labels"
+    assert cell["protocol"]["resolution"].startswith("unknown")
+    (theirs / "voc" / "p1.npz").unlink()
+    status, _, err = run(capsys, "A.2", *given, "--out", out)
+    assert status == 2 and "no image for 1 of 3 label images, e.g. p1.png" in err
+    status, text, _ = run(capsys, "A.2", "--predicted", f"Trident={tmp_path / 'nowhere'}")
+    assert status == 0 and "nowhere/voc: no such folder of predictions" in text
+
+
 REFUSED = {
     "no such table": (["A.9"], "invalid choice"),
     "no such set": (["A.8", "--data", "vok=x"], "did you mean 'voc'"),
     "no such weights": (["A.8", "--weights", "rv3=x"], "did you mean 'rv3-"),
     "no such row": (["A.8", "--rows", "RADSeq"], "did you mean 'RADSeg'"),
+    "no row to predict": (["A.8", "--predicted", "NACLIB=x"], "did you mean 'NACLIP'"),
     "no path": (["A.8", "--data", "voc"], "is not NAME=PATH"),
     "twice": (["A.8", "--data", "voc=a", "--data", "voc=b"], "given twice"),
     "no folder": (["A.8", "--data", "voc=/nowhere"], "is no folder"),

@@ -138,11 +138,11 @@ def encoder_protocol(encoder: Encoder) -> Protocol:
     }
 
 
-def outside_protocol(kinds: Iterable[str], sha256: str) -> Protocol:
+def outside_protocol(kinds: Iterable[str], sha256: str = "") -> Protocol:
     """The same of predictions that came in files."""
     return {
         "encoder": f"{OUTSIDE} {' and '.join(sorted(kinds))}",
-        "weights": f"unknown (files SHA-256 {sha256[:12]}...)",
+        "weights": f"unknown (files SHA-256 {sha256[:12]}...)" if sha256 else "unknown",
         "windows": "unknown",
         OTHERS: "none",
     }

@@ -48,6 +48,14 @@ def add_table(commands: Any) -> None:
         metavar="NAME=PATH",
         help="a file, a folder or a hub id; may be repeated",
     )
+    parser.add_argument(
+        "--predicted",
+        action="append",
+        default=[],
+        metavar="ROW=FOLDER",
+        help="score what the row's own program predicted, FOLDER/voc and so on: files as for "
+        "radseg-eval2d --predicted; may be repeated",
+    )
     parser.add_argument("--rows", default="", metavar="A,B", help="only rows of these names")
     parser.add_argument(
         "--set",
@@ -103,6 +111,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     return Request(
         weights=_named("--weights", arguments.weights),
         data=_named("--data", arguments.data),
+        predicted=_named("--predicted", arguments.predicted),
         options=tuple(arguments.set),
         device=arguments.device,
         limit=arguments.limit or 0,
@@ -150,7 +159,8 @@ def _work(
         return {}
     place = str(out.resolve())
     if arguments.cluster or (arguments.jobs > 1 and len(names) > 1):
-        given = [*request.data.values(), *request.weights.values(), place, str(out / PLAN)]
+        folders = (request.data, request.weights, request.predicted)
+        given = [*(path for each in folders for path in each.values()), place, str(out / PLAN)]
         paths = [str(Path(path).resolve()) for path in given if Path(path).exists()]
         results = elsewhere(do_piece, names, (place,), arguments.jobs, arguments.cluster, paths)
     else:
