@@ -97,7 +97,12 @@ def _predictor(how: dict[str, Any], names: Classes) -> tuple[Predict, Source]:
     rules = (how["denoise"], how["threshold"])
     if how["encoder"] == PREDICTIONS:
         outside = PredictedImages(Path(how["options"]["folder"]), names, *rules)
-        return outside, lambda: outside_protocol(outside.kinds)
+
+        def told() -> Protocol:
+            kinds, outside.kinds = outside.kinds, set()  # of one piece, whatever came before it
+            return outside_protocol(kinds)
+
+        return outside, told
     encoder = row_encoder(how)
     predict = segmented(encoder, names, how["short_side"], *rules)
     return predict, lambda: encoder_protocol(encoder)
