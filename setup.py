@@ -91,7 +91,8 @@ setup(
         package_name: ["py.typed"],
         f"{package_name}.language.words": ["*.txt"],
         "eval3d": ["py.typed"],
-        "eval3d.classes": ["*.tsv"],
+        "eval3d.classes": ["*.tsv", "*.txt"],
+        "eval3d.tables": ["paper/*.tsv"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),

@@ -12,6 +12,9 @@ from typing import Any
 
 from radseg_ros.command import complain, positive, run_command
 
+from .report.difference import add_diff, command_diff
+from .tables.command import add_table, command_table
+
 EXAMPLES = """examples:
   eval3d run --dataset replica --root ~/Replica --gt ~/replica_gt/{scene}.npz --out results/replica
   eval3d run --dataset folder --root recording --encoder oracle --out results/oracle
@@ -19,6 +22,8 @@ EXAMPLES = """examples:
   eval3d score map.radmap --gt labelled.ply --classes nyu40 --encoder lite --out results/map
   eval3d sweep --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
   eval3d report results/a results/b --out results/both
+  eval3d table A.8
+  eval3d diff results/a results/b
   eval3d ask my_recording --labels labels.json --encoder lite --out results/asked
   eval3d export openlex3d results/replica --checkpoint CHECKPOINT --out predictions/radseg/replica
 """
@@ -118,6 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     _options(export, (*UNSCORED, "labels"))
     export.add_argument("--out", type=Path, required=True, help="folder of the predictions")
 
+    add_table(commands)
+    add_diff(commands)
     commands.add_parser("options", help="list every option with its default")
     return parser
 
@@ -251,9 +258,12 @@ def run_scenes(
     """Evaluate the scenes of a command line into ``out``, write the report -> the folders of those
     that are done, and the errors of the others.
     """
+    from .asking.labels import read_label_file
     from .cluster import evaluate_scenes
     from .run import scene_names, write_run
 
+    if config.labels:
+        read_label_file(Path(config.labels))  # one that is none is refused once, before any work
     names = scene_names(
         config, [name for name in getattr(arguments, "scenes", "").split(",") if name]
     )
@@ -372,6 +382,8 @@ COMMANDS = {
     "ask": command_ask,
     "export": command_export,
     "options": command_options,
+    "table": command_table,
+    "diff": command_diff,
 }
 
 
@@ -390,7 +402,7 @@ def _command(arguments: argparse.Namespace) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if hasattr(arguments, "out"):
+    if getattr(arguments, "out", None) is not None:
         prepare_folder(arguments.out)
     return COMMANDS[arguments.command](arguments)
 

@@ -224,12 +224,12 @@ class RadsegConfig(Options):
     lambda_r: float = option(0.3, "resradio: share of the earlier blocks", low=0, high=1)
     first_block: int = option(
         0,
-        "resradio: the first block that is looked at, from 1; 0 = 6 of 12, and as many of others",
+        "resradio: the first block that is looked at, from 1; 0 = 6 of 12, in proportion of others",
         low=0,
     )
     last_block: int = option(
         0,
-        "resradio: the last block that is looked at, from 1; 0 = 9 of 12, and as many of others",
+        "resradio: the last block that is looked at, from 1; 0 = 9 of 12, in proportion of others",
         low=0,
     )
     sfr: bool = option(

@@ -419,6 +419,7 @@ def attention_masks(masks: torch.Tensor) -> torch.Tensor:
 # As encoders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIP_FAMILY)
 def test_each_is_an_encoder(golden, name):
     encoder = encoder_of(name, crop=96, stride=48)
@@ -428,3 +429,14 @@ def test_each_is_an_encoder(golden, name):
     vectors = features.data.flatten(1).T
     assert encoder.project(vectors) is vectors and encoder.language_channels == encoder.channels
     assert encoder.name.startswith(f"{name}-") and len(encoder.checkpoint_hash) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLIP_FAMILY)
+@pytest.mark.parametrize("size", [(3, 200), (200, 3), (17, 40), (1, 1)])
+def test_odd_images_are_no_trouble(name, size):
+    encoder = encoder_of(name, crop=96, stride=48)
+    rgb = np.random.default_rng(0).random((*size, 3)).astype(np.float32)
+    assert encoder.encode(rgb).data.isfinite().all()
+    text = F.normalize(torch.randn(3, encoder.channels), dim=1)
+    assert encoder.probabilities(rgb, text).isfinite().all()

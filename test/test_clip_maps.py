@@ -137,6 +137,9 @@ def test_eval3d_runs_with_it(folder, recording, tmp_path, capsys, name):
         and found["frames"]["used"] == world.FRAMES
     )
     assert 0 <= found["miou"] <= 1 and found["map_voxels"] > 1000
+    capsys.readouterr()
+    kept = str(tmp_path / "out" / "room" / "map.radmap")
+    assert radseg_query(["--map", kept, "red wall", "--json"]) == 0, "its file names the encoder"
 
 
 @pytest.mark.slow
@@ -290,3 +293,22 @@ def test_the_node_maps_with_it(folder, recording, tmp_path, name):
 def test_the_example_is_a_package_of_its_own():
     text = (ROOT / "examples" / "onnx_segmentation" / "pyproject.toml").read_text()
     assert 'onnx = "onnx_segmentation:OnnxEncoder"' in text
+
+
+@pytest.mark.slow
+def test_images_are_segmented_with_it(folder, tmp_path, capsys):
+    from PIL import Image
+
+    from radseg_ros.cli.segment import main as radseg_segment
+
+    rgb = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    (tmp_path / "classes.txt").write_text("sofa, couch\nlamp\n")
+    command = [str(tmp_path / "a.png"), "--classes", str(tmp_path / "classes.txt")]
+    command += ["--out", str(tmp_path / "out"), "--encoder", "naclip", "--checkpoint", str(folder)]
+    more = ["--device", "cpu", "--encoder-option", "crop=32", "--set", "pamr=2", "--denoise", "0"]
+    assert radseg_segment([*command, *more]) == 0, capsys.readouterr().err
+    labels = np.array(Image.open(tmp_path / "out" / "a_labels.png"))
+    assert labels.shape == (60, 80) and set(np.unique(labels)) <= {1, 2}
+    assert radseg_segment([*command, "--set", "carp=32"]) != 0
+    assert "unknown option naclip.carp; did you mean naclip.crop?" in capsys.readouterr().err

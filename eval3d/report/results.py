@@ -115,7 +115,7 @@ def read_timings(folder: Path) -> dict[str, Any] | None:
 
 # What reports read of a result: a type, {key: kind}, {str: kind} (any keys), or [kind] (a list).
 NUMBER, MAYBE = (int, float), (int, float, type(None))
-METRICS_KIND = {
+METRICS_KIND: dict[Any, Any] = {
     "scene": str,
     **dict.fromkeys(("miou", "fmiou", "macc", "acc", "coverage"), MAYBE),
     "ceiling": {"miou": MAYBE},
@@ -135,7 +135,15 @@ METRICS_KIND = {
     },
     "provenance": {
         "encoder": str,
-        "config": {"protocol": str, "k": int, "mapper": {"map": {"voxel_size": NUMBER}}},
+        "classes": {"name": str},
+        "git": str,
+        "versions": {str: str},
+        "config": {
+            **dict.fromkeys(("protocol", "dataset", "encoder"), str),
+            **dict.fromkeys(("k", "frame_skip", "limit", "denoise_chunk"), int),
+            **dict.fromkeys(("denoise_threshold", "prediction_threshold", "gt_voxel_size"), NUMBER),
+            "mapper": {"short_side": int, "map": {"voxel_size": NUMBER, "space": str}},
+        },
     },
 }
 FIGURES = dict.fromkeys(("auroc", "matthews_best", "matthews", "precision", "recall"), MAYBE)

@@ -19,28 +19,10 @@ from ..config import (
     parse_assignments,
     split_assignments,
 )
+from ..segmentation.settings import SETTINGS
 
 if TYPE_CHECKING:
     from ..encoders.protocol import Encoder
-
-# Table A.1 of the paper: short side, crop, stride in px
-SETTINGS = {
-    "voc-low": (336, 224, 112),
-    "voc-mid": (336, 336, 112),
-    "voc-high": (672, 336, 336),
-    "stuff-low": (336, 224, 112),
-    "stuff-mid": (448, 336, 224),
-    "stuff-high": (896, 336, 336),
-    "context-low": (336, 224, 112),
-    "context-mid": (576, 336, 224),
-    "context-high": (672, 336, 336),
-    "ade-low": (336, 224, 112),
-    "ade-mid": (576, 336, 224),
-    "ade-high": (672, 336, 336),
-    "cityscapes-low": (560, 224, 112),
-    "cityscapes-mid": (688, 336, 224),
-    "cityscapes-high": (1344, 336, 336),
-}
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:

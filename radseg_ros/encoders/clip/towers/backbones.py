@@ -78,15 +78,12 @@ class Dinov2(Dino):
 
     def last_qkv(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the last block attends with: q, k, v, each (B, heads, prefix + h*w, d)."""
-        layer, seen = self._model.encoder.layer[-1], []
-        handle = layer.norm1.register_forward_hook(lambda module, given, out: seen.append(out))
-        try:
-            self.tokens(images)
-        finally:
-            handle.remove()
-        parts = dict(layer.attention.named_modules())
-        own = {name.rpartition(".")[2]: module for name, module in parts.items()}
-        made = (own[f"{name}_proj"](seen[0]) for name in "qkv")
+        *layers, last = self._model.encoder.layer
+        tokens = self._model.embeddings(normalised(images, IMAGENET_MEAN, IMAGENET_STD))
+        for layer in layers:
+            tokens = layer(tokens)
+        seen = last.norm1(tokens)
+        made = (getattr(last.attention, f"{name}_proj")(seen) for name in "qkv")
         heads = int(self._model.config.num_attention_heads)
         return tuple(part.unflatten(2, (heads, -1)).transpose(1, 2) for part in made)
 
@@ -124,15 +121,17 @@ class Sam:
             Probabilities over all keys, cut to the valid ones and not renormalised (heads, h*w,
             h*w), and values (heads, h, w, d).
         """
-        attention, made = self._model.vision_encoder.layers[-1].attn, []
-        handle = attention.qkv.register_forward_hook(lambda module, given, out: made.append(out))
-        try:
-            self.embedding(seen)
-        finally:
-            handle.remove()
-        height, width = made[0].shape[1:3]
+        encoder = self._model.vision_encoder
+        *layers, last = encoder.layers
+        tokens = encoder.patch_embed(seen)
+        if encoder.pos_embed is not None:
+            tokens = tokens + encoder.pos_embed
+        for layer in layers:
+            tokens = layer(tokens)
+        attention, (height, width) = last.attn, tokens.shape[1:3]
         heads = attention.num_attention_heads
-        q, k, v = made[0].reshape(height * width, 3, heads, -1).permute(1, 2, 0, 3)
+        made = attention.qkv(last.layer_norm1(tokens))
+        q, k, v = made.reshape(height * width, 3, heads, -1).permute(1, 2, 0, 3)
         rows, columns = valid
         inside = torch.arange(height * width, device=q.device).view(height, width)
         inside = inside[:rows, :columns].flatten()
