@@ -79,8 +79,8 @@ def mapping_node(log: str, encode: float, arguments: Sequence[str]) -> None:
 
     fuse = Mapper.fuse
 
-    def timed(mapper: Mapper, frame: Frame, features: Any) -> Any:
-        stats = fuse(mapper, frame, features)
+    def timed(mapper: Mapper, frame: Frame, *rest: Any) -> Any:
+        stats = fuse(mapper, frame, *rest)
         with open(log, "a") as file:
             print((time.time_ns() - frame.stamp_ns) / 1e9, file=file)
         return stats

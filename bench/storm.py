@@ -261,6 +261,7 @@ NAMES = ("", "x", "x" * 10_000, "a\nb", ".", "query", "query.", "map.voxel_size"
 VALUES = (None, True, 0, 1, -1, 2**63 - 1, *NUMBERS, "", "red", "a\nb", "x" * 20_000, [True],
           [1, 2, 3], [0.0] * 3, [float("nan")] * 3, [0.5] * 500, ["red"], ["", "\0"] * 500, [b"x"],
           [])  # fmt: skip
+STAMPS = ((0, 0), (1, 5), (1_700_000_000, 0), (-(2**31), 0), (2**31 - 1, 2**32 - 1))
 NO_TYPE = 200  # of a parameter
 
 
@@ -271,6 +272,7 @@ def services() -> dict[str, Any]:
 
     from radseg_interfaces.srv import (
         ClearBox,
+        CorrectPoses,
         EncodeText,
         ForgetObject,
         LoadMap,
@@ -291,6 +293,7 @@ def services() -> dict[str, Any]:
         "save_map": SaveMap,
         "load_map": LoadMap,
         "clear_box": ClearBox,
+        "correct": CorrectPoses,
         **dict.fromkeys(("confirm_map", "reset", "pause", "resume"), Trigger),
         "set_parameters": srv.SetParameters,
         "set_parameters_atomically": srv.SetParametersAtomically,
@@ -308,7 +311,8 @@ def live_options() -> list[str]:
 
 def request_of(name: str, type_: Any, rng: random.Random) -> Any:
     """A request as any client may send it."""
-    from geometry_msgs.msg import Point, PointStamped
+    from geometry_msgs.msg import Point, PointStamped, PoseStamped
+    from nav_msgs.msg import Path
     from rclpy.parameter import Parameter
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
@@ -328,6 +332,18 @@ def request_of(name: str, type_: Any, rng: random.Random) -> Any:
         )
         if rng.random() < 0.3:
             made.box_min, made.box_max, made.centre = point(), point(), point()
+        return made
+
+    def pose() -> PoseStamped:
+        made = PoseStamped(header=Header(frame_id=frame_id))
+        made.header.stamp.sec, made.header.stamp.nanosec = rng.choice(STAMPS)
+        made.pose.position = point()
+        made.pose.orientation.w = rng.choice([1.0, *NUMBERS])
+        return made
+
+    def path() -> Path:
+        made = Path(header=Header(frame_id=frame_id))
+        made.poses = [pose() for _ in range(rng.choice([0, 1, 2, 2, 500]))]
         return made
 
     def image() -> Image:
@@ -382,6 +398,7 @@ def request_of(name: str, type_: Any, rng: random.Random) -> Any:
         "save_map": {"path": rng.choice(PATHS), "labels": labels},
         "load_map": {"path": rng.choice(PATHS), "merge": rng.random() < 0.5},
         "clear_box": {"min": point(), "max": point()},
+        "correct": {"path": path()},
         "set_parameters": {"parameters": changes},
         "set_parameters_atomically": {"parameters": changes},
         "list_parameters": {"prefixes": names, "depth": rng.choice([0, 1, 2**64 - 1])},
@@ -489,7 +506,9 @@ def storm_services(rng: random.Random, folder: Path, count: int, tally: Tally) -
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "out").symlink_to("/")
     (folder / "damaged.radmap").write_bytes(b"x" * 100)
+    journal = folder / "journal"
     settings = {"node.map_directory": folder, "node.publish_period": 0.5}
+    settings |= {"journal.directory": journal}
     with ExitStack() as stack:
         stack.enter_context(tally.attempt("the node"))
         robot = stack.enter_context(running_robot())

@@ -179,6 +179,12 @@ class Robot:
         wait_for(future.done, timeout, f"answer of {name}")
         return future.result()
 
+    def forget_servers(self) -> None:
+        """Of a node that was killed: to its end it seems to be there, and the next is another."""
+        for client in self._clients.values():
+            self.node.destroy_client(client)
+        self._clients.clear()
+
     def _introduce(self, service: str) -> None:
         """Wait until the server knows where answers go; until then they are lost.
 

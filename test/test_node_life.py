@@ -139,6 +139,7 @@ def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
     frames = len(list((tmp_path / "journal").glob("*-frame.safetensors")))
     assert frames == before.status.frames_integrated
     node.stop(signal.SIGKILL)
+    robot.forget_servers()
     with color_node(keep) as node:
         assert f"the map goes on with {frames} frames of {tmp_path / 'journal'}" in node.text
         after = robot.query("red")
