@@ -79,6 +79,8 @@ test = [
     "hypothesis>=6.80",
     "pyyaml>=6.0",  # reads config/mapping.yaml as ROS does
     "playwright>=1.40",  # drives an installed chromium, to see the page as people do
+    "onnx>=1.15",  # writes the tiny network of examples/onnx_segmentation, which
+    "onnxruntime>=1.16",  # runs it
 ]
 
 setup(
@@ -89,7 +91,8 @@ setup(
         package_name: ["py.typed"],
         f"{package_name}.language.words": ["*.txt"],
         "eval3d": ["py.typed"],
-        "eval3d.classes": ["*.tsv"],
+        "eval3d.classes": ["*.tsv", "*.txt"],
+        "eval3d.tables": ["paper/*.tsv"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),

@@ -10,8 +10,8 @@ text's score is that of the answer (``best_score``); it is found if the answer h
 Printed per mode: the area under the curve that tells present from absent (AUROC), the largest
 Matthews correlation of any threshold and the one of what was found, precision and recall of found,
 how many absent things were found, how many the mode would find at the recall that ``calibrated``
-has, and, where the recording says where things are, which share of the objects found is inside of
-a true one or within 0.25 m of it.
+has, and which share of the objects found is at the place of a true one, where places are known
+(eval3d/scoring/presence.py).
 
 Constants of ``calibrated`` (``radseg_ros/answers/scores.py``) were chosen with ``--half first`` of
 the office; figures of ``--half second`` are of labels and frames that were not used.
@@ -27,22 +27,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from real_recording import voxels_in_box
 from tqdm import tqdm
 
+from eval3d.asking.labels import read_label_file
+from eval3d.asking.places import find_places
+from eval3d.options import EvalConfig
+from eval3d.options import with_options as with_eval_options
 from eval3d.oracle import OracleEncoder
+from eval3d.scoring.presence import Places, auroc, localisation, presence
 from radseg_ros.config import MODES, Config, parse_assignments, to_dict, with_options
-from radseg_ros.datatypes import Answer, Frame
+from radseg_ros.datatypes import Answer
 from radseg_ros.encoders.protocol import Encoder, make_encoder
 from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.mapper import Mapper
 
-NEAR = 0.25  # m from a true thing within which an object counts as at its place
-TRIM = 2.0  # percent of a thing's voxels on each side that its box leaves out: rims of images
-LEAST_TRUE = 5  # voxels of a thing whose place is known
 HALVES = {"all": (0, 1), "first": (0, 2), "second": (1, 2)}  # start and step
-
-Boxes = dict[str, list[np.ndarray]]  # label -> (2, 3) lowest and highest corner, m
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("recording", type=Path, help="folder with color/, depth/, pose/")
-    p.add_argument("labels", type=Path, help='{"present": [...], "absent": [...]}')
+    p.add_argument("labels", type=Path, help="label file (docs/evaluation.md)")
     p.add_argument("--encoder", default="lite", help="or oracle, which needs label/ and meta.json")
     p.add_argument("--noise", type=float, default=8.0, help="of the oracle (default: %(default)s)")
     p.add_argument("--patch", type=int, default=1, help="px, of the oracle (default: %(default)s)")
@@ -103,94 +102,19 @@ def _image(folder: Path, name: str) -> np.ndarray:
     return np.asarray(Image.open(folder / f"{name}.png")).astype(np.int64)
 
 
-def places(options: argparse.Namespace, recording: FolderRecording, mapper: Mapper) -> Boxes:
-    """Boxes around the things whose place the recording knows, of what all its frames see."""
-    size, short_side = mapper.map.voxel_size, mapper.config.short_side
-    parts: dict[tuple[str, object], list[np.ndarray]] = {}
-    drawn = options.recording / "box_labels.json"
-    instances = options.recording / "instance"
-    if drawn.is_file():
-        for number, box in enumerate(json.loads(drawn.read_text())["boxes"]):
-            frame = recording.frame(recording.names.index(box["frame"]))
-            voxels = voxels_in_box(frame, box["box_xyxy"], short_side, size)
-            parts[box["label"], number] = [voxels * size]
-    elif instances.is_dir():
-        meta = json.loads((options.recording / "meta.json").read_text())
-        labels = {number: label for number, _, label in meta["instances"]}
-        for i in range(0, len(recording), options.every):
-            number = _image(instances, recording.names[i])
-            points, valid = _points(recording.frame(i))
-            for which in np.unique(number[valid]):
-                if which in labels:
-                    seen = points[number[valid] == which][::7]
-                    parts.setdefault((labels[which], which), []).append(seen)
-    boxes: Boxes = {}
-    for (label, _), each in parts.items():
-        points = np.concatenate(each)
-        if len(points) >= LEAST_TRUE:
-            corners = np.percentile(points, [TRIM, 100 - TRIM], axis=0)
-            boxes.setdefault(label, []).append(corners)
-    return boxes
-
-
-def _points(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) m in the world, of the pixels that have depth, and (h, w) which those are."""
-    valid = np.isfinite(frame.depth) & (frame.depth > 0)
-    v, u = np.nonzero(valid)
-    rays = np.linalg.inv(frame.K) @ np.stack([u, v, np.ones_like(u)])
-    points = (rays * frame.depth[valid]).T
-    return points @ frame.T_world_camera[:3, :3].T + frame.T_world_camera[:3, 3], valid
-
-
-def auroc(present: np.ndarray, absent: np.ndarray) -> float:
-    """Probability that a present thing scores higher than an absent one; ties count half."""
-    higher = (present[:, None] > absent).mean() + 0.5 * (present[:, None] == absent).mean()
-    return float(higher)
-
-
-def matthews(present: np.ndarray, absent: np.ndarray) -> float:
-    """Matthews correlation of two arrays of bool: found or not."""
-    tp, fp = float(present.sum()), float(absent.sum())
-    fn, tn = len(present) - tp, len(absent) - fp
-    scale = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
-    return (tp * tn - fp * fn) / scale if scale else 0.0
-
-
-def localised(answers: list[Answer], boxes: Boxes) -> tuple[int, int]:
-    """How many objects are at the place of a true one, and how many could be."""
-    good = among = 0
-    for answer in answers:
-        for thing in answer.objects if answer.label in boxes else ():
-            away = [
-                np.linalg.norm(np.maximum(0, np.maximum(low - thing.centre, thing.centre - high)))
-                for low, high in boxes[answer.label]
-            ]
-            good, among = good + (min(away) <= NEAR), among + 1
-    return good, among
-
-
 def ask(mapper: Mapper, mode: str, texts: list[str]) -> list[Answer]:
     """The answers of one mode."""
     rules = dataclasses.replace(mapper.config.query, mode=mode)
     return mapper.query(texts, rules).answers
 
 
-def figures(answers: list[Answer], count: int, boxes: Boxes) -> dict[str, float]:
+def figures(answers: list[Answer], count: int, places: Places) -> dict[str, float]:
     """What is printed of one mode; the first ``count`` answers are of present things."""
-    score = np.array([answer.best_score for answer in answers])
-    found = np.array([answer.found for answer in answers])
-    present, absent = score[:count], score[count:]
-    best = max(matthews(present >= t, absent >= t) for t in score)
-    good, among = localised(answers[:count], boxes)
+    where = localisation(answers[:count], places, EvalConfig().near)
     return {
-        "auroc": auroc(present, absent),
-        "matthews_best": best,
-        "matthews": matthews(found[:count], found[count:]),
-        "precision": float(found[:count].sum() / max(1, found.sum())),
-        "recall": float(found[:count].mean()),
-        "false_finds": int(found[count:].sum()),
-        "localised": good / among if among else float("nan"),
-        "objects": among,
+        **presence(answers[:count], answers[count:]),
+        "localised": where["at_place"],
+        "objects": where["objects"],
     }
 
 
@@ -235,14 +159,15 @@ def main() -> int:
     """Entry point."""
     options = parser().parse_args()
     start, step = HALVES[options.half]
-    labels = json.loads(options.labels.read_text())
-    present, absent = labels["present"][start::step], labels["absent"][start::step]
+    labels = read_label_file(options.labels)
+    present, absent = labels.present[start::step], labels.absent[start::step]
     texts, count = [*present, *absent], len(present)
     recording = FolderRecording(options.recording)
     mapper = build(options, recording)
-    boxes = places(options, recording, mapper)
+    named = {"root": str(options.recording), "labels": str(options.labels)}
+    places = find_places(labels, with_eval_options(EvalConfig(), named)).places
     answers = {mode: ask(mapper, mode, texts) for mode in options.modes}
-    result = {mode: figures(own, count, boxes) for mode, own in answers.items()}
+    result = {mode: figures(own, count, places) for mode, own in answers.items()}
     recall = result[options.modes[0]]["recall"]
     print(
         f"{options.recording.name}, {options.encoder}, half: {options.half}; {len(mapper.map)} "
@@ -257,9 +182,9 @@ def main() -> int:
         row["false_finds_at_recall"] = false_at(answers[mode], count, recall)
         print(
             f"{mode:<11}  {row['auroc']:.3f}  {row['matthews_best']:14.3f}  "
-            f"{row['matthews']:5.2f}  {row['precision']:9.2f}  {row['recall']:6.2f}  "
+            f"{row['matthews']:5.2f}  {row['precision'] or 0:9.2f}  {row['recall']:6.2f}  "
             f"{row['false_finds']:11d}  "
-            f"{row['false_finds_at_recall']:14d}  {row['localised']:6.0%} of {row['objects']}"
+            f"{row['false_finds_at_recall']:14d}  {row['localised'] or 0:6.0%} of {row['objects']}"
         )
     if options.list:
         for mode, own in answers.items():

@@ -6,11 +6,14 @@ from __future__ import annotations
 import argparse
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from radseg_ros.command import complain, positive, run_command
+
+from .report.difference import add_diff, command_diff
+from .tables.command import add_table, command_table
 
 EXAMPLES = """examples:
   eval3d run --dataset replica --root ~/Replica --gt ~/replica_gt/{scene}.npz --out results/replica
@@ -19,6 +22,10 @@ EXAMPLES = """examples:
   eval3d score map.radmap --gt labelled.ply --classes nyu40 --encoder lite --out results/map
   eval3d sweep --root recording --encoder oracle --axis oracle.noise=0,4,16 --out results/noise
   eval3d report results/a results/b --out results/both
+  eval3d table A.8
+  eval3d diff results/a results/b
+  eval3d ask my_recording --labels labels.json --encoder lite --out results/asked
+  eval3d export openlex3d results/replica --checkpoint CHECKPOINT --out predictions/radseg/replica
 """
 
 # command-line name -> option; everything else goes through --set
@@ -38,7 +45,11 @@ FLAGS = {
     "limit": "limit",
     "seed": "seed",
     "threads": "threads",
+    "retrieval": "retrieval",
+    "labels": "labels",
 }
+# of a command that scores against no ground truth
+UNSCORED = ("gt", "protocol", "k", "ignore", "retrieval")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,6 +103,28 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     _output(report)
 
+    ask = commands.add_parser(
+        "ask", help="is what is there found, and what is not there not? Needs no ground truth"
+    )
+    ask.add_argument("recording", help="a folder with color/, depth/ and pose/, or a rosbag2")
+    ask.add_argument("--save-map", action="store_true", help="keep the map (map.radmap)")
+    _options(ask, UNSCORED)
+    _output(ask)
+
+    export = commands.add_parser("export", help="maps in the formats of other benchmarks")
+    export.add_argument("format", choices=["openlex3d"])
+    export.add_argument("maps", nargs="+", type=Path, help="map files, or results of --save-map")
+    export.add_argument(
+        "--objects",
+        choices=["voxel", "object"],
+        default="voxel",
+        help="what has an embedding: each voxel (default), or each connected group of one class",
+    )
+    _options(export, (*UNSCORED, "labels"))
+    export.add_argument("--out", type=Path, required=True, help="folder of the predictions")
+
+    add_table(commands)
+    add_diff(commands)
     commands.add_parser("options", help="list every option with its default")
     return parser
 
@@ -110,13 +143,16 @@ def _dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     from radseg_ros.config import options_of
 
     from .options import EvalConfig
 
     known = options_of(EvalConfig)
-    for flag, option in ((flag, known[name]) for flag, name in FLAGS.items()):
+    for flag, name in FLAGS.items():
+        if flag in without:
+            continue
+        option = known[name]
         many = "A,B,..." if typing.get_origin(option.kind) is list else None
         help = option.doc.replace("%", "%%")
         parser.add_argument(f"--{flag}", choices=option.choices or None, metavar=many, help=help)
@@ -126,6 +162,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="OPTION=VALUE",
         help="any option of 'eval3d options'",
+    )
+    parser.add_argument(
+        "--encoder-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of an encoder that has no group of its own among them; may be repeated",
     )
 
 
@@ -163,20 +206,30 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def make_config(arguments: argparse.Namespace) -> Any:
     """The options of a command line as an EvalConfig."""
-    from radseg_ros.config import parse_assignments
+    from radseg_ros.config import GROUPS, encoder_flags, parse_assignments
 
     from .options import EvalConfig, with_options
 
-    dataset = {"bag": ("bag", getattr(arguments, "bag", "")), "score": ("folder", "")}.get(
-        arguments.command
-    )
+    fixed = {"bag": ("bag", getattr(arguments, "bag", "")), "score": ("folder", "")}
+    fixed |= {"ask": _recording(getattr(arguments, "recording", "")), "export": ("folder", "")}
+    dataset = fixed.get(arguments.command)
     name, root = dataset or (arguments.dataset, arguments.root)
     config = with_options(EvalConfig(), {"dataset": name, "root": str(root)})
-    given = {option: getattr(arguments, flag.replace("-", "_")) for flag, option in FLAGS.items()}
-    flags = [f"{option}={value}" for option, value in given.items() if value is not None]
+    given = {flag: getattr(arguments, flag.replace("-", "_"), None) for flag in FLAGS}
+    own = encoder_flags(given["encoder"] or "", given, (*GROUPS, "oracle"))
+    flags = [f"{FLAGS[flag]}={value}" for flag, value in given.items() if value is not None]
     if any(flag.startswith("radseg.device=") for flag in flags):
         flags.append(f"lite.device={arguments.device}")
-    return with_options(config, parse_assignments(EvalConfig, [*flags, *arguments.set]))
+    found = parse_assignments(EvalConfig, [*flags, *arguments.set])
+    if own or arguments.encoder_option:
+        given_options = found.get("encoder_options", [])
+        found["encoder_options"] = [*given_options, *own, *arguments.encoder_option]
+    return with_options(config, found)
+
+
+def _recording(path: str) -> tuple[str, str]:
+    """The data set that a recording is: a folder of images, or a bag."""
+    return ("folder" if (Path(path) / "depth").is_dir() else "bag"), path
 
 
 def bars() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -275,6 +328,28 @@ def command_report(arguments: argparse.Namespace) -> int:
     return _conclude(arguments.out)
 
 
+def command_ask(arguments: argparse.Namespace) -> int:
+    """ask."""
+    from .asking.recording import ask_recording
+    from .asking.report import report_answers
+
+    frames, _ = bars()
+    config = make_config(arguments)
+    folder = ask_recording(config, arguments.out, frames, arguments.save_map)
+    report_answers(folder, arguments.out, arguments.pictures, arguments.up)
+    return _conclude(arguments.out)
+
+
+def command_export(arguments: argparse.Namespace) -> int:
+    """export."""
+    from .openlex3d import export_openlex3d
+
+    config = make_config(arguments)
+    for folder in export_openlex3d(config, arguments.maps, arguments.out, arguments.objects):
+        print(folder)
+    return 0
+
+
 def command_options(arguments: argparse.Namespace) -> int:
     """options."""
     from radseg_ros.config import options_of
@@ -301,7 +376,11 @@ COMMANDS = {
     "score": command_score,
     "sweep": command_sweep,
     "report": command_report,
+    "ask": command_ask,
+    "export": command_export,
     "options": command_options,
+    "table": command_table,
+    "diff": command_diff,
 }
 
 
@@ -320,7 +399,7 @@ def _command(arguments: argparse.Namespace) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if hasattr(arguments, "out"):
+    if getattr(arguments, "out", None) is not None:
         prepare_folder(arguments.out)
     return COMMANDS[arguments.command](arguments)
 

@@ -226,7 +226,11 @@ def _quiet(package: str) -> Iterator[None]:
 
 def seen_here(options: dict[str, Any], out: Path) -> list[str]:
     """The paths of an evaluation that exist on this machine."""
-    asked = [options["root"], options["classes"], options["gt"], out, out / "run.json"]
+    asked = [
+        *(options[name] for name in ("root", "classes", "gt", "labels")),
+        out,
+        out / "run.json",
+    ]
     return [str(Path(path).resolve()) for path in asked if path and Path(path).exists()]
 
 

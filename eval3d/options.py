@@ -57,7 +57,9 @@ class EvalConfig(Options):
     classes: str = option(
         "", f"class list: {', '.join(SHIPPED)}, or a file; empty = the data set's own"
     )
-    encoder: str = option("radseg", "radseg, lite, or oracle (knows the labels)")
+    encoder: str = option(
+        "radseg", "radseg, lite, oracle (knows the labels), or any other that a mapper may have"
+    )
     gt: str = option(
         "",
         "labelled points (.ply .npz .pt), {root} and {scene} are filled in; lifted = from label "
@@ -99,6 +101,24 @@ class EvalConfig(Options):
     coverage_radius: float = option(
         0.1, "m within which a ground-truth voxel must have a prediction to count as covered", low=0
     )
+    retrieval: bool = option(
+        False,
+        "also ask for every class by name, as a robot would: whether what is there is found and "
+        "what is not there is not, and, where the things of a scene are known, AP, top-k frequency "
+        "and localisation",
+    )
+    labels: str = option(
+        "",
+        "label file (docs/evaluation.md) whose absent names are asked for, too; turns retrieval on",
+    )
+    min_instance: int = option(
+        10,
+        "voxels; smaller things and objects count neither for nor against (ScanNet: 100 vertices)",
+        low=1,
+    )
+    near: float = option(
+        0.25, "m from a thing within which an object counts as at its place", low=0, high=1000
+    )
     frame_skip: int = option(
         -1, "frames left out after each one used; 10 = frames 0, 11, 22; -1 = by data set", low=-1
     )
@@ -113,6 +133,11 @@ class EvalConfig(Options):
     oracle: OracleConfig = group(OracleConfig)
     topics: TopicConfig = group(TopicConfig)
     mapper: Config = group(Config, flat="")
+
+    @property
+    def asks(self) -> bool:
+        """Whether scenes are asked by name."""
+        return self.retrieval or bool(self.labels)
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

@@ -17,6 +17,7 @@ from radseg_ros.config import to_dict
 
 from .classes import ClassList
 from .options import EvalConfig
+from .scoring.score import ignored_labels
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "Pillow", "radseg_ros")
 
@@ -73,6 +74,8 @@ def provenance(config: EvalConfig, classes: ClassList) -> dict[str, Any]:
         "classes": {
             "name": classes.name,
             "sha256": digest([classes.ids, classes.names, sorted(classes.ignored)]),
+            "count": len(classes),
+            "ignored": [classes.names[i - 1] for i in ignored_labels(config, classes)],
         },
         "seed": config.seed,
         "versions": versions(),

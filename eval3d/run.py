@@ -17,12 +17,14 @@ import torch
 
 from radseg_ros.config import LABELLED_SPACES, from_dict, one_of, to_dict
 from radseg_ros.datatypes import ConfigError, InputError, RecordingError
-from radseg_ros.encoders.protocol import Encoder, make_encoder
+from radseg_ros.encoders.protocol import Encoder, encoder_options, make_encoder
 from radseg_ros.files import write_whole
 from radseg_ros.frames.drops import DropCounts
 from radseg_ros.geometry import resize_frame
 from radseg_ros.mapper import Mapper, Timings
 
+from .asking.labels import read_label_file
+from .asking.scene import ask_scene
 from .classes import ClassList, load_classes
 from .datasets import DATASETS, SceneSource, open_scene
 from .datasets.scene import nearest_resize
@@ -32,6 +34,7 @@ from .provenance import fingerprint, provenance
 from .report.results import METRICS, read_metrics, to_json, write_scene
 from .scoring.score import label_map, metrics_dict, queried_names, score_scene
 from .truth.ground_truth import GroundTruth, LabelLifter, from_points
+from .truth.instances import lifted_instances, point_instances
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +77,10 @@ def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
 
     The same one for equal options, so that weights are loaded once per process.
     """
-    options = to_dict(config.mapper).get(config.encoder, {})
     if config.encoder == "oracle":
         options = {**to_dict(config.oracle), "seed": config.seed, "names": list(classes.names)}
+    else:
+        options = encoder_options(config.mapper, config.encoder)
     return _cached_encoder(config.encoder, json.dumps(options, sort_keys=True))
 
 
@@ -151,11 +155,13 @@ def build_map(
     encoder: Encoder,
     lifter: LabelLifter | None = None,
     progress: Progress = iter,
+    things: LabelLifter | None = None,
 ) -> tuple[Mapper, Usage]:
     """Integrate every frame of the scene -> the mapper, and what became of the frames.
 
     Args:
         lifter: collects the labels of the frames; None = they are not asked for.
+        things: the same for the images of instances.
 
     Raises:
         RecordingError: the map stays empty; lists why.
@@ -174,10 +180,11 @@ def build_map(
             usage.used += 1
         else:
             usage.drops.add(stats.why_nothing, example=item.name)
-        if lifter is not None and item.label is not None:
-            with mapper.timings.stage("lift labels"):
-                frame = resize_frame(item.frame, config.mapper.short_side)
-                lifter.add(frame, nearest_resize(item.label, frame.depth.shape))
+        for collects, image in ((lifter, item.label), (things, item.instance)):
+            if collects is not None and image is not None:
+                with mapper.timings.stage("lift labels"):
+                    frame = resize_frame(item.frame, config.mapper.short_side)
+                    collects.add(frame, nearest_resize(image, frame.depth.shape))
     if not usage.used:
         frames = usage.as_dict(scene)
         why = said(frames["dropped"], frames["examples"])
@@ -214,11 +221,11 @@ def evaluate_scene(
         config = with_options(config, {"map.labels": queried_names(config, classes)})
     scene = open_scene(config, name, classes)
     points = _ground_truth_file(config, name)
-    mark = fingerprint(
-        config,
-        classes,
-        [*scene.listing(), *([f"{points.name} {points.stat().st_size}"] if points else [])],
-    )
+    others = read_label_file(Path(config.labels)) if config.labels else None
+    listing = scene.listing()
+    listing += [f"{points.name} {points.stat().st_size}"] if points else []
+    listing += [f"labels {others.digest}"] if others else []
+    mark = fingerprint(config, classes, listing)
     folder = out / name
     if done := _finished(folder, mark):
         log.info("%s: done already", name)
@@ -229,9 +236,11 @@ def evaluate_scene(
         gt = ground_truth_points(config, classes, points) if points else None
         with timings.stage("load encoder"):
             encoder = make_scene_encoder(config, classes)
-        lifter = None if gt else LabelLifter(config.gt_voxel_size or config.mapper.map.voxel_size)
+        size = config.gt_voxel_size or config.mapper.map.voxel_size
+        lifter = None if gt else LabelLifter(size)
+        things = LabelLifter(size) if config.asks and not points else None
         with timings.stage("read and map"):
-            mapper, usage = build_map(config, scene, encoder, lifter, progress)
+            mapper, usage = build_map(config, scene, encoder, lifter, progress, things)
         if lifter is not None:
             try:
                 gt = lifter.result(_lifted_rule(config))
@@ -243,10 +252,18 @@ def evaluate_scene(
             labelled = label_map(mapper.map, mapper.space, encoder, config, classes)
         with timings.stage("score"):
             found = score_scene(labelled, gt, config, classes)
+        asked: dict[str, Any] = {}
+        if config.asks:
+            with timings.stage("ask"):
+                number = lifted_instances(things, gt) if things else None
+                number = point_instances(points, gt) if points else number
+                absent = others.absent if others else ()
+                asked = ask_scene(mapper, gt, number, config, classes, absent)
     metrics = {
         "scene": name,
         "fingerprint": mark,
         **metrics_dict(found, labelled, gt, classes),
+        **asked,
         "frames": usage.as_dict(scene),
         "provenance": {
             **provenance(config, classes),

@@ -25,12 +25,25 @@ from .datatypes import ConfigError, brief
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.labels
 SPACES = ("backbone", "language", *LABELLED_SPACES)
+ENCODER_FLAGS = ("checkpoint", "preset", "text-embeddings", "device")  # of command lines
 MODES = ("calibrated", "relevancy", "softmax", "cosine")  # what a score means
 MAX_CAMERAS = 8
 MAX_CAMERA_NAME = 60  # characters
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
 # preset -> crop and stride in px; crop 0 = single pass
 WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}
+# what RADIO's last block attends by -> the options that only it has (docs/method.md 2.7)
+ATTENTIONS = {
+    "scra": ("scra", "tau_scra", "recursions"),
+    "plain": (),
+    "naradio": ("sigma", "bias_grid"),
+    "resradio": (
+        *("sigma", "tau_r", "lambda_r", "first_block", "last_block"),
+        *("sfr", "tau_s", "lambda_s", "sfr_threshold"),
+    ),
+    "proxy_dino": ("beta", "gamma"),
+    "proxy_sam": ("beta", "gamma"),
+}
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> str:
@@ -179,15 +192,59 @@ class RadsegConfig(Options):
     )
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says", low=-1)
     stride: int = option(-1, "window stride in px; -1 = as the preset says", low=-1)
-    scra: bool = option(True, "self-correlating recursive attention in the last block")
+    attention: str = option(
+        "scra",
+        "what the last block attends by: scra (RADSeg), plain (RADIO as it is), or a peer method: "
+        "naradio, resradio, proxy_dino, proxy_sam",
+        choices=ATTENTIONS,
+    )
+    scra: bool = option(True, "off = plain attention in RADSeg, for ablations")
     scga: str = option(
-        "always",
-        "self-correlating global aggregation: always, multi_window or off",
-        choices=("always", "multi_window", "off"),
+        "auto",
+        "self-correlating global aggregation: always, multi_window, off, or auto (always with "
+        "scra, off with other attentions)",
+        choices=("always", "multi_window", "off", "auto"),
     )
     tau_scra: float = option(10.0, "temperature of SCRA", low=0)
     tau_scga: float = option(10.0, "temperature of SCGA", low=0)
     recursions: int = option(1, "recursions of SCRA; more than 1 is worse (Table A.5)", low=1)
+    sigma: float = option(
+        7.0, "naradio, resradio: patches; how far away is near", low=0.01, high=1e6
+    )
+    bias_grid: str = option(
+        "right",
+        "naradio: right, or published (rows and columns swapped where an image is not square)",
+        choices=("right", "published"),
+    )
+    beta: float = option(
+        1.2, "proxy_*: share of the mean similarity that a patch must exceed", low=0, high=1e3
+    )
+    gamma: float = option(3.0, "proxy_*: sharpness of the similarities", low=0, high=1e6)
+    tau_r: float = option(1.0, "resradio: factor on the attention", low=0, high=1e3)
+    lambda_r: float = option(0.3, "resradio: share of the earlier blocks", low=0, high=1)
+    first_block: int = option(
+        0,
+        "resradio: the first block that is looked at, from 1; 0 = 6 of 12, and as many of others",
+        low=0,
+    )
+    last_block: int = option(
+        0,
+        "resradio: the last block that is looked at, from 1; 0 = 9 of 12, and as many of others",
+        low=0,
+    )
+    sfr: bool = option(
+        False,
+        "resradio: a second pass with the labels of the first; features then depend on the labels, "
+        "so that only map.space probability can be had",
+    )
+    tau_s: float = option(2.1, "resradio, sfr: factor on keys and labels", low=0, high=1e3)
+    lambda_s: float = option(0.7, "resradio, sfr: share of the labels", low=0, high=1)
+    sfr_threshold: float = option(
+        0.25,
+        "resradio, sfr: pixels less probable than this count as of the first label",
+        low=0,
+        high=1,
+    )
     refine: str = option(
         "off",
         "refinement of probability maps: off, or sam (RADSeg+)",
@@ -217,6 +274,7 @@ class RadsegConfig(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        self._check_attention()
         crop, stride = self.window()
         _check(
             crop >= 0 and crop % 16 == 0, f"radseg.crop must be 0 or a multiple of 16, got {crop}"
@@ -225,6 +283,26 @@ class RadsegConfig(Options):
             crop == 0 or (0 < stride <= crop and stride % 16 == 0),
             f"radseg.stride must be a multiple of 16 and at most the crop ({crop}), got {stride}",
         )
+
+    def _check_attention(self) -> None:
+        """What belongs to another attention would have no effect: a changed one is refused."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in dict.fromkeys(name for names in ATTENTIONS.values() for name in names):
+            owners = [attention for attention, names in ATTENTIONS.items() if name in names]
+            _check(
+                self.attention in owners or getattr(self, name) == defaults[name],
+                f"radseg.{name} is an option of radseg.attention {' and '.join(owners)}, not of "
+                f"{self.attention}",
+            )
+        for name in ("tau_s", "lambda_s", "sfr_threshold"):
+            same = getattr(self, name) == defaults[name]
+            _check(self.sfr or same, f"radseg.{name} is an option of radseg.sfr, which is off")
+
+    def aggregation(self) -> str:
+        """When SCGA is done: always, multi_window or off. It is RADSeg's: peers do without."""
+        if self.scga != "auto":
+            return self.scga
+        return "always" if self.attention == "scra" else "off"
 
     def window(self) -> tuple[int, int]:
         """Crop and stride in px: the preset's, unless set; crop 0 = single pass."""
@@ -610,7 +688,16 @@ class Config(Options):
 
     FIXED: ClassVar[str] = "encoder and map are made for it"
 
-    encoder: str = option("radseg", "radseg, or lite (no weights to download; knows little)")
+    encoder: str = option(
+        "radseg",
+        "radseg, lite (no weights to download; knows little), naclip, scclip, proxyclip, resclip, "
+        "talk2dino, trident, textregion, or one that an installed package brings",
+    )
+    encoder_options: list[str] = option(
+        [],
+        "NAME=VALUE each: options of an encoder that has no group of its own here (all but radseg "
+        "and lite), e.g. checkpoint=openai/clip-vit-base-patch16",
+    )
     short_side: int = option(
         640,
         "px; images are brought to this short side before anything else; 0 = as they come",
@@ -627,6 +714,9 @@ class Config(Options):
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
 
+
+# encoders without a group of this name have their options in encoder_options
+GROUPS = tuple(f.name for f in dataclasses.fields(Config) if "flat" in f.metadata)
 
 # From names and values to configurations
 
@@ -705,7 +795,9 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
             wrong type, or a value that it cannot have.
     """
     kinds = typing.get_type_hints(cls)
+    options = options_of(cls, prefix)
     groups = {f.name: f.metadata["flat"] for f in dataclasses.fields(cls) if "flat" in f.metadata}
+    fields = {f.name for f in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {name: {} for name in groups}
     for name, value in values.items():
@@ -715,16 +807,30 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
                 raise ConfigError(f"{prefix}{name} is a group of options, got {brief(repr(value))}")
             for key, each in value.items():
                 inner[_home(cls, name, key)][key] = each
-        elif name in kinds:
-            known[name] = _typed(options_of(cls, prefix)[prefix + name], value)
+        elif name in fields:
+            known[name] = _typed(options[prefix + name], value)
         elif flat:
             inner[flat[0]][name.removeprefix(groups[flat[0]])] = value
         else:
-            raise _unknown(options_of(cls, prefix), prefix + name)
+            raise _unknown(options, prefix + name)
     for name, start in groups.items():
         below = prefix + (f"{name}." if start is None else start)
         known[name] = from_dict(kinds[name], inner[name], below)
     return cls(**known)
+
+
+def from_texts(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """As :func:`from_dict`, but a text may stand for any value, as on a command line.
+
+    Raises:
+        ConfigError: as :func:`from_dict`.
+    """
+    kinds = {option.name: option.kind for option in options_of(cls, prefix).values()}
+    read = {
+        name: parse_value(value, kinds.get(prefix + name, str)) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    return from_dict(cls, read, prefix)
 
 
 def _home(cls: Any, name: str, key: str) -> str:
@@ -785,13 +891,41 @@ def parse_assignments(cls: type, texts: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: not OPTION=VALUE, or no such option.
     """
+    pairs = split_assignments(texts)
+    return {name: parse_value(value, find_option(cls, name).kind) for name, value in pairs.items()}
+
+
+def split_assignments(texts: Iterable[str]) -> dict[str, str]:
+    """``["NAME=VALUE", ...]`` -> name and value; of a name that is there twice the last one.
+
+    Raises:
+        ConfigError: one of them is something else.
+    """
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ConfigError(f"{brief(repr(text))} is not OPTION=VALUE")
-        found[name] = parse_value(value, find_option(cls, name).kind)
+        found[name] = value
     return found
+
+
+def encoder_flags(
+    encoder: str, flags: dict[str, Any], grouped: Iterable[str] = GROUPS
+) -> list[str]:
+    """Take out of ``flags`` what is meant for an encoder without a group of options here.
+
+    Args:
+        encoder: its name; empty = not known yet.
+        flags: name of a flag -> value, as a command line gives them.
+
+    Returns:
+        They as ``encoder_options``.
+    """
+    if not encoder or encoder in grouped:
+        return []
+    own = [flag for flag in ENCODER_FLAGS if flags.get(flag) is not None]
+    return [f"{flag.replace('-', '_')}={flags.pop(flag)}" for flag in own]
 
 
 def parse_value(text: str, kind: Any = None) -> Any:

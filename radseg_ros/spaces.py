@@ -18,10 +18,10 @@ from torch.nn.functional import normalize
 
 from .answers import scores
 from .answers.scores import BEST_VOXELS, SAMPLE, Census
-from .config import Config, QueryConfig, one_of
+from .config import LABELLED_SPACES, Config, QueryConfig, one_of
 from .datatypes import ConfigError, FeatureMap
 from .device import multiplies_bfloat16
-from .encoders.protocol import Encoder
+from .encoders.protocol import Classifier, Encoder
 from .language.memory import TextMemory
 from .language.words import read_words
 from .segmentation.probabilities import probability_map
@@ -270,8 +270,19 @@ SPACES: dict[str, type[Backbone] | type[Probability]] = {
 
 
 def make_space(config: Config, encoder: Encoder) -> Space:
-    """The space that ``config.map.space`` names."""
-    return SPACES[one_of("map.space", config.map.space, SPACES)](config, encoder)
+    """The space that ``config.map.space`` names.
+
+    Raises:
+        ConfigError: there is none of that name, or the encoder cannot serve it.
+    """
+    space = one_of("map.space", config.map.space, SPACES)
+    reason = encoder.labels_only if isinstance(encoder, Classifier) else ""
+    if reason and space not in LABELLED_SPACES:
+        raise ConfigError(
+            f"encoder {encoder.name} serves no map of space {space}: {reason}; take map.space "
+            "probability and name map.labels"
+        )
+    return SPACES[space](config, encoder)
 
 
 class Calibration:

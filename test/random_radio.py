@@ -23,6 +23,9 @@ def write(
     head_hidden: int = 1520,
     head_inner: int = 2,
     layer_scale: bool = True,
+    patch: int = 16,
+    prefix: int = 8,
+    upsampling: Mapping[str, int] | None = None,
     dtype: torch.dtype = torch.float16,
     seed: int = 0,
     **args: Any,
@@ -39,6 +42,9 @@ def write(
         head_hidden: hidden size of the heads.
         head_inner: inner blocks of the heads.
         layer_scale: with LayerScale (v3) or without (v2.5, v4).
+        patch: px.
+        prefix: class tokens, one for each teacher, and registers.
+        upsampling: teacher -> vectors of its feature head along each side of a patch, if not one.
         dtype: how the weights are stored.
         seed: of the weights.
         args: entries of the training options that replace the usual ones.
@@ -59,9 +65,9 @@ def write(
             f"{name}.bias": normal(size, scale=0.1),
         }
 
-    state = linear("base_model.patch_generator.embedder", 3 * 16 * 16, width, bias=False)
+    state = linear("base_model.patch_generator.embedder", 3 * patch * patch, width, bias=False)
     state["base_model.patch_generator.pos_embed"] = normal(1, grid * grid, width, scale=0.3)
-    state["base_model.patch_generator.cls_token.token"] = normal(8, width, scale=1.0)
+    state["base_model.patch_generator.cls_token.token"] = normal(prefix, width, scale=1.0)
     for i in range(depth):
         block = f"base_model.blocks.{i}."
         state |= norm(f"{block}norm1", width) | norm(f"{block}norm2", width)
@@ -77,6 +83,8 @@ def write(
             }
     for kind in ("_heads", "_feature_projections"):
         for name, size in outputs.items():
+            if kind == "_feature_projections":
+                size *= (upsampling or {}).get(name, 1) ** 2
             head = f"{kind}.{name}."
             state |= linear(f"{head}fc1", width, head_hidden)
             for i in range(head_inner):
@@ -94,13 +102,15 @@ def write(
     )
     models = {"siglip2": "siglip2-so400m", "clip": "ViT-H-14-378-quickgelu"}
     teachers = [
-        {"name": name, "use_summary": name != "sam", "model": models.get(name)} for name in outputs
+        {"name": name, "use_summary": name != "sam", "model": models.get(name)}
+        | ({"fd_upsample_factor": upsampling[name]} if name in (upsampling or {}) else {})
+        for name in outputs
     ]
     options = {
         "model_kwargs": {"embed_dim": width, "depth": depth, "num_heads": heads},
         "teachers": teachers,
         "cls_token_per_teacher": True,
-        "cpe_max_size": grid * 16,
+        "cpe_max_size": grid * patch,
         "spectral_reparam": False,
     }
     torch.save({"state_dict": state, "args": argparse.Namespace(**(options | args))}, path)

@@ -566,9 +566,11 @@ def test_maps_and_truths_of_odd_arrays_are_refused_or_scored(tmp_path):
     classes = world.write_classes(tmp_path / "six.tsv")
     options = {"gt": str(tmp_path / "gt.npz"), "classes": str(classes), "encoder": "oracle"}
     config, rng = with_options(EvalConfig(), options), random.Random(0)
+    names = np.array([f"{name} wall" for name in world.FACES])
     kinds = {
         "labels": {"xyz": xyz, "labels": labels, "rgb": np.zeros(xyz.shape, np.uint8)},
         "vectors": {"xyz": xyz, "vectors": np.ones((len(xyz), 4)), "text": np.eye(6, 4)},
+        "chance": {"xyz": xyz, "probabilities": np.eye(6)[labels - 1], "names": names},
     }
     truth = {"xyz": xyz, "labels": labels}
     np.savez(tmp_path / "gt.npz", **truth)

@@ -25,7 +25,7 @@ from radseg_ros.datatypes import LanguageError
 from radseg_ros.encoders.protocol import make_encoder
 from radseg_ros.language.cache import LABEL, TextCache, load_embeddings, save_embeddings
 from radseg_ros.language.embedder import BACKGROUND, TextEmbedder, canonicalise
-from radseg_ros.language.templates import TEMPLATES
+from radseg_ros.language.templates import AS_WRITTEN, TEMPLATES
 from radseg_ros.language.tower import TextTower, folder_hash, load_tokenizer, tower_of
 
 SIZE = 24  # of the small tower's vectors, as the head of the small checkpoint
@@ -244,7 +244,7 @@ def test_a_file_of_embeddings_replaces_the_tower(tmp_path):
         robot.prompts(["dog"])
 
 
-def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+def test_files_that_do_not_fit_are_refused(tmp_path):
     file = tmp_path / "words.npz"
     TextEmbedder(LetterTower(), SIZE).save(file, ["dog"])
     assert ("label", "dog") in load_embeddings(
@@ -256,9 +256,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch):
         load_embeddings(file, "google/other")
     with pytest.raises(LanguageError, match="24 numbers, the head gives 8"):
         load_embeddings(file, dimensions=8)
-    monkeypatch.setattr("radseg_ros.language.cache.TEMPLATE_SET", "others")
     with pytest.raises(LanguageError, match="other templates"):
-        load_embeddings(file)
+        load_embeddings(file, wording=AS_WRITTEN)
     file.write_bytes(file.read_bytes()[:100])
     for path in (file, tmp_path / "absent.npz"):
         with pytest.raises(LanguageError, match=re.escape(str(path))):

@@ -57,7 +57,7 @@ REFUSED = {
     "no such encoder": (
         ["-p", "encoder:=light"],
         None,
-        "'light' is not one of radseg, lite; did you mean",
+        "'light' is not one of radseg, lite, naclip",
     ),
     "wrong length": (["-p", "node.camera_offset:=[1.0]"], None, "camera_offset takes 16 numbers"),
     "no file": (["--params-file", "missing.yaml"], None, "missing.yaml"),

@@ -18,7 +18,6 @@ from PIL import Image
 from eval3d.datasets.labelled_images import truth_image
 from radseg_ros.cli import eval2d
 from radseg_ros.cli import segment as segment_cli
-from radseg_ros.cli.encoder_options import SETTINGS
 from radseg_ros.datatypes import FeatureMap, InputError
 from radseg_ros.segmentation.maps import Segmentation, denoise, label_map, merge_synonyms
 from radseg_ros.segmentation.probabilities import (
@@ -28,6 +27,7 @@ from radseg_ros.segmentation.probabilities import (
     read_classes,
     read_rgb,
 )
+from radseg_ros.segmentation.settings import SETTINGS
 
 COLORS = {
     "red": (1, 0, 0),

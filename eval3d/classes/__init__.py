@@ -18,6 +18,7 @@ from radseg_ros.reading import border, read_json, read_text
 
 HERE = Path(__file__).parent
 SHIPPED = ("replica101", "nyu40", "scannet20", "scannet200", "scannetpp100")
+IMAGE_CLASSES = ("voc20", "context59", "stuff171", "ade150", "cityscapes19")  # for label images
 
 MAX_CLASSES = 4096  # the confusion matrix has that many rows and columns: 134 MB
 MAX_ID = 1 << 20  # ids of data sets have 16 bits at most
@@ -165,6 +166,11 @@ def _from_json(name: str, path: Path) -> ClassList:
         raise InputError(f"{path} is no class list: every class needs a whole number and a name")
     pairs = sorted(pair for pair in pairs if pair[0] > 0)  # id 0 is "none" in all of these
     return ClassList(name, tuple(p[1] for p in pairs), tuple(p[0] for p in pairs))
+
+
+def class_file(source: str | Path) -> Path:
+    """The file of the classes of label images: one that comes along, by its name, or a path."""
+    return HERE / f"{source}.txt" if str(source) in IMAGE_CLASSES else Path(source)
 
 
 def scannet_to_nyu40() -> dict[int, int]:

@@ -25,6 +25,7 @@ class SceneSource(Protocol):
     """What the evaluator needs of a scene."""
 
     name: str
+    instances: bool  # whether images of instances are read, too
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -129,6 +130,7 @@ def open_scene(config: EvalConfig, name: str, classes: ClassList) -> SceneSource
     scene = spec.open_scene(root, name, classes, config)
     scene.step = (spec.frame_skip if config.frame_skip < 0 else config.frame_skip) + 1
     scene.limit = config.limit
+    scene.instances = config.asks
     return scene
 
 

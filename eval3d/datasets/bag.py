@@ -32,6 +32,7 @@ class BagScene:
         self.name = name
         self.step = 1
         self.limit = 0
+        self.instances = False  # there are no images of them in a bag
         self.notes: dict[str, int] = {}
         self._options: dict[str, Any] = {"topics": topics, "sync": sync, "node": node}
         self._recording: BagRecording | None = None

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anyone's recording as a folder, as :mod:`radseg_ros.frames.disk` reads it, and label/ beside it.
+"""Anyone's recording as a folder, as :mod:`radseg_ros.frames.disk` reads it, and its truth.
 
-The file label/NAME.png holds a class id per pixel.
+label/NAME.png holds a class id per pixel, instance/NAME.png the id of a thing, 0 = none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from radseg_ros.datatypes import RecordingError
@@ -32,16 +33,19 @@ def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) ->
     if folder is None:
         raise RecordingError(f"no recording in {root / name}: need {LAYOUT}, label/NAME.png")
     K = read_intrinsics(folder / "intrinsics.txt")
-    labels = list_files(folder / "label", LABEL_SUFFIXES)
+    label, instance = (_beside(folder / kind) for kind in ("label", "instance"))
     views = [
         LabelledView(
-            view.name,
-            view.color,
-            view.depth,
-            view.pose,
-            labels.get(view.name, folder / "label" / f"{view.name}.png") if labels else None,
+            view.name, view.color, view.depth, view.pose, label(view.name), instance(view.name)
         )
         for view in folder_views(folder)
     ]
     scale = config.mapper.node.depth_scale
-    return Scene(name, views, K, scale, relabel=classes.labels_of if labels else None)
+    relabel = classes.labels_of if any(view.label for view in views) else None
+    return Scene(name, views, K, scale, relabel=relabel)
+
+
+def _beside(folder: Path) -> Callable[[str], Path | None]:
+    """Name of a frame -> its image of ids, which may be missing; None where there are none."""
+    files = list_files(folder, LABEL_SUFFIXES)
+    return lambda name: files.get(name, folder / f"{name}.png") if files else None

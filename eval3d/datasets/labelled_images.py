@@ -7,6 +7,7 @@ _gtFine_labelTrainIds, _labelTrainIds); sub-folders are searched.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from radseg_ros.datatypes import InputError
 from radseg_ros.files import open_image
 from radseg_ros.frames.disk import COLOR_SUFFIXES, LABEL_SUFFIXES, is_ours
 
-ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_labelTrainIds")
+TRAIN_IDS = "_labelTrainIds"
+ENDINGS = ("_leftImg8bit", f"_gtFine{TRAIN_IDS}", TRAIN_IDS)
 # value of the first class; lower ones are ignored
 FIRST_LABEL = {"voc": 1, "context": 1, "ade": 1, "stuff": 0, "cityscapes": 0}
 VOID = 255  # never counted
@@ -27,15 +29,7 @@ def truth_image(path: Path, classes: int, first_label: int) -> np.ndarray:
     Raises:
         InputError: it is no label image, or holds a value for which there is no class.
     """
-    image = open_image(path, "label image")
-    if image.format == "JPEG":
-        raise InputError(f"{path}: a JPEG does not keep class numbers exact: use PNG")
-    values = np.asarray(image).astype(np.int64)
-    if values.ndim != 2:
-        raise InputError(
-            f"{path}: a label image has one channel of class numbers, this one has shape "
-            f"{values.shape}"
-        )
+    values = label_values(path)
     labels = np.where(values == VOID, 0, values - first_label + 1).clip(min=0)
     if labels.max() > classes:
         value = labels.max() + first_label - 1
@@ -46,30 +40,75 @@ def truth_image(path: Path, classes: int, first_label: int) -> np.ndarray:
     return labels
 
 
-def pair_files(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+def label_values(path: Path) -> np.ndarray:
+    """The (H, W) int64 numbers of a label PNG.
+
+    Raises:
+        InputError: it cannot be read, is a JPEG, or has colours.
+    """
+    image = open_image(path, "label image")
+    if image.format == "JPEG":
+        raise InputError(f"{path}: a JPEG does not keep class numbers exact: use PNG")
+    values = np.asarray(image).astype(np.int64)
+    if values.ndim != 2:
+        raise InputError(
+            f"{path}: a label image has one channel of class numbers, this one has shape "
+            f"{values.shape}"
+        )
+    return values
+
+
+def pair_files(
+    images: Path,
+    labels: Path,
+    names: Collection[str] = (),
+    suffixes: Sequence[str] = COLOR_SUFFIXES,
+    endings: Sequence[str] = (),
+) -> list[tuple[Path, Path]]:
     """Label images with their images, sorted by name.
+
+    Args:
+        images: folder of the images, or of what was predicted for them.
+        labels: folder of the label images; where one lies there under training ids as well, those
+            are meant.
+        names: of those that count; empty = all.
+        suffixes: of the files in ``images``.
+        endings: that their names may have besides the usual ones.
 
     Raises:
         InputError: a folder is missing or empty, or a label image has no image, or two.
     """
     by_name: dict[str, list[Path]] = {}
     for path in sorted(images.rglob("*")):
-        if is_ours(path, COLOR_SUFFIXES):
-            by_name.setdefault(_name(path), []).append(path)
-    truths = sorted(
-        path
-        for path in labels.rglob("*")
-        if is_ours(path, LABEL_SUFFIXES) and not _other_export(path)
-    )
+        if is_ours(path, suffixes):
+            by_name.setdefault(_name(path, endings), []).append(path)
+    truths = _label_images(labels)
     if not truths or not by_name:
         raise InputError(f"{labels if by_name else images}: no such folder, or no images in it")
-    missing = [path.name for path in truths if _name(path) not in by_name]
+    if names:
+        truths = [(name, path) for name, path in truths if name in names]
+        if lost := sorted(set(names) - {name for name, _ in truths}):
+            raise InputError(
+                f"{labels}: no label image for {len(lost)} of {len(names)} names, e.g. {lost[0]}"
+            )
+    missing = [path.name for name, path in truths if name not in by_name]
     if missing:
         raise InputError(
             f"{images}: no image for {len(missing)} of {len(truths)} label images, e.g. "
             f"{missing[0]}"
         )
-    return [(_only(by_name[_name(path)], path), path) for path in truths]
+    return [(_only(by_name[name], path), path) for name, path in truths]
+
+
+def _label_images(folder: Path) -> list[tuple[str, Path]]:
+    """The label images, each with the name of its image, sorted by path."""
+    found = [
+        (_name(path), path)
+        for path in sorted(folder.rglob("*"))
+        if is_ours(path, LABEL_SUFFIXES) and not _other_export(path)
+    ]
+    ids = {name for name, path in found if path.stem.endswith(TRAIN_IDS)}
+    return [each for each in found if each[0] not in ids or each[1].stem.endswith(TRAIN_IDS)]
 
 
 def _only(found: list[Path], truth: Path) -> Path:
@@ -78,8 +117,8 @@ def _only(found: list[Path], truth: Path) -> Path:
     return found[0]
 
 
-def _name(path: Path) -> str:
-    for ending in ENDINGS:
+def _name(path: Path, endings: Sequence[str] = ()) -> str:
+    for ending in (*ENDINGS, *endings):
         if path.stem.endswith(ending):
             return path.stem.removesuffix(ending)
     return path.stem
@@ -87,4 +126,4 @@ def _name(path: Path) -> str:
 
 def _other_export(path: Path) -> bool:
     """Cityscapes keeps colours, instances and raw ids beside the training ids."""
-    return "_gtFine_" in path.stem and not path.stem.endswith("_gtFine_labelTrainIds")
+    return "_gtFine_" in path.stem and not path.stem.endswith(f"_gtFine{TRAIN_IDS}")

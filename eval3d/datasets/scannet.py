@@ -37,6 +37,7 @@ def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) ->
         )
     K = read_intrinsics(folder / "intrinsic" / "intrinsic_depth.txt")
     has_labels = (folder / "label-filt").is_dir()
+    has_instances = (folder / "instance-filt").is_dir()
     views = [
         LabelledView(
             view.name,
@@ -44,6 +45,7 @@ def open_scene(root: Path, name: str, classes: ClassList, config: EvalConfig) ->
             view.depth,
             view.pose,
             folder / "label-filt" / f"{view.name}.png" if has_labels else None,
+            folder / "instance-filt" / f"{view.name}.png" if has_instances else None,
         )
         for view in folder_views(folder)
     ]

@@ -26,13 +26,15 @@ class LabelledFrame:
     frame: Frame
     # (h, w) int64, labels 1..C, 0 = ignore; shape of the depth image
     label: np.ndarray | None = None
+    instance: np.ndarray | None = None  # (h, w) int64, ids of things, 0 = none; as above
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledView(View):
-    """Where one frame and its label image lie on disk."""
+    """Where one frame, its label image and its image of instances lie on disk."""
 
     label: Path | None = None
+    instance: Path | None = None
 
 
 @dataclass(eq=False)
@@ -56,6 +58,7 @@ class Scene:
     relabel: Callable[[np.ndarray], np.ndarray] | None = None  # ids in the files -> labels 1..C
     step: int = 1  # use every step-th view
     limit: int = 0  # use at most so many views; 0 = all
+    instances: bool = False  # read the images of instances, too
     drops: DropCounts = field(default_factory=DropCounts, init=False)
     _notes: DropCounts = field(default_factory=DropCounts, init=False)
 
@@ -108,7 +111,7 @@ class Scene:
         paths = [
             path
             for _, v in self.selected()
-            for path in (v.color, v.depth, v.pose, v.label)
+            for path in (v.color, v.depth, v.pose, v.label, v.instance if self.instances else None)
             if isinstance(path, Path)
         ]
         return [
@@ -132,27 +135,35 @@ class Scene:
         frame = reader.frame(view, position * FRAME_PERIOD_NS)
         if self.color_to_depth:
             frame = replace(frame, rgb=_resize_color(frame.rgb, frame.depth.shape))
-        return LabelledFrame(view.name, frame, self._label(reader, view, frame.depth.shape))
+        size = frame.depth.shape
+        label = instance = None
+        if self.relabel is not None:
+            ids = self._ids(reader, view.name, view.label, "label", size)
+            label = None if ids is None else self.relabel(ids)
+        if self.instances:
+            instance = self._ids(reader, view.name, view.instance, "instance", size)
+        return LabelledFrame(view.name, frame, label, instance)
 
-    def _label(
-        self, reader: FrameReader, view: LabelledView, size: tuple[int, int]
+    def _ids(
+        self, reader: FrameReader, name: str, path: Path | None, what: str, size: tuple[int, int]
     ) -> np.ndarray | None:
-        if view.label is None or self.relabel is None:
+        """(h, w) int64 ids of an image, if there is one that can be used."""
+        if path is None:
             return None
         try:
-            image = reader.image(view.label, "label")
+            image = reader.image(path, what)
             ids = np.asarray(image)
             if ids.ndim != 2:
-                found = f"need one channel of class ids, got {ids.shape}"
-                raise Unusable("label in colours, not ids", found)
+                found = f"need one channel of ids, got {ids.shape}"
+                raise Unusable(f"{what} in colours, not ids", found)
             if image.format != "PNG":
-                raise Unusable("label of wrong type", f"{image.format} does not keep ids exact")
+                raise Unusable(f"{what} of wrong type", f"{image.format} does not keep ids exact")
             if not same_aspect(ids.shape, size):
-                raise Unusable("label of wrong size", f"{ids.shape}, depth is {size}")
+                raise Unusable(f"{what} of wrong size", f"{ids.shape}, depth is {size}")
         except Unusable as fault:  # the map can still use the frame
-            self._notes.add(fault.reason, example=f"{view.name}: {fault.detail}")
+            self._notes.add(fault.reason, example=f"{name}: {fault.detail}")
             return None
-        return self.relabel(nearest_resize(ids, size))
+        return nearest_resize(ids, size).astype(np.int64)
 
 
 def camera_matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:

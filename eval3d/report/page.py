@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from .asked import answer_lines, asked_rows, retrieval_rows
+from .protocol import block, run_protocol
 from .results import read_timings
 from .runs import Run, varied_options
-from .tables import TITLES, cell, class_rows, failed_rows, run_rows, scene_rows
+from .tables import cell, class_rows, failed_rows, heading, run_rows, scene_rows
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto;
@@ -42,13 +44,14 @@ PICTURES = {
 }
 
 
-def _image(path: Path, title: str) -> str:
+def image(path: Path, title: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
-def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
-    head = "".join(f"<th>{escape(TITLES.get(c, c))}</th>" for c in columns)
+def html_table(columns: list[str], rows: list[dict[str, Any]]) -> str:
+    """Rows as people read them."""
+    head = "".join(f"<th>{escape(heading(c))}</th>" for c in columns)
     body = ""
     for row in rows:
         cells = ""
@@ -101,11 +104,11 @@ def _scene(scene: dict[str, Any]) -> str:
     for name, title in PICTURES.items():
         path = pictures / f"{name}.png"
         if path.is_file():
-            image = _image(path, f"{scene['scene']}: {title}")
+            picture = image(path, f"{scene['scene']}: {title}")
             parts.append(
-                image
+                picture
                 if name == "labels"
-                else f"<details><summary>{title}</summary>{image}</details>"
+                else f"<details><summary>{title}</summary>{picture}</details>"
             )
     return "\n".join(parts)
 
@@ -117,7 +120,17 @@ def _times(run: Run) -> str:
     stages = sorted({stage for t in timings for stage in t["seconds"]})
     columns = ["scene", "frames", *stages]
     rows = [{"scene": t["scene"], "frames": t["frames"], **t["seconds"]} for t in timings]
-    return f"<details><summary>Seconds per stage</summary>{_table(columns, rows)}</details>"
+    return f"<details><summary>Seconds per stage</summary>{html_table(columns, rows)}</details>"
+
+
+def _asked(run: Run) -> str:
+    """What was asked by name: the classes, and what went wrong."""
+    columns, rows = retrieval_rows(run)
+    parts = [f"<p>{escape(line)}</p>" for line in answer_lines(run)]
+    if rows:
+        table = html_table(columns, rows)
+        parts.append(f"<details><summary>Asked by name</summary>{table}</details>")
+    return "\n".join(parts)
 
 
 def _run(run: Run) -> str:
@@ -132,9 +145,12 @@ def _run(run: Run) -> str:
     return "\n".join(
         [
             f"<h2>{escape(run.name)}</h2>",
-            _table(*scene_rows(run)),
+            html_table(*scene_rows(run)),
             "<details><summary>Classes (means over "
-            f"scenes)</summary>{_table(*class_rows(run))}</details>",
+            f"scenes)</summary>{html_table(*class_rows(run))}</details>",
+            _asked(run),
+            "<h3>Protocol</h3>",
+            f"<pre>{escape(block(run_protocol(run)))}</pre>",
             *(_scene(scene) for scene in run.scenes),
             _times(run),
             "<details><summary>Configuration, versions, "
@@ -155,14 +171,23 @@ def page(runs: list[Run], plots: list[Path], failed: Mapping[str, str]) -> str:
     intro = "Scores in percent; the ceiling is the ground truth scored against itself "
     intro += "through the map's geometry. "
     intro += f"All runs: {common}." if common else ""
-    body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", _table(*run_rows(runs))]
+    body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", html_table(*run_rows(runs))]
+    columns, rows = asked_rows(runs)
+    if rows:
+        body += ["<h2>Asked by name</h2>", html_table(columns, rows)]
     if failed:
         body += [
             f'<h2 class="warn">Failed: {len(failed)} scenes, which no mean holds</h2>',
-            _table(*failed_rows(failed)),
+            html_table(*failed_rows(failed)),
         ]
-    body += [_image(path, path.stem) for path in plots]
+    body += [image(path, path.stem) for path in plots]
     body += [_run(run) for run in runs]
+    return document("Evaluation", body)
+
+
+def document(title: str, body: Iterable[str], style: str = "") -> str:
+    """A whole page of pieces of HTML; ``style`` comes after that of all pages."""
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head = f"<head>{meta}<title>Evaluation</title><style>{STYLE}</style></head>"
-    return f"<!doctype html>\n<html lang=en>{head}\n<body>" + "\n".join(body) + "</body></html>\n"
+    head = f"<head>{meta}<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
+    text = "\n".join(body)
+    return f"<!doctype html>\n<html lang=en>{head}\n<body>{text}</body></html>\n"

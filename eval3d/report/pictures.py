@@ -26,18 +26,25 @@ class DollsHouse:
     Args:
         xyz: (N, 3) centres in metres.
         up: world axis that points up: x, y or z, with a minus where it points down.
+        width: px that the picture has at most, in either direction.
     """
 
-    def __init__(self, xyz: np.ndarray, voxel_size: float, up: str = "z") -> None:
+    def __init__(
+        self, xyz: np.ndarray, voxel_size: float, up: str = "z", width: int = WIDTH
+    ) -> None:
         rotation = upright(up)
         turned = xyz @ rotation.T
         self.rows = np.flatnonzero(below_the_lid(turned[:, 2]))
         scene = VoxelScene(turned[self.rows], voxel_size, rotation)
-        self._view = View(scene, AZIMUTH, ELEVATION, WIDTH, WIDTH)
+        self._view = View(scene, AZIMUTH, ELEVATION, width, width)
 
     def paint(self, colors: np.ndarray) -> np.ndarray:
         """(N, 3) colours in [0, 1] -> (h, w, 3) uint8."""
         return np.asarray(self._view.paint(255 * colors[self.rows], paper=WHITE))
+
+    def pixels(self, xyz: np.ndarray) -> np.ndarray:
+        """(N, 3) m in the world -> (N, 2) px right and down in the picture."""
+        return np.array([self._view.pixel(point) for point in xyz]).reshape(-1, 2)
 
 
 def upright(up: str) -> np.ndarray:

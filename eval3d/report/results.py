@@ -3,8 +3,8 @@
 
 Times have a file of their own.
 
-``<out>/<scene>/metrics.json``, ``classes.csv``, ``confusion.csv``, ``labels.npz``,
-``timings.json``, ``pictures/``.
+``<out>/<scene>/metrics.json``, ``classes.csv``, ``retrieval.csv``, ``confusion.csv``,
+``labels.npz``, ``timings.json``, ``pictures/``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from ..truth.ground_truth import GroundTruth
 METRICS = "metrics.json"
 TIMINGS = "timings.json"
 LABELS = "labels.npz"
+RETRIEVAL_COLUMNS = (
+    *("label", "name", "instances", "objects", "ap", "ap50", "ap25"),
+    *("top1", "top5", "top10", "error"),
+)
 
 
 def to_json(value: Any) -> str:
@@ -61,6 +65,9 @@ def write_scene(
     source = metrics["provenance"]
     columns = ["label", "name", "iou", "ceiling_iou", "recall", "precision", "tp", "fp", "fn"]
     write_whole(folder / "classes.csv", table(metrics["classes"], columns, source))
+    if "retrieval" in metrics:
+        rows = metrics["retrieval"]["classes"]
+        write_whole(folder / "retrieval.csv", table(rows, list(RETRIEVAL_COLUMNS), source))
     names = ["(none)", *classes.names]
     used = np.flatnonzero(found.confusion.sum(axis=0) + found.confusion.sum(axis=1))
     rows = [
@@ -93,7 +100,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no result, or it is damaged.
     """
-    return {**_read_result(folder / METRICS, METRICS_KIND), "folder": folder}
+    return {**read_result(folder / METRICS, METRICS_KIND), "folder": folder}
 
 
 def read_timings(folder: Path) -> dict[str, Any] | None:
@@ -103,7 +110,7 @@ def read_timings(folder: Path) -> dict[str, Any] | None:
         InputError: the file is damaged.
     """
     path = folder / TIMINGS
-    return _read_result(path, TIMINGS_KIND) if path.is_file() else None
+    return read_result(path, TIMINGS_KIND) if path.is_file() else None
 
 
 # What reports read of a result: a type, {key: kind}, {str: kind} (any keys), or [kind] (a list).
@@ -128,18 +135,57 @@ METRICS_KIND = {
     },
     "provenance": {
         "encoder": str,
-        "config": {"protocol": str, "k": int, "mapper": {"map": {"voxel_size": NUMBER}}},
+        "classes": {"name": str},
+        "git": str,
+        "versions": {str: str},
+        "config": {
+            **dict.fromkeys(("protocol", "dataset", "encoder"), str),
+            **dict.fromkeys(("k", "frame_skip", "limit", "denoise_chunk"), int),
+            **dict.fromkeys(("denoise_threshold", "prediction_threshold", "gt_voxel_size"), NUMBER),
+            "mapper": {"short_side": int, "map": {"voxel_size": NUMBER, "space": str}},
+        },
     },
 }
+FIGURES = dict.fromkeys(("auroc", "matthews_best", "matthews", "precision", "recall"), MAYBE)
+PRESENCE_KIND = {
+    **FIGURES,
+    **dict.fromkeys(("present", "absent", "false_finds"), int),
+    "mode": str,
+    "answers": [{"name": str, "kind": str, "best_score": NUMBER, "objects": int}],
+}
+PRECISIONS = dict.fromkeys(("ap", "ap50", "ap25", "top1", "top5", "top10"), MAYBE)
+LOCALISATION_KIND = {
+    **dict.fromkeys(("accuracy", "error", "at_place"), MAYBE),
+    **dict.fromkeys(("known", "objects"), int),
+}
+RETRIEVAL_KIND = {
+    **PRECISIONS,
+    **dict.fromkeys(("instances", "asked"), int),
+    "localisation": LOCALISATION_KIND,
+    "classes": [
+        {**PRECISIONS, "error": MAYBE, "name": str}
+        | dict.fromkeys(("label", "instances", "objects"), int)
+    ],
+}
+ASKED_KINDS = {"presence": PRESENCE_KIND, "retrieval": RETRIEVAL_KIND}  # where it was asked for
 TIMINGS_KIND = {"scene": str, "frames": int, "seconds": {str: NUMBER}}
 
 
-def _read_result(path: Path, kind: dict[Any, Any]) -> dict[str, Any]:
+def read_result(path: Path, kind: dict[Any, Any]) -> dict[str, Any]:
+    """A result file, if it holds what is read of it.
+
+    Args:
+        kind: of its values, by name: see METRICS_KIND.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
     if not path.is_file():
         raise InputError(f"no result in {path.parent}: it holds no {path.name}")
     found = read_json(path)
     with border(path, "the result of a scene"):
         to_json(found)  # refuses NaN, which reports could not write again
+    kind = {**kind, **{name: more for name, more in ASKED_KINDS.items() if name in found}}
     if wrong := _wrong(kind, found, path.name):
         raise InputError(f"{path} is damaged: no result of a scene has such a {wrong}")
     return found

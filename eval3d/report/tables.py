@@ -10,14 +10,25 @@ import numpy as np
 
 from .runs import MEANS, Run, varied_options
 
-TITLES = {
+TITLES = {  # of scores, which are shown in percent
     "miou": "mIoU",
     "fmiou": "f-mIoU",
     "macc": "mAcc",
     "acc": "acc",
     "ceiling": "ceiling mIoU",
     "coverage": "coverage",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap25": "AP25",
+    "top1": "top 1",
+    "top5": "top 5",
+    "top10": "top 10",
+    "localised": "localised",
+    "auroc": "AUROC",
+    "matthews_best": "best Matthews",
+    "matthews": "Matthews",
 }
+OTHERS = {"error": "error (m)", "false_finds": "false finds"}  # not in percent
 
 
 def run_rows(runs: list[Run]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -92,6 +103,11 @@ def class_rows(run: Run) -> tuple[list[str], list[dict[str, Any]]]:
     return ["label", "name", "scenes", "iou", "ceiling_iou", "recall", "tp", "fp", "fn"], rows
 
 
+def heading(column: str) -> str:
+    """What people read above a column."""
+    return {**TITLES, **OTHERS}.get(column, column)
+
+
 def cell(value: Any, column: str = "") -> str:
     """A number as tables show it: scores in percent, as in the paper."""
     if value is None:
@@ -104,7 +120,7 @@ def cell(value: Any, column: str = "") -> str:
 def markdown(columns: list[str], rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
     lines = [
-        "| " + " | ".join(TITLES.get(c, c) for c in columns) + " |",
+        "| " + " | ".join(heading(c) for c in columns) + " |",
         "|" + " --- |" * len(columns),
     ]
     lines += [

@@ -110,16 +110,19 @@ def _stored_probabilities(voxel_map: VoxelMap, names: list[str]) -> np.ndarray:
     return as_numpy(voxel_map.snapshot().features)[:, [labels.index(name) for name in names]]
 
 
+def scored_truth(gt: GroundTruth, config: EvalConfig, classes: ClassList) -> np.ndarray:
+    """(M,) int64 labels of the ground-truth voxels; 0 = they do not count."""
+    if config.protocol == "hovsg":  # what lands on ignored classes is a false positive
+        return gt.label
+    return np.where(np.isin(gt.label, ignored_labels(config, classes)), 0, gt.label)
+
+
 def score_scene(
     labelled: LabelledMap, gt: GroundTruth, config: EvalConfig, classes: ClassList
 ) -> SceneScores:
     """Bring the map's labels to the ground truth and count."""
     ignored = ignored_labels(config, classes)
-    truth = (
-        np.where(np.isin(gt.label, ignored), 0, gt.label)
-        if config.protocol == "radseg"
-        else gt.label
-    )
+    truth = scored_truth(gt, config, classes)
     xyz = gt.xyz
 
     def judge(map_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -178,19 +178,27 @@ class LabelLifter:
         self._votes = _count_votes(*(np.concatenate(column) for column in columns))
         self._waiting = []
 
-    def result(self, rule: str = "non_ignored") -> GroundTruth:
-        """The label of every voxel seen so far.
+    def voxels(self, rule: str) -> tuple[np.ndarray, np.ndarray]:
+        """(M, 3) sorted indices of the voxels seen so far, and (M,) the label of each.
 
         Args:
             rule: ``majority``, or ``non_ignored``: the most frequent label other than 0, as the
                 published program has it.
+        """
+        self._merge()
+        key, label, count = self._votes
+        return _majority(_unpack(key), label, count, one_of("gt.rule", rule, RULES[1:]))
+
+    def result(self, rule: str = "non_ignored") -> GroundTruth:
+        """The label of every voxel seen so far.
+
+        Args:
+            rule: of :meth:`voxels`.
 
         Raises:
             InputError: no label image was usable.
         """
-        self._merge()
-        key, label, count = self._votes
-        index, label = _majority(_unpack(key), label, count, one_of("gt.rule", rule, RULES[1:]))
+        index, label = self.voxels(rule)
         if not label.any():
             raise InputError(
                 "no voxel has a label: there are no usable label images that hold a class of the "

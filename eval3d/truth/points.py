@@ -27,6 +27,14 @@ LABEL_KEYS = (
     "label_id",
     "scalar_label",
 )
+INSTANCE_KEYS = (
+    "instances",
+    "instance",
+    "instance_id",
+    "vtx_instance_anno_id",
+    "object_id",
+    "objectId",
+)
 
 PLY_TYPES = {
     "char": "i1",
@@ -59,29 +67,49 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
         InputError: no such file, an unknown kind, or no positions or labels in it; the message
             lists what it holds.
     """
-    readers = {".ply": read_ply, ".npz": read_arrays, ".pt": _read_torch, ".pth": _read_torch}
     with border(path, f"a {path.suffix} file of labelled points"):
-        if not path.is_file():
-            raise InputError(f"ground truth {path} does not exist")
-        if path.suffix.lower() not in readers:
-            raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
-        fields = readers[path.suffix.lower()](path)
-        if {"x", "y", "z"} <= fields.keys():
-            fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
-        xyz, labels = (_first(fields, keys, path) for keys in (XYZ_KEYS, LABEL_KEYS))
-        if labels.ndim == 2 and labels.shape[1]:
-            labels = labels[:, 0]  # ScanNet++ lists up to three labels a vertex, the best first
-        if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
-            raise InputError(
-                f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"
-            )
-        if xyz.dtype.kind not in "iuf":
-            raise InputError(f"ground truth {path}: positions are {xyz.dtype}, no numbers")
-        if labels.dtype.kind == "f":
-            labels = np.where(np.isfinite(labels), labels, -1)
-        with np.errstate(invalid="ignore"):  # a NaN of the signalling kind
-            xyz = xyz.astype(np.float64)
-        return xyz, whole_numbers(labels, f"ground truth {path}: labels")
+        return _points(_fields(path), LABEL_KEYS, path)
+
+
+def read_instances(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """As :func:`read_points`, with the ids of things instead; None where the file has none."""
+    with border(path, f"a {path.suffix} file of labelled points"):
+        fields = _fields(path)
+        known = any(key in fields for key in INSTANCE_KEYS)
+        return _points(fields, INSTANCE_KEYS, path) if known else None
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """What a file holds, by name; the positions as ``xyz`` where they are columns."""
+    readers = {".ply": read_ply, ".npz": read_arrays, ".pt": _read_torch, ".pth": _read_torch}
+    if not path.is_file():
+        raise InputError(f"ground truth {path} does not exist")
+    if path.suffix.lower() not in readers:
+        raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
+    fields = dict(readers[path.suffix.lower()](path))
+    if {"x", "y", "z"} <= fields.keys():
+        fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
+    return fields
+
+
+def _points(
+    fields: Mapping[str, Any], keys: tuple[str, ...], path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions, and the ids that are called one of ``keys``."""
+    xyz, labels = (_first(fields, names, path) for names in (XYZ_KEYS, keys))
+    if labels.ndim == 2 and labels.shape[1]:
+        labels = labels[:, 0]  # ScanNet++ lists up to three labels a vertex, the best first
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or labels.shape != xyz.shape[:1]:
+        raise InputError(
+            f"ground truth {path}: {xyz.shape} positions do not fit {labels.shape} labels"
+        )
+    if xyz.dtype.kind not in "iuf":
+        raise InputError(f"ground truth {path}: positions are {xyz.dtype}, no numbers")
+    if labels.dtype.kind == "f":
+        labels = np.where(np.isfinite(labels), labels, -1)
+    with np.errstate(invalid="ignore"):  # a NaN of the signalling kind
+        xyz = xyz.astype(np.float64)
+    return xyz, whole_numbers(labels, f"ground truth {path}: labels")
 
 
 def _first(fields: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> np.ndarray:

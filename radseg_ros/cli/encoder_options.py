@@ -9,29 +9,20 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..config import WINDOWS, Config, RadsegConfig, one_of, parse_assignments
+from ..config import (
+    GROUPS,
+    WINDOWS,
+    Config,
+    RadsegConfig,
+    one_of,
+    options_of,
+    parse_assignments,
+    split_assignments,
+)
+from ..segmentation.settings import SETTINGS
 
 if TYPE_CHECKING:
     from ..encoders.protocol import Encoder
-
-# Table A.1 of the paper: short side, crop, stride in px
-SETTINGS = {
-    "voc-low": (336, 224, 112),
-    "voc-mid": (336, 336, 112),
-    "voc-high": (672, 336, 336),
-    "stuff-low": (336, 224, 112),
-    "stuff-mid": (448, 336, 224),
-    "stuff-high": (896, 336, 336),
-    "context-low": (336, 224, 112),
-    "context-mid": (576, 336, 224),
-    "context-high": (672, 336, 336),
-    "ade-low": (336, 224, 112),
-    "ade-mid": (576, 336, 224),
-    "ade-high": (672, 336, 336),
-    "cityscapes-low": (560, 224, 112),
-    "cityscapes-mid": (688, 336, 224),
-    "cityscapes-high": (1344, 336, 336),
-}
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +31,12 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--encoder",
         default="radseg",
-        help="radseg (default), or lite, which needs no weights and knows little",
+        help=options_of(Config)["encoder"].doc,
     )
     group.add_argument(
         "--checkpoint",
-        help=f"RADIO weights: file, folder, version or hub id ({RadsegConfig().checkpoint})",
+        help="weights: of RADIO a file, folder, version or hub id "
+        f"({RadsegConfig().checkpoint}), of others a folder or hub id",
     )
     group.add_argument("--preset", choices=WINDOWS, help="paper, balanced or fast")
     group.add_argument(
@@ -56,7 +48,14 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="cpu, cuda, cuda:N, mps or auto")
     group.add_argument("--offline", action="store_true", help="never touch the network")
     anything = "any other option of the encoder, e.g. scga=off; may be repeated"
-    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=anything)
+    group.add_argument(
+        *("--set", "--encoder-option"),
+        dest="set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=anything,
+    )
 
 
 def add_settings_option(parser: argparse.ArgumentParser) -> None:
@@ -88,9 +87,9 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
     Raises:
         RadsegRosError: it cannot be made.
     """
-    from ..encoders.protocol import ENCODERS, make_encoder
+    from ..encoders.protocol import CLIP_FAMILY, known_encoders, make_encoder
 
-    name = one_of("--encoder", options.encoder, ENCODERS)
+    name = one_of("--encoder", options.encoder, known_encoders())
     values: dict[str, Any] = {
         flag: getattr(options, flag)
         for flag in ("checkpoint", "preset", "text_embeddings", "device")
@@ -100,8 +99,11 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
         values["offline"] = True
     if getattr(options, "refine", False):
         values["refine"] = "sam"
-    if getattr(options, "settings", None) and name == "radseg":
+    if getattr(options, "settings", None) and name in ("radseg", *CLIP_FAMILY):
         _, values["crop"], values["stride"] = SETTINGS[options.settings]
-    others = parse_assignments(Config, [f"{name}.{text}" for text in options.set])
-    values.update({key.removeprefix(f"{name}."): value for key, value in others.items()})
+    if name in GROUPS:
+        others = parse_assignments(Config, [f"{name}.{text}" for text in options.set])
+        values.update({key.removeprefix(f"{name}."): value for key, value in others.items()})
+    else:
+        values.update(split_assignments(options.set))
     return make_encoder(name, **values)

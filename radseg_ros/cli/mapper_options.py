@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..config import Config, options_of, parse_assignments
+from ..config import Config, encoder_flags, options_of, parse_assignments
 
 # command-line name -> options of that meaning; everything else goes through --set
 FLAGS = {
@@ -35,6 +35,13 @@ def add_mapper_options(parser: argparse.ArgumentParser, *names: str) -> None:
         metavar="OPTION=VALUE",
         help="any option, e.g. map.voxel_size=0.1; may be repeated",
     )
+    group.add_argument(
+        "--encoder-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of an encoder that has none in config/mapping.yaml; may be repeated",
+    )
 
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -43,9 +50,12 @@ def given_options(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: not OPTION=VALUE, or no such option.
     """
-    texts = []
-    for flag in options.mapper_flags:
-        names = FLAGS[flag]
-        if (value := getattr(options, flag.replace("-", "_"), None)) is not None:
-            texts += [f"{name}={value}" for name in names]
-    return parse_assignments(Config, [*texts, *options.set])
+    given = {flag: getattr(options, flag.replace("-", "_"), None) for flag in options.mapper_flags}
+    given = {flag: value for flag, value in given.items() if value is not None}
+    own = encoder_flags(str(given.get("encoder", "")), given)
+    texts = [f"{name}={value}" for flag, value in given.items() for name in FLAGS[flag]]
+    found = parse_assignments(Config, [*texts, *options.set])
+    if own or options.encoder_option:
+        found.setdefault("encoder_options", [])
+        found["encoder_options"] += [*own, *options.encoder_option]
+    return found

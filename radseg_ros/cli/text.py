@@ -14,6 +14,7 @@ from ..command import run_command
 from ..config import RadsegConfig
 from ..datatypes import LanguageError, check_texts
 from ..files import prepare_file
+from ..language.templates import WORDINGS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +66,7 @@ def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
     else:
         tower, dimensions = tower_of_checkpoint(options)
     progress = tqdm(labels, desc="labels", disable=None)
-    embedder = TextEmbedder(tower, dimensions)
+    embedder = TextEmbedder(tower, dimensions, wording=WORDINGS[options.wording])
     return embedder.save(options.out, progress, options.prompt or ()), tower.name
 
 
@@ -94,7 +95,7 @@ def tower_of_checkpoint(options: argparse.Namespace) -> tuple:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="radseg-text", description=__doc__)
-    parser.add_argument("labels", nargs="*", help="names of things; each is put into 80 templates")
+    parser.add_argument("labels", nargs="*", help="names of things; each is put into templates")
     parser.add_argument(
         "--file",
         action="append",
@@ -127,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tower",
         help="the text tower itself: a folder or hub id; the checkpoint is then not needed",
+    )
+    parser.add_argument(
+        "--wording",
+        choices=WORDINGS,
+        default="radseg",
+        help="whose rules and templates: radseg (%(default)s), clip (its family; give --tower), "
+        "talk2dino",
     )
     parser.add_argument(
         "--no-background",

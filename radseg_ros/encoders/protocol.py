@@ -3,12 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..config import LiteConfig, RadsegConfig, RefineConfig, from_dict, one_of
+from ..config import (
+    GROUPS,
+    Config,
+    LiteConfig,
+    RadsegConfig,
+    RefineConfig,
+    from_dict,
+    from_texts,
+    one_of,
+    split_assignments,
+    to_dict,
+)
+from ..datatypes import ConfigError, RadsegRosError
 
 if TYPE_CHECKING:
     import torch
@@ -85,10 +99,39 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """What an encoder has besides if it tells itself how probable texts are: networks with a fixed
+    set of classes, and methods whose scores are no plain softmax over cosines.
+    """
+
+    labels_only: str  # why it can serve maps of probabilities only; empty = any map
+
+    def probabilities(self, rgb: np.ndarray, vectors: torch.Tensor) -> torch.Tensor:
+        """Probability of each text.
+
+        Args:
+            rgb: (H, W, 3) RGB, uint8 or float32 in [0, 1], at the working size.
+            vectors: (Q, D) of the texts, as ``embed_labels`` or ``embed_prompts`` give them.
+
+        Returns:
+            (Q, h, w) of any size, float32 on ``device``.
+        """
+        ...
+
+
+Factory = Callable[[dict[str, Any]], Encoder]
+
+
 def _radseg(options: dict[str, Any]) -> Encoder:
+    config: RadsegConfig = from_dict(RadsegConfig, options, "radseg.")
+    if config.sfr:
+        from .radseg.labelled import LabelledEncoder
+
+        return LabelledEncoder(config)
     from .radseg.encoder import RadsegEncoder
 
-    return RadsegEncoder(from_dict(RadsegConfig, options, "radseg."))
+    return RadsegEncoder(config)
 
 
 def _lite(options: dict[str, Any]) -> Encoder:
@@ -97,16 +140,76 @@ def _lite(options: dict[str, Any]) -> Encoder:
     return LiteEncoder(from_dict(LiteConfig, options, "lite."))
 
 
-ENCODERS = {"radseg": _radseg, "lite": _lite}
+def _clip(name: str) -> Factory:
+    """The encoder ``ENCODER`` of the module ``name``."""
+
+    def make(options: dict[str, Any]) -> Encoder:
+        encoder = importlib.import_module(f".clip.{name}", __package__).ENCODER
+        return encoder(from_texts(encoder.CONFIG, options, f"{name}."))
+
+    return make
+
+
+CLIP_FAMILY = ("naclip", "scclip", "proxyclip", "resclip", "talk2dino", "trident", "textregion")
+ENCODERS: dict[str, Factory] = {
+    "radseg": _radseg,
+    "lite": _lite,
+    **{name: _clip(name) for name in CLIP_FAMILY},
+}
+GROUP = "radseg_ros.encoders"  # of the entry points by which packages bring encoders
+PARTS = [*Encoder.__annotations__, *(part for part in vars(Encoder) if not part.startswith("_"))]
+
+
+def known_encoders() -> list[str]:
+    """Names that :func:`make_encoder` takes."""
+    return [*ENCODERS, *(entry.name for entry in entry_points(group=GROUP))]
 
 
 def make_encoder(name: str, **options: Any) -> Encoder:
     """Make the encoder ``name`` with the options of its config class (``RadsegConfig``,
-    ``LiteConfig``).
+    ``LiteConfig``, and those beside the methods of the CLIP family), or of the package that brings
+    it.
 
     Raises:
         ConfigError: unknown encoder or option; the message names the known ones.
         CheckpointError: the weights cannot be had or are damaged.
     """
-    one_of("encoder", name, ENCODERS)
-    return ENCODERS[name](options)
+    one_of("encoder", name, known_encoders())
+    return ENCODERS[name](options) if name in ENCODERS else _installed(name, options)
+
+
+def encoder_options(config: Config, name: str) -> dict[str, Any]:
+    """What a mapper's options say for the encoder ``name``: those of its group, or
+    ``encoder_options``, whose values are texts.
+
+    Raises:
+        ConfigError: they are not NAME=VALUE, or meant for an encoder that has a group.
+    """
+    given: dict[str, Any] = dict(split_assignments(config.encoder_options))
+    if name not in GROUPS:
+        return given
+    if given:
+        raise ConfigError(
+            f"encoder_options are for encoders without options here; those of {name} are "
+            f"{name}.{', '.join(given)}"
+        )
+    return to_dict(getattr(config, name))
+
+
+def _installed(name: str, options: dict[str, Any]) -> Encoder:
+    """The encoder that a package brings.
+
+    Raises:
+        ConfigError: it cannot be imported or made, or is no encoder.
+    """
+    entry = next(entry for entry in entry_points(group=GROUP) if entry.name == name)
+    try:
+        made = entry.load()(**options)
+    except RadsegRosError:
+        raise
+    except Exception as error:  # of code that others wrote
+        raise ConfigError(f"encoder {name} ({entry.value}) cannot be made: {error}") from error
+    lacks = [part for part in PARTS if not hasattr(made, part)]
+    if lacks:
+        raise ConfigError(f"{entry.value} makes no encoder: it lacks {', '.join(lacks)}")
+    return made

@@ -19,16 +19,20 @@ import numpy as np
 from ..datatypes import InputError, LanguageError
 from ..files import write_whole
 from ..reading import border, read_array, read_arrays, read_text
-from .templates import TEMPLATES
+from .templates import CANONICAL, Wording
 
 log = logging.getLogger(__name__)
 
 LABEL, PROMPT = "label", "prompt"
 Key = tuple[str, str]  # LABEL or PROMPT, and the canonical text
-TEMPLATE_SET = hashlib.sha256("\n".join(TEMPLATES).encode()).hexdigest()[:12]
 
 
-def save_embeddings(path: str | Path, tower: str, vectors: Mapping[Key, np.ndarray]) -> None:
+def save_embeddings(
+    path: str | Path,
+    tower: str,
+    vectors: Mapping[Key, np.ndarray],
+    wording: Wording = CANONICAL,
+) -> None:
     """Write text vectors (each (D,) float32) to a file (numpy ``.npz``, no pickle).
 
     Raises:
@@ -42,13 +46,13 @@ def save_embeddings(path: str | Path, tower: str, vectors: Mapping[Key, np.ndarr
         text=np.array([text for _, text in keys], dtype=str),
         vector=np.stack([vectors[key] for key in keys]).astype(np.float32),
         tower=np.array(tower),
-        templates=np.array(TEMPLATE_SET),
+        templates=np.array(wording.identity),
     )
     write_whole(Path(path), content.getvalue())
 
 
 def load_embeddings(
-    path: str | Path, tower: str = "", dimensions: int = 0
+    path: str | Path, tower: str = "", dimensions: int = 0, wording: Wording = CANONICAL
 ) -> dict[Key, np.ndarray]:
     """Read what :func:`save_embeddings` wrote.
 
@@ -56,6 +60,7 @@ def load_embeddings(
         path: the file.
         tower: the text tower that the vectors must come from; empty = any.
         dimensions: D that they must have; 0 = any.
+        wording: by which they must have been made.
 
     Raises:
         LanguageError: missing, damaged, or of another text tower or template set; names the file.
@@ -78,8 +83,11 @@ def load_embeddings(
         raise LanguageError(
             f"{path}: made with the text tower {written_by}, but the checkpoint needs {tower}"
         )
-    if templates != TEMPLATE_SET:
-        raise LanguageError(f"{path}: made with other templates; write it again with radseg-text")
+    if templates != wording.identity:
+        raise LanguageError(
+            f"{path}: made with other templates or rules; write it again with "
+            "radseg-text (--wording)"
+        )
     if vectors.ndim != 2 or len(vectors) != len(keys) or not np.isfinite(vectors).all():
         raise LanguageError(
             f"{path}: damaged, {len(texts)} texts but vectors of shape {vectors.shape}, or not "
@@ -126,10 +134,12 @@ class TextCache:
 
     Args:
         folder: where; None = :func:`cache_folder`.
+        wording: by which the vectors are made.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, wording: Wording = CANONICAL) -> None:
         self.folder = Path(folder) if folder else cache_folder()
+        self.wording = wording
 
     def read(self, tower: str, weights_hash: str, key: Key, dimensions: int) -> np.ndarray | None:
         """The (D,) vector of ``key``, or None.
@@ -139,14 +149,14 @@ class TextCache:
         folder = self._tower(tower)
         hashes = [folder / weights_hash] if weights_hash else sorted(folder.glob("*"), key=_age)
         for place in hashes:
-            vector = read_vectors(place / _file_name(key), (dimensions,))
+            vector = read_vectors(place / self._file_name(key), (dimensions,))
             if vector is not None:
                 return vector
         return None
 
     def write(self, tower: str, weights_hash: str, key: Key, vector: np.ndarray) -> None:
         """Keep a vector (D,); see :func:`write_vectors`."""
-        path = self._tower(tower) / weights_hash / _file_name(key)
+        path = self._tower(tower) / weights_hash / self._file_name(key)
         write_vectors(path, vector)
         if key[0] == LABEL:
             with suppress(OSError):  # it is a convenience
@@ -164,9 +174,9 @@ class TextCache:
     def _tower(self, tower: str) -> Path:
         return self.folder / re.sub(r"[^\w.-]+", "--", tower)
 
-
-def _file_name(key: Key) -> str:
-    return hashlib.sha256("\0".join((TEMPLATE_SET, *key)).encode()).hexdigest()[:32] + ".npy"
+    def _file_name(self, key: Key) -> str:
+        identity = "\0".join((self.wording.identity, *key))
+        return hashlib.sha256(identity.encode()).hexdigest()[:32] + ".npy"
 
 
 def _age(folder: Path) -> float:

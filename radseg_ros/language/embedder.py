@@ -17,7 +17,7 @@ import torch
 
 from ..datatypes import LanguageError
 from .cache import LABEL, PROMPT, Key, TextCache, load_embeddings, save_embeddings
-from .templates import TEMPLATES
+from .templates import CANONICAL, Wording
 from .tower import TextTower
 from .words import read_words
 
@@ -41,6 +41,7 @@ class TextEmbedder:
         dimensions: D that the vectors must have.
         files: written by :meth:`save`.
         cache: the cache on disk.
+        wording: what becomes of a label or a prompt before the tower reads it, and after.
 
     Raises:
         LanguageError: a file cannot be read, or belongs to another text tower.
@@ -52,13 +53,17 @@ class TextEmbedder:
         dimensions: int,
         files: Iterable[str | Path] = (),
         cache: TextCache | None = None,
+        wording: Wording = CANONICAL,
     ) -> None:
         self.tower = tower
         self.dimensions = dimensions
-        self.cache = cache or TextCache()
+        self.wording = wording
+        self.cache = cache or TextCache(wording=wording)
         self._given: dict[Key, np.ndarray] = {}
         for file in files:
-            self._given.update(load_embeddings(file, tower.name if tower else "", dimensions))
+            self._given.update(
+                load_embeddings(file, tower.name if tower else "", dimensions, wording)
+            )
 
     def labels(self, labels: Sequence[str]) -> torch.Tensor:
         """Names of things -> (Q, D) float32: the mean of unit vectors over all templates, as it is,
@@ -79,7 +84,7 @@ class TextEmbedder:
 
     def at_hand(self, labels: Sequence[str]) -> list[str]:
         """Those of ``labels`` whose vectors are in the given files or in the cache."""
-        return [label for label in labels if self._kept(_key(LABEL, label)) is not None]
+        return [label for label in labels if self._kept(self._key(LABEL, label)) is not None]
 
     def save(self, path: str | Path, labels: Iterable[str], prompts: Iterable[str] = ()) -> int:
         """Write the vectors of ``labels`` and ``prompts`` to a file that needs no text tower to be
@@ -90,7 +95,7 @@ class TextEmbedder:
             OSError: the file cannot be written.
         """
         vectors = self._found(LABEL, labels) | self._found(PROMPT, prompts)
-        save_embeddings(path, self.tower.name if self.tower else "", vectors)
+        save_embeddings(path, self.tower.name if self.tower else "", vectors, self.wording)
         return len(vectors)
 
     def known(self) -> list[str]:
@@ -103,14 +108,14 @@ class TextEmbedder:
         if isinstance(texts, str):
             raise LanguageError(f"a list of texts is needed, got one text: {texts!r}")
         found = self._found(kind, texts)
-        rows = [found[_key(kind, text)] for text in texts]
+        rows = [found[self._key(kind, text)] for text in texts]
         return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, self.dimensions)
 
     def _found(self, kind: str, texts: Iterable[str]) -> dict[Key, np.ndarray]:
         """The vector of each text, made at most once."""
         found: dict[Key, np.ndarray] = {}
         for text in texts:
-            key = _key(kind, text)
+            key = self._key(kind, text)
             if key not in found:
                 kept = self._kept(key)
                 found[key] = self._made(key) if kept is None else kept
@@ -130,9 +135,7 @@ class TextEmbedder:
                 f"unknown {kind} {text!r}: no text embeddings hold it, and no text tower is known"
             )
         try:
-            vectors = self.tower.embed(
-                [canonicalise(t.format(c=text)) for t in TEMPLATES] if kind == LABEL else [text]
-            )
+            vectors = self._read(kind, text)
         except LanguageError as error:
             raise LanguageError(
                 f"unknown {kind} {text!r}: neither the given text embeddings nor the cache hold "
@@ -148,8 +151,15 @@ class TextEmbedder:
         self.cache.write(self.tower.name, self.tower.local_hash, key, vector)
         return vector
 
+    def _read(self, kind: str, text: str) -> torch.Tensor:
+        """(n, D) of the texts that a label is put into, or of the prompt itself."""
+        assert self.tower is not None
+        texts = [t.format(c=text) for t in self.wording.templates] if kind == LABEL else [text]
+        if self.wording.canonical:
+            texts = [canonicalise(each) for each in texts]
+        return self.tower.embed(texts) if self.wording.unit else self.tower.raw(texts)
 
-def _key(kind: str, text: str) -> Key:
-    if not (canonical := canonicalise(text)):
-        raise LanguageError(f"{text!r} holds no letter and no digit, so it cannot be embedded")
-    return kind, canonical
+    def _key(self, kind: str, text: str) -> Key:
+        if not (canonical := canonicalise(text)):
+            raise LanguageError(f"{text!r} holds no letter and no digit, so it cannot be embedded")
+        return kind, canonical if self.wording.canonical else text

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 80 ImageNet templates (Radford et al., 2021) that a label is put into.
+"""The templates that a label is put into: 80 for ImageNet (Radford et al., 2021), and others.
 
 ``{c}`` is the label.
 """
 
 from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
 
 TEMPLATES = (
     "a bad photo of a {c}.",
@@ -88,3 +91,36 @@ TEMPLATES = (
     "a photo of a small {c}.",
     "a tattoo of the {c}.",
 )
+
+FEW_TEMPLATES = (  # of Talk2DINO (Barsellotti et al., 2025)
+    "itap of a {c}.",
+    "a bad photo of a {c}.",
+    "a origami {c}.",
+    "a photo of the large {c}.",
+    "a {c} in a video game.",
+    "art of the {c}.",
+    "a photo of the small {c}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How a name becomes texts for a tower, and their vectors one."""
+
+    templates: tuple[str, ...]
+    canonical: bool = True  # texts are canonicalised first, or read as they are written
+    unit: bool = True  # vectors have unit length before their mean is taken
+
+    @property
+    def identity(self) -> str:
+        """Tells vectors of different wordings apart."""
+        rules = [*self.templates]
+        rules += [] if self.canonical else ["(as written)"]
+        rules += [] if self.unit else ["(raw)"]
+        return hashlib.sha256("\n".join(rules).encode()).hexdigest()[:12]
+
+
+CANONICAL = Wording(TEMPLATES)  # RADSeg, whose text towers are SigLIP's
+AS_WRITTEN = Wording(TEMPLATES, canonical=False)  # the CLIP family
+RAW = Wording(FEW_TEMPLATES, canonical=False, unit=False)  # Talk2DINO
+WORDINGS = {"radseg": CANONICAL, "clip": AS_WRITTEN, "talk2dino": RAW}

@@ -110,9 +110,17 @@ class TextTower:
         """
         return int(self.embed(["object"]).shape[1])
 
-    @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """Texts, already canonical -> (N, D) unit vectors, float32, on the CPU.
+        """Texts, as the tower reads them -> (N, D) unit vectors, float32, on the CPU.
+
+        Raises:
+            LanguageError: as for :meth:`raw`.
+        """
+        return F.normalize(self.raw(texts), dim=-1)
+
+    @torch.no_grad()
+    def raw(self, texts: Sequence[str]) -> torch.Tensor:
+        """As :meth:`embed`, of the length that the tower gives them.
 
         Raises:
             LanguageError: the tower is of a kind that is not supported, or damaged.
@@ -125,8 +133,7 @@ class TextTower:
                 ids = torch.tensor([text.ids for text in encoded], device=self.device)
                 # SigLIP reads the last token, padding or not: padding is part of the text, and
                 # there is no attention mask
-                vectors = getattr(model(input_ids=ids), output).float()
-                parts.append(F.normalize(vectors, dim=-1).cpu())
+                parts.append(getattr(model(input_ids=ids), output).float().cpu())
             made = torch.cat(parts)
         if made.ndim != 2 or not made.isfinite().all():
             raise LanguageError(f"text tower {self.name}: damaged, its vectors are not finite")
@@ -147,7 +154,9 @@ class TextTower:
                     f"{', '.join(MODELS)}"
                 )
             name, output, tokens = MODELS[kind]
-            return load_model(folder, name).to(self.device), load_tokenizer(folder, tokens), output
+            model = load_model(folder, name).to(self.device)
+            tokens = min(tokens, int(model.config.max_position_embeddings))
+            return model, load_tokenizer(folder, tokens), output
 
 
 def load_model(folder: Path, name: str) -> Any:

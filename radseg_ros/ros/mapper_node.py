@@ -35,10 +35,10 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from ..command import sentence
-from ..config import Option, to_dict
+from ..config import Option
 from ..datatypes import CheckpointError, ConfigError, RadsegRosError, brief
 from ..device import let_threads_sleep
-from ..encoders.protocol import make_encoder
+from ..encoders.protocol import encoder_options, make_encoder
 from . import health, params
 from .faults import Faults
 from .inputs import Inputs, RestExecutor
@@ -185,8 +185,7 @@ class MapperNode(Node):
         name = config.encoder
         self.get_logger().info(f"loading encoder '{name}'")
         try:
-            options = to_dict(config).get(name, {})
-            encoder = make_encoder(name, **options)
+            encoder = make_encoder(name, **encoder_options(config, name))
             from ..mapper import Mapper
 
             self.live.start(Mapper(config, encoder))

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ..datatypes import FeatureMap, InputError, check_rgb, check_texts
+from ..encoders.protocol import Classifier
 from ..files import open_image, rgb_pixels
 from ..geometry import resize_rgb, working_size
 from ..reading import border, read_text
@@ -155,12 +156,14 @@ class Segmenter:
 def _patch_probabilities(
     encoder: Encoder, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray
 ) -> torch.Tensor:
-    """(Q, h, w) softmax over the texts of the scaled cosine."""
+    """(Q, h, w) as the encoder tells them, else softmax over the texts of the scaled cosine."""
     vectors = torch.as_tensor(vectors, dtype=torch.float32, device=encoder.device)
     if vectors.ndim != 2 or vectors.shape[1] != encoder.language_channels or not len(vectors):
         raise InputError(
             f"vectors must be (Q, {encoder.language_channels}), got {tuple(vectors.shape)}"
         )
+    if isinstance(encoder, Classifier):
+        return encoder.probabilities(rgb, vectors)
     features = encoder.encode(rgb).data
     aligned = F.normalize(encoder.project(features.flatten(1).T).float(), dim=-1)
     logits = encoder.logit_scale * aligned @ F.normalize(vectors, dim=-1).T

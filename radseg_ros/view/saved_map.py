@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, options_of, to_dict, with_options
+from ..config import Config, options_of, with_options
 from ..datatypes import ConfigError, MapFileError
-from ..encoders.protocol import ENCODERS, make_encoder
+from ..encoders.protocol import encoder_options, known_encoders, make_encoder
 from ..live_map import LiveMap
 from ..mapper import Mapper
 from ..voxels.map_file import MapHeader, read_header
@@ -34,6 +34,8 @@ def config_of(path: Path, header: MapHeader) -> Config:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None and option.path[-1] not in OF_THE_MACHINE:
             found[option.name] = value
+    if isinstance(found.get("encoder_options"), list):
+        found["encoder_options"] = portable(found["encoder_options"])
     try:
         config = with_options(Config(), found)
     except ConfigError as error:
@@ -42,9 +44,14 @@ def config_of(path: Path, header: MapHeader) -> Config:
     return replace(config, map=on_this_machine, lift=header.lift)
 
 
+def portable(texts: list[str]) -> list[str]:
+    """``encoder_options`` without those that belong to the machine."""
+    return [text for text in texts if str(text).partition("=")[0] not in OF_THE_MACHINE]
+
+
 def _encoder_name(header: MapHeader) -> str:
     """Which of the known encoders made a map whose file does not name the options."""
-    made_by = (name for name in ENCODERS if header.identity.encoder.startswith(name))
+    made_by = (name for name in known_encoders() if header.identity.encoder.startswith(name))
     return next(made_by, Config().encoder)
 
 
@@ -60,8 +67,11 @@ def open_map(path: Path, changes: Mapping[str, Any] | None = None) -> Iterator[L
         CheckpointError: the encoder's weights are not here.
         ConfigError: an option does not exist, or cannot have this value.
     """
-    config = with_options(config_of(path, read_header(path)), changes or {})
-    encoder = make_encoder(config.encoder, **to_dict(config).get(config.encoder, {}))
+    begun, changes = config_of(path, read_header(path)), dict(changes or {})
+    if "encoder_options" in changes:
+        changes["encoder_options"] = [*begun.encoder_options, *changes["encoder_options"]]
+    config = with_options(begun, changes)
+    encoder = make_encoder(config.encoder, **encoder_options(config, config.encoder))
     live = LiveMap(config)
     try:
         live.start(Mapper(config, encoder))

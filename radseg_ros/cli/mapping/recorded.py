@@ -16,15 +16,15 @@ import numpy as np
 
 from eval3d.cluster import attempt
 
-from ...config import Config, options_of, to_dict, with_options
+from ...config import Config, Option, options_of, with_options
 from ...datatypes import ConfigError, Frame, InputError, MapFileError, RecordingError
 from ...device import with_memory
-from ...encoders.protocol import Encoder, make_encoder
+from ...encoders.protocol import Encoder, encoder_options, make_encoder
 from ...frames.drops import Unusable
 from ...frames.folder import Recording
 from ...frames.keyframes import KeyFrames
 from ...mapper import Mapper
-from ...view.saved_map import OF_THE_MACHINE, config_of
+from ...view.saved_map import OF_THE_MACHINE, config_of, portable
 from ...voxels.camera_path import CameraPath
 from ...voxels.map_file import read_header, save_map
 from .progress import Stop, Update, no_bar
@@ -232,16 +232,22 @@ def _config(out: Path, given: dict[str, Any], resume: bool) -> Config:
     begun = config_of(out, read_header(out))
     config = with_options(begun, given)
     for option in options_of(Config).values():
-        before, now = (reduce(getattr, option.path, each) for each in (begun, config))
+        before, now = (_value(option, each) for each in (begun, config))
         free = option.name in FREE or option.path[-1] in OF_THE_MACHINE
         if before != now and not free:
             raise ConfigError(f"{out} was begun with {option.name} {before}, here it is {now}")
     return config
 
 
+def _value(option: Option, config: Config) -> Any:
+    """What ``option`` is, as far as it says something of the map."""
+    value: Any = reduce(getattr, option.path, config)  # type: ignore[arg-type]
+    return portable(value) if option.name == "encoder_options" else value
+
+
 def _encoder(config: Config) -> Encoder:
     """The encoder; the same one for equal options, so that weights are loaded once."""
-    options = to_dict(config).get(config.encoder, {})
+    options = encoder_options(config, config.encoder)
     return _made_encoder(config.encoder, json.dumps(options, sort_keys=True))
 
 

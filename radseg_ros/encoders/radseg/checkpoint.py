@@ -108,6 +108,29 @@ def language_head(checkpoint: RadioCheckpoint, wanted: str) -> str:
     return found[0]
 
 
+def feature_head(checkpoint: RadioCheckpoint, teacher: str, wanted_by: str) -> Tensors:
+    """The tensors of the feature head of a teacher.
+
+    Args:
+        checkpoint: the weights.
+        teacher: ``dino_v2``, ``sam``, ...
+        wanted_by: what cannot do without, for the message.
+
+    Raises:
+        CheckpointError: it has none; says which checkpoints do.
+    """
+    have = checkpoint.feature_heads
+    if teacher not in have:
+        hint = "take c-radio_v3-b, c-radio_v3-h or radio_v2.5-*"
+        if not have:
+            hint = heads_hint(checkpoint.version)
+        raise CheckpointError(
+            f"{checkpoint.path}: no feature head {teacher!r}; it has {', '.join(have) or 'none'}; "
+            f"{wanted_by} needs it: {hint}"
+        )
+    return have[teacher]
+
+
 def _read_torch_file(path: Path) -> RadioCheckpoint:
     content = read_torch(path, "a RADIO checkpoint", [argparse.Namespace], CheckpointError)
     if not isinstance(content, dict) or not (

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ideas of RADSeg: attention that recurs on its own output (SCRA), and patches that gather
-their like (SCGA).
+"""softmax(S) V, where S holds the correlations of the tokens among themselves and negative ones
+count as -inf: what SCRA, SCGA and the proxies of ProxyRADIO share.
 
-Both are softmax(S) V where S holds the correlations of the tokens among themselves and negative
-ones count as -inf. The T x T matrix S never exists as a whole: it is made, used and dropped in
-blocks of rows.
+The T x T matrix S never exists as a whole: it is made, used and dropped in blocks of rows.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 BLOCK_ELEMENTS = {
@@ -29,23 +25,24 @@ def correlate(
     """softmax(S) values with S = tau * (unit unit^T - mean), where negative entries of S count as
     -inf.
 
-    A token always keeps itself, so no row is empty: by definition its own entry is never negative,
-    but rounding can make it so when all tokens are alike.
+    A token always keeps itself, so no row is empty: its own entry can be negative where all tokens
+    are alike, by rounding, or when ``mean`` is made larger than it is.
 
     Args:
         unit: (..., H, T, d), rows of unit length, or zero.
         values: (..., H, T, e).
         tau: temperature, >= 0.
-        mean: scalar that is subtracted from the correlations.
+        mean: subtracted from the correlations; a scalar, or (..., H).
 
     Returns:
         (..., H, T, e).
     """
     flat_unit, flat_values = unit.flatten(0, -3), values.flatten(0, -3)
+    if mean is not None:
+        mean = mean.expand(unit.shape[:-2]).reshape(-1, 1, 1)
     tokens = unit.shape[-2]
-    elements = BLOCK_ELEMENTS[unit.device.type]
-    rows = max(1, min(tokens, elements // tokens))
-    heads = max(1, elements // (rows * tokens))
+    rows = rows_at_once(tokens, unit.device)
+    heads = max(1, BLOCK_ELEMENTS[unit.device.type] // (rows * tokens))
     out = torch.empty_like(flat_values)
     for first in range(0, len(flat_unit), heads):
         some = slice(first, first + heads)
@@ -54,59 +51,23 @@ def correlate(
             block = slice(start, start + rows)
             scores = flat_unit[some, block] @ keys
             if mean is not None:
-                scores -= tau * mean
+                scores -= tau * mean[some]
             scores.diagonal(start, 1, 2).clamp_(min=0.0)
             scores.masked_fill_(scores < 0, -math.inf)
             out[some, block] = scores.softmax(-1) @ flat_values[some]
     return out.view_as(values)
 
 
-class SelfCorrelatingAttention(nn.Module):
-    """SCRA (docs/method.md 2.1) around the attention of one block, with its weights.
+def rows_at_once(tokens: int, device: torch.device) -> int:
+    """Rows of a (T, T) matrix that may exist at a time."""
+    return max(1, min(tokens, BLOCK_ELEMENTS[device.type] // tokens))
 
-    Args:
-        attention: the block's own attention (``RadioAttention``).
-        tau: temperature of the correlation.
-        recursions: how often the output is correlated with itself; the paper uses 1.
+
+def mean_cosine(unit: torch.Tensor) -> torch.Tensor:
+    """(..., T, d) rows of unit length -> (...), the mean of all T x T cosines: the squared length
+    of the mean row.
     """
-
-    def __init__(self, attention: Any, tau: float, recursions: int) -> None:
-        super().__init__()
-        self.attention: Any = attention
-        self.tau = tau
-        self.recursions = recursions
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        scra: bool = True,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """(B, T, C) -> (B, T, C). ``scra=False`` is the plain attention.
-
-        The mask is always None: images are not padded.
-        """
-        plain = self.attention
-        query, key, value = (
-            self._split(project(hidden_states))
-            for project in (plain.q_proj, plain.k_proj, plain.v_proj)
-        )
-        out = self._merge(F.scaled_dot_product_attention(query, key, value, scale=plain.scaling))
-        for _ in range(self.recursions if scra else 0):
-            unit = F.normalize(
-                self._split(out).float(), dim=-1, eps=1e-12
-            )  # half precision would round eps to 0
-            out = self._merge(correlate(unit, value.float(), self.tau).to(out.dtype))
-        return out, None
-
-    def _split(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, T, C) -> (B, heads, T, d)."""
-        return tokens.unflatten(-1, (self.attention.num_attention_heads, -1)).transpose(1, 2)
-
-    def _merge(self, heads: torch.Tensor) -> torch.Tensor:
-        """(B, heads, T, d) -> (B, T, C), projected."""
-        return self.attention.o_proj(heads.transpose(1, 2).flatten(2))
+    return unit.mean(-2).square().sum(-1)
 
 
 def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
@@ -122,7 +83,4 @@ def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
     """
     vectors = features.flatten(1).T.contiguous()
     unit = F.normalize(vectors, dim=-1, eps=1e-12)
-    mean = (
-        unit.mean(0).square().sum()
-    )  # over all T x T cosines, which is |mean of the unit vectors|^2
-    return correlate(unit[None], vectors[None], tau, mean)[0].T.reshape(features.shape)
+    return correlate(unit[None], vectors[None], tau, mean_cosine(unit))[0].T.reshape(features.shape)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The RADSeg encoder (docs/method.md 2): RADIO with SCRA in its last block, sliding windows, SCGA,
-and a language head on top.
+and a language head on top. With another attention in the last block it is one of RADSeg's peers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...config import RadsegConfig
-from ...datatypes import CheckpointError, FeatureMap, InputError
+from ...datatypes import CheckpointError, ConfigError, FeatureMap, InputError
 from ...device import pick_device
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
 from ...reading import border
 from ..image import image_tensor
+from .attention.block import plain
+from .attention.choice import blocks_wanted, make_attention, name_suffix
 from .backbone import build_radio
 from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
-from .correlation import SelfCorrelatingAttention, aggregate
+from .correlation import aggregate
 from .heads import build_head, head_size
+from .network import Network
 from .sam_features import RadioSamFeatures, sam_head
 from .windows import corners, resized, stitch
 
@@ -39,7 +43,7 @@ class RadsegEncoder:
 
     Raises:
         CheckpointError: the weights cannot be had, are damaged, or have no such head.
-        ConfigError: the device cannot be used.
+        ConfigError: the device cannot be used, or an option does not fit the weights.
         LanguageError: a file of text embeddings cannot be used.
     """
 
@@ -61,16 +65,15 @@ class RadsegEncoder:
             names = checkpoint.teacher_names
             tower = str(checkpoint.teacher(self.language).get("model") or "")
         self.checkpoint_hash = checkpoint.hash
-        self.name = f"radseg-{checkpoint.hash}-{self.language}"
+        self.name = f"radseg-{checkpoint.hash}-{self.language}{name_suffix(config)}"
 
-        last = model.encoder.layer[-1]
-        last.attention = SelfCorrelatingAttention(
-            last.attention, config.tau_scra, config.recursions
-        )
-        self._model = model.to(self.device, self.dtype)
-        self._network = torch.compile(self._run) if config.compile else self._run
-        self.patch = int(model.config.patch_size)
-        self.channels = int(model.config.hidden_size)
+        seen = blocks_wanted(config, len(model.encoder.layer))
+        self._network = Network(model.to(self.device, self.dtype), seen)
+        self.patch, self.channels = self._network.patch, self._network.channels
+        self._check_windows()
+        with border(path, "a RADIO checkpoint", CheckpointError):
+            self._attention: Any = make_attention(config, checkpoint, self._head)
+        self._see = torch.compile(self._run) if config.compile else self._run
         self._language_token = names.index(self.language) if self.language in names else 0
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
@@ -78,27 +81,19 @@ class RadsegEncoder:
         self.text = self._text_embedder(tower)
         self.sam = self._sam_features(checkpoint) if config.refine == "sam" else None
 
-    @torch.no_grad()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
         float32.
+
+        Raises:
+            ConfigError: the features depend on what is looked for (``radseg.sfr``).
         """
-        image = image_tensor(rgb, self.device)
-        size = resized(image.shape[1:], self.crop, self.stride, self.patch)
-        if size != tuple(image.shape[1:]):
-            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
-        places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
-        if len(places) == 1:
-            features = self._network(image[None], self.config.scra)[0]
-        else:
-            patch = self.patch
-            empty = image.new_zeros(self.channels, size[0] // patch, size[1] // patch)
-            features = stitch(
-                self._windows(image, places), [(y // patch, x // patch) for y, x in places], empty
+        if self.config.sfr:
+            raise ConfigError(
+                "with radseg.sfr features depend on the labels that are looked for, and cannot be "
+                "asked for others afterwards: take map.space probability, or switch it off"
             )
-        if self.config.scga == "always" or (self.config.scga == "multi_window" and len(places) > 1):
-            features = aggregate(features, self.config.tau_scga)
-        return FeatureMap(features)
+        return self._encode(rgb, partial(self._see, plainly=not self.config.scra))
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -143,20 +138,27 @@ class RadsegEncoder:
 
         Args:
             rgb: (3, H, W) in [0, 1] on ``device``, sides multiples of the patch size.
-            scra: with self-correlating attention in the last block, or as RADIO is.
+            scra: with the encoder's own attention in the last block, or as RADIO is.
 
         Returns:
             (C, H / patch, W / patch) float32.
         """
-        return self._network(rgb[None], scra)[0]
+        return self._see(rgb[None], plainly=not scra)[0]
 
     @torch.no_grad()
     def single_pass_summary(self, rgb: torch.Tensor) -> torch.Tensor:
-        """The cls token of the language teacher, of the backbone without SCRA: (3, H, W) as above
-        -> (C,) float32.
+        """The cls token of the language teacher, of RADIO as it is: (3, H, W) as above -> (C,)
+        float32.
         """
-        tokens = self._model(rgb[None].to(self.dtype), scra=False).last_hidden_state[0]
-        return tokens[self._language_token].float()
+        return self._network.tokens(rgb[None].to(self.dtype))[0, self._language_token].float()
+
+    def _check_windows(self) -> None:
+        for name, side in (("crop", self.crop), ("stride", self.stride)):
+            if self.crop and side % self.patch:
+                raise ConfigError(
+                    f"radseg.{name} must be a multiple of the {self.patch} px that a patch of this "
+                    f"checkpoint has, got {side}"
+                )
 
     def _head(self, tensors: Tensors, where: str) -> nn.Module:
         with border(Path(where), "a head of RADIO", CheckpointError):
@@ -182,14 +184,33 @@ class RadsegEncoder:
         tower = TextTower(name, self.device, config.offline) if name else None
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 
-    def _run(self, images: torch.Tensor, scra: bool) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, C, H / patch, W / patch) float32."""
-        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
-        features = self._model(images.to(self.dtype), scra=scra).features
-        return features.float().transpose(1, 2).unflatten(2, grid)
+    @torch.no_grad()
+    def _encode(self, rgb: np.ndarray, see: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMap:
+        image = image_tensor(rgb, self.device)
+        size = resized(image.shape[1:], self.crop, self.stride, self.patch)
+        if size != tuple(image.shape[1:]):
+            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
+        if len(places) == 1:
+            features = see(image[None])[0]
+        else:
+            patch = self.patch
+            empty = image.new_zeros(self.channels, size[0] // patch, size[1] // patch)
+            features = stitch(
+                self._windows(image, places, see),
+                [(y // patch, x // patch) for y, x in places],
+                empty,
+            )
+        scga = self.config.aggregation()
+        if scga == "always" or (scga == "multi_window" and len(places) > 1):
+            features = aggregate(features, self.config.tau_scga)
+        return FeatureMap(features)
 
     def _windows(
-        self, image: torch.Tensor, places: Sequence[tuple[int, int]]
+        self,
+        image: torch.Tensor,
+        places: Sequence[tuple[int, int]],
+        see: Callable[[torch.Tensor], torch.Tensor],
     ) -> Iterator[torch.Tensor]:
         """The (C, crop / patch, crop / patch) features of each window of (3, H, W)."""
         side = self.crop
@@ -198,7 +219,17 @@ class RadsegEncoder:
             some = [
                 image[:, y : y + side, x : x + side] for y, x in places[start : start + at_once]
             ]
-            yield from self._network(torch.stack(some), self.config.scra)
+            yield from see(torch.stack(some))
+
+    def _run(self, images: torch.Tensor, plainly: bool = False) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, C, H / patch, W / patch) float32.
+
+        Args:
+            images: of one size.
+            plainly: RADIO as it is, whatever the encoder's attention.
+        """
+        attention = plain if plainly else self._attention
+        return self._network.features(images.to(self.dtype), attention)
 
 
 def refuse_unaligned(checkpoint: RadioCheckpoint, force: bool) -> None:

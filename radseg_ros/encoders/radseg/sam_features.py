@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...config import RefineConfig
 from ...datatypes import CheckpointError
 from ..image import image_tensor
-from .checkpoint import RadioCheckpoint, Tensors
+from .checkpoint import RadioCheckpoint, Tensors, feature_head
 
 HEAD = "sam"  # the teacher whose feature head imitates SAM's image encoder
 
@@ -66,13 +66,10 @@ def sam_head(checkpoint: RadioCheckpoint) -> Tensors:
             "SAM's mask decoder does not understand its features; take c-radio_v3-b, c-radio_v3-h "
             "or radio_v2.5-*, or set refine: off"
         )
-    if HEAD not in have:
-        raise CheckpointError(
-            f"{checkpoint.path}: no feature head {HEAD!r}; it has {', '.join(have) or 'none'}"
-        )
+    tensors = feature_head(checkpoint, HEAD, "radseg.refine sam")
     if (factor := checkpoint.upsampling(HEAD)) > 1:
         raise CheckpointError(
             f"{checkpoint.path}: feature head {HEAD} upsamples {factor} times; this is not "
             "supported"
         )
-    return have[HEAD]
+    return tensors
