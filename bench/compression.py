@@ -39,7 +39,7 @@ from eval3d.truth.ground_truth import LabelLifter
 from radseg_ros.answers.scores import cosine
 from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.mapper import Mapper
-from radseg_ros.voxels.codec import SAMPLE, VectorCodec
+from radseg_ros.voxels.codec import VectorCodec, sample_size
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.storage import ScaledBytes
 
@@ -123,8 +123,9 @@ def boxes(options: argparse.Namespace) -> tuple[Mapper, Measure]:
 
 def coded(means: torch.Tensor, share: int) -> tuple[int, torch.Tensor, dict[str, float]]:
     """Bytes of a vector, the vectors after the codec, and what that took."""
-    nbytes = max(3, means.shape[1] * 4 // share)
-    sample = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    nbytes = means.shape[1] * 4 // share
+    sample = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))
+    sample = sample[: sample_size(means.shape[1])]
     start = time.perf_counter()
     codec = VectorCodec.learn(means[sample], nbytes)
     learnt = time.perf_counter()
