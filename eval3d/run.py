@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -166,7 +167,8 @@ def build_map(
     Raises:
         RecordingError: the map stays empty; lists why.
     """
-    mapper, usage = Mapper(config.mapper, encoder), Usage()
+    named = dataclasses.replace(config.mapper, encoder=config.encoder)  # its files tell
+    mapper, usage = Mapper(named, encoder), Usage()
     for number, item in enumerate(progress(scene)):
         if isinstance(encoder, OracleEncoder):
             encoder.look(item.label, number)

@@ -45,7 +45,8 @@ def command(options: argparse.Namespace) -> int:
 def merge(paths: list[Path], out: Path) -> int:
     """Join the maps of ``paths`` and return the number of voxels.
 
-    The first one tells options and bounds; how much of a recording was in each is not kept.
+    The first one tells options and bounds; how much of a recording or journal was in each is not
+    kept.
 
     Raises:
         MapFileError: a file cannot be read or written, or differs from the first in encoder,
@@ -68,7 +69,8 @@ def merge(paths: list[Path], out: Path) -> int:
     joined, identity = load_map(paths[0])
     for path in paths[1:]:
         joined.merge(load_map(path)[0])
-    notes = {name: note for name, note in first.notes.items() if name != "recording"}
+    of_one = ("recording", "journal")  # what tells the history of one map
+    notes = {name: note for name, note in first.notes.items() if name not in of_one}
     paths_of_cameras = map(CameraPath.of, headers)
     notes["camera"] = reduce(CameraPath.joined, paths_of_cameras).note()
     save_map(out, joined, identity, notes)
