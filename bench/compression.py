@@ -4,7 +4,7 @@
     python bench/compression.py labelled ../shared/data/small_house --noise 8
     python bench/compression.py boxes ../shared/data/hololens_office --encoder lite --every 3
 
-Maps a recording once, and then puts each vector through the codec (``radseg_ros/voxels/codec.py``)
+Maps a recording once, and then puts each vector through the codec (``radseg_ros/voxels/coding/codec.py``)
 at 1/4 to 1/64 of its memory. "labelled" recordings (folders that ``eval3d`` reads) are scored by
 the evaluator (mIoU, k = 5), and by average precision: for each class its voxels are ranked by their
 cosine with its name. "boxes" are scored as by bench/real_recording.py. The codec is learnt from a
@@ -39,7 +39,7 @@ from eval3d.truth.ground_truth import LabelLifter
 from radseg_ros.answers.scores import cosine
 from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.mapper import Mapper
-from radseg_ros.voxels.codec import VectorCodec, sample_size
+from radseg_ros.voxels.coding.codec import VectorCodec, sample_size
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.storage import ScaledBytes
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
-from radseg_ros.voxels import codec as codec_module
-from radseg_ros.voxels.codec import LEAST_BYTES, VectorCodec, sample_size
+from radseg_ros.voxels.coding import codec as codec_module
+from radseg_ros.voxels.coding.codec import LEAST_BYTES, VectorCodec, sample_size
 
 CHANNELS = 40
 

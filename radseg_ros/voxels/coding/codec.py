@@ -14,20 +14,22 @@ vector, and its products with others, not its cosines, are the best estimates of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch.nn.functional import embedding_bag, normalize, pad
 
-from .tensors import take
+from ...datatypes import InputError
+from ..tensors import take
 
 LEARNT_FROM = 1 << 24  # numbers of all vectors that typical directions are learnt from: 64 MB
-BOOK_FROM = 4096  # vectors that each book is learnt from
+BOOK_FROM = 2048  # vectors that each book is learnt from
 WORDS = 256  # typical directions, and words of each book: one byte
 LEAST_BYTES = 2  # length and typical direction
-_TOGETHER = 8  # axes that share one, two, four or eight bytes
+_TOGETHER = 8  # axes that share a number of bytes:
+_SHARES = (8, 4, 2, 1)
 # Bytes that eight axes take -> share of their variance that is left, for a normal distribution and
 # as :func:`_words` finds its words. It is convex: the worth of more bytes falls.
 _LEFT = {0: 1.0, 1: 0.29, 2: 0.093, 4: 0.0082, 8: 4.2e-5}
@@ -43,7 +45,8 @@ class VectorCodec:
 
     typical: torch.Tensor  # (256, C) directions
     axes: torch.Tensor  # (K, C), orthonormal, of the largest variance first
-    books: tuple[torch.Tensor, ...]  # of the bytes for 1, 2, 4 and 8 axes: (B, 256, axes)
+    # of the bytes for one, two, four and eight axes: (B, 256, axes)
+    books: tuple[torch.Tensor, ...]
 
     @classmethod
     def learn(cls, vectors: torch.Tensor, nbytes: int) -> VectorCodec:
@@ -64,11 +67,42 @@ class VectorCodec:
         shares = _shared_out(nbytes - LEAST_BYTES, groups)
         axes = pad(axes, (0, 0, 0, beyond))[: _TOGETHER * sum(share > 0 for share in shares)]
         along, books, first = rest @ axes.T, [], 0
-        for share in (8, 4, 2, 1):
+        for share in _SHARES:
             last = first + _TOGETHER * shares.count(share)
             books.append(_words(_by_byte(along[:BOOK_FROM, first:last], _TOGETHER // share)))
             first = last
         return cls(typical, axes, tuple(books))
+
+    @classmethod
+    def of(cls, state: Mapping[str, torch.Tensor]) -> VectorCodec:
+        """What :meth:`state` gave.
+
+        Raises:
+            InputError: it did not give this.
+        """
+        try:
+            typical, axes = state["codec_typical"], state["codec_axes"]
+            books = tuple(state[f"codec_book{share}"] for share in _SHARES)
+        except KeyError as error:
+            raise InputError(f"it lacks {error.args[0]}") from error
+        width = typical.shape[-1] if typical.ndim else 0
+        parts: list[tuple[tuple[int, ...], torch.Tensor]] = [
+            ((WORDS, width), typical),
+            ((sum(book.shape[0] * book.shape[-1] for book in books if book.ndim), width), axes),
+        ]
+        for share, book in zip(_SHARES, books, strict=True):
+            parts.append(((*book.shape[:1], WORDS, _TOGETHER // share), book))
+        for shape, found in parts:
+            sound = found.shape == shape and found.dtype == torch.float32
+            if not sound or not bool(found.isfinite().all()):
+                raise InputError("its codec has an impossible shape or number")
+        return cls(typical, axes, books)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All of it, as tensors with names."""
+        books = zip(_SHARES, self.books, strict=True)
+        words = {f"codec_book{share}": book for share, book in books}
+        return {"codec_typical": self.typical, "codec_axes": self.axes, **words}
 
     @property
     def nbytes(self) -> int:
@@ -164,15 +198,16 @@ def _words(values: torch.Tensor) -> torch.Tensor:
     and Vassilvitskii 2007): so what is rare, but unlike the rest, has a word.
     """
     random = torch.Generator(values.device).manual_seed(0)
+    squares = values.square().sum(2)
     words = values.mean(1, keepdim=True).repeat(1, WORDS, 1)
-    far = (values - words[:, :1]).square_().sum(2)
     rows = torch.arange(len(values), device=values.device)
+    far = _apart(values, squares, words[:, 0])
     for i in range(1, WORDS):
         until = far.double().cumsum(1)
         chance = torch.rand(1, dtype=torch.float64, device=far.device, generator=random)
         at = torch.searchsorted(until, chance * until[:, -1:]).clamp_(max=far.shape[1] - 1)
         words[:, i] = values[rows, at[:, 0]]
-        far = torch.minimum(far, (values - words[:, i : i + 1]).square_().sum(2))
+        far = torch.minimum(far, _apart(values, squares, words[:, i]))
     base = WORDS * rows[:, None]
     for _ in range(_STEPS):
         place = (_nearest(values, words) + base).flatten()
@@ -181,6 +216,12 @@ def _words(values: torch.Tensor) -> torch.Tensor:
         means = (sums / count.clamp_min(1)).view_as(words)
         words = torch.where(count.view(*words.shape[:2], 1) > 0, means, words)
     return words
+
+
+def _apart(values: torch.Tensor, squares: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+    """(B, n, d) values with their (B, n) squares, and (B, d) words -> (B, n) squared distances."""
+    products = (values @ word[:, :, None])[:, :, 0]
+    return (squares + word.square().sum(1, keepdim=True) - 2 * products).clamp_min_(0)
 
 
 def _nearest(values: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
