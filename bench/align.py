@@ -33,8 +33,8 @@ from radseg_ros.datatypes import Frame, InputError
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.camera_path import CameraPath
+from radseg_ros.voxels.joining.moving import moved
 from radseg_ros.voxels.map_file import load_map, save_map
-from radseg_ros.voxels.moving import moved
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 

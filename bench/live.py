@@ -224,7 +224,8 @@ def beside_questions(options: argparse.Namespace, labels: list[str]) -> None:
     print(f"{len(mapper.map)} voxels, {options.labels} labels, {threads} threads")
     fused(mapper, pace, span / 4, lambda: True)  # warm
     report = Report(fused(mapper, pace, span, lambda: True), elsewhere(mapper, pace, span, threads))
-    from radseg_ros.ros.services.offer import QUERIES, give_way
+    from radseg_ros.device import give_way
+    from radseg_ros.ros.services.offer import QUERIES
 
     clients = f"{options.clients} clients"
     threads_of_node = ThreadPoolExecutor(QUERIES, initializer=give_way)

@@ -258,9 +258,12 @@ def run_scenes(
     """Evaluate the scenes of a command line into ``out``, write the report -> the folders of those
     that are done, and the errors of the others.
     """
+    from .asking.labels import read_label_file
     from .cluster import evaluate_scenes
     from .run import scene_names, write_run
 
+    if config.labels:
+        read_label_file(Path(config.labels))  # one that is none is refused once, before any work
     names = scene_names(
         config, [name for name in getattr(arguments, "scenes", "").split(",") if name]
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from .datasets.scene import nearest_resize
 from .options import EvalConfig, with_options
 from .oracle import OracleEncoder
 from .provenance import fingerprint, provenance
+from .report.protocol import encoder_windows
 from .report.results import METRICS, read_metrics, to_json, write_scene
 from .scoring.score import label_map, metrics_dict, queried_names, score_scene
 from .truth.ground_truth import GroundTruth, LabelLifter, from_points
@@ -166,7 +168,8 @@ def build_map(
     Raises:
         RecordingError: the map stays empty; lists why.
     """
-    mapper, usage = Mapper(config.mapper, encoder), Usage()
+    named = dataclasses.replace(config.mapper, encoder=config.encoder)  # its files tell
+    mapper, usage = Mapper(named, encoder), Usage()
     for number, item in enumerate(progress(scene)):
         if isinstance(encoder, OracleEncoder):
             encoder.look(item.label, number)
@@ -269,6 +272,7 @@ def evaluate_scene(
             **provenance(config, classes),
             "encoder": encoder.name,
             "checkpoint_hash": encoder.checkpoint_hash,
+            "windows": encoder_windows(encoder),
             "inputs_sha256": scene.digest(),
             "ground_truth_sha256": gt.digest,
             "map_sha256": labelled.digest,

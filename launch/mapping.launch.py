@@ -21,7 +21,9 @@ TOPICS = {
     "depth": "depth/image",
     "camera_info": "depth/camera_info",
     "pose": "pose",
+    "trajectory": "trajectory",
 }
+SHARED = ("pose", "trajectory")  # topics of all cameras
 # topics of config/mapping.rviz
 SHOWN = ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid")
 SUFFIXES = {  # of the topics with node.image_transport compressed
@@ -40,6 +42,8 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "load_map": "map.load",
     "frame_is_persistent": "map.frame_is_persistent",
     "autosave": "map.autosave",
+    "journal": "journal.directory",
+    "body_frame": "correct.body_frame",
 }
 ARGUMENTS = {
     **{
@@ -47,6 +51,7 @@ ARGUMENTS = {
         for name, topic in TOPICS.items()
     },  # fmt: skip
     "pose": (TOPICS["pose"], "topic of pose"),
+    "trajectory": (TOPICS["trajectory"], "topic of corrected poses (nav_msgs/Path)"),
     "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
     "namespace": ("", "namespace of the node, below that of the launch file around this one"),
     "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
@@ -131,7 +136,7 @@ def remapped(given):
     for name, topic in TOPICS.items():
         if given[name] == topic:
             continue
-        for camera in cameras if name != "pose" else [""]:
+        for camera in cameras if name not in SHARED else [""]:
             if camera and given[name].startswith("/"):
                 raise ValueError(
                     f"{name}:={given[name]} is of one camera: with cameras, topics are named below "

@@ -224,12 +224,12 @@ class RadsegConfig(Options):
     lambda_r: float = option(0.3, "resradio: share of the earlier blocks", low=0, high=1)
     first_block: int = option(
         0,
-        "resradio: the first block that is looked at, from 1; 0 = 6 of 12, and as many of others",
+        "resradio: the first block that is looked at, from 1; 0 = 6 of 12, in proportion of others",
         low=0,
     )
     last_block: int = option(
         0,
-        "resradio: the last block that is looked at, from 1; 0 = 9 of 12, and as many of others",
+        "resradio: the last block that is looked at, from 1; 0 = 9 of 12, in proportion of others",
         low=0,
     )
     sfr: bool = option(
@@ -455,6 +455,53 @@ class PersistenceConfig(Options):
     )
     autosave_period: float = option(
         5.0, "minutes between two writes of map.autosave; 0 = only at the end", low=0, high=10_000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JournalConfig(Options):
+    """Every key frame on the disk, so that nothing is lost and the map can be made again."""
+
+    PREFIX: ClassVar[str] = "journal."
+    FIXED: ClassVar[str] = "the journal is opened with it"
+
+    directory: str = option(
+        "",
+        "folder that each key frame is written to (some 4 MB at 640x864): a killed node loses one "
+        "frame, and radseg-map --journal makes the map again; empty = off",
+    )
+    max_bytes: int = option(
+        20_000_000_000, "bytes of the journal; the oldest frames go first; 0 = no limit", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectConfig(Options):
+    """Frames that follow corrected poses (topic trajectory, ~/correct); needs a journal."""
+
+    PREFIX: ClassVar[str] = "correct."
+
+    min_shift: float = option(
+        0.05, "m; a frame that a correction moves by less stays", low=0, high=1000, live=True
+    )
+    min_angle: float = option(
+        1.0, "degrees; a frame that turns by more is moved however near", low=0, high=180, live=True
+    )
+    max_gap: float = option(
+        1.5,
+        "s between two poses of a trajectory; frames between poses farther apart stay",
+        low=1e-3,
+        high=3600,
+        live=True,
+    )
+    body_frame: str = option(
+        "",
+        "frame whose poses a trajectory tells, e.g. base_link; empty = that of the pose topic "
+        "(child_frame_id), or the camera's own",
+        live=True,
+    )
+    share: float = option(
+        0.5, "share of one core's time that moving frames may take", low=0.01, high=1
     )
 
 
@@ -709,6 +756,8 @@ class Config(Options):
     lift: LiftConfig = group(LiftConfig)
     map: MapConfig = group(MapConfig)
     persistence: PersistenceConfig = group(PersistenceConfig, flat="map.")
+    journal: JournalConfig = group(JournalConfig)
+    correct: CorrectConfig = group(CorrectConfig)
     query: QueryConfig = group(QueryConfig)
     grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)

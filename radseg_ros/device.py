@@ -6,7 +6,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 KINDS = ("cpu", "cuda", "mps")
+NICENESS = 5  # of threads that others go before: these get three times their share of a core
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,14 @@ def out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
+
+
+def give_way() -> None:
+    """Let other threads go before this one, where the system has priorities of threads (Linux)."""
+    if sys.platform == "linux":
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        with suppress(OSError):  # a thread that could not begin would leave its requests waiting
+            os.setpriority(*thread, min(19, os.getpriority(*thread) + NICENESS))  # never back up
 
 
 def let_threads_sleep() -> None:

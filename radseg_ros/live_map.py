@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from .answers.floor.viewpoint import Viewpoints
 from .answers.packed import PackedCloud
 from .answers.result import QueryResult
 from .answers.tracks import Tracks
-from .config import Config
+from .config import Config, to_dict
 from .datatypes import (
     Answer,
     Cloud,
+    FeatureMap,
     Filter,
     Frame,
     InputError,
@@ -36,15 +37,22 @@ from .datatypes import (
 )
 from .device import with_memory
 from .frames.assemble import Assembler, Observation
+from .frames.decode import camera_frame
 from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
 from .frames.ledger import IMAGES, Account, input_name
 from .frames.transforms import shown
+from .journal.correct import Correction, Corrector
+from .journal.folder import About, JournalWriter, new_id
+from .journal.record import FRAME, Content, KeyFrame, pack, unpack
+from .journal.replay import remember
+from .journal.story import CLEARED, CONFIRMED, LOADED, MERGED, RESET, RESUMED, WAITS
+from .journal.trajectory import Trajectory
 from .language.words import read_words
 from .mapper import Mapper
 from .voxels.camera_path import CameraPath
 from .voxels.carving import depth_beyond
-from .voxels.map_file import MapIdentity, read_header
+from .voxels.map_file import MapIdentity, fingerprint, read_header
 from .voxels.voxel_map import VoxelMap
 from .worker import LatestWorker
 
@@ -75,6 +83,18 @@ class CameraStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """What is in the journal, and what is not."""
+
+    frames: int
+    nbytes: int
+    lost: int  # frames that could not be written
+    damaged: int  # records that could not be read
+    moving: int  # frames that a correction will put elsewhere
+    unmoved: int  # frames that it could not: damaged, or not in the journal any more
+
+
+@dataclass(frozen=True, slots=True)
 class LiveStatus:
     """How far a live map is."""
 
@@ -96,6 +116,7 @@ class LiveStatus:
     skipped: int  # frames among the dropped that are left out on purpose
     failures: int  # frames among the dropped that an internal error cost
     stages: dict[str, tuple[float, int]]  # (s, calls) of each stage of the work so far
+    journal: JournalStatus | None  # None = there is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +158,8 @@ class LiveMap:
         self._saved_version = 0
         self._camera = CameraPath()
         self._pending: PendingMap | None = None
+        self._journal: JournalWriter | None = None
+        self._corrector: Corrector | None = None  # where there is a journal
         self._tracks = Tracks()
         self._looked: LookedThrough | None = None  # as soon as anybody wants a floor plan
         self._closing = threading.Event()
@@ -190,8 +213,12 @@ class LiveMap:
             self._closed = True
             self._drop_waiting(CLOSED)
         ended = self._worker.close(timeout)
+        if self._corrector is not None:
+            ended = self._corrector.close(timeout) and ended
         if self._ahead.is_alive():  # an interpreter that ends while a thread computes is aborted
             self._ahead.join(timeout)
+        if ended and self._journal is not None:
+            self._journal.close()
         return ended
 
     # In
@@ -263,13 +290,21 @@ class LiveMap:
         Raises:
             Exception: the frame is not part of the map.
         """
-        mapper, frame = self.mapper, observation.frame()
-        prepared = with_memory(lambda: mapper.prepare(frame))
+        mapper, observed, journal = self.mapper, observation.frame(), self._journal
+        frame, features = with_memory(lambda: mapper.prepare(observed))
+        content, rules = None, None
+        if journal is not None:
+            content = self._packed(observation, frame, features)
+            kept = unpack(content)  # so that the map is what the journal makes of it again
+            frame, features, rules = kept.frame, kept.features, kept.rules
         with self._turn:
             if epoch != self._epoch:
                 raise Unusable(self._epoch_reason)
-            stats = with_memory(lambda: mapper.fuse(*prepared))
-            self._look(prepared[0])
+            record = 0 if journal is None else journal.next
+            stats = with_memory(lambda: mapper.fuse(frame, features, rules, record))
+            if stats.points and journal is not None and content is not None:
+                journal.append(FRAME, content)
+            self._look(frame)
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
@@ -280,6 +315,13 @@ class LiveMap:
                 self._stamp_ns = observation.match.stamp_ns
                 self._camera.add(observation.match.T_world_camera)
                 self._assembler.used(observation.camera)
+
+    def _packed(self, observation: Observation, frame: Frame, features: FeatureMap) -> Content:
+        match, world = observation.match, self._assembler.map_frame
+        images = camera_frame(match.color, match.depth)
+        rules = self.mapper.config.lift
+        key_frame = KeyFrame(frame, features, rules, observation.camera, world, images)
+        return pack(key_frame, self.config.node.depth_scale)
 
     def _look(self, frame: Frame) -> None:
         """Whether a frame shows the things that were found, or what is behind them; and what it
@@ -344,6 +386,7 @@ class LiveMap:
                 skipped=self._skipped.total(),
                 failures=self._assembler.failures,
                 stages={} if mapper is None else mapper.timings.totals(),
+                journal=self._journal_status(),
             )
 
     def query(
@@ -552,7 +595,10 @@ class LiveMap:
         version = self._version
         with self._state:
             notes = {"camera": self._camera.note()}
-        voxels = self.mapper.save(path, self.moment()[1], notes)
+            # what waits is in the journal as well, and not in this file
+            kept = self._journal is not None and self._pending is None
+            journal = self._journal.about.id if kept and self._journal is not None else ""
+        voxels = self.mapper.save(path, self.moment()[1], notes, journal)
         self._saved_version = version
         return voxels
 
@@ -588,29 +634,133 @@ class LiveMap:
                 frame; nothing changed.
         """
         mapper = self.mapper
-        return self._take(mapper, self._read(mapper, path), merge)
+        found, kind = self._read(mapper, path), MERGED if merge else LOADED
+        told = {"path": str(path.absolute()), "fingerprint": fingerprint(path)}
+        return self._take(mapper, found, merge, kind, told)
 
-    def resume(self, path: Path) -> bool:
-        """Begin with a map of an earlier run, before the first message.
+    def resume(self, path: Path | None = None) -> bool:
+        """Begin with a map of an earlier run, before the first message; and begin the journal.
+
+        What a map file and the journal say together is decided by :func:`remember`.
 
         With ``map.frame_is_persistent`` it is the map from now on. Otherwise its coordinates mean
         nothing yet: a new ``odom`` has the name of the old one and another origin. So it waits:
         frames make a new map, which alone is asked, shown and saved, until :meth:`confirm` brings
         the two together. ``reset``, and ``load`` in place of the map, forget what waits.
 
+        Args:
+            path: of its file; None = the journal alone tells of it.
+
         Returns:
             Whether it waits.
 
         Raises:
-            NotReadyError, MapFileError: as :meth:`load`.
+            NotReadyError, MapFileError: as :meth:`load`; or the journal is damaged, or in use.
+            InputError: the journal cannot be begun.
         """
         mapper = self.mapper
-        found = self._read(mapper, path)
-        if self.config.persistence.frame_is_persistent:
-            self._take(mapper, found, merge=False)
+        found = None
+        if self.config.journal.directory:
+            found = self._remembered(mapper, path)
+        elif path is not None:
+            found = self._read(mapper, path)
+        if found is None:
+            if self._journal is not None and self._journal.records:
+                self._tell(RESET)  # of what is in the journal no map is made
+        elif self.config.persistence.frame_is_persistent:
+            self._take(mapper, found, False, RESUMED)
         else:
             self._pending = found
+            self._tell(WAITS)
+        if (journal := self._journal) is not None:
+            share = self.config.correct.share
+            args = (lambda file: mapper.read(file)[0], share, self._corrected)
+            self._corrector = Corrector(journal, mapper, self._turn, *args)
         return self._pending is not None
+
+    def _remembered(self, mapper: Mapper, path: Path | None) -> PendingMap | None:
+        """Open the journal -> the map that it and, maybe, a file tell of."""
+        config, identity, space = self.config, mapper.identity(), mapper.space
+        folder = Path(config.journal.directory).expanduser()
+        about = About(new_id(), identity, config.map.space, space.channels, to_dict(config))
+        self._journal = JournalWriter(folder, about, config.journal.max_bytes)
+        empty = VoxelMap(space.channels, config.map, config.lift, mapper.map.device)
+        found = remember(self._journal, path, lambda file: mapper.read(file)[0], empty)
+        if found is None:
+            return None
+        # records without any frame tell no frame of the world
+        frame_id = found.frame_id or self._assembler.map_frame
+        named = dataclasses.replace(identity, frame_id=frame_id)
+        return PendingMap(found.path, found.map, named, found.camera)
+
+    def _tell(self, kind: str, told: Mapping[str, Any] | None = None) -> None:
+        """Let the journal know what has happened to the map as a whole."""
+        mapper = self.mapper
+        if self._journal is not None:
+            number = self._journal.append(kind, told or {})
+            with mapper.lock:
+                mapper.map.history.record = number
+
+    @property
+    def journal(self) -> JournalWriter | None:
+        """Where key frames are written to; None = nowhere."""
+        return self._journal
+
+    def _journal_status(self) -> JournalStatus | None:
+        journal = self._journal
+        if journal is None:
+            return None
+        damaged, corrector = sum(journal.damaged.values()), self._corrector
+        counts = (0, 0) if corrector is None else (corrector.waiting, corrector.failed)
+        return JournalStatus(journal.frames, journal.nbytes, journal.lost, damaged, *counts)
+
+    def correct(
+        self, stamps_ns: Sequence[int], poses: Sequence[np.ndarray], frame_id: str = ""
+    ) -> Correction:
+        """Put frames where a corrected trajectory says, in the background.
+
+        Newest ones, and those near the camera, come first; questions and frames go on meanwhile.
+        See :mod:`.journal.correct` for what becomes of the map.
+
+        Args:
+            stamps_ns: of ``poses``, T_world_body (4, 4) of what ``correct.body_frame`` names.
+            frame_id: of the world; empty = that of the map.
+
+        Raises:
+            NotReadyError: the encoder is still loading.
+            InputError: there is no journal; the poses cannot be used; or the journal does not hold
+                the frames of a map that would have to be made anew.
+        """
+        options, corrector = self.config.correct, self._corrector
+        if corrector is None:
+            _ = self.mapper  # there is none yet while the encoder is loading
+            raise InputError("corrected poses need a journal (journal.directory)")
+        here = self.moment()[1]
+        if frame_id and here and frame_id != here:
+            raise InputError(
+                f"the trajectory is in frame {shown(frame_id)}, the map in {shown(here)}"
+            )
+        trajectory = Trajectory(stamps_ns, poses, options.max_gap)
+        corrector.prepare()
+        with self._turn:
+            return corrector.request(
+                trajectory, self._mounted, options.min_shift, options.min_angle
+            )
+
+    def _mounted(self, frame: str) -> np.ndarray:
+        """T_body_camera, (4, 4), of the body whose corrected poses are known."""
+        try:
+            with self._state:
+                body = self.config.correct.body_frame
+                return self._assembler.localizer.mounted(frame, body)
+        except Unusable as error:
+            raise InputError(f"the camera's place on the body is not known: {error}") from error
+
+    def _corrected(self, camera: CameraPath | None) -> None:
+        """Frames have been moved."""
+        with self._state:
+            self._version += 1
+            self._camera = camera or self._camera
 
     @property
     def pending(self) -> int:
@@ -632,7 +782,7 @@ class LiveMap:
         if waiting is None:
             raise InputError("no loaded map waits to be confirmed")
         try:
-            return self._take(mapper, waiting, merge=True)
+            return self._take(mapper, waiting, True, CONFIRMED)
         except MapFileError:
             self._pending = waiting
             raise
@@ -641,8 +791,19 @@ class LiveMap:
     def _read(mapper: Mapper, path: Path) -> PendingMap:
         return PendingMap(path, *mapper.read(path), CameraPath.of(read_header(path)))
 
-    def _take(self, mapper: Mapper, found: PendingMap, merge: bool) -> int:
-        """Go on with the map of a file, in place of this one or joined with it."""
+    def _take(
+        self,
+        mapper: Mapper,
+        found: PendingMap,
+        merge: bool,
+        kind: str,
+        told: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Go on with the map of a file, in place of this one or joined with it.
+
+        Args:
+            kind, told: how the journal calls that.
+        """
         with self._turn:
             with self._state:
                 here = self._assembler.map_frame
@@ -651,6 +812,7 @@ class LiveMap:
                 if not merge:
                     self._begin_anew("input that waited when a map was loaded in its place")
             mapper.take(found.map, merge)
+            self._tell(kind, told)
             with self._state:
                 self._stamp_ns = mapper.map.last_stamp_ns or 0
                 self._version += 1
@@ -673,6 +835,7 @@ class LiveMap:
             with self._state:
                 self._begin_anew("input that waited when the map was reset", forget_frame=True)
             mapper.reset()
+            self._tell(RESET)
             with self._state:
                 self._stamp_ns = 0
                 self._camera = CameraPath()
@@ -696,6 +859,8 @@ class LiveMap:
             )
         with self._turn:
             removed = mapper.clear_box(lowest, highest)
+            if removed:
+                self._tell(CLEARED, {"lowest": list(lowest), "highest": list(highest)})
             self._tracks.clear_box(lowest, highest)
             with self._state:
                 self._version += removed > 0

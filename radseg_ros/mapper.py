@@ -19,7 +19,7 @@ from .answers.cloud import rgb_cloud
 from .answers.filter import chosen
 from .answers.result import QueryResult
 from .answers.scores import TYPICAL, Census, Presence, best_odds, cosine
-from .config import Config, QueryConfig, to_dict
+from .config import Config, LiftConfig, QueryConfig, to_dict
 from .datatypes import (
     Cloud,
     ConfigError,
@@ -113,10 +113,24 @@ class Mapper:
         with self.timings.stage("encode"):
             return frame, self.space.features(frame.rgb)
 
-    def fuse(self, frame: Frame, features: FeatureMap) -> IntegrationStats:
-        """The short part of ``integrate``: what ``prepare`` gave goes into the map."""
+    def fuse(
+        self,
+        frame: Frame,
+        features: FeatureMap,
+        rules: LiftConfig | None = None,
+        record: int = 0,
+    ) -> IntegrationStats:
+        """The short part of ``integrate``: what ``prepare`` gave goes into the map.
+
+        Args:
+            rules: which depth pixels are used; None = those of the map.
+            record: number that the frame will have in the journal; 0 = none.
+        """
         with self.timings.stage("fuse"), self.lock:
-            stats = self.map.integrate(frame, features)
+            stats = self.map.integrate(frame, features, rules)
+            if record and stats.points:
+                self.map.history.record = record
+                self.map.history.frames += 1
         for view in (self.view, self.outline):
             if view.nbytes:  # it may have to go, now that the map is larger
                 self._may_keep(view, self.map)
@@ -383,17 +397,27 @@ class Mapper:
         """What the vectors of this map mean."""
         return dataclasses.replace(self.space.identity, frame_id=frame_id)
 
-    def save(self, path: Path, frame_id: str = "", notes: Mapping[str, Any] | None = None) -> int:
+    def save(
+        self,
+        path: Path,
+        frame_id: str = "",
+        notes: Mapping[str, Any] | None = None,
+        journal: str = "",
+    ) -> int:
         """Write the map and return its number of voxels.
 
         Args:
             notes: what the file says besides the options; see ``MapHeader.notes``.
+            journal: id of the one whose records are in the map; empty = none.
 
         Raises:
             MapFileError: the file cannot be written.
         """
         frozen = self.map.frozen(self.lock)
-        save_map(path, frozen, self.identity(frame_id), {**self.notes(), **(notes or {})})
+        said = {**self.notes(), **(notes or {})}
+        if journal:
+            said["journal"] = {"id": journal, **frozen.history.note()}
+        save_map(path, frozen, self.identity(frame_id), said)
         return len(frozen)
 
     def notes(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from radseg_ros.geometry import scale_intrinsics
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.camera_path import CameraPath
 from radseg_ros.voxels.index import pack
+from radseg_ros.voxels.joining.moving import moved
 from radseg_ros.voxels.map_file import load_map, read_header, save_map
-from radseg_ros.voxels.moving import moved
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 VOXEL = 0.1

@@ -30,12 +30,13 @@ GROUND = {"datatypes", "config", "geometry", "files", "reading", "device", "hub"
 CORE = {"worker", "watchdog", "spaces", "mapper", "live_map"}
 ENCODER_PROTOCOL = "radseg_ros.encoders.protocol"
 # room -> what it may import besides itself: rooms, or one module by its full name
-BELOW = {"frames", "encoders", "language", "segmentation", "voxels", "answers"}
+BELOW = {"frames", "encoders", "language", "segmentation", "voxels", "journal", "answers"}
 RULES = {
     "ground": set(),
     "frames": {"ground"},
     "language": {"ground"},
     "voxels": {"ground"},
+    "journal": {"ground", "voxels"},
     "answers": {"ground"},
     "encoders": {"ground", "language"},
     "segmentation": {"ground", ENCODER_PROTOCOL},

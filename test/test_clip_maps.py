@@ -137,6 +137,9 @@ def test_eval3d_runs_with_it(folder, recording, tmp_path, capsys, name):
         and found["frames"]["used"] == world.FRAMES
     )
     assert 0 <= found["miou"] <= 1 and found["map_voxels"] > 1000
+    capsys.readouterr()
+    kept = str(tmp_path / "out" / "room" / "map.radmap")
+    assert radseg_query(["--map", kept, "red wall", "--json"]) == 0, "its file names the encoder"
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.mapper import Mapper
 from radseg_ros.view.saved_map import config_of, open_map
 from radseg_ros.voxels.map_file import load_map, read_geometry, read_header, save_map
+from radseg_ros.voxels.tensor_file import Kind
 
 K = np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])
 RED, GREEN, GREY = (220, 20, 20), (20, 220, 20), (128, 128, 128)
@@ -256,7 +257,8 @@ def test_a_map_of_another_encoder_is_one_line(office, capsys, monkeypatch):
 
 def test_a_map_of_another_version_is_one_line(tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("radseg_ros.voxels.map_file.VERSION", 99)
+        later = Kind("radmap", "map file", 99)
+        patch.setattr("radseg_ros.voxels.map_file.FILE", later)
         write_map(tmp_path / "later.radmap", wall(RED, GREEN))
     assert run(info, tmp_path / "later.radmap") == 1
     error = capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_every_class_is_asked_for_by_name(tmp_path, capsys, recording):
     assert retrieval["ap50"] == retrieval["ap25"] == 1.0 and retrieval["ap"] > 0.9
     assert 0.9 < retrieval["top1"] <= retrieval["top5"] <= 1.0
     assert retrieval["localisation"]["accuracy"] == 1.0
-    assert "## Asked by name" in text and "AUROC" in text
+    assert "## Asked by name: what is found where" in text and "AUROC" in text
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Asked by name" in page and "AP50" in page
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -152,6 +152,10 @@ def test_questions_in_probability_space_and_their_limits(tmp_path, capsys, recor
     more += ["--labels", labels]
     assert main([*map(str, arguments("run", recording, tmp_path / "no", *more))]) == 1
     assert "'piano' is not among them" in capsys.readouterr().err
+    more = ["--space", "probability", "--labels", room_labels(tmp_path / "labels.json")]
+    evaluate(capsys, *arguments("ask", recording, tmp_path / "ask", *more))
+    presence = read_answers(tmp_path / "ask" / "room")["presence"]
+    assert presence["recall"] == 1.0 and presence["present"] == 4  # its names are the labels
 
 
 @pytest.mark.slow
@@ -347,6 +351,7 @@ def test_a_recording_is_asked(tmp_path, capsys, recording):
     assert found["localisation"]["accuracy"] == pytest.approx(2 / 3)
     assert found["top"] == {"top1": 1.0, "top5": 1.0, "top10": 1.0}  # of the one rectangle
     assert "4 things that are there and 2 that are not" in text and "green wall" in text
+    assert "questions: cosine, threshold 0.5\n" in text
     assert (
         text
         == (tmp_path / "out" / "summary.md").read_text() + f"\n{tmp_path / 'out'}/report.html\n"
@@ -383,6 +388,19 @@ def test_a_bag_is_asked(tmp_path, capsys):
     (place,) = found["labels"][0]["places"]
     np.testing.assert_allclose([place["lowest"][2], place["highest"][2]], 2.4, atol=0.05)
     assert found["presence"]["recall"] == 0 and found["frames"]["used"] == 5
+
+
+def test_runs_refuse_a_label_file_that_is_none_once_and_saved_maps_are_not_asked(
+    tmp_path, capsys, recording
+):
+    labels = label_file(tmp_path / "labels.json", present=[3])
+    run = arguments("run", recording, tmp_path / "out", "--labels", labels, "--scenes", "a,b")
+    assert main([*map(str, run)]) == 2
+    error = capsys.readouterr().err
+    assert "is an object with label, places" in error and error.count("\n") == 1
+    score = ["score", "map.radmap", "--gt", "gt.npz", "--labels", labels, "--out", tmp_path / "o"]
+    assert main([*map(str, score)]) == 2
+    assert "maps from files are not asked by name" in capsys.readouterr().err
 
 
 NO_QUESTION = {

@@ -131,13 +131,13 @@ def test_every_cut_and_every_flipped_byte_is_refused(tmp_path):
 
 def rewrite(path: Path, change) -> None:
     """Write the file again with a changed header or changed tensors, and honest checksums."""
-    from radseg_ros.voxels import map_file
+    from radseg_ros.voxels.tensor_file import digests
 
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["radmap"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(header, state)
-    header["sha256"] = map_file._digests(state)
+    header["sha256"] = digests(state)
     save_file(state, path, {"radmap": json.dumps(header)})
 
 

@@ -12,7 +12,7 @@ from small_worlds import assert_same, make_map, pose, random_frame
 
 from radseg_ros.datatypes import InputError
 from radseg_ros.voxels.camera_path import CameraPath
-from radseg_ros.voxels.moving import moved
+from radseg_ros.voxels.joining.moving import moved
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 

@@ -127,6 +127,27 @@ def test_a_map_of_an_earlier_run_answers_once_it_is_confirmed(robot, red, tmp_pa
         assert robot.query("red").answers[0].found, "at once"
 
 
+def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
+    keep = {"journal.directory": tmp_path / "journal", "map.frame_is_persistent": True}
+    words = [word for name, value in keep.items() for word in ("-p", f"{name}:={value}")]
+    node = Process(COLOR_NODE, "--ros-args", "-p", "encoder:=colors", "-p", "short_side:=0", *words)
+    wait_for(lambda: "ready" in node.text, 60, "start of the node")
+    play(str(red))
+    wait_for(lambda: robot.integrated(), what="a map")
+    wait_for(lambda: not robot.query("red").status.frames_waiting, what="the last frame")
+    before = robot.query("red")
+    frames = len(list((tmp_path / "journal").glob("*-frame.safetensors")))
+    assert frames == before.status.frames_integrated
+    node.stop(signal.SIGKILL)
+    with color_node(keep) as node:
+        assert f"the map goes on with {frames} frames of {tmp_path / 'journal'}" in node.text
+        after = robot.query("red")
+        assert after.answers[0].found and after.status.voxels == before.status.voxels > 0
+        play(str(red))
+        wait_for(lambda: robot.integrated(), what="more frames")
+    assert "lost" not in node.text, "what is not saved is in the journal"
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

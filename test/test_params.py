@@ -192,7 +192,7 @@ def test_a_change_that_cannot_be_says_why(values, text):
 def test_what_may_change_while_the_node_runs():
     live = {option.name for option in options_of(Config).values() if not option.fixed}
     groups = {name.split(".")[0] for name in live}
-    assert groups == {"query", "grid", "lift", "map", "node"}
+    assert groups == {"query", "grid", "lift", "map", "node", "correct"}
     assert {o for o in options_of(Config) if o.startswith(("query.", "lift."))} <= live
     assert {"map.carve_after", "node.labels", "node.publish_period", "node.max_rate"} <= live
     assert not live & {"map.voxel_size", "map.max_bytes", "node.camera_offset", "node.backlog"}

@@ -38,7 +38,7 @@ from radseg_ros.encoders.radseg.windows import corners
 TOLERANCE = 5e-5  # of the reference numbers
 TINY = golden_file("tiny_radio.pth.tar")
 PEERS = [name for name in ATTENTIONS if name != "scra"]
-RES = {"attention": "resradio", "crop": 0, "first_block": 1, "last_block": 2}
+RES = {"attention": "resradio", "crop": 0}
 LABELLED = {"attention": "resradio", "sfr": True}
 
 
@@ -177,8 +177,8 @@ def test_derived_resradio(golden, name):
     features = encoder.encode_for(image, text).data
     assert_near(features, golden[f"{name}_features"][0])
     assert_near(aligned(encoder, features), golden[f"{name}_aligned"][0])
-    with pytest.raises(ConfigError, match=r"radseg\.sfr.*map\.space probability"):
-        encoder.encode(image)
+    first = golden[f"{name}_rcs_features"][0]
+    assert_near(encoder.encode(image).data, first)
 
 
 @pytest.mark.parametrize("name", RESRADIO)
@@ -500,6 +500,9 @@ def test_options_of_other_attentions_are_refused(options, words):
 def test_blocks_that_resradio_looks_at(small, tmp_path):
     assert [blocks_seen(depth) for depth in (12, 24, 32)] == [
         range(5, 9), range(10, 18), range(13, 24)
+    ]  # fmt: skip
+    assert [blocks_seen(depth) for depth in (2, 3, 4, 5, 6)] == [
+        range(1), range(2), range(1, 3), range(2, 3), range(2, 4)
     ]  # fmt: skip
     assert blocks_seen(12, 2, 3) == range(1, 3)
     for wrong in ({"first_block": 3, "last_block": 2}, {"last_block": 4}, {"first_block": 9}):

@@ -32,6 +32,7 @@ SOURCES = [
     "geometry.py",
     "live_map.py",
     "ros/inputs.py",
+    "ros/services/corrections.py",
 ]
 COUNTING = {"add", "add_failure", "clear", "drop", "leave_out", "_begin_anew", "NotYet", "Unusable"}
 

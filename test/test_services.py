@@ -32,7 +32,7 @@ from radseg_ros.ros.services.offer import WAITING, MapServices
 AT_ONCE = ("pause", "resume")
 IN_A_POOL = (
     *("query", "query_vector", "query_point", "encode_text", "set_labels", "save_map", "load_map"),
-    *("clear_box", "forget_object", "confirm_map", "reset"),
+    *("clear_box", "forget_object", "correct", "confirm_map", "reset"),
 )
 
 
@@ -50,7 +50,11 @@ class Desk:
     def __init__(self) -> None:
         self.gate, self.executor = threading.Event(), Executor()
         self.offered: dict[str, Any] = {}
-        node = SimpleNamespace(executor=self.executor, create_service=self._offer)
+        node = SimpleNamespace(
+            executor=self.executor,
+            create_service=self._offer,
+            create_subscription=lambda *_, **__: None,
+        )
         live = SimpleNamespace(config=Config())
         self.services = MapServices(node, live, Faults(), lambda *_: None)  # type: ignore[arg-type]
         self.services._answer = self._answer  # type: ignore[method-assign]

@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from radseg_ros.config import LABELLED_SPACES
 from radseg_ros.datatypes import Answer, InputError, SemanticObject
 from radseg_ros.files import write_whole
 from radseg_ros.mapper import Mapper, Timings
 
 from ..classes import ClassList
 from ..datasets import open_scene
-from ..options import EvalConfig
+from ..options import EvalConfig, with_options
 from ..provenance import fingerprint, provenance
+from ..report.protocol import encoder_windows
 from ..report.results import (
     LOCALISATION_KIND,
+    METRICS_KIND,
     NUMBER,
     PRESENCE_KIND,
     TIMINGS,
@@ -67,8 +70,8 @@ ANSWERS_KIND = {
     "voxels": int,
     "near": NUMBER,
     "threshold": NUMBER,
-    "frames": {"listed": int, "used": int, "dropped": {str: int}},
-    "provenance": {"encoder": str},
+    "frames": METRICS_KIND["frames"],
+    "provenance": {**METRICS_KIND["provenance"], "labels_sha256": str},
 }
 
 
@@ -85,6 +88,8 @@ def ask_recording(
     if not config.labels:
         raise InputError("say what is there and what is not: --labels FILE (docs/evaluation.md)")
     labels = read_label_file(Path(config.labels))
+    if config.mapper.map.space in LABELLED_SPACES:
+        config = with_options(config, {"map.labels": [*labels.present, *labels.absent]})
     name = Path(config.root).resolve().name
     classes = _classes(config, name, labels)
     scene = open_scene(config, name, classes)
@@ -124,6 +129,7 @@ def ask_recording(
             **provenance(config, classes),
             "encoder": encoder.name,
             "checkpoint_hash": encoder.checkpoint_hash,
+            "windows": encoder_windows(encoder),
             "inputs_sha256": scene.digest(),
             "labels_sha256": labels.digest,
         },

@@ -10,7 +10,10 @@ from typing import Any
 
 from radseg_ros.files import write_whole
 
+from ..report.asked import PRECISIONS
 from ..report.page import document, html_table, image
+from ..report.protocol import OTHERS, Protocol, block, run_protocol
+from ..report.runs import Run, flatten
 from ..report.tables import markdown
 from .pictures import draw_answers
 from .recording import read_answers
@@ -35,6 +38,7 @@ def report_answers(folder: Path, out: Path, pictures: bool = True, up: str = "z"
     text = f"# {answers['recording']}, asked\n\n{sentence(answers)}\n\n"
     text += markdown(columns, figures) + "\n" + markdown(*names)
     text += "".join(f"\n{each}\n" for each in answers["without_depth"])
+    text += f"\n```text\n{block(protocol_of(answers))}```\n"
     write_whole(out / "summary.md", text)
     source = json.dumps(answers["provenance"], indent=1, sort_keys=True)
     body = [
@@ -43,6 +47,7 @@ def report_answers(folder: Path, out: Path, pictures: bool = True, up: str = "z"
         *(f"<h2>{TITLES[path.stem]}</h2>{image(path, TITLES[path.stem])}" for path in drawn),
         f"<h2>Names</h2>{html_table(*names)}",
         *(f'<p class="warn">{escape(each)}</p>' for each in answers["without_depth"]),
+        f"<h2>Protocol</h2><pre>{escape(block(protocol_of(answers)))}</pre>",
         "<details><summary>Configuration, versions, hashes</summary>"
         f"<pre>{escape(source)}</pre></details>",
     ]
@@ -60,6 +65,22 @@ def sentence(answers: dict[str, Any]) -> str:
     )
 
 
+def protocol_of(answers: dict[str, Any]) -> Protocol:
+    """How the figures came about, in one block."""
+    source, mode = answers["provenance"], answers["presence"]["mode"]
+    scene = {**answers, "scene": answers["recording"], "ground_truth": ""}
+    run = Run(answers["recording"], flatten(source["config"]), [scene], {})
+    whole = run_protocol(run)
+    first = ("data", "frames", "resolution", "encoder", "weights", "windows", "map")
+    return {
+        **{what: whole[what] for what in first},
+        "labels": f"SHA-256 {source['labels_sha256'][:12]}...",
+        "questions": f"{mode}, threshold {answers['threshold']:g}",
+        "at its place": f"up to {answers['near']:g} m",
+        **{what: whole[what] for what in (OTHERS, "program")},
+    }
+
+
 def _figures(answers: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
     presence, where = answers["presence"], answers["localisation"]
     row = {
@@ -68,7 +89,7 @@ def _figures(answers: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
         "localised": where["accuracy"],
         "of known places": where["known"],
         "error": where["error"],
-        **answers["top"],
+        **{name: answers["top"][name] for name in PRECISIONS if name in answers["top"]},
     }
     return list(row), [row]
 

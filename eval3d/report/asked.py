@@ -13,6 +13,8 @@ from .runs import Run, varied_options
 
 PRECISIONS = ("ap", "ap50", "ap25", "top1", "top5", "top10")
 PRESENCE = ("auroc", "matthews_best", "matthews", "recall")
+WHERE = ("instances", *PRECISIONS, "localised", "error")
+WHETHER = ("present", "absent", *PRESENCE, "false_finds")
 
 
 def asked_rows(runs: Sequence[Run]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -32,8 +34,19 @@ def asked_rows(runs: Sequence[Run]) -> tuple[list[str], list[dict[str, Any]]]:
     ]
     columns = ["run", *varied, "mode"]
     if any(_of(run, "retrieval") for run in asked):
-        columns += ["instances", *PRECISIONS, "localised", "error"]
-    return [*columns, "present", "absent", *PRESENCE, "false_finds"], rows
+        columns += WHERE
+    return [*columns, *WHETHER], rows
+
+
+def asked_tables(runs: Sequence[Run]) -> list[tuple[str, list[str], list[dict[str, Any]]]]:
+    """The same as two tables that are narrow enough to be read: heading, columns and rows."""
+    columns, rows = asked_rows(runs)
+    parts = {"Asked by name: what is found where": WHERE, "Asked by name: is it there": WHETHER}
+    return [
+        (said, [name for name in columns if name in part or name not in (*WHERE, *WHETHER)], rows)
+        for said, part in parts.items()
+        if rows and part[0] in columns
+    ]
 
 
 def retrieval_rows(run: Run) -> tuple[list[str], list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .asked import answer_lines, asked_rows, retrieval_rows
+from .asked import answer_lines, asked_tables, retrieval_rows
 from .protocol import block, run_protocol
 from .results import read_timings
 from .runs import Run, varied_options
@@ -172,9 +172,8 @@ def page(runs: list[Run], plots: list[Path], failed: Mapping[str, str]) -> str:
     intro += "through the map's geometry. "
     intro += f"All runs: {common}." if common else ""
     body = [f"<h1>Evaluation</h1><p>{escape(intro)}</p>", html_table(*run_rows(runs))]
-    columns, rows = asked_rows(runs)
-    if rows:
-        body += ["<h2>Asked by name</h2>", html_table(columns, rows)]
+    for said, columns, rows in asked_tables(runs):
+        body += [f"<h2>{said}</h2>", html_table(columns, rows)]
     if failed:
         body += [
             f'<h2 class="warn">Failed: {len(failed)} scenes, which no mean holds</h2>',

@@ -115,7 +115,7 @@ def read_timings(folder: Path) -> dict[str, Any] | None:
 
 # What reports read of a result: a type, {key: kind}, {str: kind} (any keys), or [kind] (a list).
 NUMBER, MAYBE = (int, float), (int, float, type(None))
-METRICS_KIND = {
+METRICS_KIND: dict[Any, Any] = {
     "scene": str,
     **dict.fromkeys(("miou", "fmiou", "macc", "acc", "coverage"), MAYBE),
     "ceiling": {"miou": MAYBE},

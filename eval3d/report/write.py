@@ -8,7 +8,7 @@ from pathlib import Path
 
 from radseg_ros.files import write_whole
 
-from .asked import answer_lines, asked_rows
+from .asked import answer_lines, asked_rows, asked_tables
 from .page import page
 from .plots import draw_plots
 from .protocol import block, run_protocol
@@ -41,7 +41,8 @@ def write_report(
     text = "# Runs\n\nScores in percent, means over scenes.\n\n" + markdown(columns, rows)
     if asked:
         write_whole(out / "asked.csv", table(asked, asked_columns, source))
-        text += "\n## Asked by name\n\n" + markdown(asked_columns, asked)
+    for said, shown, some in asked_tables(runs):
+        text += f"\n## {said}\n\n" + markdown(shown, some)
     for run, protocol in zip(runs, protocols, strict=True):
         text += f"\n## {run.name}\n\n" + markdown(*scene_rows(run))
         text += "".join(f"\n{line}\n" for line in answer_lines(run))

@@ -3,7 +3,8 @@
 
 A recording is a rosbag2 (sqlite3 or mcap), a folder with color/ depth/ pose/ intrinsics.txt, or,
 with --dataset, the folder of a data set, whose --scenes are mapped. Ctrl-C saves what is there, and
---resume goes on after the last frame.
+--resume goes on after the last frame. With --journal the recording is what a node has written down
+(journal.directory): its map is made again, with other options, and no image is encoded.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ def parser() -> argparse.ArgumentParser:
         prog=NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(
-        "recordings", nargs="+", metavar="RECORDING", help="bag, folder, or root of a data set"
+        "recordings", nargs="*", metavar="RECORDING", help="bag, folder, or root of a data set"
+    )
+    p.add_argument("--journal", type=Path, metavar="DIR", help="journal of a node, instead")
+    p.add_argument(
+        "--unconfirmed",
+        action="store_true",
+        help="of a journal: the run that nobody has confirmed (~/confirm_map), not the map",
     )
     p.add_argument(
         "-o",
@@ -88,6 +95,10 @@ def command(options: argparse.Namespace) -> int:
     """Map what the command line names -> the exit status."""
     logging.basicConfig(level=logging.ERROR, format=f"{NAME}: %(message)s")
     given = given_options(options)
+    if options.journal is not None:
+        return map_journalled(options, given)
+    if not options.recordings or options.unconfirmed:
+        raise InputError("name a recording, or a journal (--journal DIR)")
     with_options(Config(), given)  # refused before anything is read
     reading, tasks = reading_of(options), {}
     for name, out in targets_of(options).items():
@@ -99,6 +110,30 @@ def command(options: argparse.Namespace) -> int:
     if options.cluster or (options.jobs > 1 and len(tasks) > 1):
         return map_elsewhere(tasks, options)
     return map_here(tasks)
+
+
+def map_journalled(options: argparse.Namespace, given: dict[str, Any]) -> int:
+    """Make the map of a journal -> the exit status.
+
+    Raises:
+        InputError: options that belong to recordings, or a file that cannot be written.
+    """
+    folder, out = options.journal, options.out
+    if options.recordings or options.dataset or options.resume:
+        raise InputError("--journal goes without recordings, --dataset and --resume")
+    if out.suffix != SUFFIX:
+        raise InputError(f"{out}: the file of a map ends with {SUFFIX}")
+    if out.exists() and not options.overwrite:
+        raise InputError(f"{out} is there already: --overwrite loses it")
+    prepare_file(out)
+    from .mapping.journalled import map_journal
+
+    with interruptible(NAME) as stop:
+        outcome = map_journal(folder, out, given, options.unconfirmed, stop)
+        print(told(outcome))
+        for reason, count in outcome["dropped"].items():
+            print(f"  {count:6d} x {reason}")
+        return 0 if outcome["complete"] else 130
 
 
 def reading_of(options: argparse.Namespace) -> dict[str, Any]:

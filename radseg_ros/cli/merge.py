@@ -60,7 +60,8 @@ def command(options: argparse.Namespace) -> int:
 def merge(paths: list[Path], out: Path, align: bool = False) -> tuple[int, list[dict[str, Any]]]:
     """Join the maps of ``paths`` -> the number of voxels, and how maps were moved (note "aligned").
 
-    The first one tells options and bounds; how much of a recording was in each is not kept.
+    The first one tells options and bounds; how much of a recording or journal was in each is not
+    kept.
 
     Args:
         align: the maps may have frames of their own; all but the first are moved.
@@ -73,8 +74,8 @@ def merge(paths: list[Path], out: Path, align: bool = False) -> tuple[int, list[
         ConfigError: Open3D is not installed, and needed.
     """
     from ..voxels.camera_path import CameraPath
+    from ..voxels.joining.moving import moved
     from ..voxels.map_file import SUFFIX, load_map, read_header, save_map
-    from ..voxels.moving import moved
 
     if out.suffix != SUFFIX:
         raise InputError(f"{out}: the file of a map ends with {SUFFIX}")
@@ -100,7 +101,8 @@ def merge(paths: list[Path], out: Path, align: bool = False) -> tuple[int, list[
             moves.append(move)
         joined.merge(other)
         way = way.joined(other_way)
-    notes = {name: note for name, note in first.notes.items() if name != "recording"}
+    of_one = ("recording", "journal")  # what tells the history of one map
+    notes = {name: note for name, note in first.notes.items() if name not in of_one}
     notes["camera"] = way.note()
     if moves:
         earlier = notes.get("aligned")

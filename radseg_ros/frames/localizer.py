@@ -93,6 +93,23 @@ class Localizer:
         self.decide("tf")
         return T_map_camera
 
+    def mounted(self, frame: str, body: str = "") -> np.ndarray:
+        """T_body_camera, (4, 4), as far as it is known now; the same at all times.
+
+        Args:
+            frame: of the images; empty = not known, the camera is the body.
+            body: empty = what poses of the topic are of, or the camera itself.
+
+        Raises:
+            Unusable: no transform joins the two.
+        """
+        body = body or self.body
+        if self._T_body_camera is not None:
+            return self._T_body_camera
+        if not body or not frame or body == frame:
+            return np.eye(4)
+        return self.transforms.newest(body, frame)[0]
+
     def void(self, after_ns: int, camera: str) -> None:
         """The time of ``camera`` went back: what is known of later counts for the others only."""
         self._poses.void(after_ns, camera)

@@ -71,6 +71,7 @@ class Health:
             **{f"{topics.get(name, name)} (inputs)": a for name, a in status.accounts.items()},
             **{f"dropped: {reason}": count for reason, count in status.drops},
             **{f"caught: {fault}": count for fault, count in self._faults.items()},
+            **_of_the_journal(status),
         }
         described = DiagnosticStatus(
             level=bytes([report.level]),
@@ -81,6 +82,20 @@ class Health:
         )
         now = self._node.get_clock().now().nanoseconds
         return DiagnosticArray(header=messages.header(now, ""), status=[described])
+
+
+def _of_the_journal(status: LiveStatus) -> dict[str, int]:
+    journal = status.journal
+    if journal is None:
+        return {}
+    return {
+        "journal (frames)": journal.frames,
+        "journal (bytes)": journal.nbytes,
+        "journal: frames not written": journal.lost,
+        "journal: damaged records": journal.damaged,
+        "correction: frames to move": journal.moving,
+        "correction: frames that could not be moved": journal.unmoved,
+    }
 
 
 def _pixels(counts: dict[str, int]) -> str:

@@ -121,8 +121,9 @@ class MapperNode(Node):
             self._autosave()
         except RadsegRosError as error:
             self.error = self.error or error
-        if voxels := self.live.unsaved:
-            cure = "~/save_map, map.autosave"
+        journal = self.live.journal
+        if (journal is None or journal.lost) and (voxels := self.live.unsaved):
+            cure = "~/save_map, map.autosave, journal.directory"
             log.warning(f"the map of {voxels} voxels is lost: it was not saved ({cure})")
         self.destroy_node()
 
@@ -225,19 +226,21 @@ class MapperNode(Node):
     # Maps that outlive a run
 
     def _resume(self) -> None:
-        """Begin with the map of map.load."""
+        """Begin with the map of map.load, of the journal, or of both."""
         load, autosave, log = self._load_path, self._autosave_path, self.get_logger()
         if autosave is not None and autosave != load and autosave.exists():
             log.warning(f"{autosave.name} will be replaced; map.load would continue it")
-        if load is None or (load == autosave and not load.exists()):
-            return
-        if self.live.resume(load):
+        if load is not None and load == autosave and not load.exists():
+            load = None
+        waits = self.live.resume(load)
+        name = "the map of the journal" if load is None else load.name
+        if waits:
             log.warning(
-                f"{load.name}, {self.live.pending} voxels, waits: call ~/confirm_map if its frame "
+                f"{name}, {self.live.pending} voxels, waits: call ~/confirm_map if its frame "
                 "has the origin that it had then (map.frame_is_persistent: always)"
             )
-        else:
-            log.info(f"going on with {load.name}, {self.live.status().voxels} voxels")
+        elif (voxels := self.live.status().voxels) or load is not None:
+            log.info(f"going on with {name}, {voxels} voxels")
 
     def _autosave(self) -> None:
         """Write the map to map.autosave if it has changed."""

@@ -27,21 +27,36 @@ def config_of(path: Path, header: MapHeader) -> Config:
     Raises:
         MapFileError: the file names an impossible value.
     """
-    found: dict[str, Any] = {"encoder": _encoder_name(header)}
+    encoder = {"encoder": _encoder_name(header)}
+    config = config_with(path, {**encoder, **options_in(header.notes.get("options"))})
+    on_this_machine = replace(header.config, device=Config().map.device)
+    return replace(config, map=on_this_machine, lift=header.lift)
+
+
+def options_in(noted: Any) -> dict[str, Any]:
+    """The options that a file tells, by name, as far as this version knows them; not devices."""
+    found: dict[str, Any] = {}
     for option in options_of(Config).values():
-        value: Any = header.notes.get("options")
+        value = noted
         for part in option.path:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None and option.path[-1] not in OF_THE_MACHINE:
             found[option.name] = value
     if isinstance(found.get("encoder_options"), list):
         found["encoder_options"] = portable(found["encoder_options"])
+    return found
+
+
+def config_with(path: Path, options: Mapping[str, Any]) -> Config:
+    """All options, with those that a file told.
+
+    Raises:
+        MapFileError: the file names an impossible value.
+    """
     try:
-        config = with_options(Config(), found)
+        return with_options(Config(), options)
     except ConfigError as error:
         raise MapFileError(f"{path} is damaged: it was made with {error}") from error
-    on_this_machine = replace(header.config, device=Config().map.device)
-    return replace(config, map=on_this_machine, lift=header.lift)
 
 
 def portable(texts: list[str]) -> list[str]:

@@ -1,26 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Map files (``.radmap``): a safetensors file whose metadata says what the numbers mean.
 
-Metadata ``radmap`` is a JSON object: ``version``, ``identity`` (encoder, checkpoint, head, labels,
-frame), ``map`` and ``lift`` (the options), ``channels``, ``last_stamp_ns``, ``camera``, ``notes``
-(of whoever made the map: all its options, how much of a recording is in it), and ``sha256``, one
-digest per tensor. Metadata ``radmap_sha256`` is the digest of that text; the first
-files had none. The tensors are those of :meth:`VoxelTable.state`: ``key`` (21 bits per axis),
-``hits``, ``views`` (since version 2), ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over
-its points where float32, the mean where float16.
-
-A file is written beside its place, brought to the disk, and renamed: whoever reads finds the old
-map or the new one.
+It is written and checked by :mod:`.tensor_file`. Metadata ``radmap`` is a JSON object with
+``identity`` (encoder, checkpoint, head, labels, frame), ``map`` and ``lift`` (the options),
+``channels``, ``last_stamp_ns``, ``camera``, and ``notes`` (of whoever made the map: all its
+options, how much of a recording or of a journal is in it). The tensors are those of
+:meth:`VoxelTable.state`: ``key`` (21 bits per axis), ``hits``, ``views`` (since version 2),
+``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points where float32, the mean
+where float16.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,21 +23,15 @@ import torch
 
 from ..config import LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, MapFileError, MapGeometry
-from ..files import whole_file
 from .index import valid_keys
+from .tensor_file import Kind, check_digests, opened, read_tensors, save_tensors, text_digest
 from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
 VERSION = 2  # earlier ones are read as well
+FILE = Kind("radmap", "map file", VERSION)
 MAX_CHANNELS = 65_536
 STAMP_LIMIT_NS = 2**31 * 10**9  # seconds of a ROS stamp are an int32
-_DTYPES = {
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.float16: "F16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +71,7 @@ class MapHeader:
     last_stamp_ns: int | None  # of the last frame
     camera: tuple[float, float, float]  # m, where the last frame was taken
     # of whoever made the map; {} = said nothing. "options": all options of the mapper (Config);
-    # "recording": how much of it is in the map (radseg-map)
+    # "recording": how much of it is in the map (radseg-map); "journal": likewise (VoxelMap.history)
     notes: dict[str, Any]
 
 
@@ -112,7 +100,6 @@ def save_map(
     state = voxel_map.table.state()
     _check("the map in memory", state, voxel_map.channels, voxel_map.config)
     header = {
-        "version": VERSION,
         "identity": dataclasses.asdict(identity or MapIdentity()),
         "map": to_dict(voxel_map.config),
         "lift": to_dict(voxel_map.lift),
@@ -120,14 +107,9 @@ def save_map(
         "last_stamp_ns": voxel_map.last_stamp_ns,
         "camera": voxel_map.camera,
         "notes": dict(notes or {}),
-        "sha256": _digests(state),
     }
-    text = json.dumps(header)
     try:
-        with whole_file(path) as part:
-            written = _write(part, state, {"radmap": text, "radmap_sha256": _text_digest(text)})
-            if part.stat().st_size != written:
-                raise MapFileError(f"the map was not written whole to {path}")
+        save_tensors(path, FILE, header, state)
     except OSError as error:
         reason = error.strerror or error
         raise MapFileError(f"the map cannot be written to {path}: {reason}") from error
@@ -185,8 +167,18 @@ def read_header(path: Path | str) -> MapHeader:
         MapFileError: the file is missing, damaged, or of another version.
     """
     path = Path(path)
-    with _opened(path) as (_, said):
+    with opened(path, FILE) as (_, said):
         return _understood(path, said)
+
+
+def fingerprint(path: Path | str) -> str:
+    """A name of what a map file holds; its voxels are not read.
+
+    Raises:
+        MapFileError: as :func:`read_header`.
+    """
+    with opened(Path(path), FILE) as (file, _):
+        return text_digest(file.metadata()[FILE.tag])
 
 
 def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
@@ -196,11 +188,11 @@ def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
         MapFileError: as :func:`load_map`, but for what is wrong with the vectors.
     """
     path = Path(path)
-    with _opened(path) as (file, said):
+    with opened(path, FILE) as (file, said):
         header = _understood(path, said)
         names = [name for name in file.keys() if name != "vectors"]  # noqa: SIM118
         state = {name: file.get_tensor(name) for name in names}
-        _check_digests(path, said, state)
+        check_digests(path, said, state)
         _complete(said, state)
     count = state["key"].shape[0] if "key" in state else 0
     empty = VoxelMap(1, header.config, device="cpu")
@@ -244,100 +236,11 @@ def _understood(path: Path, header: dict[str, Any]) -> MapHeader:
     return MapHeader(identity, config, lift, channels, last_stamp_ns, (x, y, z), notes)
 
 
-def _write(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> int:
-    """Write a safetensors file; return its size in bytes.
-
-    The format is a length, a JSON header and the bytes of the tensors. The library's own writer
-    goes by a temporary file of a random name, which a killed process would leave behind for ever.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    for name, tensor in state.items():
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
-        }
-        offset += tensor.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in state.values():
-            file.write(_bytes(tensor))
-    return 8 + len(text) + offset
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """SHA-256 of the bytes of each tensor, in one thread: frames are fused meanwhile."""
-    return {name: _digest(tensor) for name, tensor in state.items()}
-
-
-def _digest(tensor: torch.Tensor, part_bytes: int = 1 << 24) -> str:
-    """The digest of the digests of the parts, as files of all versions have it."""
-    data = _bytes(tensor)
-    parts = (data[start : start + part_bytes] for start in range(0, len(data), part_bytes))
-    digests = (hashlib.sha256(part).digest() for part in parts)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The header and the tensors of a file whose digests agree."""
-    with _opened(path) as (file, header):
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _check_digests(path, header, state)
+    """The header and the tensors of a file, as this version has them."""
+    header, state = read_tensors(path, FILE)
     _complete(header, state)
-    if missing := header["sha256"].keys() - state.keys():
-        raise MapFileError(f"{path} is damaged: {', '.join(sorted(missing))} is missing")
     return header, state
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A map file of this version, and its header, whose digest agrees."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise MapFileError(f"there is no map file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "radmap" not in metadata:
-                raise MapFileError(f"{path} is a safetensors file, but not a map")
-            text = metadata["radmap"]
-            if metadata.get("radmap_sha256", _text_digest(text)) != _text_digest(text):
-                raise MapFileError(f"{path} is damaged: its header does not match its checksum")
-            header = json.loads(text)
-            version = header.get("version") if isinstance(header, dict) else "unknown"
-            if type(version) is not int or not 1 <= version <= VERSION:
-                raise MapFileError(
-                    f"{path} is a map file of version {str(version)[:20]}, this program reads "
-                    f"versions up to {VERSION}"
-                )
-            yield file, header
-    except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
-        raise MapFileError(f"{path} is damaged, incomplete, or not a map") from error
-
-
-def _check_digests(path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
-    """Refuse tensors that are not those of which the header tells.
-
-    Raises:
-        MapFileError: says so.
-    """
-    if any(tensor.dtype not in _DTYPES for tensor in state.values()):
-        raise MapFileError(f"{path} is damaged: it holds numbers of another type")
-    digests = header.get("sha256")
-    if not isinstance(digests, dict) or _digests(state) != {n: digests.get(n) for n in state}:
-        raise MapFileError(f"{path} is damaged: its contents do not match their checksums")
 
 
 def _complete(header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:

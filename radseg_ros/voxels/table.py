@@ -150,6 +150,47 @@ class VoxelTable:
             "changed": torch.full_like(old["changed"], next(_revision)),
         }
         take_back = self.vectors.add(slots, old["hits"], points["hits"], sums)
+        self._overwrite(slots, old, new, take_back)
+
+    def subtract(
+        self,
+        slots: torch.Tensor,
+        points: dict[str, torch.Tensor],
+        sums: Callable[[int, int], torch.Tensor],
+    ) -> torch.Tensor:
+        """Take points away that were added to (N,) ascending slots, all or none of them.
+
+        Hits and views are exact, the rest is to rounding. Stamps stay as they are: what remains of
+        them without these points is not known.
+
+        Args:
+            points: per slot ``hits``, ``views`` and ``rgb_sum``; no slot has fewer.
+            sums: as in :meth:`VectorBlocks.add`.
+
+        Returns:
+            (n,) slots that have no points left: they must be removed.
+        """
+        old = {name: take(self[name], slots) for name in ("hits", "views", "rgb_sum", "changed")}
+        left = old["hits"] - points["hits"]
+        rgb_sum = (old["rgb_sum"] - points["rgb_sum"]).clamp_(min=0)
+        new = {
+            "hits": left,
+            "views": old["views"] - points["views"],
+            "rgb_sum": torch.minimum(rgb_sum, left[:, None].double()),
+            "changed": torch.full_like(old["changed"], next(_revision)),
+        }
+        take_back = self.vectors.add(slots, old["hits"], -points["hits"], lambda a, b: -sums(a, b))
+        self._overwrite(slots, old, new, take_back)
+        return slots[left == 0]
+
+    def _overwrite(
+        self,
+        slots: torch.Tensor,
+        old: dict[str, torch.Tensor],
+        new: dict[str, torch.Tensor],
+        take_back: Callable[[], None],
+    ) -> None:
+        """Set columns of some rows; what fails leaves the old ones, and the vectors taken back."""
         try:
             for name, values in new.items():
                 self[name][slots] = values

@@ -8,25 +8,71 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..config import LiftConfig, MapConfig
-from ..datatypes import FeatureMap, Frame, InputError, IntegrationStats, MapGeometry, MapSnapshot
+from ..datatypes import (
+    FeatureMap,
+    Frame,
+    InputError,
+    IntegrationStats,
+    MapGeometry,
+    MapSnapshot,
+    check_pose,
+)
 from ..device import pick_device
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
-from .lift import lift
+from .lift import LiftedFrame, lift
 from .table import VoxelTable
+from .tensors import take
 
 logger = logging.getLogger(__name__)
 
 COPY_BYTES = 4 << 20  # of vectors that are copied while a map is locked: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
+# So many times the points that are left were taken from a worn voxel: its mean is off by 2.2e-7 of
+# the largest number for each (bench/correct.py on two recordings).
+WORN = 400
+_TAKEN_APART = 32  # moves whose points are counted together later
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
+
+
+@dataclass(slots=True, eq=False)
+class History:
+    """What is in a map, as far as a journal must know it to go on."""
+
+    record: int = 0  # number of the newest record of the journal that is in it; 0 = none
+    removed: int = 0  # voxels that are gone: a map that has lost none is the sum of its frames
+    # frames (by record) that are not where the journal has them yet: T_world_camera, (4, 4)
+    stale: dict[int, np.ndarray] = field(default_factory=dict)
+    frames: int = 0  # of the journal that are in it
+
+    def note(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        stale = {str(record): T.tolist() for record, T in self.stale.items()}
+        counts = {"record": self.record, "removed": self.removed, "frames": self.frames}
+        return {**counts, "stale": stale}
+
+    @classmethod
+    def of(cls, note: Mapping[str, Any]) -> History:
+        """What :meth:`note` gave.
+
+        Raises:
+            InputError: it did not give this.
+        """
+        try:
+            counts = {name: int(note[name]) for name in ("record", "removed", "frames")}
+            stale = {int(k): check_pose(np.array(T)) for k, T in note["stale"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError("impossible notes of a journal") from error
+        return cls(stale=stale, **counts)
 
 
 class VoxelMap:
@@ -64,12 +110,22 @@ class VoxelMap:
         self.last_stamp_ns: int | None = None  # of the last frame that was not late
         self.clock = MapClock()
         self.camera = (0.0, 0.0, 0.0)  # m, where the last frame was taken
+        self.history = History()
+        self._taken: list[torch.Tensor] = []  # by moves, see _all_taken
+        self._halfway = False  # whether a frame that moves is in two places
         self.table = VoxelTable(
             self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
         )
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is the sum of its frames, from which one can be taken (:meth:`move`)."""
+        options = self.config
+        adds_only = not (options.carve_after or options.forget_after or self.history.removed)
+        return adds_only and options.dtype == "float32"
 
     @property
     def nbytes(self) -> int:
@@ -79,29 +135,24 @@ class VoxelMap:
     # ---- in --------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def integrate(self, frame: Frame, feature_map: FeatureMap) -> IntegrationStats:
+    def integrate(
+        self, frame: Frame, feature_map: FeatureMap, rules: LiftConfig | None = None
+    ) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
         Whatever fails while a frame is fused, the map is afterwards as it was before.
+
+        Args:
+            rules: which depth pixels are used; None = those of the map.
 
         Raises:
             InputError: the features have another number of channels than the map, or are not
                 finite.
         """
         features, feature_hw = self._patch_features(feature_map)
-        lifted = lift(frame, feature_hw, self.voxel_size, self.lift, self.device)
+        lifted = lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
         clock, known = self.clock.at(frame.stamp_ns), len(self)
-        slots, order = self.table.claim(lifted.key)
-        try:
-            lifted = lifted.reordered(order)
-            stamp, now = (torch.full_like(slots, time) for time in (frame.stamp_ns, clock.now_ns))
-            rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
-            rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
-            rows["views"] = torch.ones_like(slots, dtype=torch.int32)
-            self.table.add(slots, rows, lambda a, b: lifted.feature_sums(features, a, b))
-        except BaseException:
-            self.table.release(known)
-            raise
+        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns)
         self.clock = clock
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
@@ -114,6 +165,106 @@ class VoxelMap:
             forgotten=self._maintain(self._forget),
             evicted=self._maintain(self._evict),
         )
+
+    def _add(
+        self, lifted: LiftedFrame, features: torch.Tensor, stamp_ns: int, now_ns: int
+    ) -> torch.Tensor:
+        """Add the points of a frame, all or none -> (V,) slots of its voxels, ascending."""
+        known = len(self)
+        slots, order = self.table.claim(lifted.key)
+        try:
+            lifted = lifted.reordered(order)
+            stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
+            rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
+            rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
+            rows["views"] = torch.ones_like(slots, dtype=torch.int32)
+            self.table.add(slots, rows, lambda a, b: lifted.feature_sums(features, a, b))
+        except BaseException:
+            self.table.release(known)
+            raise
+        return slots
+
+    def lifted(
+        self, frame: Frame, feature_map: FeatureMap, rules: LiftConfig | None = None
+    ) -> LiftedFrame:
+        """What :meth:`integrate` would add, or has added; the map is not looked at."""
+        feature_hw = (int(feature_map.data.shape[1]), int(feature_map.data.shape[2]))
+        return lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
+
+    @torch.no_grad()
+    def move(
+        self, before: LiftedFrame, after: LiftedFrame, feature_map: FeatureMap, stamp_ns: int
+    ) -> Iterator[None]:
+        """Put a frame in where it belongs, and take it out where it was.
+
+        Nothing is carved or forgotten by it, and no time passes; bounds are kept. A voxel that has
+        no points left is gone. First and last stamps of the others stay: they are those of all
+        frames that ever hit them.
+
+        Args:
+            before, after: of :meth:`lifted`.
+
+        Yields:
+            Once, so that others can have the map, in which the frame is twice then.
+
+        Raises:
+            InputError: the map does not hold the frame where it was: it is as it was or, if that
+                has changed at half way, has the frame in both places.
+        """
+        features, _ = self._patch_features(feature_map)
+        self._check_holds(before)
+        then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
+        self._add(after, features, stamp_ns, then_ns)
+        self._halfway = True
+        try:
+            yield
+            self._check_holds(before)
+            try:
+                self._subtract(before, features)
+            except BaseException:
+                self._subtract(after, features)
+                raise
+            self._maintain(self._evict)
+        finally:
+            self._halfway = False
+
+    def _check_holds(self, lifted: LiftedFrame) -> None:
+        slots = self.table.index.find(lifted.key)
+        there = bool((slots >= 0).all())
+        if not there or bool((take(self.table["hits"], slots) < lifted.hits).any()):
+            raise InputError("the map does not hold this frame where it is to be taken out")
+
+    def _subtract(self, lifted: LiftedFrame, features: torch.Tensor) -> None:
+        """Take out the points of a frame; the map holds them."""
+        slots, order = torch.sort(self.table.index.find(lifted.key))
+        lifted = lifted.reordered(order)
+        views = torch.ones_like(slots, dtype=torch.int32)
+        points = {"hits": lifted.hits, "views": views, "rgb_sum": lifted.rgb_sum}
+        empty = self.table.subtract(slots, points, lambda a, b: lifted.feature_sums(features, a, b))
+        gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
+        gone[empty] = True
+        self.table.remove(gone)
+        self._taken.append(torch.stack([lifted.key, lifted.hits]))
+        if len(self._taken) > _TAKEN_APART:
+            self._taken = [self._all_taken()]
+
+    def _all_taken(self) -> torch.Tensor:
+        """(2, n) keys of voxels, and the points that have been taken out of each."""
+        key, hits = torch.cat(self._taken, 1)
+        key, voxel = torch.unique(key, return_inverse=True)
+        return torch.stack([key, torch.zeros_like(key).index_add_(0, voxel, hits)])
+
+    @property
+    def worn(self) -> int:
+        """Voxels of whose points :meth:`move` has taken nearly all: what is left of their sums is
+        off by the rounding of what they were, more than 1e-4 of their largest number.
+        """
+        if not self._taken:
+            return 0
+        key, taken = self._all_taken()
+        slots = self.table.index.find(key)
+        here = slots >= 0
+        return int((taken[here] > WORN * take(self.table["hits"], slots[here])).sum())
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
@@ -150,6 +301,9 @@ class VoxelMap:
         new = len(self) - known
         stamps = [s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None]
         self.clock, self.last_stamp_ns = clock, max(stamps, default=None)
+        self.history.removed += other.history.removed
+        self.history.frames += other.history.frames
+        self.history.stale.update(other.history.stale)
         self._maintain(self._forget)
         self._maintain(self._evict)
         return new
@@ -231,8 +385,9 @@ class VoxelMap:
         while True:
             with lock:
                 stale = copy.table.follow(self.table, step)
-                if stale <= step:
+                if stale <= step and not self._halfway:
                     copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
+                    copy.history = replace(self.history, stale=dict(self.history.stale))
                     return copy
             time.sleep(PAUSE)
 
@@ -248,7 +403,13 @@ class VoxelMap:
             for corner in (lowest, highest)
         )
         xyz = self.table.coordinates() * self.voxel_size
-        return self.table.remove(((xyz >= low) & (xyz <= high)).all(1))
+        return self._remove(((xyz >= low) & (xyz <= high)).all(1))
+
+    def _remove(self, gone: torch.Tensor) -> int:
+        """Remove the voxels of an (M,) mask; return how many."""
+        removed = self.table.remove(gone)
+        self.history.removed += removed
+        return removed
 
     def _distance(self, point: Sequence[float]) -> torch.Tensor:
         """(M,) float64 metres."""
@@ -275,13 +436,13 @@ class VoxelMap:
         looks[slots] += 1
         gone = torch.zeros_like(missed)
         gone[slots] = looks[slots] >= self.config.carve_after
-        return self.table.remove(gone)
+        return self._remove(gone)
 
     def _forget(self) -> int:
         if not self.config.forget_after:
             return 0
         oldest = self.clock.now_ns - round(1e9 * self.config.forget_after)
-        return self.table.remove(self.table["seen_at"] < oldest)
+        return self._remove(self.table["seen_at"] < oldest)
 
     def room_for(self, nbytes: int) -> bool:
         """Whether questions may keep so many bytes of this map."""
@@ -314,4 +475,4 @@ class VoxelMap:
             order = order[self.table["seen_at"][order].argsort(stable=True)]
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[order[:count]] = True
-        return self.table.remove(gone)
+        return self._remove(gone)

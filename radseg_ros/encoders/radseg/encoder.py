@@ -84,15 +84,7 @@ class RadsegEncoder:
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
         float32.
-
-        Raises:
-            ConfigError: the features depend on what is looked for (``radseg.sfr``).
         """
-        if self.config.sfr:
-            raise ConfigError(
-                "with radseg.sfr features depend on the labels that are looked for, and cannot be "
-                "asked for others afterwards: take map.space probability, or switch it off"
-            )
         return self._encode(rgb, partial(self._see, plainly=not self.config.scra))
 
     @torch.no_grad()

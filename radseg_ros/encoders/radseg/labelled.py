@@ -16,11 +16,12 @@ from .encoder import RadsegEncoder
 
 
 class LabelledEncoder(RadsegEncoder):
-    """A :class:`RadsegEncoder` with ``radseg.sfr``: it tells probabilities of given texts, and has
-    no features that could be asked for others.
+    """A :class:`RadsegEncoder` with ``radseg.sfr``: it tells probabilities of given texts.
+
+    ``encode`` alone, which knows no texts, gives the features of the first pass.
     """
 
-    labels_only = "with radseg.sfr its features depend on the labels"
+    labels_only = "with radseg.sfr features depend on the labels that are looked for"
 
     @torch.no_grad()
     def probabilities(self, rgb: np.ndarray, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:

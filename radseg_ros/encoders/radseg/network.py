@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .attention.block import Attention, attend, take_apart
+from .attention.block import Attention, attend, complete, take_apart
 
 
 class Network:
@@ -55,5 +55,6 @@ class Network:
                 tokens = block.complete(attend(block))
             else:
                 tokens = layer(tokens)
-        block = take_apart(last, tokens, self._prefix, grid, tuple(earlier))
-        return block.complete(attention(block)).float().transpose(1, 2).unflatten(2, grid)
+        attended = attention(take_apart(last, tokens, self._prefix, grid, tuple(earlier)))
+        features = complete(last, tokens, attended)  # queries, keys and values are gone
+        return features.float().transpose(1, 2).unflatten(2, grid)

@@ -8,14 +8,11 @@ What needs no time (~/pause) waits for none.
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future as FutureOf
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -26,6 +23,7 @@ from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import (
     ClearBox,
+    CorrectPoses,
     EncodeText,
     ForgetObject,
     LoadMap,
@@ -38,9 +36,11 @@ from radseg_interfaces.srv import (
 
 from ...command import sentence
 from ...datatypes import RadsegRosError
+from ...device import give_way
 from ...live_map import LiveMap
 from ..faults import Faults
 from .changes import Changes
+from .corrections import Corrections
 from .questions import Questions, Show
 
 WAITING = 64  # requests that may wait for their answer; more are told to come again
@@ -50,17 +50,8 @@ QUEUE = 1000  # requests that the middleware keeps until they are looked at: ROS
 QUERIES, SHORT, CHANGES = 2, 2, 1
 NO_TIME = 1e-3  # s, what is left of a time limit at least: 0 is no limit
 
-NICENESS = 5  # of these threads, more: frames get three times their share of a core that both want
 
 Answer = Callable[[Any, Any], None]
-
-
-def give_way() -> None:
-    """Let other threads go before this one, where the system has priorities of threads (Linux)."""
-    if sys.platform == "linux":
-        thread = os.PRIO_PROCESS, threading.get_native_id()
-        with suppress(OSError):  # a thread that could not begin would leave its requests waiting
-            os.setpriority(*thread, min(19, os.getpriority(*thread) + NICENESS))  # never back up
 
 
 class MapServices:
@@ -81,6 +72,7 @@ class MapServices:
         self._pools = (queries, self._short, changes)
         group = ReentrantCallbackGroup()
         ask, change = Questions(live, show), Changes(node, live)
+        correction = Corrections(node, live, faults, self.change)
         for type_, name, answer, pool in (
             (QueryText, "query", ask.text, queries),
             (QueryVector, "query_vector", ask.vector, queries),
@@ -91,6 +83,7 @@ class MapServices:
             (LoadMap, "load_map", change.load, changes),
             (ClearBox, "clear_box", change.clear_box, changes),
             (ForgetObject, "forget_object", change.forget_object, changes),
+            (CorrectPoses, "correct", correction.correct, changes),
             (Trigger, "confirm_map", change.confirm, changes),
             (Trigger, "reset", change.reset, changes),
             (Trigger, "pause", change.pause, None),

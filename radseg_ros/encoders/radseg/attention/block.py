@@ -62,9 +62,7 @@ class Block:
         Returns:
             (B, n, C), those tokens after the block.
         """
-        layer = self.layer
-        tokens = self.tokens[:, -attended.shape[1] :] + layer.layer_scale1(attended)
-        return tokens + layer.layer_scale2(layer.mlp(layer.norm2(tokens)))
+        return complete(self.layer, self.tokens, attended)
 
 
 Attention = Callable[[Block], torch.Tensor]  # -> (B, h w, C), its output for the patches
@@ -88,6 +86,12 @@ def take_apart(
 def split(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     """(B, n, C) -> (B, heads, n, d), with the heads of ``layer``."""
     return tokens.unflatten(-1, (layer.attention.num_attention_heads, -1)).transpose(1, 2)
+
+
+def complete(layer: Any, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """The rest of ``layer``; see :meth:`Block.complete`."""
+    tokens = tokens[:, -attended.shape[1] :] + layer.layer_scale1(attended)
+    return tokens + layer.layer_scale2(layer.mlp(layer.norm2(tokens)))
 
 
 def attend(block: Block) -> torch.Tensor:

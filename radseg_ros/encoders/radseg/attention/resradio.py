@@ -32,10 +32,11 @@ def blocks_seen(depth: int, first: int = 0, last: int = 0) -> range:
 
     Args:
         depth: of the network.
-        first, last: counted from 1; 0 = 6 and 9 of 12, and in proportion of other depths.
+        first, last: counted from 1; 0 = 6 and 9 of 12, and in proportion of other depths; of fewer
+            than four blocks, all before the last one.
     """
-    start = first - 1 if first else depth * 5 // 12
-    return range(start, last or depth * 9 // 12)
+    usual = range(depth * 5 // 12, depth * 9 // 12) if depth > 3 else range(depth - 1)
+    return range(first - 1 if first else usual.start, last or usual.stop)
 
 
 def resradio(

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..datatypes import InputError, check_pose
-from .index import COORDINATE_LIMIT, pack
-from .voxel_map import VoxelMap
+from ...datatypes import InputError, check_pose
+from ..index import COORDINATE_LIMIT, pack
+from ..voxel_map import VoxelMap
 
 
 @torch.no_grad()
@@ -18,7 +18,8 @@ def moved(voxels: VoxelMap, T_target_source: np.ndarray) -> VoxelMap:
     All points of a voxel go to the voxel in which its centre lies after the move. Voxels that meet
     in one are added as :meth:`VoxelMap.merge` adds them: hits, views and sums of colours and
     vectors are summed, the stamps are the first and the last, and looks through it count anew. So
-    no hit is lost or made; where the move is a whole number of voxels the map is the same.
+    no hit is lost or made; where the move is a whole number of voxels the map is the same. Of no
+    journal: what it would go on from is in the other frame.
 
     Args:
         T_target_source: (4, 4) rigid, metres.

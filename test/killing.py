@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills a process that maps with a journal, again and again, and compares what is left."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from journalled import assert_equal, live_map, observe
+
+from radseg_ros.config import MapConfig
+from radseg_ros.journal.folder import Journal
+from radseg_ros.voxels.voxel_map import VoxelMap
+
+LONGEST = 0.4  # s that a process lives after it is up
+SAVES = 5  # frames between two files of the map
+FROM_THE_JOURNAL = 8  # rounds between two restarts without the file
+
+
+@dataclass(slots=True)
+class Killed:
+    """What became of the frames."""
+
+    kills: int = 0
+    frames: int = 0  # in the journal
+    in_hand: int = 0  # of those, frames whose end the process could not tell any more
+    saves: int = 0  # files of the map that restarts began with
+
+
+def _map(folder: str, start: int, ended: Connection) -> None:
+    """In a process of its own: map frames from ``start`` on and tell of each that it is done."""
+    torch.set_num_threads(1)
+    file = Path(folder) / "auto.radmap"
+    live = live_map(Path(folder) / "journal", load=file if file.exists() else None)
+    ended.send(-1)
+    for step in itertools.count(start):
+        observe(live, [step])
+        ended.send(step)
+        if step % SAVES == 0:
+            live.autosave(file)
+
+
+def killed(folder: Path, rounds: int, seed: int) -> Killed:
+    """Kill so many processes, each at a random moment.
+
+    After each, the journal must hold every frame that was told to be done and at most one more,
+    and a restart must have the map of the frames in the journal.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["radseg_ros.live_map"])  # torch, once
+    moments, found, file = random.Random(seed), Killed(), folder / "auto.radmap"
+    wanted, known = VoxelMap(8, MapConfig(device="cpu")), 0
+    for number in range(rounds):
+        told, ended = context.Pipe(duplex=False)
+        process = context.Process(target=_map, args=(str(folder), known, ended), daemon=True)
+        process.start()
+        ended.close()
+        assert told.poll(60) and told.recv() == -1
+        time.sleep(moments.uniform(0, LONGEST))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        done = _last(told, known - 1)
+        journal = Journal(folder / "journal")
+        frames = [r for r in journal.records if r.kind == "frame"]
+        assert len(frames) - 1 in (done, done + 1), (len(frames), done)
+        for record in frames[known:]:
+            kept = journal.key_frame(record)
+            assert kept is not None
+            wanted.integrate(kept.frame, kept.features, kept.rules)
+        found.in_hand += len(frames) - 1 - done
+        known, found.kills, found.frames = len(frames), number + 1, len(frames)
+        with_file = file.exists() and number % FROM_THE_JOURNAL > 0
+        found.saves += with_file
+        again = live_map(folder / "journal", load=file if with_file else None)
+        assert_equal(again.mapper.map, wanted)
+        assert not journal.damaged
+        again.close(10)
+    return found
+
+
+def _last(told: Connection, before: int) -> int:
+    """The last step that a process told of before it died."""
+    last = before
+    try:
+        while told.poll(0):
+            last = told.recv()
+    except (EOFError, OSError):
+        pass
+    return last
