@@ -79,8 +79,13 @@ def align(target: Surface, source: Surface, z_up: bool = False) -> Alignment:
             f"too small: a map covers {fewest} cells of {a.spacing:.2g} m, {FEWEST_POINTS} are "
             f"needed"
         )
-    best, *others = _search(a, b, z_up)
-    _check(best, others, a, b)
+    best, *others = _search(a, b)
+    if z_up and (tilt := _tilt(best.T)) > MOST_TILT:
+        raise InputError(
+            f"tilted: z is up in both maps, what fits best tips it by {tilt:.0f} degrees"
+        )
+    rivals = [other for other in others if not z_up or _tilt(other.T) <= MOST_TILT]
+    _check(best, rivals, a, b)
     fine = thinned_alike(target, source, target.spacing, MOST_FINE_POINTS)
     T = _refined(best.T, *fine, (1.5,))
     if not _same(T, best.T, b):
@@ -89,30 +94,21 @@ def align(target: Surface, source: Surface, z_up: bool = False) -> Alignment:
     return Alignment(T, _overlap(sure, a, b), _agreement(sure))
 
 
-def _search(a: Surface, b: Surface, z_up: bool) -> list[_Fit]:
-    """All different alignments that were found, the best first.
-
-    Raises:
-        InputError: each tilts what is up.
-    """
+def _search(a: Surface, b: Surface) -> list[_Fit]:
+    """All different alignments that were found, the best first."""
     fits: list[_Fit] = []
 
     def tried(T: np.ndarray) -> None:
-        if z_up and _tilt(T) > 4 * MOST_TILT:
-            return
         T = _refined(T, a, b, (3.0, 1.5))
-        if (z_up and _tilt(T) > MOST_TILT) or any(_same(T, fit.T, b) for fit in fits):
-            return
-        fits.append(_judged(T, a, b))
-        fits.sort(key=lambda fit: -int(fit.agree.sum()))
+        if not any(_same(T, fit.T, b) for fit in fits):
+            fits.append(_judged(T, a, b))
+            fits.sort(key=lambda fit: -int(fit.agree.sum()))
 
     tried(np.eye(4))
     for T in _suggested(a, b):
         tried(T)
-    if not fits:
-        raise InputError("tilted: both maps have z up, and every alignment that was found tips it")
-    for turn in _quarter_turns(fits[0], a, b):
-        tried(turn)
+    for T in _quarter_turns(fits[0], a, b):
+        tried(T)
     return fits
 
 
@@ -199,11 +195,11 @@ def _judged(T: np.ndarray, a: Surface, b: Surface) -> _Fit:
     return _Fit(T, agree, off <= NEAR_CELLS * a.spacing)
 
 
-def _check(fit: _Fit, others: list[_Fit], a: Surface, b: Surface) -> None:
+def _check(fit: _Fit, rivals: list[_Fit], a: Surface, b: Surface) -> None:
     """Raise InputError unless an alignment is sure."""
     overlap, agreement = _overlap(fit, a, b), _agreement(fit)
     least, middle, _ = np.linalg.eigvalsh(_spread(fit, b))
-    rival = max((int(other.agree.sum()) for other in others), default=0) / max(1, fit.agree.sum())
+    share = max((int(rival.agree.sum()) for rival in rivals), default=0) / max(1, fit.agree.sum())
     if overlap < LEAST_OVERLAP:
         raise InputError(
             f"too little overlap: {overlap:.0%} of the smaller map fits the other one, "
@@ -219,9 +215,9 @@ def _check(fit: _Fit, others: list[_Fit], a: Surface, b: Surface) -> None:
             f"too much disagrees: of what lies close to the other map {agreement:.0%} fits it in "
             f"place, direction and colour, {LEAST_AGREEMENT:.0%} are needed"
         )
-    if rival > RIVAL:
+    if share > RIVAL:
         raise InputError(
-            f"ambiguous: another alignment fits {rival:.0%} as well as the best, "
+            f"ambiguous: another alignment fits {share:.0%} as well as the best, "
             f"at most {RIVAL:.0%} are sure"
         )
 
