@@ -222,7 +222,8 @@ def meanwhile(frames: list[Frame], folder: Path, rate: float) -> None:
     print(
         f"meanwhile: {moved} frames moved in {took:.1f} s ({took / moved:.3f} s each, share "
         f"{SHARE}); {len(beside)} frames went on: median {1e3 * statistics.median(beside):.0f} ms, "
-        f"longest {1e3 * max(beside):.0f} ms, without a correction {1e3 * median:.0f} ms: "
+        f"longest {1e3 * max(beside):.0f} ms; without a correction {1e3 * median:.0f} ms, longest "
+        f"{1e3 * max(alone):.0f} ms: "
         f"{max(beside) / median:.2f} x; {len(answers) - asked} questions, median "
         f"{statistics.median(answers[asked:] or [0]):.2f} s (before {asked}, "
         f"{statistics.median(answers[:asked] or [0]):.2f} s)",

@@ -32,6 +32,7 @@ from .datasets.scene import nearest_resize
 from .options import EvalConfig, with_options
 from .oracle import OracleEncoder
 from .provenance import fingerprint, provenance
+from .report.protocol import encoder_windows
 from .report.results import METRICS, read_metrics, to_json, write_scene
 from .scoring.score import label_map, metrics_dict, queried_names, score_scene
 from .truth.ground_truth import GroundTruth, LabelLifter, from_points
@@ -271,6 +272,7 @@ def evaluate_scene(
             **provenance(config, classes),
             "encoder": encoder.name,
             "checkpoint_hash": encoder.checkpoint_hash,
+            "windows": encoder_windows(encoder),
             "inputs_sha256": scene.digest(),
             "ground_truth_sha256": gt.digest,
             "map_sha256": labelled.digest,

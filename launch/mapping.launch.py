@@ -23,7 +23,6 @@ TOPICS = {
     "pose": "pose",
     "trajectory": "trajectory",
 }
-SHARED = ("pose", "trajectory")  # topics of all cameras
 # topics of config/mapping.rviz
 SHOWN = ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid")
 SUFFIXES = {  # of the topics with node.image_transport compressed
@@ -33,6 +32,8 @@ SUFFIXES = {  # of the topics with node.image_transport compressed
 PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "encoder": "encoder",
     "cameras": "node.cameras",
+    "robots": "node.robots",
+    "robot_origins": "node.robot_origins",
     "pose_source": "node.pose_source",
     "pose_type": "node.pose_type",
     "image_transport": "node.image_transport",
@@ -47,10 +48,10 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
 }
 ARGUMENTS = {
     **{
-        name: (topic, f"topic of {name}; with cameras, below the namespace of each")
+        name: (topic, f"topic of {name}; with robots or cameras, below the namespace of each")
         for name, topic in TOPICS.items()
     },  # fmt: skip
-    "pose": (TOPICS["pose"], "topic of pose"),
+    "pose": (TOPICS["pose"], "topic of pose; with robots, below the namespace of each"),
     "trajectory": (TOPICS["trajectory"], "topic of corrected poses (nav_msgs/Path)"),
     "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
     "namespace": ("", "namespace of the node, below that of the launch file around this one"),
@@ -126,24 +127,29 @@ def start(context):
 
 
 def remapped(given):
-    """Pairs of the node's topics and those that are given in their place, of each camera.
+    """Pairs of the node's topics and those that are given in their place, of each camera or robot.
 
     Raises:
         ValueError: a topic that can be of one camera only is given for several.
     """
-    names = parse_value(given["cameras"], OPTIONS["node.cameras"].kind)
-    cameras = [f"{camera}/" for camera in names] or [""]
+    robots, names = (
+        [f"{name}/" for name in parse_value(given[each], OPTIONS[f"node.{each}"].kind)] or [""]
+        for each in ("robots", "cameras")
+    )
+    cameras = [robot + name for robot in robots for name in names]
+    below_of = {"pose": ("robot", robots), "trajectory": ("node", [""])}
     for name, topic in TOPICS.items():
         if given[name] == topic:
             continue
-        for camera in cameras if name not in SHARED else [""]:
-            if camera and given[name].startswith("/"):
+        what, below = below_of.get(name, ("camera", cameras))
+        for outer in below:
+            if outer and given[name].startswith("/"):
                 raise ValueError(
-                    f"{name}:={given[name]} is of one camera: with cameras, topics are named below "
+                    f"{name}:={given[name]} is of one {what}: with several, topics are named below "
                     "the namespace of each, without / in front"
                 )
             for suffix in ("", *filter(None, [SUFFIXES.get(topic)])):
-                yield camera + topic + suffix, camera + given[name] + suffix
+                yield outer + topic + suffix, outer + given[name] + suffix
 
 
 def rviz(given):

@@ -27,8 +27,9 @@ LABELLED_SPACES = ("probability",)  # a voxel holds one number per label of map.
 SPACES = ("backbone", "language", *LABELLED_SPACES)
 ENCODER_FLAGS = ("checkpoint", "preset", "text-embeddings", "device")  # of command lines
 MODES = ("calibrated", "relevancy", "softmax", "cosine")  # what a score means
-MAX_CAMERAS = 8
-MAX_CAMERA_NAME = 60  # characters
+MAX_CAMERAS = 8  # of a robot
+MAX_ROBOTS = 8
+MAX_NAMESPACE = 60  # characters
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
 # preset -> crop and stride in px; crop 0 = single pass
 WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}
@@ -615,6 +616,17 @@ class SyncConfig(Options):
     )
 
 
+def _check_namespaces(option: str, names: Sequence[str], most: int) -> None:
+    _check(len(names) <= most, f"{option}: at most {most}, got {len(names)}")
+    for name in names:
+        _check(
+            NAMESPACE.fullmatch(name) is not None and len(name) <= MAX_NAMESPACE,
+            f"{option}: {name[:MAX_NAMESPACE]!r} is no namespace: letters, digits and _, not "
+            "beginning with a digit, and no / at either end",
+        )
+    _check(len(set(names)) == len(names), f"{option}: each once, got {names}")
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig(Options):
     """What only the ROS node needs."""
@@ -626,6 +638,16 @@ class NodeConfig(Options):
         [],
         "namespaces of several cameras, each with its own color/image, depth/image and "
         "depth/camera_info: [front, rear]; empty = one camera, on the topics as they are",
+    )
+    robots: list[str] = option(
+        [],
+        "namespaces of several robots that make one map: each has pose, tf and tf_static below its "
+        "own, and the topics of its camera or, below that, of node.cameras; empty = one robot",
+    )
+    robot_origins: list[float] = option(
+        [],
+        "row-major 4x4 T_map_robot for each of node.robots: the frame of its poses, or its own map "
+        "in tf, in the map; empty = as tf says",
     )
     pose_source: str = option(
         "auto",
@@ -700,22 +722,28 @@ class NodeConfig(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        _check_namespaces("node.robots", self.robots, MAX_ROBOTS)
+        _check_namespaces("node.cameras", self.cameras, MAX_CAMERAS)
+        self._check_robots()
         self._check_cameras()
         count = len(self.camera_offset)
         _check(count in (0, 16), f"node.camera_offset takes 16 numbers, got {count}")
         _check(all(map(str.strip, self.labels)), "node.labels: none may be empty")
 
+    def _check_robots(self) -> None:
+        robots, count = self.robots, len(self.robot_origins)
+        for one in robots:
+            inside = [name for name in robots if name.startswith(f"{one}/")]
+            _check(not inside, f"node.robots: {inside} is below {one!r}, whose topics are there")
+        lacks = robots[count // 16 : count // 16 + 1]
+        _check(
+            count in (0, 16 * len(robots)),
+            f"node.robot_origins takes 16 numbers for each of node.robots, got {count}"
+            + (f": {lacks[0]!r} has none of its own" if lacks else ""),
+        )
+
     def _check_cameras(self) -> None:
-        names = self.cameras
-        _check(len(names) <= MAX_CAMERAS, f"node.cameras: at most {MAX_CAMERAS}, got {len(names)}")
-        for name in names:
-            _check(
-                NAMESPACE.fullmatch(name) is not None and len(name) <= MAX_CAMERA_NAME,
-                f"node.cameras: {name[:MAX_CAMERA_NAME]!r} is no namespace: letters, digits and _, "
-                "not beginning with a digit, and no / at either end",
-            )
-        _check(len(set(names)) == len(names), f"node.cameras: each once, got {names}")
-        if len(names) < 2:
+        if len(self.cameras) < 2:
             return
         _check(
             not self.camera_offset,

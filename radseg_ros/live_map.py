@@ -36,7 +36,7 @@ from .datatypes import (
     check_texts,
 )
 from .device import with_memory
-from .frames.assemble import Assembler, Observation
+from .frames.assemble import Assembler, Observation, cameras_of
 from .frames.decode import camera_frame
 from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
@@ -138,14 +138,15 @@ class LiveMap:
     any part arrived before the map was reset or replaced never gets into the new one.
 
     Raises:
-        InputError: node.camera_offset is not a rigid transform.
+        InputError: node.camera_offset or one of node.robot_origins is not a rigid transform.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._mapper: Mapper | None = None
-        self.cameras = tuple(config.node.cameras) or ("",)  # of one alone it may be empty
-        self._assembler = Assembler(config.sync, config.node, self.cameras)
+        self.robots = cameras_of(config.node)
+        self.cameras = tuple(name for names in self.robots.values() for name in names)
+        self._assembler = Assembler(config.sync, config.node, self.robots)
         self._state = threading.Lock()
         self._turn = threading.Lock()
         self._closed = False
@@ -223,21 +224,21 @@ class LiveMap:
 
     # In
 
-    def receive(self, kind: str, message: Any, camera: str = "") -> bool:
+    def receive(self, kind: str, message: Any, source: str = "") -> bool:
         """Take one message (``kind`` is one of ``assemble.KINDS``); never blocks.
 
         Args:
-            camera: that sent it, one of ``cameras``; says nothing of poses and transforms.
+            source: see :meth:`Assembler.add`.
 
         Returns:
             Whether time ran backwards: what waited was dropped, the map is kept.
         """
         with self._state:
             if self._paused and kind in IMAGES:
-                self._assembler.leave_out(kind, PAUSED, camera)
+                self._assembler.leave_out(kind, PAUSED, source)
                 return False
             jumps = self._assembler.jumps
-            for observation in self._assembler.add(kind, message, camera):
+            for observation in self._assembler.add(kind, message, source):
                 self._take_up(observation)
             return self._assembler.jumps != jumps
 
@@ -255,15 +256,14 @@ class LiveMap:
         lost = self._worker.submit((self._epoch, observation), camera)
         self._assembler.drop(BUSY, lost, camera)
 
-    @property
-    def pose_source(self) -> str:
-        """Where poses come from: topic, tf, or auto as long as that is open."""
-        return self._assembler.localizer.source
+    def pose_source(self, robot: str = "") -> str:
+        """Where poses of a robot come from: topic, tf, or auto as long as that is open."""
+        return self._assembler.localizers[robot].source
 
-    def poses_from(self, source: str) -> None:
-        """Decide where poses come from, topic or tf, if that is open."""
+    def poses_from(self, source: str, robot: str = "") -> None:
+        """Decide where poses of a robot come from, topic or tf, if that is open."""
         with self._state:
-            self._assembler.localizer.decide(source)
+            self._assembler.localizers[robot].decide(source)
 
     def pause(self, paused: bool = True) -> None:
         """From now on images are counted and not looked at; poses and camera info are.
@@ -494,7 +494,7 @@ class LiveMap:
             raise InputError(f"the map has no frame yet, so {shown(frame_id)} cannot be reached")
         try:
             with self._state:
-                T, moment_ns = self._assembler.localizer.transforms.newest(frame_id, here)
+                T, moment_ns = self._assembler.placed(frame_id)
         except Unusable as error:
             raise InputError(f"no transform to frame {shown(frame_id)}: {error}") from error
         return moment_ns or stamp_ns, frame_id, T
@@ -728,10 +728,15 @@ class LiveMap:
 
         Raises:
             NotReadyError: the encoder is still loading.
-            InputError: there is no journal; the poses cannot be used; or the journal does not hold
-                the frames of a map that would have to be made anew.
+            InputError: there is no journal, or there are several robots; the poses cannot be used;
+                or the journal does not hold the frames of a map that would have to be made anew.
         """
         options, corrector = self.config.correct, self._corrector
+        if self.config.node.robots:
+            raise InputError(
+                "a trajectory does not say of which robot it is: with several (node.robots), poses "
+                "cannot be corrected"
+            )
         if corrector is None:
             _ = self.mapper  # there is none yet while the encoder is loading
             raise InputError("corrected poses need a journal (journal.directory)")
@@ -752,7 +757,7 @@ class LiveMap:
         try:
             with self._state:
                 body = self.config.correct.body_frame
-                return self._assembler.localizer.mounted(frame, body)
+                return self._assembler.localizers[""].mounted(frame, body)
         except Unusable as error:
             raise InputError(f"the camera's place on the body is not known: {error}") from error
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from .frames.assemble import OF_A_CAMERA
-from .frames.ledger import input_name
+from .frames.assemble import SHARED
 
 if TYPE_CHECKING:
     from .live_map import CameraStatus, LiveStatus
@@ -139,10 +138,15 @@ class Watchdog:
         states: StateReader,
     ) -> str:
         """What one camera lacks while others go on."""
-        own = {input_name(kind, camera) for kind in OF_A_CAMERA}
-        inputs = [states(name, count) for name, count in arrived.items() if name in own]
-        prefix = f"{camera}: "
-        reasons = [(r.removeprefix(prefix), n) for r, n in drops if r.startswith(prefix)]
+        own = {name: count for name, count in arrived.items() if _concerns(name, camera)}
+        inputs = [states(name, count) for name, count in own.items()]
+        prefixes = {camera} | {name.rpartition("/")[0] for name in own}
+        reasons = [
+            (r.removeprefix(f"{prefix}: "), n)
+            for r, n in drops
+            for prefix in prefixes
+            if r.startswith(f"{prefix}: ")
+        ]
         return f"; camera '{camera}': {why_no_frames(inputs, reasons, self.period)}"
 
     def news(self, now: float, report: Report, integrated: int) -> str:
@@ -158,6 +162,12 @@ class Watchdog:
         repeated = report.text == self._said
         self._level, self._said, self._said_at = report.level, report.text, now
         return "" if repeated and (integrated or report.level is Level.OK) else report.text
+
+
+def _concerns(name: str, camera: str) -> bool:
+    """Whether an input is of a camera, or of the robot that carries it."""
+    source, _, kind = name.rpartition("/")
+    return source == camera or (kind in SHARED and bool(source) and camera.startswith(f"{source}/"))
 
 
 def _still(now: Mapping[str, CameraStatus], before: Mapping[str, CameraStatus]) -> list[str]:

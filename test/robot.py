@@ -200,7 +200,7 @@ class Robot:
         new = sent.keys() - self._publishers.keys()
         for topic in new:
             reliable = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-            qos = STATIC if topic == "/tf_static" else reliable
+            qos = STATIC if topic.endswith("/tf_static") else reliable
             self._publishers[topic] = self.node.create_publisher(type(sent[topic]), topic, qos)
         for topic in new:
             wait_for(self._publishers[topic].get_subscription_count, what=f"subscriber of {topic}")

@@ -54,7 +54,7 @@ def odometry(ms: int, x: float | None = None) -> Event:
 
 
 def assembler_of(config: SyncConfig | None = None, **node: object) -> Assembler:
-    return Assembler(config, NodeConfig(cameras=list(CAMERAS), **node), CAMERAS)
+    return Assembler(config, NodeConfig(cameras=list(CAMERAS), **node), {"": CAMERAS})
 
 
 def feed(assembler: Assembler, *events: Event) -> list:
@@ -233,8 +233,9 @@ def test_any_sequence_of_two_cameras_is_accounted_for(events, source, data):
     assembler, sent, hand = assembler_of(SMALL, pose_source=source), Counter(), []
 
     def send(kind: str, message: object, camera: str) -> None:
-        sent[input_name(kind, "" if kind in SHARED else camera)] += 1
-        hand.extend(assembler.add(kind, message, camera))
+        source = "" if kind in SHARED else camera
+        sent[input_name(kind, source)] += 1
+        hand.extend(assembler.add(kind, message, source))
 
     for event, *rest in events:
         if event == "good":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ from eval3d.tables.published import (
     load_table,
     load_weights,
 )
+from radseg_ros.config import from_texts
 from radseg_ros.datatypes import CheckpointError, ConfigError, InputError
 from radseg_ros.encoders.protocol import ENCODERS, make_encoder
 from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
@@ -132,6 +134,19 @@ def test_rows_name_weights_sets_and_sizes_that_there_are(name):
     assert all(w.text == "-" or w.text in weights for w in weights.values())
 
 
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "fig-A.2"])
+def test_rows_name_options_that_their_encoders_have(name):
+    table = load_table(name)
+    given = {weights: f"{weights}.file" for weights in load_weights()}
+    for row in table.rows:
+        for column in table.columns if row.run != DIFFERENCE else ():
+            how, missing = plan._row_options(row, column, plan.Request(weights=given))
+            assert not missing, row
+            if how["encoder"] != "radseg":  # whose options are looked at there
+                module = importlib.import_module(f"radseg_ros.encoders.clip.{how['encoder']}")
+                from_texts(module.ENCODER.CONFIG, how["options"])
+
+
 def test_class_lists_of_images_come_along():
     sizes = {name: len(read_classes(class_file(name))) for name in IMAGE_CLASSES}
     assert sizes == {
@@ -153,6 +168,7 @@ def test_without_data_it_says_what_to_get_and_where(capsys, colors):
     ):
         assert text in out
     assert "nvidia/C-RADIOv3-B" in out and "Nothing was run" in out
+    assert "Optional: --weights text-siglip2=PATH: text embeddings" in out
 
 
 ALL = [f"{name}-b=some/where" for name in ("rv3", "clip")] + ["dino-b8=else/where"]
@@ -246,11 +262,38 @@ def test_a_cell_that_fails_is_named_and_costs_itself(tmp_path, capsys, colors):
     assert "unicorn" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_published_program_has_its_row(tmp_path, capsys, monkeypatch):
+    """What it predicted is scored beside ours: here half of one image of three is wrong."""
+    monkeypatch.setattr(plan, "PIECE", 2)
+    monkeypatch.setattr(pieces, "PIECE", 2)
+    voc, theirs = write_set(tmp_path / "voc", 3), tmp_path / "theirs"
+    (theirs / "voc").mkdir(parents=True)
+    for i in range(3):
+        labels = np.array(Image.open(voc / "labels" / f"p{i}.png"))
+        np.savez(theirs / "voc" / f"p{i}.npz", labels=np.ones_like(labels) if i == 2 else labels)
+    given = ["--data", f"voc={voc}", "--predicted", f"Base, mid: Trident={theirs}"]
+    out = tmp_path / "out"
+    assert run(capsys, "A.2", *given, "--out", out)[0] == 0
+    lines = json.loads((out / "table.json").read_text())["rows"]
+    rows = {(row["group"], row["row"]): row["ours"] for row in lines}
+    assert rows["Base, mid", "Trident"]["VOC"] == pytest.approx(100 * (3 / 4 + 2 / 3) / 2)
+    assert rows["Base, low", "Trident"]["VOC"] is None
+    cell = json.loads(next(out.glob("cells/*Trident/VOC.json")).read_text())
+    assert cell["protocol"]["encoder"] == "another program's labels"
+    assert cell["protocol"]["resolution"].startswith("unknown")
+    (theirs / "voc" / "p1.npz").unlink()
+    status, _, err = run(capsys, "A.2", *given, "--out", out)
+    assert status == 2 and "no image for 1 of 3 label images, e.g. p1.png" in err
+    status, text, _ = run(capsys, "A.2", "--predicted", f"Trident={tmp_path / 'nowhere'}")
+    assert status == 0 and "nowhere/voc: no such folder of predictions" in text
+
+
 REFUSED = {
     "no such table": (["A.9"], "invalid choice"),
     "no such set": (["A.8", "--data", "vok=x"], "did you mean 'voc'"),
     "no such weights": (["A.8", "--weights", "rv3=x"], "did you mean 'rv3-"),
     "no such row": (["A.8", "--rows", "RADSeq"], "did you mean 'RADSeg'"),
+    "no row to predict": (["A.8", "--predicted", "NACLIB=x"], "did you mean 'NACLIP'"),
     "no path": (["A.8", "--data", "voc"], "is not NAME=PATH"),
     "twice": (["A.8", "--data", "voc=a", "--data", "voc=b"], "given twice"),
     "no folder": (["A.8", "--data", "voc=/nowhere"], "is no folder"),

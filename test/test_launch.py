@@ -131,6 +131,18 @@ def test_topics_of_several_cameras_are_below_each(launch):
     assert "pose:=/odometry" in words and "depth/image" not in line
 
 
+def test_topics_of_several_robots_are_below_each(launch):
+    code, words, parameters = launch(
+        "mapping", robots="[a, fleet/b]", cameras="front", depth="depth/image_raw", pose="odom",
+        robot_origins=str(2 * [float(i % 5 == 0) for i in range(16)]),
+    )  # fmt: skip
+    assert code == 0 and parameters["node.robots"] == ["a", "fleet/b"]
+    assert len(parameters["node.robot_origins"]) == 32
+    for robot in ("a", "fleet/b"):
+        assert f"{robot}/front/depth/image:={robot}/front/depth/image_raw" in words
+        assert f"{robot}/pose:={robot}/odom" in words
+
+
 @pytest.mark.parametrize(
     ("name", "color", "more"),
     [
@@ -154,6 +166,8 @@ def test_a_camera_brings_its_topics(launch, name, color, more):
     [
         ({"params_file": "/nowhere/x.yaml"}, "there is no file /nowhere/x.yaml"),
         ({"cameras": "a,b", "depth": "/depth"}, "depth:=/depth is of one camera"),
+        ({"robots": "a,b", "depth": "/depth"}, "depth:=/depth is of one camera"),
+        ({"robots": "a,b", "cameras": "c", "pose": "/odom"}, "pose:=/odom is of one robot"),
         ({"use_sim_time": "maybe"}, "use_sim_time:=maybe is neither true nor false"),
         ({"respawn": "often"}, "respawn:=often is neither true nor false"),
         ({"pose_type": "twist"}, "twist"),

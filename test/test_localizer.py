@@ -118,17 +118,17 @@ def test_whoever_has_a_pose_first_is_the_source(caplog):
     both = [e for ms in FRAMES for e in (tree(ms), odometry(ms, "camera"), *frame(ms))]
     x, assembler = positions([EXTRINSIC, *both])
     np.testing.assert_allclose(x, [0.1, 0.2, 0.3, 0.4, 0.5])
-    assert assembler.localizer.source == "topic" and "the pose topic" in caplog.text
+    assert assembler.localizers[""].source == "topic" and "the pose topic" in caplog.text
     x, assembler = positions([EXTRINSIC, tree(100), *frame(100), *both[4:]])
     np.testing.assert_allclose(x, [0.6, 0.7, 0.8, 0.9, 1.0])
-    assert assembler.localizer.source == "tf" and "/tf_static" in caplog.text
+    assert assembler.localizers[""].source == "tf" and "/tf_static" in caplog.text
     assert caplog.text.count("node.pose_source") == 2, "decided once, and told"
 
 
 def test_a_frame_that_transforms_cannot_place_decides_nothing():
     first = [EXTRINSIC, *frame(100)]
     x, assembler = positions([*first, odometry(100, "camera")])
-    assert x == [0.1] and assembler.localizer.source == "topic"
+    assert x == [0.1] and assembler.localizers[""].source == "topic"
     odom = ("pose", pose(100, 0.7, frame="odom"))
     assert positions([*first, odom])[0] == [0.7], "nor the frame of the map"
 
@@ -152,7 +152,7 @@ def test_transforms_that_are_none_are_counted(reason, message):
     for kind in ("tf", "tf_static"):
         _, assembler = positions([(kind, message), (kind, message)])
         assert dict(assembler.drops.items()) == {reason: 2} and even(assembler)
-        assert not assembler.localizer.transforms
+        assert not assembler.localizers[""].transforms
 
 
 def test_what_has_no_stamp_is_counted():

@@ -285,7 +285,7 @@ def test_the_command_embeds_the_vocabulary(tmp_path, monkeypatch):
             pass
 
     class Embedder:
-        def __init__(self, tower, dimensions):
+        def __init__(self, tower, dimensions, **options):
             pass
 
         def save(self, path, labels, prompts):

@@ -25,6 +25,7 @@ from ..classes import ClassList
 from ..datasets import open_scene
 from ..options import EvalConfig, with_options
 from ..provenance import fingerprint, provenance
+from ..report.protocol import encoder_windows
 from ..report.results import (
     LOCALISATION_KIND,
     METRICS_KIND,
@@ -128,6 +129,7 @@ def ask_recording(
             **provenance(config, classes),
             "encoder": encoder.name,
             "checkpoint_hash": encoder.checkpoint_hash,
+            "windows": encoder_windows(encoder),
             "inputs_sha256": scene.digest(),
             "labels_sha256": labels.digest,
         },

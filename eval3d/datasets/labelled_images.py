@@ -78,32 +78,46 @@ def pair_files(
     Raises:
         InputError: a folder is missing or empty, or a label image has no image, or two.
     """
+    truths = [path for name, path in _label_images(labels) if not names or name in names]
+    if lost := sorted(set(names) - {name_of(path) for path in truths}):
+        raise InputError(
+            f"{labels}: no label image for {len(lost)} of {len(names)} names, e.g. {lost[0]}"
+        )
+    if not truths:
+        raise InputError(f"{labels}: no such folder, or no images in it")
+    return match_files(images, truths, suffixes, endings)
+
+
+def match_files(
+    images: Path,
+    truths: Sequence[Path],
+    suffixes: Sequence[str] = COLOR_SUFFIXES,
+    endings: Sequence[str] = (),
+) -> list[tuple[Path, Path]]:
+    """The same for label images that are known already.
+
+    Raises:
+        InputError: the folder is missing or empty, or a label image has no image, or two.
+    """
     by_name: dict[str, list[Path]] = {}
     for path in sorted(images.rglob("*")):
         if is_ours(path, suffixes):
-            by_name.setdefault(_name(path, endings), []).append(path)
-    truths = _label_images(labels)
-    if not truths or not by_name:
-        raise InputError(f"{labels if by_name else images}: no such folder, or no images in it")
-    if names:
-        truths = [(name, path) for name, path in truths if name in names]
-        if lost := sorted(set(names) - {name for name, _ in truths}):
-            raise InputError(
-                f"{labels}: no label image for {len(lost)} of {len(names)} names, e.g. {lost[0]}"
-            )
-    missing = [path.name for name, path in truths if name not in by_name]
+            by_name.setdefault(name_of(path, endings), []).append(path)
+    if not by_name:
+        raise InputError(f"{images}: no such folder, or no images in it")
+    missing = [path.name for path in truths if name_of(path) not in by_name]
     if missing:
         raise InputError(
             f"{images}: no image for {len(missing)} of {len(truths)} label images, e.g. "
             f"{missing[0]}"
         )
-    return [(_only(by_name[name], path), path) for name, path in truths]
+    return [(_only(by_name[name_of(path)], path), path) for path in truths]
 
 
 def _label_images(folder: Path) -> list[tuple[str, Path]]:
     """The label images, each with the name of its image, sorted by path."""
     found = [
-        (_name(path), path)
+        (name_of(path), path)
         for path in sorted(folder.rglob("*"))
         if is_ours(path, LABEL_SUFFIXES) and not _other_export(path)
     ]
@@ -117,7 +131,8 @@ def _only(found: list[Path], truth: Path) -> Path:
     return found[0]
 
 
-def _name(path: Path, endings: Sequence[str] = ()) -> str:
+def name_of(path: Path, endings: Sequence[str] = ()) -> str:
+    """The name that an image and its label image share."""
     for ending in (*ENDINGS, *endings):
         if path.stem.endswith(ending):
             return path.stem.removesuffix(ending)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from radseg_ros.reading import border
 from radseg_ros.segmentation.maps import Segmentation, denoise, merge_synonyms
 from radseg_ros.segmentation.probabilities import MAX_MAPS
 
-from ..datasets.labelled_images import VOID, label_values, pair_files
+from ..datasets.labelled_images import VOID, label_values, match_files, pair_files
 from .arrays import Arrays, kind_of, labels_in, load_prediction, numbers, probabilities_in
 
 SHARED = "text.npz"
@@ -59,13 +60,16 @@ class PredictedImages:
         files = (path for path in folder.rglob("*.npz") if path != shared)
         self.suffix = ".npz" if any(files) else ".png"
 
-    def pairs(self, labels: Path) -> list[tuple[Path, Path]]:
-        """The predictions with the label images in ``labels``.
+    def pairs(self, labels: Path | Sequence[Path]) -> list[tuple[Path, Path]]:
+        """The predictions with the label images in the folder ``labels``, or with these.
 
         Raises:
             InputError: one of those has no prediction, or two.
         """
-        return pair_files(self.folder, labels, suffixes=(self.suffix,), endings=ENDINGS)
+        how: dict[str, Any] = {"suffixes": (self.suffix,), "endings": ENDINGS}
+        if isinstance(labels, Path):
+            return pair_files(self.folder, labels, **how)
+        return match_files(self.folder, labels, **how)
 
     def __call__(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         """(H, W) int64 of ``size``: 1..C, 0 = no prediction.

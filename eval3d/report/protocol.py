@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from radseg_ros.config import RadsegConfig, from_dict, to_dict
+from radseg_ros.config import to_dict
 
 from ..datasets import DATASETS
 from ..datasets.labelled_images import VOID
@@ -63,7 +63,7 @@ def run_protocol(run: Run) -> Protocol:
         "resolution": UNKNOWN if from_file else resolution_of(options["short_side"]),
         "encoder": str(first["encoder"]),
         "weights": _weights(run),
-        "windows": UNKNOWN if from_file else _windows(options),
+        "windows": UNKNOWN if from_file else str(first.get("windows", "unknown")),
         "map": str(first.get("map") or map_text(options["map.voxel_size"], options["map.space"])),
         **_classes(first["classes"]),
         "ground truth": _ground_truth(run),
@@ -130,21 +130,19 @@ def encoder_protocol(encoder: Encoder) -> Protocol:
             for name, value in sorted(_flat(dataclasses.asdict(config)))
             if name not in PLACES and value != usual.get(name)
         ]
-    crop, stride = getattr(encoder, "crop", None), getattr(encoder, "stride", None)
-    cut = None if crop is None or stride is None else windows_of(int(crop), int(stride))
     return {
         "encoder": encoder.name,
         "weights": weights_of(encoder.checkpoint_hash),
-        "windows": cut or "as the encoder does",
+        "windows": encoder_windows(encoder),
         OTHERS: ", ".join(changed) or "none",
     }
 
 
-def outside_protocol(kinds: Iterable[str], sha256: str) -> Protocol:
+def outside_protocol(kinds: Iterable[str], sha256: str = "") -> Protocol:
     """The same of predictions that came in files."""
     return {
         "encoder": f"{OUTSIDE} {' and '.join(sorted(kinds))}",
-        "weights": f"unknown (files SHA-256 {sha256[:12]}...)",
+        "weights": f"unknown (files SHA-256 {sha256[:12]}...)" if sha256 else "unknown",
         "windows": "unknown",
         OTHERS: "none",
     }
@@ -164,8 +162,11 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def windows_of(crop: int, stride: int) -> str:
-    """How an image is cut; crop 0 = not at all."""
+def encoder_windows(encoder: Encoder) -> str:
+    """How an encoder cuts an image, where it tells; crop 0 = not at all."""
+    crop, stride = getattr(encoder, "crop", None), getattr(encoder, "stride", None)
+    if crop is None or stride is None:
+        return "as the encoder does"
     return f"{crop} px every {stride} px" if crop else "none (single pass)"
 
 
@@ -212,13 +213,6 @@ def _frames(run: Run) -> str:
     limit = run.options["limit"]
     most = f" (at most {limit} of a scene)" if limit else ""
     return f"{used} used of {listed}: {some}{most}"
-
-
-def _windows(options: Mapping[str, Any]) -> str:
-    if options["encoder"] != "radseg":
-        return "as the encoder does"
-    window = {name: options[f"radseg.{name}"] for name in ("preset", "crop", "stride")}
-    return windows_of(*from_dict(RadsegConfig, window).window())
 
 
 def _ground_truth(run: Run) -> str:

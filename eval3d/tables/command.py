@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from radseg_ros.command import positive
 from radseg_ros.datatypes import ConfigError
 
-from .published import TABLES, load_table
+from .published import TABLES, Table, load_table
 
 if TYPE_CHECKING:
     from .plan import Plan, Request
@@ -47,6 +47,14 @@ def add_table(commands: Any) -> None:
         default=[],
         metavar="NAME=PATH",
         help="a file, a folder or a hub id; may be repeated",
+    )
+    parser.add_argument(
+        "--predicted",
+        action="append",
+        default=[],
+        metavar="ROW=FOLDER",
+        help="score what the row's own program predicted, FOLDER/voc and so on: files as for "
+        "radseg-eval2d --predicted; may be repeated",
     )
     parser.add_argument("--rows", default="", metavar="A,B", help="only rows of these names")
     parser.add_argument(
@@ -85,7 +93,7 @@ def command_table(arguments: argparse.Namespace) -> int:
     plan = make_plan(table, request)
     if not plan.cells:
         print(table_text(gather(table, plan, Path(), {})))
-        print(_what_to_do(arguments))
+        print(_what_to_do(arguments, table))
         return 0
     if arguments.out is None:
         raise ConfigError("say where the results go: --out DIR")
@@ -103,6 +111,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     return Request(
         weights=_named("--weights", arguments.weights),
         data=_named("--data", arguments.data),
+        predicted=_named("--predicted", arguments.predicted),
         options=tuple(arguments.set),
         device=arguments.device,
         limit=arguments.limit or 0,
@@ -129,7 +138,7 @@ def _named(flag: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _work(
-    arguments: argparse.Namespace, table: Any, plan: Plan, request: Request
+    arguments: argparse.Namespace, table: Table, plan: Plan, request: Request
 ) -> dict[str, str]:
     """Do the pieces that are not there -> those that failed, and why."""
     from tqdm import tqdm
@@ -150,7 +159,8 @@ def _work(
         return {}
     place = str(out.resolve())
     if arguments.cluster or (arguments.jobs > 1 and len(names) > 1):
-        given = [*request.data.values(), *request.weights.values(), place, str(out / PLAN)]
+        folders = (request.data, request.weights, request.predicted)
+        given = [*(path for each in folders for path in each.values()), place, str(out / PLAN)]
         paths = [str(Path(path).resolve()) for path in given if Path(path).exists()]
         results = elsewhere(do_piece, names, (place,), arguments.jobs, arguments.cluster, paths)
     else:
@@ -171,9 +181,10 @@ def _write(found: Any, out: Path) -> None:
     write_whole(out / "report.html", table_page(found, plots))
 
 
-def _what_to_do(arguments: argparse.Namespace) -> str:
-    if not arguments.data:
-        return (
-            "Nothing was run: give data with --data NAME=FOLDER, weights with --weights NAME=PATH."
-        )
-    return "Nothing was run: every row lacks something of the above."
+def _what_to_do(arguments: argparse.Namespace, table: Table) -> str:
+    from .plan import optional
+
+    lines = [f"Optional: {line}" for line in optional(table)]
+    if arguments.data:
+        return "\n".join([*lines, "Nothing was run: every row lacks something of the above."])
+    return "\n".join([*lines, "Nothing was run: give --data NAME=FOLDER and --weights NAME=PATH."])

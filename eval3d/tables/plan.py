@@ -20,12 +20,12 @@ from radseg_ros.segmentation.settings import SETTINGS
 
 from ..classes import class_file
 from ..datasets.labelled_images import FIRST_LABEL, pair_files
+from ..predictions.images import PredictedImages
 from ..provenance import digest, git_revision, versions
 from ..report.results import to_json
 from .published import (
     AVERAGE,
     DIFFERENCE,
-    NONE,
     ImageSet,
     Row,
     Table,
@@ -38,6 +38,7 @@ PIECE = 100  # images of one piece of work: what an interruption may cost
 # words eval.NAME=VALUE of a row, which are the evaluation's and not the encoder's -> their defaults
 RULES = {"denoise": 0.5, "threshold": 0.0, "adaptor": ""}
 OUTSIDE = ("vision",)  # networks of Figure A.2 that are no encoders
+PREDICTIONS = "predictions"  # in the place of an encoder: files of another program
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Request:
     limit: int = 0  # images of a set; 0 = all
     threads: int = 0
     rows: tuple[str, ...] = ()  # names; empty = all
+    # row -> folder with a folder of each set: what its own program predicted
+    predicted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,12 @@ def make_plan(table: Table, request: Request) -> Plan:
         if row.run == DIFFERENCE or (request.rows and row.name not in request.rows):
             continue
         for column in (column for column in table.columns if column != AVERAGE):
-            how, missing = _row_options(row, column, request)
             name, key = known[column].name, cell_key(table, row, column)
+            outside = request.predicted.get(row.title) or request.predicted.get(row.name)
+            if outside:
+                how, missing = _predicted(row, Path(outside) / name)
+            else:
+                how, missing = _row_options(row, column, request)
             without = [*missing, *([] if name in sets else [f"--data {name}"])]
             if without:
                 lacks[key] = tuple(without)
@@ -107,6 +114,14 @@ def whereabouts(lack: str) -> str:
         weights = load_weights()[name]
         return f"{lack}=PATH: {weights.what}; {weights.where}"
     return lack
+
+
+def optional(table: Table) -> list[str]:
+    """What rows take if it is given, and where to get it."""
+    known, named = load_weights(), " ".join(row.run for row in table.rows)
+    texts = {known[name].text for name in re.findall(r"=@(?!\?)(\S+)", named)} - {"-"}
+    asked = sorted(texts | set(re.findall(r"=@\?(\S+)", named)))
+    return [whereabouts(f"--weights {name}") for name in asked]
 
 
 def write_plan(plan: Plan, table: Table, out: Path) -> None:
@@ -131,6 +146,9 @@ def _check_names(table: Table, request: Request) -> None:
         one_of("--data", name, (each.name for each in load_image_sets().values()))
     for name in request.rows:
         one_of("--rows", name, dict.fromkeys(row.name for row in table.rows))
+    for name in request.predicted:
+        known = dict.fromkeys(each for row in table.rows for each in (row.name, row.title))
+        one_of("--predicted", name, known)
     for text in request.options:
         encoder, dot, rest = text.partition(".")
         if not dot or "=" not in rest:
@@ -139,27 +157,39 @@ def _check_names(table: Table, request: Request) -> None:
             parse_assignments(RadsegConfig, [rest])
 
 
+def _rules(row: Row) -> dict[str, Any]:
+    """How the evaluation treats what a row predicts."""
+    rules: dict[str, Any] = dict(RULES)
+    for word in row.run.split():
+        name, _, value = word.partition("=")
+        if name.startswith("eval."):
+            rule = name.removeprefix("eval.")
+            rules[rule] = parse_value(value, type(rules[rule]))
+    return rules
+
+
+def _predicted(row: Row, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A cell whose predictions are there; and what is missing."""
+    if not folder.is_dir():
+        return {}, [f"{folder}: no such folder of predictions"]
+    return {"encoder": PREDICTIONS, "options": {"folder": str(folder.resolve())}, **_rules(row)}, []
+
+
 def _row_options(row: Row, column: str, request: Request) -> tuple[dict[str, Any], list[str]]:
     """Encoder, options and rules of a cell; and what is missing."""
     encoder, *words = row.run.split()
-    if encoder == NONE:
-        return {}, [" ".join(words)]
-    rules: dict[str, Any] = dict(RULES)
     texts, missing = [], []
     for name, _, value in (word.partition("=") for word in words):
         whose, colon, name = name.rpartition(":")
         if colon and whose != column:
             continue
-        rule = name.removeprefix("eval.")
         if value.startswith("@"):
             wanted = value.lstrip("@?")
             if wanted in request.weights:
                 texts.append(f"{name}={request.weights[wanted]}")
             elif not value.startswith("@?"):
                 missing.append(f"--weights {wanted}")
-        elif rule != name:
-            rules[rule] = parse_value(value, type(rules[rule]))
-        else:
+        elif not name.startswith("eval."):
             texts.append(f"{name}={value}")
     if encoder not in ENCODERS and encoder not in OUTSIDE:
         return {}, [f"this version has no encoder {encoder}"]
@@ -171,7 +201,7 @@ def _row_options(row: Row, column: str, request: Request) -> tuple[dict[str, Any
         options = typed(encoder, texts)
     except ConfigError as error:
         return {}, [str(error)]
-    return {"encoder": encoder, "options": options, **rules}, missing
+    return {"encoder": encoder, "options": options, **_rules(row)}, missing
 
 
 def _texts_of(row: Row, request: Request) -> list[str]:
@@ -201,13 +231,19 @@ def _cell(
 ) -> dict[str, Any]:
     """One cell, with a mark that is another one where it would give another number."""
     options = dict(how["options"])
-    short_side = 0
-    if row.resolution != "-":
+    short_side: int | None = 0
+    pairs = {}
+    if how["encoder"] == PREDICTIONS:
+        short_side = None
+        outside = PredictedImages(Path(options["folder"]), images["classes"])
+        found = outside.pairs([Path(label) for _, label in images["pairs"]])
+        pairs = {"pairs": [[str(path) for path in pair] for pair in found]}
+    elif row.resolution != "-":
         short_side, crop, stride = SETTINGS[f"{name}-{row.resolution}"]
         options = {"crop": crop, "stride": stride, **options}
         if options["crop"] == 0:
             options["stride"] = 0
-    cell = {**how, "options": options, "short_side": short_side, "set": name}
+    cell = {**how, "options": options, "short_side": short_side, "set": name, **pairs}
     cell["threads"] = request.threads
     named = [each for v in options.values() for each in (v if isinstance(v, list) else [v])]
     files = [_listing(each) for each in named if isinstance(each, str)]

@@ -2,7 +2,9 @@
 """Tables as the paper printed them, and what their rows need: data files with their source.
 
 ``paper/NAME.tsv`` begins with lines ``# title: ...``, ``# source: ...``, ``# unit: ...`` and
-maybe ``# note: ...``; then the names of the columns, and one row a line.
+maybe ``# note: ...``; then the names of the columns, and one row a line. What a row runs is an
+encoder with its options: ``NAME=VALUE``, ``NAME=@WEIGHTS``, ``NAME=@?WEIGHTS`` if they are given,
+``COLUMN:NAME=VALUE`` for one set of images, and ``eval.NAME=VALUE`` for the evaluation.
 """
 
 from __future__ import annotations
@@ -20,10 +22,7 @@ HERE = Path(__file__).parent / "paper"
 TABLES = ("A.2", "A.4", "A.5", "A.6", "A.7", "A.8", "fig-A.1", "fig-A.2")
 AVERAGE = "Avg"
 LEADING = ("group", "row", "resolution", "run")  # columns before those with numbers
-# What a row may have in the place of encoder NAME=VALUE ... (@WEIGHTS, @?WEIGHTS if they are given,
-# COLUMN:NAME=VALUE for one set, eval.NAME=VALUE for the evaluation):
-DIFFERENCE = "difference"  # the row above less the one above that
-NONE = "none"  # it cannot be run here; the words that follow say why
+DIFFERENCE = "difference"  # the run of a row that is the one above less the one above that
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Row:
     group: str
     name: str
     resolution: str  # low, mid, high: Table A.1; "-" = images as they come
-    run: str  # encoder NAME=VALUE ..., DIFFERENCE, or NONE and why
+    run: str  # DIFFERENCE, or ENCODER NAME=VALUE ...: see the head of this file
     paper: dict[str, float | None]  # column -> value in the table's unit
 
     @property

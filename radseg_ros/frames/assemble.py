@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import Frame
+from ..datatypes import Frame, check_pose
 from . import decode
 from .drops import DropCounts, Unusable
 from .evidence import Evidence
@@ -20,10 +20,21 @@ from .ledger import IMAGES, Account, Ledger, input_name
 from .localizer import Localizer
 from .sync import SAID, FrameSync, Match
 from .transforms import KINDS as TRANSFORMS
+from .transforms import Transforms
 
 OF_A_CAMERA = (*IMAGES, "info")
-SHARED = ("pose", *TRANSFORMS)  # by all cameras
+SHARED = ("pose", *TRANSFORMS)  # by all cameras of a robot
 KINDS = (*OF_A_CAMERA, *SHARED)
+ALONE = {"": ("",)}  # a robot and its camera that need no names
+
+
+def cameras_of(node: NodeConfig) -> dict[str, tuple[str, ...]]:
+    """Robot -> names of its cameras, below its own; of what is alone they may be empty."""
+    robots, cameras = tuple(node.robots) or ("",), tuple(node.cameras) or ("",)
+    return {
+        robot: tuple("/".join(filter(None, (robot, camera))) for camera in cameras)
+        for robot in robots
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,62 +64,91 @@ class Observation:
 
 
 class Assembler:
-    """The one door for messages, of one camera or of several that share poses and transforms.
+    """The one door for messages, of one camera or of several, of one robot or of several.
+
+    The cameras of a robot share its poses and transforms. Several robots also share transforms,
+    those of no robot, which count where a robot has none of its own for a frame.
 
     Not thread safe. Whoever gets an observation says in the end what became of it: ``used`` or
     ``drop``.
 
     Args:
-        cameras: their names; of one alone it may be empty.
+        cameras: robot -> names of its cameras (:func:`cameras_of`).
 
     Raises:
-        InputError: ``node.camera_offset`` is not a rigid transform.
+        InputError: ``node.camera_offset`` or one of ``node.robot_origins`` is not a rigid
+            transform.
     """
 
     def __init__(
         self,
         sync: SyncConfig | None = None,
         node: NodeConfig | None = None,
-        cameras: Sequence[str] = ("",),
+        cameras: Mapping[str, Sequence[str]] = ALONE,
     ) -> None:
         self.config = node or NodeConfig()
-        self._ledger = Ledger()  # of poses and transforms, and of a camera without a name
-        self.localizer = Localizer(sync, self.config, self._ledger, len(cameras) > 1)
-        frames: dict[str, str] = {}
+        self._ledger = Ledger()  # of what no robot and no camera has that has a name
+        self._ledgers = {"": self._ledger}  # by robot or camera
+        shared = Transforms(sync, self._ledger)
+        self._transforms = {"": shared}  # by robot
+        self.localizers: dict[str, Localizer] = {}  # by robot
+        frames: dict[str, tuple[str, str]] = {}
         self._cameras: dict[str, _Camera] = {}
-        for name in cameras:
-            ledger = Ledger(name) if name else self._ledger
-            evidence = Evidence(bool(self.config.camera_offset), name, frames)
-            pairs = FrameSync(sync, self.config, ledger, self.localizer, name)
-            self._cameras[name] = _Camera(name, pairs, evidence, self.config.depth_scale)
+        self._of: dict[str, list[_Camera]] = {}  # by robot
+        for i, (robot, names) in enumerate(cameras.items()):
+            ledger = self._ledger_of(robot)
+            if robot:
+                self._transforms[robot] = Transforms(sync, ledger, shared)
+            origin = self._origin(i, robot) if robot else None
+            self.localizers[robot] = localizer = Localizer(
+                sync, self.config, ledger, len(names) > 1, robot, self._transforms[robot], origin
+            )
+            for name in names:
+                evidence = Evidence(bool(self.config.camera_offset), name, frames)
+                pairs = FrameSync(sync, self.config, self._ledger_of(name), localizer, name)
+                scale = self.config.depth_scale
+                self._cameras[name] = _Camera(name, pairs, evidence, scale)
+            self._of[robot] = [self._cameras[name] for name in names]
+        self._of[""] = [*self._cameras.values()]  # also of what no robot has alone
+
+    def _ledger_of(self, source: str) -> Ledger:
+        return self._ledgers.setdefault(source, Ledger(source))
+
+    def _origin(self, number: int, robot: str) -> np.ndarray | None:
+        """T_map_world, (4, 4), of a robot, if it is given."""
+        numbers = self.config.robot_origins[16 * number : 16 * number + 16]
+        if not numbers:
+            return None
+        return check_pose(np.reshape(numbers, (4, 4)), f"node.robot_origins of '{robot}'")
 
     # Messages
 
-    def add(self, kind: str, message: Any, camera: str = "") -> list[Observation]:
+    def add(self, kind: str, message: Any, source: str = "") -> list[Observation]:
         """Take one message of ``kind`` (one of KINDS) and return what became complete.
 
         Transforms are counted one by one, however many a message holds.
 
         Args:
-            camera: that sent it; says nothing of poses and transforms.
+            source: the camera that sent it; of poses and transforms the robot, empty = the only
+                one, or transforms that several share.
         """
         if kind in TRANSFORMS:
-            self._add_transforms(kind, message)
-            return self._complete()
-        ledger = self._cameras[camera].ledger if kind in OF_A_CAMERA else self._ledger
+            self._add_transforms(kind, message, source)
+            return self._complete(source)
+        ledger = self._ledgers[source]
         ledger.received[kind] += 1
         try:
             with decode.reading(f"{SAID.get(kind, kind)} message"):
-                stamp_ns, content = self._read(kind, message)
+                stamp_ns, content = self._read(kind, message, source)
         except Unusable as fault:
             ledger.drop(fault, (kind,))
             return []
         if kind in OF_A_CAMERA:
-            return self._cameras[camera].add(kind, stamp_ns, content)
-        self.localizer.add_pose(stamp_ns, *content)
-        for each in self._cameras.values():
+            return self._cameras[source].add(kind, stamp_ns, content)
+        self.localizers[source].add_pose(stamp_ns, *content)
+        for each in self._of[source]:
             each.sync.see_pose(stamp_ns)
-        return self._complete()
+        return self._complete(source)
 
     def leave_out(self, kind: str, reason: str, camera: str = "") -> None:
         """Count one image of ``kind`` as received and dropped, and do not look at it."""
@@ -129,8 +169,9 @@ class Assembler:
         for each in self._cameras.values():
             each.clear(reason)
         if forget_frame:
-            self.localizer.forget()
-            self.map_frame = self.config.map_frame
+            self._transforms[""].forget()
+            for localizer in self.localizers.values():
+                localizer.forget()
 
     # What became of them
 
@@ -145,15 +186,28 @@ class Assembler:
     @property
     def map_frame(self) -> str:
         """The frame of the map; empty until a pose brings it."""
-        return self.localizer.map_frame
+        return next(iter(self.localizers.values())).map_frame  # robots have one map
 
     @map_frame.setter
     def map_frame(self, name: str) -> None:
-        self.localizer.map_frame = name
+        for localizer in self.localizers.values():
+            localizer.map_frame = name
+
+    def placed(self, frame: str) -> tuple[np.ndarray, int]:
+        """See :meth:`Localizer.placed`; one of several robots is known by the name in front.
+
+        Raises:
+            Unusable: no transform joins the frame and the map.
+        """
+        whose = (robot for robot in self.localizers if not robot or frame.startswith(f"{robot}/"))
+        robot = next(whose, None)
+        if robot is None:
+            return self._transforms[""].newest(frame, self.map_frame)
+        return self.localizers[robot].placed(frame)
 
     @property
     def drops(self) -> DropCounts:
-        """Why inputs were not used; those of cameras that have a name are in ``told`` only."""
+        """Why inputs were not used; those of whatever has a name are in ``told`` only."""
         return self._ledger.drops
 
     @property
@@ -168,13 +222,18 @@ class Assembler:
 
     def accounts(self) -> dict[str, Account]:
         """What became of the messages of each input (``input_name``)."""
-        waiting = self.localizer.waiting
         found = {
             input_name(kind, name): account
             for name, each in self._cameras.items()
             for kind, account in each.accounts().items()
         }
-        return found | {kind: self._ledger.account(kind, waiting[kind]) for kind in SHARED}
+        for robot, localizer in self.localizers.items():
+            waiting = localizer.waiting
+            for kind in SHARED:
+                account = localizer.ledger.account(kind, waiting[kind])
+                found[input_name(kind, robot)] = account
+        waiting = self._transforms[""].waiting
+        return found | {kind: self._ledger.account(kind, waiting[kind]) for kind in TRANSFORMS}
 
     def in_hand(self, camera: str = "") -> int:
         """Observations of ``camera`` of which nobody has said yet what became of them."""
@@ -188,18 +247,15 @@ class Assembler:
     # Inside
 
     def _all_drops(self) -> list[DropCounts]:
-        cameras = (each.ledger.drops for name, each in self._cameras.items() if name)
-        return [self._ledger.drops, *cameras]
+        return [ledger.drops for ledger in self._ledgers.values()]
 
-    def _complete(self) -> list[Observation]:
+    def _complete(self, robot: str) -> list[Observation]:
         """What poses or transforms have completed."""
         return [
-            found
-            for each in self._cameras.values()
-            for found in each.observations(each.sync.complete())
+            found for each in self._of[robot] for found in each.observations(each.sync.complete())
         ]
 
-    def _read(self, kind: str, message: Any) -> tuple[int, Any]:
+    def _read(self, kind: str, message: Any, source: str) -> tuple[int, Any]:
         """Stamp (ns) and what is to be paired: images and camera info as they are, poses decoded.
 
         Raises:
@@ -211,29 +267,26 @@ class Assembler:
         stamp_ns = decode.stamp_to_ns(message.header.stamp)
         if not stamp_ns:
             raise Unusable(f"{SAID.get(kind, kind)} message without a stamp (it is zero)")
-        return stamp_ns, self._read_pose(message) if kind == "pose" else message
+        return stamp_ns, self._read_pose(message, source) if kind == "pose" else message
 
-    def _read_pose(self, message: Any) -> tuple[np.ndarray, str]:
+    def _read_pose(self, message: Any, robot: str) -> tuple[np.ndarray, str]:
+        localizer = self.localizers[robot]
         frame_id = decode.frame_id(message.header.frame_id)
-        if frame_id and self.map_frame and frame_id != self.map_frame:
-            raise Unusable(
-                "pose in another frame than the map",
-                f"pose in frame '{frame_id}', but the map is in '{self.map_frame}' (parameter "
-                "node.map_frame)",
-            )
+        localizer.check_frame(frame_id)
         T_world_body = decode.pose_matrix(decode.pose_message(message))
         body = decode.plain_frame_id(getattr(message, "child_frame_id", ""))
-        self.map_frame = self.map_frame or frame_id  # the first pose that can be used decides
+        localizer.settle(frame_id)
         return T_world_body, body
 
-    def _add_transforms(self, kind: str, message: Any) -> None:
-        received = self._ledger.received
+    def _add_transforms(self, kind: str, message: Any, robot: str) -> None:
+        ledger, transforms_of = self._ledgers[robot], self._transforms[robot]
+        received = ledger.received
         try:
             with decode.reading("transform message"):
                 transforms = list(message.transforms)
         except Unusable as fault:
             received[kind] += 1
-            self._ledger.drop(fault, (kind,))
+            ledger.drop(fault, (kind,))
             return
         static = kind == "tf_static"
         for transform in transforms:
@@ -243,9 +296,9 @@ class Assembler:
                     parent, child, stamp_ns, T = decode.transform(transform)
                     if not (static or stamp_ns):
                         raise Unusable("transform without a stamp (it is zero)")
-                    self.localizer.transforms.add(parent, child, stamp_ns, T, static)
+                    transforms_of.add(parent, child, stamp_ns, T, static)
             except Unusable as fault:
-                self._ledger.drop(fault, (kind,))
+                ledger.drop(fault, (kind,))
 
 
 class _Camera:
@@ -315,9 +368,10 @@ class _Camera:
         self.ledger.used["info"] += not self._info_used
         self._info_used = True
         self.in_hand += 1
-        body = self.sync.localizer.body
+        localizer = self.sync.localizer
         with suppress(Unusable), decode.reading("frame"):  # whoever decodes it will be told
-            self._evidence.frame(match.color, match.depth, self._info, body)
+            tree = localizer.tree(decode.camera_frame(match.color, match.depth))
+            self._evidence.frame(match.color, match.depth, self._info, localizer.body, tree)
         return Observation(match, self._info, self._depth_scale, self._name)
 
     def _drop_without_info(self, count: int) -> None:

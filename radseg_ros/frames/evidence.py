@@ -24,11 +24,14 @@ class Evidence:
     Args:
         has_offset: node.camera_offset is set, so the poses are said to be those of a body.
         camera: that the messages are of, named in front of what is told; empty = the only one.
-        frames: camera -> frame of its images, shared by the evidence of all cameras.
+        frames: camera -> tree and frame of its images, shared by the evidence of all cameras.
     """
 
     def __init__(
-        self, has_offset: bool = False, camera: str = "", frames: dict[str, str] | None = None
+        self,
+        has_offset: bool = False,
+        camera: str = "",
+        frames: dict[str, tuple[str, str]] | None = None,
     ) -> None:
         self._has_offset = has_offset
         self._camera = camera
@@ -36,11 +39,16 @@ class Evidence:
         self._prefix = f"{camera}: " if camera else ""
         self._told: set[str] = set()
 
-    def frame(self, color: Any, depth: Any, info: Any, body: str = "") -> None:
-        """Look at messages that make up one frame; ``body`` is what the poses are of."""
+    def frame(self, color: Any, depth: Any, info: Any, body: str = "", tree: str = "") -> None:
+        """Look at messages that make up one frame.
+
+        Args:
+            body: what the poses are of.
+            tree: of transforms in which the camera is; frames of two trees may have one name.
+        """
         self._registered(*(plain_frame_id(image.header.frame_id) for image in (color, depth)))
         self._of_the_camera(camera_frame(color, depth), body)
-        self._of_this_camera_only(camera_frame(color, depth))
+        self._of_this_camera_only(camera_frame(color, depth), tree)
         self._calibration(info, _size(depth))
 
     def _registered(self, color: str, depth: str) -> None:
@@ -59,9 +67,9 @@ class Evidence:
                 "the images are: leave it empty",
             )
 
-    def _of_this_camera_only(self, frame: str) -> None:
-        self._frames[self._camera] = frame
-        same = [name for name, of in self._frames.items() if frame and of == frame]
+    def _of_this_camera_only(self, frame: str, tree: str) -> None:
+        self._frames[self._camera] = (tree, frame)
+        same = [name for name, of in self._frames.items() if frame and of == (tree, frame)]
         if len(same) > 1:
             said = " and ".join(same)
             self._tell(

@@ -12,7 +12,7 @@ IMAGES = ("color", "depth")  # of one frame
 
 
 def input_name(kind: str, camera: str) -> str:
-    """What an input is called in accounts: its kind, below the name of its camera if it has one."""
+    """What an input is called in accounts: its kind, below the name of its camera or robot."""
     return f"{camera}/{kind}" if camera else kind
 
 

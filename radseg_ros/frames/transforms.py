@@ -169,16 +169,27 @@ class Transforms:
 
     Args:
         ledger: counts which transforms are used, and which are superseded.
+        shared: what is known besides, of frames that have no parent here.
     """
 
-    def __init__(self, config: SyncConfig | None = None, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        config: SyncConfig | None = None,
+        ledger: Ledger | None = None,
+        shared: Transforms | None = None,
+    ) -> None:
         self._config = config or SyncConfig()
         self._ledger = ledger or Ledger()
         self._edges: dict[str, _Edge] = {}  # by child
+        self._shared = shared
 
     def __len__(self) -> int:
         """Frames that have a parent."""
-        return len(self._edges)
+        return len(self._edges) + (0 if self._shared is None else len(self._shared))
+
+    def __contains__(self, frame: str) -> bool:
+        """Whether a frame has a parent that is not from ``shared``."""
+        return frame in self._edges
 
     def add(
         self, parent: str, child: str, stamp_ns: int, T: np.ndarray, static: bool = False
@@ -216,9 +227,9 @@ class Transforms:
             Unusable: it will never be known; the message says why.
         """
         down, up = self._ways(target, source)
-        steps = {child: self._edges[child].track.around(stamp_ns, camera) for child in (*up, *down)}
+        steps = {child: self._track(child).around(stamp_ns, camera) for child in (*up, *down)}
         for child, poses in steps.items():
-            self._edges[child].track.use(poses)
+            self._track(child).use(poses)
         to_source = self._chain(up, steps, stamp_ns)
         to_target = self._chain(down, steps, stamp_ns)
         return np.linalg.inv(to_target) @ to_source
@@ -233,18 +244,20 @@ class Transforms:
             NotYet: a transform between the two has been forgotten.
         """
         down, up = self._ways(target, source)
-        tracks = (self._edges[child].track for child in (*up, *down))
+        tracks = (self._track(child) for child in (*up, *down))
         moment = min((track.newest_ns or 0 for track in tracks if not track.fixed), default=0)
         return self.lookup(target, source, moment), moment
 
     def void(self, after_ns: int, camera: str) -> None:
-        """See :meth:`Track.void`; static ones stay."""
+        """See :meth:`Track.void`; static ones stay, and shared ones are void as well."""
         for edge in self._edges.values():
             if not edge.track.fixed:
                 edge.track.void(after_ns, camera)
+        if self._shared is not None:
+            self._shared.void(after_ns, camera)
 
     def forget(self) -> None:
-        """Forget all transforms but static ones."""
+        """Forget all transforms but static and shared ones."""
         for edge in self._edges.values():
             if not edge.track.fixed:
                 edge.track.forget()
@@ -286,12 +299,30 @@ class Transforms:
             raise NotConnected("frames that no transform joins", self._apart(target, source))
         return down[: down.index(common)], up[: up.index(common)]
 
+    def _edge(self, child: str) -> _Edge | None:
+        edge = self._edges.get(child)
+        if edge is None and self._shared is not None:
+            return self._shared._edge(child)
+        return edge
+
+    def _track(self, child: str) -> Track:
+        edge = self._edge(child)
+        assert edge is not None, "it is on the way between two frames"
+        return edge.track
+
     def _ancestry(self, frame: str) -> list[str]:
         """The frame, its parent, and so on to the root."""
         way = [frame]
-        while (edge := self._edges.get(way[-1])) is not None:
+        while (edge := self._edge(way[-1])) is not None:
+            if edge.parent in way:  # neither here nor in what is shared, but in both together
+                break
             way.append(edge.parent)
         return way
+
+    def _known(self) -> set[str]:
+        """All frames."""
+        parents = {edge.parent for edge in self._edges.values()}
+        return {*self._edges, *parents, *(() if self._shared is None else self._shared._known())}
 
     def _chain(
         self, way: list[str], steps: dict[str, tuple[Pose, ...]], stamp_ns: int
@@ -303,7 +334,7 @@ class Transforms:
         return T
 
     def _apart(self, target: str, source: str) -> str:
-        known = {*self._edges, *(edge.parent for edge in self._edges.values())}
+        known = self._known()
         if not known:
             return "nothing came on /tf and /tf_static"
         unknown = [frame for frame in (target, source) if frame not in known]

@@ -18,6 +18,7 @@ the two.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,8 @@ from .record import FRAME, Content, Record
 from .replay import Poses, beginning, poses_of, replay
 from .story import MOVED, Story
 from .trajectory import Trajectory, moved
+
+CATCHING_UP = 20  # looks whether a map has all frames, until the last one may be added in turn
 
 
 class Host(Protocol):
@@ -305,9 +308,9 @@ class Corrector:
             same = (now.begun, now.waits) == (story.begun, story.waits)
             return not same or self._host.map is not world
 
-        while True:
+        for left in itertools.chain([0] * CATCHING_UP, itertools.repeat(1)):
             steps = [record for record in self._records() if record.number > done]
-            if len(steps) <= 1:
+            if len(steps) <= left:
                 break
             started = time.monotonic()
             for record in replay(self._journal, steps, new, camera, poses):

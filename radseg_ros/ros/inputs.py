@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,13 +59,16 @@ class Input:
     """One topic that the node listens to."""
 
     kind: str
-    camera: str  # empty: of all cameras, or of the only one
+    source: str  # camera; or robot, for poses and transforms; empty: of all, or of the only one
     type: type
     topic: str  # before remapping
 
 
-def inputs_of(config: Config, cameras: Sequence[str]) -> dict[str, Input]:
+def inputs_of(config: Config, robots: Mapping[str, Sequence[str]]) -> dict[str, Input]:
     """Name (``input_name``) -> what is listened to, in the order of subscribing.
+
+    Args:
+        robots: robot -> its cameras (``cameras_of``).
 
     Raises:
         ConfigError: poses are to come from tf, whose messages are not installed.
@@ -74,7 +77,7 @@ def inputs_of(config: Config, cameras: Sequence[str]) -> dict[str, Input]:
         raise ConfigError(f"node.pose_source is tf, but {NO_TF2_MSGS}")
     raw = config.node.image_transport == "raw"
     image = Image if raw else CompressedImage
-    transforms = {kind: (TFMessage, f"/{kind}") for kind in TRANSFORMS if TFMessage is not None}
+    transforms = {kind: (TFMessage, kind) for kind in TRANSFORMS if TFMessage is not None}
     of_kinds = {
         "info": (CameraInfo, "depth/camera_info"),
         "pose": (POSE_TYPES[config.node.pose_type], "pose"),
@@ -82,11 +85,21 @@ def inputs_of(config: Config, cameras: Sequence[str]) -> dict[str, Input]:
         "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
         "color": (image, "color/image" if raw else "color/image/compressed"),
     }
+    cameras = [camera for names in robots.values() for camera in names]
     return {
-        input_name(kind, camera): Input(kind, camera, type_, input_name(topic, camera))
+        input_name(kind, source): Input(kind, source, type_, _topic(kind, topic, source))
         for kind, (type_, topic) in of_kinds.items()
-        for camera in (cameras if kind in OF_A_CAMERA else ("",))
+        for source in (cameras if kind in OF_A_CAMERA else _sources(kind, robots))
     }
+
+
+def _sources(kind: str, robots: Mapping[str, object]) -> list[str]:
+    """Robots, and in front of them, of transforms, what they share."""
+    return list(dict.fromkeys([*(("",) if kind in TRANSFORMS else ()), *robots]))
+
+
+def _topic(kind: str, name: str, source: str) -> str:
+    return f"/{name}" if kind in TRANSFORMS and not source else input_name(name, source)
 
 
 class InputExecutor(SingleThreadedExecutor):
@@ -133,7 +146,7 @@ class Inputs:
 
     def __init__(self, node: Node, live: LiveMap, faults: Faults) -> None:
         self._node, self._live, self._faults = node, live, faults
-        self._inputs = inputs_of(live.config, live.cameras)
+        self._inputs = inputs_of(live.config, live.robots)
         self._subscriptions: dict[str, Any] = {}  # by name of input
         self.executor = InputExecutor(node)
         # /clock, with use_sim_time, comes up to 1000 times a second; nobody spins yet
@@ -148,13 +161,20 @@ class Inputs:
 
         Empty before :meth:`subscribe`. Poses are needed, or transforms in their place.
         """
-        by_tf = self._live.pose_source == "tf"
-        without = {"tf_static", "pose" if by_tf else "tf"}
         return {
             name: each.topic_name
             for name, each in self._subscriptions.items()
-            if name not in without
+            if self._is_needed(self._inputs[name], each.topic_name)
         }
+
+    def _is_needed(self, source: Input, topic: str) -> bool:
+        by_tf = {robot for robot in self._live.robots if self._live.pose_source(robot) == "tf"}
+        if source.kind == "pose":
+            return source.source not in by_tf
+        if source.kind == "tf":  # a robot may do with the transforms that all share
+            own = source.source in by_tf and self._node.count_publishers(topic) > 0
+            return own if source.source else bool(by_tf)
+        return source.kind != "tf_static"
 
     def subscribe(self) -> None:
         """Begin to listen."""
@@ -196,16 +216,20 @@ class Inputs:
 
     def _look_for_poses(self) -> None:
         """Where the source of poses is open: who remaps their topic or publishes on it means it."""
-        topic = self._subscriptions["pose"].topic_name
-        remapped = topic != self._node.resolve_topic_name("pose", only_expand=True)
-        if remapped or self._node.count_publishers(topic):
-            self._live.poses_from("topic")
+        for robot in self._live.robots:
+            if self._live.pose_source(robot) != "auto":
+                continue
+            name = input_name("pose", robot)
+            topic = self._subscriptions[name].topic_name
+            remapped = topic != self._node.resolve_topic_name(name, only_expand=True)
+            if remapped or self._node.count_publishers(topic):
+                self._live.poses_from("topic", robot)
 
     def _receive(self, name: str, message: Any) -> None:
         source = self._inputs[name]
-        if source.kind == "depth" and self._live.pose_source == "auto":
+        if source.kind == "depth":
             self._look_for_poses()
-        if self._live.receive(source.kind, message, source.camera):
+        if self._live.receive(source.kind, message, source.source):
             topic = self._subscriptions[name].topic_name
             self._node.get_logger().warning(
                 f"time ran backwards on {topic} (a recording that starts again?): waiting inputs "
