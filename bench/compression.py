@@ -5,11 +5,11 @@
     python bench/compression.py boxes ../shared/data/hololens_office --encoder lite --every 3
 
 Maps a recording once, and then puts each vector through the codec of map files
-(``radseg_ros/voxels/coding/codec.py``) at 1/4 to 1/64 of its memory. "labelled" recordings (folders that ``eval3d`` reads) are scored by
-the evaluator (mIoU, k = 5), and by average precision: for each class its voxels are ranked by their
-cosine with its name. "boxes" are scored as by bench/real_recording.py. The codec is learnt from a
-sample of the map itself, as on a robot. Beside it: bytes with a scale for every 32 numbers, which
-is what questions keep (``ScaledBytes``).
+(``radseg_ros/voxels/coding/codec.py``) at 1/4 to 1/64 of its memory. "labelled" recordings (folders
+that ``eval3d`` reads) are scored by the evaluator (mIoU, k = 5), and by average precision: for each
+class its voxels are ranked by their cosine with its name. "boxes" are scored as by
+bench/real_recording.py. The codec is learnt from a sample of the map itself. Beside it: bytes with
+a scale for every 32 numbers, which is what questions keep (``ScaledBytes``).
 """
 
 from __future__ import annotations
