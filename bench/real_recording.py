@@ -123,6 +123,22 @@ def rows_of(index: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.isin(keys, wanted))
 
 
+def rows_of_boxes(
+    options: argparse.Namespace,
+    recording: FolderRecording,
+    boxes: list[dict[str, Any]],
+    mapper: Mapper,
+) -> dict[str, np.ndarray]:
+    """Label -> the rows of the map that are in its boxes."""
+    index = mapper.map.geometry().index.cpu().numpy()
+    rows: dict[str, list[np.ndarray]] = {}
+    for box in boxes:
+        frame = recording.frame(recording.names.index(box["frame"]))
+        voxels = voxels_in_box(frame, box["box_xyxy"], options.short_side, options.voxel_size)
+        rows.setdefault(box["label"], []).append(rows_of(index, voxels))
+    return {label: np.unique(np.concatenate(parts)) for label, parts in rows.items()}
+
+
 def evaluate(mapper: Mapper, truth: dict[str, np.ndarray]) -> dict[str, Any]:
     """Average precision per label; ``truth`` holds rows of the map."""
     names = sorted(truth)
@@ -153,15 +169,8 @@ def main() -> int:
     recording = FolderRecording(options.recording)
     boxes = json.loads((options.recording / "box_labels.json").read_text())["boxes"]
     mapper = build_map(options, recording, {box["frame"] for box in boxes})
-    index = mapper.map.geometry().index.cpu().numpy()
-    rows: dict[str, list[np.ndarray]] = {}
-    for box in boxes:
-        frame = recording.frame(recording.names.index(box["frame"]))
-        voxels = voxels_in_box(frame, box["box_xyxy"], options.short_side, options.voxel_size)
-        rows.setdefault(box["label"], []).append(rows_of(index, voxels))
-    result = evaluate(
-        mapper, {label: np.unique(np.concatenate(parts)) for label, parts in rows.items()}
-    )
+    truth = rows_of_boxes(options, recording, boxes, mapper)
+    result = evaluate(mapper, truth)
     print(f"{'label':<18}{'voxels':>7}{'AP':>8}{'chance':>8}")
     for name, row in result["labels"].items():
         ap = "no depth" if row["ap"] is None else f"{row['ap']:.3f}"
@@ -169,7 +178,7 @@ def main() -> int:
     ranked = sum(row["ap"] is not None for row in result["labels"].values())
     print(
         f"\nmAP {result['map']:.3f} over the {ranked} labels with voxels, {result['map_all']:.3f} "
-        f"over all {len(rows)}; "
+        f"over all {len(truth)}; "
         f"chance {result['chance']:.3f}"
     )
     print(

@@ -28,8 +28,8 @@ KEY = "Description"  # of the text in the PNG that tells what was drawn
 PLACES = {
     "ground": (0, 0, 12, 1.0),
     "frames": (0, 1.55, 2.55, 4.6),
-    "voxels": (2.95, 1.55, 2.55, 2.5),
-    "journal": (2.95, 4.55, 2.55, 1.6),
+    "voxels": (2.95, 1.55, 2.55, 2.75),
+    "journal": (2.95, 4.7, 2.55, 1.45),
     "answers": (5.9, 1.55, 2.55, 4.6),
     "language": (8.85, 1.55, 3.15, 1.1),
     "encoders": (8.85, 3.0, 3.15, 1.4),

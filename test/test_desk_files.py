@@ -141,6 +141,18 @@ def test_joined_maps_are_the_map_of_all_frames(tmp_path, capsys):
     assert f"{len(both.map)} voxels" in capsys.readouterr().out
 
 
+def test_a_map_in_a_share_of_its_size(office, tmp_path, capsys):
+    out = tmp_path / "small.radmap"
+    assert run(export, office, "-o", out, "--share", "2") == 0
+    assert "MB instead of" in capsys.readouterr().out
+    assert read_header(out).notes == read_header(office).notes
+    assert run(query, "--map", out, "--json", "red", "blue") == 0
+    red, blue = json.loads(capsys.readouterr().out)["answers"]
+    assert red["found"] and not blue["found"]
+    assert run(export, office, "-o", office) == 1
+    assert "is the map itself" in capsys.readouterr().err
+
+
 def test_what_cannot_be_joined(tmp_path, capsys):
     write_map(tmp_path / "a.radmap", wall(RED, GREEN))
     write_map(tmp_path / "odom.radmap", wall(RED, GREEN), frame_id="odom")

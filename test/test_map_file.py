@@ -18,8 +18,17 @@ from safetensors.torch import save_file
 from small_worlds import assert_same, make_map, random_frame
 
 from radseg_ros.config import LiftConfig, MapConfig
-from radseg_ros.datatypes import MapFileError
-from radseg_ros.voxels.map_file import STAMP_LIMIT_NS, VERSION, MapIdentity, load_map, save_map
+from radseg_ros.datatypes import InputError, MapFileError
+from radseg_ros.voxels import map_file
+from radseg_ros.voxels.map_file import (
+    STAMP_LIMIT_NS,
+    VERSION,
+    MapIdentity,
+    load_map,
+    read_geometry,
+    read_header,
+    save_map,
+)
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 IDENTITY = MapIdentity("radseg:base", "abc123", "siglip2", frame_id="map")
@@ -261,6 +270,106 @@ def test_files_of_earlier_versions_load(path):
 
 def test_there_is_a_file_of_every_version():
     assert {f"v{version + 1}" for version in range(VERSION)} == {p.stem[:2] for p in VERSIONS}
+
+
+def kinds_map(dtype: str = "float32", channels: int = 24, **options) -> VoxelMap:
+    """A map whose vectors are those of a few kinds of things, and some noise."""
+    world = make_map(0.2, channels, dtype=dtype, **options)
+    rng = np.random.default_rng(3)
+    kinds = rng.normal(size=(5, channels)).astype(np.float32)
+    for step in range(3):
+        frame, features = random_frame(rng, stamp_ns=step, channels=channels)
+        which = torch.from_numpy(kinds[rng.integers(0, 5, features.data.shape[1:])])
+        features.data.mul_(0.2).add_(which.permute(2, 0, 1))
+        world.integrate(frame, features)
+    return world
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_in_a_share_of_their_memory(tmp_path, dtype):
+    world = kinds_map(dtype)
+    exact, near, whole = world.snapshot(), [], tmp_path / "whole.radmap"
+    save_map(whole, world, IDENTITY)
+    for share in (4, 8, 16):
+        path = tmp_path / f"{share}.radmap"
+        save_map(path, world, IDENTITY, {"of": "somebody"}, share)
+        loaded, identity = load_map(path, IDENTITY)
+        assert identity == IDENTITY and read_header(path).notes == {"of": "somebody"}
+        assert read_geometry(path)[0].hits.equal(exact.hits)
+        coded = loaded.snapshot()
+        for name in ("index", "hits", "views", "rgb", "first_seen_ns", "last_seen_ns"):
+            assert getattr(coded, name).equal(getattr(exact, name)), name
+        near.append(float(torch.cosine_similarity(coded.features, exact.features).mean()))
+        loaded.integrate(*random_frame(np.random.default_rng(9), channels=24))
+        with safe_open(path, framework="pt") as file:
+            nbytes = file.get_tensor("codes").shape[1]
+            assert 4 * 24 // share - 4 < nbytes <= 4 * 24 // share
+            assert "vectors" not in file.keys()  # noqa: SIM118
+        again = tmp_path / "again.radmap"
+        save_map(again, world, IDENTITY, {"of": "somebody"}, share)
+        assert again.read_bytes() == path.read_bytes()
+    assert near == sorted(near, reverse=True) and near[0] > 0.999 and near[2] > 0.9
+
+
+def test_what_has_no_share_is_refused(tmp_path):
+    path = tmp_path / "a.radmap"
+    for share in (0, -4, 65):
+        with pytest.raises(InputError, match=f"1/{share} of their memory"):
+            save_map(path, some_map(), share=share)
+    with pytest.raises(InputError, match="vectors of 5 numbers"):
+        save_map(path, some_map(), share=16)
+    labelled = make_map(0.2, 2, space="probability", labels=["a", "b"])
+    with pytest.raises(InputError, match="as they are"):
+        save_map(path, labelled, share=4)
+    assert not path.exists()
+    save_map(path, make_map(0.2, 5), share=4)
+    assert not len(load_map(path)[0]), "an empty map is a map"
+
+
+CODED = {
+    "no codec": lambda header, state: state.pop("codec_axes"),
+    "no hits": lambda header, state: state.pop("hits"),
+    "codes of another width": lambda header, state: state.update(
+        codes=state["codes"][:, 1:].contiguous()
+    ),
+    "codes of another number": lambda header, state: state.update(codes=state["codes"][1:]),
+    "codes of another type": lambda header, state: state.update(codes=state["codes"].int()),
+    "codes that are one number": lambda header, state: state.update(codes=state["codes"][0, 0]),
+    "no number": lambda header, state: state["codec_typical"][3].fill_(torch.nan),
+    "too few directions": lambda header, state: state.update(
+        codec_typical=state["codec_typical"][:9]
+    ),
+    "another width": lambda header, state: state.update(
+        codec_typical=torch.cat([state["codec_typical"]] * 2, 1),
+        codec_axes=torch.cat([state["codec_axes"]] * 2, 1),
+    ),
+    "axes for nothing": lambda header, state: state.update(codec_axes=state["codec_axes"][1:]),
+    "a flat book": lambda header, state: state.update(codec_book4=state["codec_book4"].flatten()),
+    "a book of half numbers": lambda header, state: state.update(
+        codec_book4=state["codec_book4"].half()
+    ),
+    "a point": lambda header, state: state.update(codec_typical=state["codec_typical"][0, 0]),
+}
+
+
+@pytest.mark.parametrize("how", CODED)
+def test_codes_that_cannot_be_are_refused(tmp_path, how):
+    path = tmp_path / "a.radmap"
+    save_map(path, kinds_map(), share=8)
+    rewrite(path, CODED[how])
+    with pytest.raises(MapFileError, match="is damaged") as error:
+        load_map(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_few_bytes_do_not_become_all_memory(tmp_path, monkeypatch):
+    path = tmp_path / "a.radmap"
+    save_map(path, kinds_map(), share=16)
+    monkeypatch.setattr(map_file, "ALWAYS_DECODED", 0)
+    load_map(path)
+    monkeypatch.setattr(map_file, "SMALLEST", 15)
+    with pytest.raises(MapFileError, match="more than they can"):
+        load_map(path)
 
 
 def test_a_file_of_another_width_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""radseg-export: write a map as a cloud for other programs: .ply, .pcd or .npz."""
+"""radseg-export: write a map as a cloud for other programs (.ply, .pcd or .npz), or as a map file
+of a fraction of its size (.radmap).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..command import positive, run_command
+from ..datatypes import InputError
 from ..files import prepare_file
 from .mapper_options import add_mapper_options, given_options
 
@@ -41,19 +44,48 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--min-hits", type=positive, default=1, help="leave out voxels of fewer depth pixels"
     )
+    p.add_argument(
+        "--share",
+        type=positive,
+        default=16,
+        metavar="N",
+        help=".radmap: vectors in 1/N of their memory (default: %(default)s; 1 = exact, up to 64)",
+    )
     add_mapper_options(p, "encoder", "checkpoint", "text-embeddings", "device", "threshold")
     return p
 
 
 def command(options: argparse.Namespace) -> int:
-    """Write the cloud -> the exit status."""
+    """Write the file -> the exit status."""
     from ..answers.export import check_format, write_cloud
+    from ..voxels.map_file import SUFFIX
 
+    if options.out.suffix == SUFFIX:
+        return shrink(options.map, options.out, options.share)
     check_format(options.out)
     prepare_file(options.out)
     cloud = cloud_of(options)
     write_cloud(options.out, cloud)
     print(f"{options.out}: {len(cloud)} points, {options.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def shrink(path: Path, out: Path, share: int) -> int:
+    """Write a map file anew, with vectors in 1/share of their memory -> the exit status.
+
+    Raises:
+        MapFileError, InputError: the map cannot be read or written so.
+    """
+    from ..voxels.map_file import load_map, read_header, save_map
+
+    if out.exists() and out.samefile(path):
+        raise InputError(f"{out} is the map itself, which is exact: name another file")
+    notes = read_header(path).notes
+    prepare_file(out)
+    world, identity = load_map(path)
+    save_map(out, world, identity, notes, share)
+    before, after = (each.stat().st_size / 1e6 for each in (path, out))
+    print(f"{out}: {len(world)} voxels, {after:.1f} MB instead of {before:.1f}")
     return 0
 
 

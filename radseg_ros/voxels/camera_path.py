@@ -10,6 +10,7 @@ import numpy as np
 from .map_file import MapHeader
 
 LONGEST = 4096  # positions
+MOST_LEANING = np.cos(np.radians(20))  # of what the images call up, where z is up
 
 
 class CameraPath:
@@ -38,6 +39,20 @@ class CameraPath:
         both.frames, both._step = self.frames + other.frames, max(self._step, other._step)
         both._thin()
         return both
+
+    def moved(self, T_target_source: np.ndarray) -> CameraPath:
+        """The way in another frame, (4, 4) rigid."""
+        there = CameraPath()
+        R, t = T_target_source[:3, :3], T_target_source[:3, 3]
+        positions = np.array(self.positions, np.float64).reshape(-1, 3) @ R.T + t
+        there.positions, there.up = positions.round(3).tolist(), R @ self.up
+        there.frames, there._step = self.frames, self._step
+        return there
+
+    @property
+    def z_up(self) -> bool:
+        """Whether z points up, as far as the cameras tell: they are held upright on average."""
+        return bool(self.up[2] > MOST_LEANING * np.linalg.norm(self.up))
 
     def _thin(self) -> None:
         while len(self.positions) > LONGEST:

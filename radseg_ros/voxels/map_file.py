@@ -7,7 +7,8 @@ It is written and checked by :mod:`.tensor_file`. Metadata ``radmap`` is a JSON 
 options, how much of a recording or of a journal is in it). The tensors are those of
 :meth:`VoxelTable.state`: ``key`` (21 bits per axis), ``hits``, ``views`` (since version 2),
 ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points where float32, the mean
-where float16.
+where float16. In place of ``vectors`` a file may have (since version 3) ``codes`` of their means,
+and the tensors of the codec (:meth:`VectorCodec.state`) that tells what they mean.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ from typing import Any
 
 import torch
 
-from ..config import LiftConfig, MapConfig, from_dict, to_dict
-from ..datatypes import ConfigError, MapFileError, MapGeometry
+from ..config import LABELLED_SPACES, LiftConfig, MapConfig, from_dict, to_dict
+from ..datatypes import ConfigError, InputError, MapFileError, MapGeometry
+from .coding.codec import LEAST_BYTES, VectorCodec, sample_size
 from .index import valid_keys
 from .tensor_file import Kind, check_digests, opened, read_tensors, save_tensors, text_digest
 from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
-VERSION = 2  # earlier ones are read as well
+VERSION = 3  # earlier ones are read as well
 FILE = Kind("radmap", "map file", VERSION)
 MAX_CHANNELS = 65_536
+SMALLEST = 64  # times less than float32 takes: what vectors may be coded in
+ALWAYS_DECODED = 1 << 30  # bytes of vectors, in however few of codes
+_LARGE = ("vectors", "codes")  # nearly all of a file
+_ROWS = 8192  # vectors that are coded at once
 STAMP_LIMIT_NS = 2**31 * 10**9  # seconds of a ROS stamp are an int32
 
 
@@ -84,6 +90,7 @@ def save_map(
     voxel_map: VoxelMap,
     identity: MapIdentity | None = None,
     notes: Mapping[str, Any] | None = None,
+    share: int = 1,
 ) -> None:
     """Write a map. A process that dies meanwhile leaves the old file, or none, in place.
 
@@ -91,14 +98,19 @@ def save_map(
 
     Args:
         notes: what else the file says of the map, as JSON (:class:`MapHeader`).
+        share: write vectors in 1/share of the bytes of float32, up to 1/64: what is read back is
+            near to them (docs/method.md 3.2). 1 = exact.
 
     Raises:
+        InputError: there is no such share, or none of so few numbers.
         MapFileError: the map is damaged, or the file cannot be written; the old one is still
             there.
     """
     path = Path(path)
     state = voxel_map.table.state()
     _check("the map in memory", state, voxel_map.channels, voxel_map.config)
+    if share != 1:
+        state = _coded(voxel_map, state, share)
     header = {
         "identity": dataclasses.asdict(identity or MapIdentity()),
         "map": to_dict(voxel_map.config),
@@ -113,6 +125,30 @@ def save_map(
     except OSError as error:
         reason = error.strerror or error
         raise MapFileError(f"the map cannot be written to {path}: {reason}") from error
+
+
+def _coded(
+    voxel_map: VoxelMap, state: dict[str, torch.Tensor], share: int
+) -> dict[str, torch.Tensor]:
+    """The tensors of a map, with codes in place of vectors."""
+    nbytes = voxel_map.channels * torch.float32.itemsize // share if share else 0
+    if not 1 < share <= SMALLEST or nbytes < LEAST_BYTES:
+        raise InputError(
+            f"vectors of {voxel_map.channels} numbers cannot be written in 1/{share} of their "
+            f"memory: from 1/2 to 1/{SMALLEST}, and at least {LEAST_BYTES} bytes for each"
+        )
+    if voxel_map.config.space in LABELLED_SPACES:
+        raise InputError("probabilities are written as they are: there is no share of them")
+    if not len(voxel_map):
+        return state
+    table, count = voxel_map.table, len(voxel_map)
+    random = torch.Generator().manual_seed(0)  # one map makes one file
+    sample = torch.randperm(count, generator=random)[: sample_size(voxel_map.channels)]
+    codec = VectorCodec.learn(table.means(sample.to(voxel_map.device)), nbytes)
+    rows = torch.arange(count, device=voxel_map.device)
+    codes = torch.cat([codec.encode(table.means(some)) for some in rows.split(_ROWS)])
+    rest = {name: values for name, values in state.items() if name != "vectors"}
+    return {**rest, "codes": codes, **codec.state()}
 
 
 def load_map(
@@ -190,7 +226,7 @@ def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
     path = Path(path)
     with opened(path, FILE) as (file, said):
         header = _understood(path, said)
-        names = [name for name in file.keys() if name != "vectors"]  # noqa: SIM118
+        names = [name for name in file.keys() if name not in _LARGE]  # noqa: SIM118
         state = {name: file.get_tensor(name) for name in names}
         check_digests(path, said, state)
         _complete(said, state)
@@ -240,7 +276,34 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The header and the tensors of a file, as this version has them."""
     header, state = read_tensors(path, FILE)
     _complete(header, state)
+    if "codes" in state and "vectors" not in state:
+        try:
+            state = _decoded(state, _understood(path, header).config)
+        except InputError as error:
+            raise MapFileError(f"{path} is damaged: {error}") from error
     return header, state
+
+
+def _decoded(state: dict[str, torch.Tensor], config: MapConfig) -> dict[str, torch.Tensor]:
+    """Vectors in place of their codes.
+
+    Raises:
+        InputError: the codes, or the codec, cannot be.
+    """
+    codec, codes, hits = VectorCodec.of(state), state["codes"], state.get("hits")
+    if codes.dtype != torch.uint8 or codes.shape[1:] != (codec.nbytes,):
+        raise InputError("its codes do not fit the codec")
+    if hits is None or hits.shape != codes.shape[:1] or hits.dtype != torch.int64:
+        raise InputError("it has no hits for the codes")
+    kind, channels = getattr(torch, config.dtype), codec.typical.shape[1]
+    if 4 * channels * len(codes) > max(SMALLEST * codes.nbytes, ALWAYS_DECODED):
+        raise InputError("its codes stand for more than they can")
+    vectors = torch.empty(len(codes), channels, dtype=kind)
+    for rows in torch.arange(len(codes)).split(_ROWS):
+        means = codec.decode(codes[rows])
+        vectors[rows] = (means * hits[rows, None] if kind == torch.float32 else means).to(kind)
+    rest = {k: v for k, v in state.items() if k != "codes" and not k.startswith("codec_")}
+    return {**rest, "vectors": vectors}
 
 
 def _complete(header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:

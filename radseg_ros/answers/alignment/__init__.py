@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where one map lies in the frame of another."""
