@@ -28,6 +28,8 @@ from radseg_ros.voxels.joining.moving import moved
 from radseg_ros.voxels.map_file import load_map, read_header, save_map
 from radseg_ros.voxels.voxel_map import VoxelMap
 
+pytestmark = pytest.mark.slow  # searches for alignments
+
 VOXEL = 0.1
 
 
@@ -176,7 +178,6 @@ def test_what_is_not_sure_is_refused(a, b, told):
             align(surface(first), surface(second, turned(30, 1, 2, 0)), True)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("open3d")
 def test_z_stays_up_where_both_maps_have_it_up():
     world, fallen = surface(corner()), surface(corner(), turned(20, 0, 0, 0, tip=180))
@@ -260,7 +261,6 @@ def halves(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_two_half_recordings_are_one(halves, tmp_path):
     out = tmp_path / "joined.radmap"
     assert merge.main([str(halves / "a.radmap"), str(halves / "b.radmap"), "-o", str(out)]) == 0
@@ -274,7 +274,6 @@ def test_two_half_recordings_are_one(halves, tmp_path):
     assert_same(joined.snapshot(), whole.snapshot(), 1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("open3d")
 def test_a_half_recording_in_another_frame_finds_its_place(halves, tmp_path):
     T, out = turned(-75, 4, 1, -0.5), tmp_path / "joined.radmap"

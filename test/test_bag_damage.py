@@ -132,6 +132,7 @@ def overwrite(file: Path, at: int, data: bytes) -> None:
         stream.write(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "zstd"])
 @pytest.mark.parametrize(
     "damaged", [[0], [2], [5], [1, 3], [2, 3], [0, 1, 2, 3, 4, 5]], ids=lambda d: str(d)

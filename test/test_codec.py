@@ -30,6 +30,7 @@ def vectors() -> torch.Tensor:
     return things(1500)
 
 
+@pytest.mark.slow
 def test_more_bytes_are_nearer(vectors):
     known, others = vectors.split([1000, 500])
     nearness = []
@@ -42,6 +43,7 @@ def test_more_bytes_are_nearer(vectors):
     assert nearness == sorted(nearness) and nearness[0] > 0.9 and nearness[-1] > 0.9995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nbytes", [2, 10, 30])
 def test_products_are_those_of_what_is_decoded(vectors, nbytes):
     codec = VectorCodec.learn(vectors, nbytes)
@@ -72,6 +74,7 @@ def test_what_is_rare_keeps_its_direction():
     assert cosine_similarity(codec.decode(codec.encode(rare)), rare).min() > 0.97
 
 
+@pytest.mark.slow
 def test_lengths_are_kept_to_a_sixteenth_of_an_octave(vectors):
     codec = VectorCodec.learn(vectors, LEAST_BYTES + CHANNELS)
     for length in (1e-4, 0.3, 1.0, 37.0, 3e4):
@@ -123,6 +126,7 @@ def test_bytes_go_where_they_are_worth_most():
         assert steps == sorted(steps, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_same_vectors_make_the_same_codec(vectors):
     first, second = (VectorCodec.learn(vectors, 16).encode(vectors) for _ in range(2))
     assert torch.equal(first, second)

@@ -138,6 +138,7 @@ def test_the_newest_frame_of_the_nearest_metre_comes_first():
 # A map from which frames are taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_moved_frame_is_as_if_it_had_never_been_elsewhere(seed):
     rng = np.random.default_rng(seed)

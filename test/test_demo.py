@@ -166,6 +166,7 @@ def test_a_program_that_fails_is_named_with_its_last_words(tmp_path):
     assert not program.running
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_is_ended(tmp_path):
     program = Program("the sleeper", tmp_path / "log", "http.server", "0", "--bind", "127.0.0.1")
     with pytest.raises(DemoError, match="did not end within"):

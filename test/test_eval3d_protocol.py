@@ -43,6 +43,7 @@ def test_every_report_states_its_protocol(tmp_path, capsys, recording):
     assert "ignored classes: red wall, blue wall\n" in page
 
 
+@pytest.mark.slow
 def test_diff_says_in_what_two_results_differ(tmp_path, capsys, recording, monkeypatch):
     monkeypatch.setenv("EVAL3D_REVISION", "under test")
     for out, more in {
@@ -94,6 +95,7 @@ def test_results_of_earlier_versions_still_make_a_report(tmp_path, capsys, recor
     assert "ignored classes: unknown" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_maps_from_files_do_not_claim_what_nobody_knows(tmp_path, capsys, recording):
     evaluate(capsys, *oracle(recording, tmp_path / "run", "--save-map", "--limit", 2))
     xyz, labels = world.points(2)

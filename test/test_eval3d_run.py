@@ -140,6 +140,7 @@ def test_scannet_end_to_end(tmp_path, capsys):
     assert found["miou"] >= 0.97 * found["ceiling"]["miou"]
 
 
+@pytest.mark.slow
 def test_semantic_nerf_end_to_end(tmp_path, capsys):
     root = world.write_semantic_nerf(tmp_path / "nerf")
     arguments = [
@@ -163,6 +164,7 @@ def test_semantic_nerf_end_to_end(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_bag_end_to_end_equals_the_folder_of_the_same_frames(tmp_path, capsys, recording):
     bag = world.write_bag(tmp_path / "room")
     xyz, labels = world.points()
@@ -298,6 +300,7 @@ def test_a_scene_that_fails_does_not_stop_the_others(tmp_path, capsys):
     assert metrics_of(tmp_path / "out", "two")["miou"] > 0 and "two" in captured.out
 
 
+@pytest.mark.slow
 def test_hovsg_and_options_of_scoring(tmp_path, capsys, recording):
     evaluate(capsys, *oracle(recording, tmp_path / "r", "--ignore", "red wall"))
     names = {row["name"] for row in metrics_of(tmp_path / "r", "room")["classes"]}
@@ -360,6 +363,7 @@ def test_pictures_show_what_they_should(tmp_path, capsys, recording):
     assert (tmp_path / "again" / "report.html").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 def test_score_a_saved_map_and_arrays(tmp_path, capsys, recording):
     evaluate(capsys, *oracle(recording, tmp_path / "run", "--save-map", "--gt", "lifted"))
     found = metrics_of(tmp_path / "run", "room")

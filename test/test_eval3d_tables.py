@@ -513,6 +513,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
         cosine_of({"encoder": "vision", "options": {"checkpoint": str(tmp_path / "model")}})
 
 
+@pytest.mark.slow
 def test_figure_a2_is_the_mean_over_images(tmp_path, capsys, monkeypatch):
     vision_folder("clip", tmp_path / "clip")
     measure, _ = cosine_of({"encoder": "vision", "options": {"checkpoint": tmp_path / "clip"}})

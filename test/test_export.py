@@ -58,6 +58,7 @@ def open3d():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ply", ".pcd"])
 @pytest.mark.parametrize("limit", [0, 300, 1200])
 def test_a_file_that_cannot_grow_is_no_cloud(tmp_path, open3d, suffix, limit):

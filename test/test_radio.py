@@ -100,6 +100,7 @@ def test_sizes_come_from_the_tensors(tmp_path, width, depth, heads):
     assert language(path).shape == (24, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "heads"), [(128, 2), (1152, 16), (1280, 16)])
 def test_heads_follow_from_the_width_when_the_options_do_not_say(tmp_path, width, heads):
     path = radio_files.write_small(
@@ -340,6 +341,7 @@ def test_contents_of_other_types_are_refused_or_used(small, tmp_path):
         used_or_refused(path, number)
 
 
+@pytest.mark.slow
 def test_json_of_folders_is_refused_or_used(small, tmp_path):
     folder = radio_files.as_folder(small, tmp_path / "hf", shards=2)
     for name in ("config.json", "model.safetensors.index.json"):
@@ -365,6 +367,7 @@ def test_an_index_does_not_lead_out_of_its_folder(small, tmp_path):
         read_checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_damaged_bytes_are_refused_or_used(small, tmp_path):
     folder = radio_files.as_folder(small, tmp_path / "hf")
     for source, path in (

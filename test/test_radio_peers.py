@@ -459,6 +459,7 @@ def test_names_keep_maps_apart(small):
     assert labelled.name == encoder_of(small).name + "-resradio-sfr"
 
 
+@pytest.mark.slow
 def test_aggregation_is_of_radseg_unless_it_is_asked_for(small):
     rgb = np.random.default_rng(9).random((64, 96, 3), np.float32)
 

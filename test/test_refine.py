@@ -246,6 +246,7 @@ def test_every_region_kept_leaves_no_coarse_probability_inside_a_mask(
     assert torch.equal(refined.best, label_map(refined.probabilities))
 
 
+@pytest.mark.slow
 def test_a_hundred_small_regions_of_one_class(sam: SamDecoder, embedding: torch.Tensor) -> None:
     y, x = torch.meshgrid(torch.arange(160), torch.arange(160), indexing="ij")
     dots = (y % 16 < 8) & (x % 16 < 8)
@@ -357,6 +358,7 @@ def test_a_map_of_probabilities_holds_refined_masks(
     assert mapper.identity().encoder.endswith("-sam")
 
 
+@pytest.mark.slow
 def test_segment_shows_coarse_and_refined(
     encoder: Encoder, refiner: Refiner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

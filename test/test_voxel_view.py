@@ -38,6 +38,7 @@ def test_faces_are_told_apart():
     assert top > 0.95 * GREEN[1] and top > front + 9 > side + 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_scene_of_few_voxels_makes_a_small_picture(count):
     view = View(scene(np.arange(3 * count).reshape(count, 3) * VOXEL), 30, 40)
@@ -48,6 +49,7 @@ def test_a_scene_of_few_voxels_makes_a_small_picture(count):
     assert image.size == (view.size[1] // OVERSAMPLING, view.size[0] // OVERSAMPLING)
 
 
+@pytest.mark.slow
 def test_without_normals_a_wall_has_no_back():
     wall = [[0, y * VOXEL, z * VOXEL] for y in range(9) for z in range(9)]
     towards = scene(wall, normals=np.tile([1.0, 0, 0], (81, 1)))
@@ -65,6 +67,7 @@ def test_up_is_up_and_nothing_is_mirrored(up):
     assert np.linalg.det(rotation) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_one_looks_into_a_room_from_above():
     """A floor, and a ceiling that is left out."""
     x, y = (axis.ravel() * VOXEL for axis in np.mgrid[:20, :20])
