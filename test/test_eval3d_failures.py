@@ -339,6 +339,8 @@ def test_processes_do_not_outlive_the_one_that_started_them(tmp_path, end):
     parent = subprocess.Popen(
         [sys.executable, "parent.py"], cwd=tmp_path, start_new_session=True,
         env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
+        # who runs the tests in the background may ignore Ctrl-C, and all its children with it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         limit = time.monotonic() + 60
