@@ -43,17 +43,6 @@ def test_more_bytes_are_nearer(vectors):
     assert nearness == sorted(nearness) and nearness[0] > 0.9 and nearness[-1] > 0.9995
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nbytes", [2, 10, 30])
-def test_products_are_those_of_what_is_decoded(vectors, nbytes):
-    codec = VectorCodec.learn(vectors, nbytes)
-    codes, wanted = codec.encode(vectors), normalize(things(5, seed=1), dim=1)
-    back = codec.decode(codes)
-    length = 2 ** ((codes[:, 0].float() - 128) / 8)
-    expected = back / length[:, None] @ wanted.T
-    torch.testing.assert_close(codec.products(codes, wanted), expected, atol=2e-6, rtol=0)
-
-
 def test_a_code_does_not_depend_on_its_neighbours(vectors):
     codec = VectorCodec.learn(vectors, 12)
     codes = codec.encode(vectors[:50])
@@ -62,7 +51,6 @@ def test_a_code_does_not_depend_on_its_neighbours(vectors):
         torch.testing.assert_close(codec.decode(codes[i : i + 1])[0], codec.decode(codes)[i])
     assert codec.encode(vectors[:0]).shape == (0, 12)
     assert codec.decode(codes[:0]).shape == (0, CHANNELS)
-    assert codec.products(codes[:0], vectors[:3]).shape == (0, 3)
 
 
 def test_what_is_rare_keeps_its_direction():
@@ -83,7 +71,7 @@ def test_lengths_are_kept_to_a_sixteenth_of_an_octave(vectors):
         assert 2 ** (-1 / 16) - 0.01 < back.min() and back.max() < 2 ** (1 / 16) + 0.01
     nothing = torch.zeros(3, CHANNELS)
     codes = codec.encode(nothing)
-    assert not codec.decode(codes).any() and not codec.products(codes, vectors[:2]).any()
+    assert not codec.decode(codes).any()
     for length in (1e-8, 1e15):  # out of range: the nearest length that can be said
         back = codec.decode(codec.encode(normalize(vectors[:9], dim=1) * length))
         assert back.isfinite().all() and cosine_similarity(back, vectors[:9]).min() > 0.999

@@ -8,8 +8,8 @@ Vector Quantization and Signal Compression, 1992, chapters 8 and 12: transform c
 bits, product codes). Axes alone would serve walls and floors, which make most of a map, and lose
 what is rare in it; a typical direction costs what is rare no more than what is common.
 
-What is decoded is the mean of all that has the same code. So it is a little shorter than the
-vector, and its products with others, not its cosines, are the best estimates of theirs.
+What is decoded is the mean of all that has the same code, so it is a little shorter than the
+vector.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch.nn.functional import embedding_bag, normalize, pad
+from torch.nn.functional import normalize, pad
 
 from ...datatypes import InputError
 from ..tensors import take
@@ -133,20 +133,6 @@ class VectorCodec:
             byte += len(book)
         unit = torch.addmm(take(self.typical, codes[1]), torch.cat(parts, 1), self.axes)
         return unit * _lengths(codes[0])[:, None]
-
-    def products(self, codes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(n, W) codes and (Q, C) vectors -> (n, Q) products with the direction of each vector.
-
-        Those of unit length give cosines; what has no length gives 0. Nothing is decoded: for each
-        byte and value of it the product is there before.
-        """
-        table = [self.typical @ wanted.T]
-        for book, first, last in self._places():
-            axes = (self.axes[first:last] @ wanted.T).view(len(book), book.shape[2], len(wanted))
-            table.append((book @ axes).flatten(0, 1))
-        base = WORDS * torch.arange(self.nbytes - 1, device=codes.device, dtype=torch.int32)
-        found = embedding_bag(codes[:, 1:].int() + base, torch.cat(table), mode="sum")
-        return found.mul_((codes[:, :1] > 0).float())
 
     def _places(self) -> Iterator[tuple[torch.Tensor, int, int]]:
         """Books, and the axes (first, last) that they are for."""
