@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from radseg_ros.command import complain, positive, run_command
+from radseg_ros.command import add_workers, complain, run_command
 
 from .report.difference import add_diff, command_diff
 from .tables.command import add_table, command_table
@@ -173,15 +173,7 @@ def _options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> 
 
 
 def _execution(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--jobs", type=positive, default=1, help="scenes at the same time on this machine"
-    )
-    parser.add_argument(
-        "--cluster",
-        default="",
-        metavar="ADDRESS",
-        help="Dask scheduler, e.g. tcp://host:8786, or local:2",
-    )
+    add_workers(parser, "scenes")
     parser.add_argument(
         "--save-map", action="store_true", help="keep the map of each scene (map.radmap)"
     )

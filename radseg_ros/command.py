@@ -50,6 +50,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--jobs`` and ``--cluster``: who does the work, of which ``what`` is one piece (plural)."""
+    parser.add_argument(
+        "--jobs", type=positive, default=1, help=f"{what} at the same time on this machine"
+    )
+    parser.add_argument(
+        "--cluster",
+        default="",
+        metavar="ADDRESS",
+        help="Dask scheduler, e.g. tcp://host:8786, or local:2",
+    )
+
+
 def fraction(text: str) -> float:
     """A number in 0..1, for argparse."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radseg_ros.command import positive
+from radseg_ros.command import add_workers, positive
 from radseg_ros.datatypes import ConfigError
 
 from .published import TABLES, Table, load_table
@@ -69,15 +69,7 @@ def add_table(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=positive, default=0, help="of one piece of work (the cores, 8 at most)"
     )
-    parser.add_argument(
-        "--jobs", type=positive, default=1, help="pieces at the same time on this machine"
-    )
-    parser.add_argument(
-        "--cluster",
-        default="",
-        metavar="ADDRESS",
-        help="Dask scheduler, e.g. tcp://host:8786, or local:2",
-    )
+    add_workers(parser, "pieces")
     parser.add_argument(
         "--out", type=Path, help="folder of the results; what is there is not repeated"
     )
