@@ -78,6 +78,7 @@ def gemm_rate(
 ) -> float:
     """FLOPs a second of the network's own linear layers, as bare products of their shapes."""
     flops = seconds = 0.0
+    repeats = 4 if device.type == "cuda" else 1  # so that nobody waits for a launch
     for inputs, outputs in network.products():
         left = torch.randn(tokens, inputs, device=device).to(dtype)
         right = torch.randn(inputs, outputs, device=device).to(dtype)
@@ -86,9 +87,9 @@ def gemm_rate(
         def product(
             left: torch.Tensor = left, right: torch.Tensor = right, out: torch.Tensor = out
         ) -> None:
-            for _ in range(4):  # so that nobody waits for a launch
+            for _ in range(repeats):
                 torch.mm(left, right, out=out)
 
-        seconds += measure.median_seconds(product, device, rounds) / 4
+        seconds += measure.median_seconds(product, device, rounds) / repeats
         flops += 2.0 * tokens * inputs * outputs
     return flops / seconds
