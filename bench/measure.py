@@ -38,6 +38,22 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def median_seconds(
+    work: Callable[[], object], device: Any, rounds: int = 10, warm: int = 3
+) -> float:
+    """Median wall time of one call, until the device (a ``torch.device``) has done it."""
+    import torch
+
+    def done() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(warm):
+        done()
+    return statistics.median(seconds(done) for _ in range(rounds))
+
+
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:
     """What each side takes. Who calls has run each once before, so that everything is loaded."""
     runs: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}

@@ -64,6 +64,7 @@ class RadsegEncoder:
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device, "radseg.device")
         self.dtype = number_type(config.dtype, self.device)
+        self.coarse_head = self.dtype == torch.float32  # others are coarse already
         path = find_radio(config.checkpoint, config.offline)
         with border(path, "a RADIO checkpoint", CheckpointError):
             checkpoint = read_checkpoint(path)
