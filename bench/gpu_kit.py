@@ -287,6 +287,7 @@ class Bench:
     def in_preset(self, encoder: RadsegEncoder, preset: str) -> RadsegEncoder:
         """The same network with other windows."""
         encoder.crop, encoder.stride = self.windows[preset]
+        encoder._whole.forget()  # the GPU has recorded the other ones
         return encoder
 
     def _texts(self, dimensions: int) -> Path:
