@@ -36,6 +36,7 @@ from .windows import corners, resized, stitch
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}
 VECTORS_AT_ONCE = 16384  # rows that go through a head at once
+See = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, H, W) -> (B, C, H / patch, W / patch)
 
 
 class RadsegEncoder:
@@ -177,11 +178,31 @@ class RadsegEncoder:
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 
     @torch.no_grad()
-    def _encode(self, rgb: np.ndarray, see: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMap:
+    def _encode(self, rgb: np.ndarray, see: See) -> FeatureMap:
+        return FeatureMap(self.features(self.image(rgb), see))
+
+    def image(self, rgb: np.ndarray) -> torch.Tensor:
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> (3, h, w) float32 in [0, 1] on ``device``,
+        of the size at which the network sees it.
+        """
         image = image_tensor(rgb, self.device)
         size = resized(image.shape[1:], self.crop, self.stride, self.patch)
-        if size != tuple(image.shape[1:]):
-            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        if size == tuple(image.shape[1:]):
+            return image
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    def features(self, image: torch.Tensor, see: See, at_once: int = 0) -> torch.Tensor:
+        """Windows and SCGA.
+
+        Args:
+            image: (3, H, W) as :meth:`image` gives it.
+            see: what a window is seen by.
+            at_once: windows in a batch; 0 = as many as the device likes.
+
+        Returns:
+            (C, H / patch, W / patch) float32.
+        """
+        size = image.shape[1:]
         places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
         if len(places) == 1:
             features = see(image[None])[0]
@@ -189,24 +210,24 @@ class RadsegEncoder:
             patch = self.patch
             empty = image.new_zeros(self.channels, size[0] // patch, size[1] // patch)
             features = stitch(
-                self._windows(image, places, see),
+                self._windows(image, places, see, at_once or WINDOWS_AT_ONCE[self.device.type]),
                 [(y // patch, x // patch) for y, x in places],
                 empty,
             )
         scga = self.config.aggregation()
         if scga == "always" or (scga == "multi_window" and len(places) > 1):
             features = aggregate(features, self.config.tau_scga)
-        return FeatureMap(features)
+        return features
 
     def _windows(
         self,
         image: torch.Tensor,
         places: Sequence[tuple[int, int]],
-        see: Callable[[torch.Tensor], torch.Tensor],
+        see: See,
+        at_once: int,
     ) -> Iterator[torch.Tensor]:
         """The (C, crop / patch, crop / patch) features of each window of (3, H, W)."""
         side = self.crop
-        at_once = WINDOWS_AT_ONCE[self.device.type]
         for start in range(0, len(places), at_once):
             some = [
                 image[:, y : y + side, x : x + side] for y, x in places[start : start + at_once]
