@@ -21,8 +21,8 @@ ROS = {
     "visualization_msgs",
 }  # fmt: skip
 HEAVY = {
-    "cv2", "matplotlib", "open3d", "sentence_transformers", "skimage", "sklearn", "transformers",
-    "viser",
+    "cv2", "matplotlib", "onnxruntime", "onnxscript", "open3d", "sentence_transformers", "skimage",
+    "sklearn", "transformers", "viser",
 }  # fmt: skip
 LONGEST_LINE, FULLEST_FOLDER = 100, 14
 
@@ -210,6 +210,7 @@ def test_no_pickle_hub_or_remote_code():
         "radseg_ros.ros.query_client",
         "radseg_ros.ros.player",
         "radseg_ros.cli.text",
+        "radseg_ros.cli.onnx",
         "radseg_ros.cli.segment",
         "radseg_ros.cli.map",
         "radseg_ros.cli.query",

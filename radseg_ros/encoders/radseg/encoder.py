@@ -86,7 +86,7 @@ class RadsegEncoder:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
         float32.
         """
-        return self._encode(rgb, partial(self._see, plainly=not self.config.scra))
+        return self._encode(rgb)
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -178,7 +178,7 @@ class RadsegEncoder:
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 
     @torch.no_grad()
-    def _encode(self, rgb: np.ndarray, see: See) -> FeatureMap:
+    def _encode(self, rgb: np.ndarray, see: See | None = None) -> FeatureMap:
         return FeatureMap(self.features(self.image(rgb), see))
 
     def image(self, rgb: np.ndarray) -> torch.Tensor:
@@ -191,17 +191,20 @@ class RadsegEncoder:
             return image
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    def features(self, image: torch.Tensor, see: See, at_once: int = 0) -> torch.Tensor:
+    def features(
+        self, image: torch.Tensor, see: See | None = None, at_once: int = 0
+    ) -> torch.Tensor:
         """Windows and SCGA.
 
         Args:
             image: (3, H, W) as :meth:`image` gives it.
-            see: what a window is seen by.
+            see: what a window is seen by; None = the network with the encoder's attention.
             at_once: windows in a batch; 0 = as many as the device likes.
 
         Returns:
             (C, H / patch, W / patch) float32.
         """
+        see = see or partial(self._see, plainly=not self.config.scra)
         size = image.shape[1:]
         places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
         if len(places) == 1:
