@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional as F
 
 BLOCK_ELEMENTS = {
-    "cpu": 1 << 22,
+    "cpu": 1 << 20,  # so that a block stays in the cache
     "cuda": 1 << 24,
     "mps": 1 << 22,
-}  # entries of S at once: 16, 64, 16 MiB of float32
+}  # entries of S at once: 4, 64, 16 MiB of float32
 
 
 def correlate(
@@ -53,7 +53,8 @@ def correlate(
             if mean is not None:
                 scores -= tau * mean[some]
             scores.diagonal(start, 1, 2).clamp_(min=0.0)
-            scores.masked_fill_(scores < 0, -math.inf)
+            # keeps what is larger, in one pass: a mask of its own takes three on a CPU
+            F.threshold(scores, -torch.finfo(scores.dtype).tiny, -math.inf, inplace=True)
             out[some, block] = scores.softmax(-1) @ flat_values[some]
     return out.view_as(values)
 
