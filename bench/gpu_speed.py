@@ -97,7 +97,8 @@ def _encode(
     sides = (encoder.crop, encoder.crop) if encoder.crop else whole
     patches, total = (h * w // network.patch**2 for h, w in (sides, whole))
     tokens = images * (patches + network.prefix)
-    rate = floors.gemm_rate(network, tokens, encoder.dtype, bench.device, bench.rounds)
+    limit = 0.1 if bench.quick else 1.0
+    rate = floors.gemm_rate(network, tokens, encoder.dtype, bench.device, limit)
     flops = network.encode_flops(images, patches, total)
     dtype = str(encoder.dtype).removeprefix("torch.")
     table.row(
@@ -212,11 +213,14 @@ def questions(bench: gpu_kit.Bench, turn: Turn) -> dict[str, float]:
         step = mapper.changes(step, labels).step
 
     for name, work in (("question", ask), ("cloud", show)):
-        mapper.view.clear()
-        took[f"{name}, first"] = bench.once(work)
+        for _ in range(2):  # on a GPU the very first chooses kernels
+            if took.get(f"{name}, first", 0.0) < gpu_kit.LONGEST:
+                mapper.view.clear()
+                step = -1
+                took[f"{name}, first"] = bench.once(work)
         took[f"{name}, repeated"] = bench.seconds(work)
-        after = []
-        for _ in range(bench.rounds):
+        after: list[float] = []
+        while len(after) < bench.rounds and sum(after) < gpu_kit.LONGEST:
             turn.fuse()
             after.append(bench.once(work))
         took[f"{name}, after a frame"] = statistics.median(after)

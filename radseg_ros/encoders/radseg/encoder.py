@@ -48,7 +48,7 @@ class RadsegEncoder:
     """
 
     logit_scale: float = 100.0
-    coarse_head = True
+    coarse_head: bool  # see Encoder
     background: tuple[str, ...] = BACKGROUND
 
     def __init__(self, config: RadsegConfig) -> None:
