@@ -25,6 +25,9 @@ from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 
+pytestmark = pytest.mark.usefixtures("device")
+
+
 def observed(seed: int, **options):
     return random_frame(np.random.default_rng(seed), **options)
 
