@@ -271,9 +271,10 @@ class Bench:
         return path
 
     def encoder(
-        self, model: str, dtype: str = "float32", device: str = "", **options: Any
+        self, model: str, dtype: str, preset: str = "", device: str = "", **options: Any
     ) -> RadsegEncoder:
-        """An encoder that knows ``LABELS``; in a preset by ``options`` crop and stride."""
+        """An encoder that knows ``LABELS``, with the windows of a preset or of ``options``."""
+        windows = dict(zip(("crop", "stride"), self.windows.get(preset, ()), strict=False))
         return RadsegEncoder(
             RadsegConfig(
                 checkpoint=str(self.checkpoint(model)),
@@ -281,14 +282,9 @@ class Bench:
                 device=device or str(self.device),
                 text_embeddings=[str(self._texts(48 if model == "tiny" else 1152))],
                 offline=True,
-                **options,
+                **(windows | options),
             )
         )
-
-    def in_preset(self, encoder: RadsegEncoder, preset: str) -> RadsegEncoder:
-        """The same network with other windows."""
-        encoder.crop, encoder.stride = self.windows[preset]
-        return encoder
 
     def _texts(self, dimensions: int) -> Path:
         path = self.folder / f"texts{dimensions}.npz"

@@ -22,10 +22,9 @@ from radseg_ros.encoders.radseg.correlation import aggregate
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
 from radseg_ros.encoders.radseg.windows import corners, resized
 from radseg_ros.frames.decode import make_frame
-from radseg_ros.geometry import resize_frame
+from radseg_ros.geometry import DeviceFrame, frame_on
 from radseg_ros.live_map import LiveMap
-from radseg_ros.mapper import Mapper
-from radseg_ros.voxels.lift import lift
+from radseg_ros.mapper import Mapper, Prepared
 
 ENCODER_GOAL = 1.6  # times the floor: a single pass in half precision
 FUSE_GOAL, FUSE_LEAST = 3.0, 2e-3  # times the floor, or s, whichever is larger
@@ -33,6 +32,9 @@ FRAMES_GOAL = 10.0  # frames a second, preset balanced, 640x864
 TURN = 12  # frames of a room
 GROWTH = (50_000, 500_000, 2_000_000)  # voxels
 ALMOST = 0.15  # by how much of itself a time may grow that is called flat
+
+
+Seen = tuple[Frame | DeviceFrame, FeatureMap]
 
 
 def mapper_of(encoder: RadsegEncoder, size: gpu_kit.Size, **options: Any) -> Mapper:
@@ -69,10 +71,12 @@ def _encoders(bench: gpu_kit.Bench) -> None:
             if not bench.time_for(what):
                 continue
             with bench.attempt(what):
-                encoder = bench.encoder(model, dtype)
-                for size in bench.sizes:
-                    for preset in bench.windows:
-                        if bench.time_for(f"{what} {size} {preset}"):
+                for preset in bench.windows:
+                    if not bench.time_for(f"{what} {preset}"):
+                        continue
+                    encoder = bench.encoder(model, dtype, preset)
+                    for size in bench.sizes:
+                        if bench.time_for(f"{what} {preset} {size}"):
                             _encode(bench, table, model, encoder, size, preset, "eager")
 
 
@@ -86,7 +90,7 @@ def _encode(
     run: str,
 ) -> None:
     """One row: encoding an image, beside what its products alone would take."""
-    encoder, rgb = bench.in_preset(encoder, preset), size.frame(0).rgb
+    rgb = size.frame(0).rgb
     features = encoder.encode(rgb).data
     took = bench.seconds(lambda: encoder.encode(rgb))
     scga = bench.seconds(lambda: aggregate(features, encoder.config.tau_scga))
@@ -118,9 +122,10 @@ def _compiled(bench: gpu_kit.Bench) -> None:
     if bench.quick or not bench.time_for(what, 90.0):
         return
     with bench.attempt(what):
-        table, encoder = _encoder_table(bench), bench.encoder(model, dtype, compile=True)
+        table = _encoder_table(bench)
         for preset in ("fast", "balanced"):
             if bench.time_for(f"{what} {preset}", 45.0):
+                encoder = bench.encoder(model, dtype, preset, compile=True)
                 _encode(bench, table, model, encoder, size, preset, "compiled")
 
 
@@ -136,7 +141,7 @@ def _images(bench: gpu_kit.Bench) -> None:
             )
             table.row(camera=camera, working_size=str(size), stage=f"decode, {kind}", ms=1e3 * took)
         frame = size.seen(0)
-        took = bench.seconds(lambda f=frame, s=size: resize_frame(f, s.height))  # type: ignore
+        took = bench.seconds(lambda f=frame, s=size: frame_on(bench.device, f, s.height))  # type: ignore
         table.row(camera=camera, working_size=str(size), stage="resize", ms=1e3 * took)
 
 
@@ -148,7 +153,7 @@ def _map_stages(bench: gpu_kit.Bench) -> None:
     )  # fmt: skip
     for model in bench.models:
         with bench.attempt(f"map of {model}"):
-            encoder = bench.in_preset(bench.encoder(model, bench.dtype_names()[0]), "fast")
+            encoder = bench.encoder(model, bench.dtype_names()[0], "fast")
             for size in bench.sizes:
                 if bench.time_for(f"map of {model} at {size}"):
                     _map_of_size(bench, table, encoder, size)
@@ -158,27 +163,26 @@ def _map_of_size(
     bench: gpu_kit.Bench, table: gpu_kit.Table, encoder: RadsegEncoder, size: gpu_kit.Size
 ) -> None:
     mapper = mapper_of(encoder, size)
-    prepared = [mapper.prepare(size.seen(step)) for step in range(2 if bench.quick else TURN)]
-    for frame, features in prepared:
-        stats = mapper.fuse(frame, features)
-    frame, features = prepared[-1]
-    hw = features.data.shape[1:]
+    seen = [mapper.see(size.seen(step)) for step in range(2 if bench.quick else TURN)]
+    for one in seen:
+        stats = mapper.fuse(mapper.lifted(*one))
+    hw = seen[-1][1].data.shape[1:]
     floor = floors.map_update_bytes(
         size.height * size.width, hw[0] * hw[1], stats.voxels, encoder.channels
     )
     least = floor / bench.copy_rate
     row = {"size": str(size), "channels": encoder.channels, "voxels": len(mapper.map)}
 
-    def one(stage: str, work: Callable[[], object], **more: float) -> float:
+    def measured(stage: str, work: Callable[[], object], **more: float) -> float:
         took, memory = bench.seconds(work), bench.mebibytes(work)
         ratio = {"ratio": took / more["floor"]} if "floor" in more else {}
         ms = {f"{name}_ms": 1e3 * value for name, value in more.items()}
         table.row(**row, stage=stage, ms=1e3 * took, MiB=memory, **ms, **ratio)
         return took
 
-    one("lift", lambda: lift(frame, (hw[0], hw[1]), 0.05, None, bench.device))
-    turn = Turn(mapper, prepared)
-    took = one("lift and fuse", turn.fuse, floor=least)
+    turn = Turn(mapper, seen)
+    measured("lift", turn.lift)
+    took = measured("lift and fuse", turn.fuse, floor=least)
     bench.goal(
         f"{size} {encoder.channels}: lift and fuse, s", took, max(FUSE_GOAL * least, FUSE_LEAST)
     )
@@ -187,15 +191,19 @@ def _map_of_size(
 
 
 class Turn:
-    """Frames that come round again and again."""
+    """Frames at the working size that come round again and again."""
 
-    def __init__(self, mapper: Mapper, prepared: list[tuple[Frame, FeatureMap]]) -> None:
-        self.mapper, self._prepared, self._next = mapper, prepared, 0
+    def __init__(self, mapper: Mapper, seen: list[tuple[Frame | DeviceFrame, FeatureMap]]) -> None:
+        self.mapper, self._seen, self._next = mapper, seen, 0
+
+    def lift(self) -> Prepared:
+        """The next one, ready for the map."""
+        self._next += 1
+        return self.mapper.lifted(*self._seen[self._next % len(self._seen)])
 
     def fuse(self) -> None:
         """The next one goes into the map."""
-        self.mapper.fuse(*self._prepared[self._next % len(self._prepared)])
-        self._next += 1
+        self.mapper.fuse(self.lift())
 
 
 def questions(bench: gpu_kit.Bench, turn: Turn) -> dict[str, float]:
@@ -241,10 +249,12 @@ def frames(bench: gpu_kit.Bench) -> None:
             if not bench.time_for(f"{model} {dtype}"):
                 continue
             with bench.attempt(f"{model} {dtype}"):
-                encoder = bench.encoder(model, dtype)
-                for size in bench.sizes:
-                    for preset in ("balanced", "fast", "paper"):
-                        if bench.time_for(f"{model} {dtype} {size} {preset}"):
+                for preset in ("balanced", "fast", "paper"):
+                    if not bench.time_for(f"{model} {dtype} {preset}"):
+                        continue
+                    encoder = bench.encoder(model, dtype, preset)
+                    for size in bench.sizes:
+                        if bench.time_for(f"{model} {dtype} {preset} {size}"):
                             _frames(bench, table, (model, dtype, preset), encoder, size)
 
 
@@ -258,7 +268,7 @@ def _frames(
     model, dtype, preset = names
     ways = {"Mapper.integrate": integrated, "messages to LiveMap": lived}
     for way, run in ways.items():
-        mapper = mapper_of(bench.in_preset(encoder, preset), size)
+        mapper = mapper_of(encoder, size)
         count, seconds = run(bench, mapper, size)
         table.row(
             network=model, size=str(size), preset=preset, type=dtype, way=way, frames=count,
@@ -373,7 +383,7 @@ def growth(bench: gpu_kit.Bench) -> None:
     """Frames, questions and clouds while the map grows, room by room."""
     table = bench.table(voxels="d", stage="s", ms=".2f", against_the_smallest=".2f", map_MiB=".0f")
     model, dtype, size = bench.models[0], bench.dtype_names()[0], bench.sizes[0]
-    mapper = mapper_of(bench.in_preset(bench.encoder(model, dtype), "fast"), size)
+    mapper = mapper_of(bench.encoder(model, dtype, "fast"), size)
     network, random = gpu_kit.NETWORKS[model], torch.Generator().manual_seed(0)
     shape = (network.width, size.height // network.patch, size.width // network.patch)
     features = FeatureMap(torch.randn(shape, generator=random).to(bench.device))
@@ -385,7 +395,7 @@ def growth(bench: gpu_kit.Bench) -> None:
             continue
         while len(mapper.map) < target:
             for step in range(1 if bench.quick else TURN):
-                mapper.fuse(size.frame(step, room), features)
+                mapper.fuse(mapper.lifted(size.frame(step, room), features))
             room += 1
         took = _at_size(bench, mapper, size, features, room)
         room, voxels = room + 1, len(mapper.map)
@@ -412,7 +422,7 @@ def _at_size(
     mapper.view.clear()  # questions of before keep nothing up to date meanwhile
     took = {"a frame, known room": bench.seconds(turn.fuse)}
     took["a frame, new room"] = statistics.median(
-        bench.once(lambda one=one: mapper.fuse(*one))  # type: ignore
+        bench.once(lambda one=one: mapper.fuse(mapper.lifted(*one)))  # type: ignore
         for one in new
     )
     return took | questions(bench, turn)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,7 +20,12 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_HOST = {"tolist", "item", "__int__", "__float__", "__bool__", "__index__", "__format__"}
-COPIES = {"copy_", "__setitem__", "__getitem__", "index_put_"}  # index by tensors of the host as well
+COPIES = {
+    "copy_",
+    "__setitem__",
+    "__getitem__",
+    "index_put_",
+}  # index by tensors of the host as well
 
 
 class Remote(torch.Tensor):
@@ -47,6 +53,7 @@ def _is_getter(function: Any) -> bool:
 def _answer(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """What a call gives that has to do with the GPU, or may have."""
     name = _name(function)
+    kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
     given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     remote = [x for x in given if isinstance(x, Remote)]
     device, args, kwargs = _asked_device(name, args, kwargs)
@@ -97,6 +104,32 @@ def _far(value: Any) -> Any:
     return value.as_subclass(Remote) if isinstance(value, torch.Tensor) else value
 
 
+class _Nothing:
+    """Stands for streams and events: everything is done in its turn."""
+
+    device = CUDA
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self
+
+
+def _no_graph() -> None:
+    raise RuntimeError("a pretended GPU records nothing")
+
+
+STAND_INS = {
+    "Stream": _Nothing,
+    "current_stream": _Nothing,
+    "stream": lambda stream: contextlib.nullcontext(),
+    "CUDAGraph": _no_graph,
+    "get_device_capability": lambda device=None: (8, 0),
+    "synchronize": lambda device=None: None,
+}
+
+
 class _Requests(TorchFunctionMode):
     """Calls that ask for the device are answered before torch looks for a driver."""
 
@@ -109,10 +142,11 @@ class _Requests(TorchFunctionMode):
 @contextlib.contextmanager
 def pretend() -> Iterator[torch.device]:
     """While the block runs there is a device ``cuda``."""
-    kept = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        with _Requests():
-            yield CUDA
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(kept)
+    with contextlib.ExitStack() as undo:
+        convert = torch.__future__.set_overwrite_module_params_on_conversion
+        undo.callback(convert, torch.__future__.get_overwrite_module_params_on_conversion())
+        convert(True)
+        for name, stand_in in STAND_INS.items():
+            undo.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        undo.enter_context(_Requests())
+        yield CUDA

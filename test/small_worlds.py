@@ -135,10 +135,7 @@ def rows(snapshot) -> dict[tuple[int, ...], np.ndarray]:
         ],
         1,
     )
-    return {
-        tuple(index): row
-        for index, row in zip(snapshot.index.tolist(), values, strict=True)
-    }
+    return {tuple(index): row for index, row in zip(snapshot.index.tolist(), values, strict=True)}
 
 
 def assert_equal(snapshot, reference: DictionaryMap, tolerance: float = 1e-4) -> None:
