@@ -270,11 +270,8 @@ class Bench:
             )
         return path
 
-    def encoder(
-        self, model: str, dtype: str, preset: str = "", device: str = "", **options: Any
-    ) -> RadsegEncoder:
-        """An encoder that knows ``LABELS``, with the windows of a preset or of ``options``."""
-        windows = dict(zip(("crop", "stride"), self.windows.get(preset, ()), strict=False))
+    def encoder(self, model: str, dtype: str, device: str = "", **options: Any) -> RadsegEncoder:
+        """An encoder that knows ``LABELS``."""
         return RadsegEncoder(
             RadsegConfig(
                 checkpoint=str(self.checkpoint(model)),
@@ -282,9 +279,15 @@ class Bench:
                 device=device or str(self.device),
                 text_embeddings=[str(self._texts(48 if model == "tiny" else 1152))],
                 offline=True,
-                **(windows | options),
+                **options,
             )
         )
+
+    def in_preset(self, encoder: RadsegEncoder, preset: str) -> RadsegEncoder:
+        """The same network with other windows."""
+        encoder.crop, encoder.stride = self.windows[preset]
+        encoder._whole.forget()  # the GPU has recorded the other ones
+        return encoder
 
     def _texts(self, dimensions: int) -> Path:
         path = self.folder / f"texts{dimensions}.npz"

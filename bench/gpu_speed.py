@@ -71,10 +71,9 @@ def _encoders(bench: gpu_kit.Bench) -> None:
             if not bench.time_for(what):
                 continue
             with bench.attempt(what):
+                encoder = bench.encoder(model, dtype)
                 for preset in bench.windows:
-                    if not bench.time_for(f"{what} {preset}"):
-                        continue
-                    encoder = bench.encoder(model, dtype, preset)
+                    bench.in_preset(encoder, preset)
                     for size in bench.sizes:
                         if bench.time_for(f"{what} {preset} {size}"):
                             _encode(bench, table, model, encoder, size, preset, "eager")
@@ -122,10 +121,10 @@ def _compiled(bench: gpu_kit.Bench) -> None:
     if bench.quick or not bench.time_for(what, 90.0):
         return
     with bench.attempt(what):
-        table = _encoder_table(bench)
+        table, encoder = _encoder_table(bench), bench.encoder(model, dtype, compile=True)
         for preset in ("fast", "balanced"):
             if bench.time_for(f"{what} {preset}", 45.0):
-                encoder = bench.encoder(model, dtype, preset, compile=True)
+                bench.in_preset(encoder, preset)
                 _encode(bench, table, model, encoder, size, preset, "compiled")
 
 
@@ -153,7 +152,7 @@ def _map_stages(bench: gpu_kit.Bench) -> None:
     )  # fmt: skip
     for model in bench.models:
         with bench.attempt(f"map of {model}"):
-            encoder = bench.encoder(model, bench.dtype_names()[0], "fast")
+            encoder = bench.in_preset(bench.encoder(model, bench.dtype_names()[0]), "fast")
             for size in bench.sizes:
                 if bench.time_for(f"map of {model} at {size}"):
                     _map_of_size(bench, table, encoder, size)
@@ -249,10 +248,9 @@ def frames(bench: gpu_kit.Bench) -> None:
             if not bench.time_for(f"{model} {dtype}"):
                 continue
             with bench.attempt(f"{model} {dtype}"):
+                encoder = bench.encoder(model, dtype)
                 for preset in ("balanced", "fast", "paper"):
-                    if not bench.time_for(f"{model} {dtype} {preset}"):
-                        continue
-                    encoder = bench.encoder(model, dtype, preset)
+                    bench.in_preset(encoder, preset)
                     for size in bench.sizes:
                         if bench.time_for(f"{model} {dtype} {preset} {size}"):
                             _frames(bench, table, (model, dtype, preset), encoder, size)
@@ -383,7 +381,7 @@ def growth(bench: gpu_kit.Bench) -> None:
     """Frames, questions and clouds while the map grows, room by room."""
     table = bench.table(voxels="d", stage="s", ms=".2f", against_the_smallest=".2f", map_MiB=".0f")
     model, dtype, size = bench.models[0], bench.dtype_names()[0], bench.sizes[0]
-    mapper = mapper_of(bench.encoder(model, dtype, "fast"), size)
+    mapper = mapper_of(bench.in_preset(bench.encoder(model, dtype), "fast"), size)
     network, random = gpu_kit.NETWORKS[model], torch.Generator().manual_seed(0)
     shape = (network.width, size.height // network.patch, size.width // network.patch)
     features = FeatureMap(torch.randn(shape, generator=random).to(bench.device))

@@ -26,7 +26,7 @@ HEAVY = {
 }  # fmt: skip
 LONGEST_LINE, FULLEST_FOLDER = 100, 14
 
-GROUND = {"datatypes", "config", "geometry", "files", "reading", "device", "hub", "command"}
+GROUND = {"datatypes", "config", "geometry", "files", "reading", "device", "hub", "command", "gpu"}
 CORE = {"worker", "watchdog", "spaces", "mapper", "live_map"}
 ENCODER_PROTOCOL = "radseg_ros.encoders.protocol"
 # room -> what it may import besides itself: rooms, or one module by its full name

@@ -24,6 +24,7 @@ from ...datatypes import (
     Pixels,
 )
 from ...device import number_type, pick_device
+from ...gpu.replay import Replayed
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
@@ -36,7 +37,6 @@ from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
 from .correlation import aggregate
 from .heads import build_head, head_size
 from .network import Network
-from .replay import Replayed
 from .sam_features import RadioSamFeatures, sam_head
 from .windows import corners, resized, stitch
 
@@ -84,7 +84,7 @@ class RadsegEncoder:
             self._attention: Any = make_attention(config, checkpoint, self._head)
         self._see = torch.compile(self._run) if config.compile else self._run
         see = partial(self._see, plainly=not config.scra)
-        self._whole = Replayed(lambda rgb: self._features(planes(rgb), see))
+        self._whole = Replayed(lambda rgb: (self._features(planes(rgb), see),))
         self._language_token = names.index(self.language) if self.language in names else 0
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
@@ -97,7 +97,7 @@ class RadsegEncoder:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
         float32. On a GPU it may still be at work on it.
         """
-        return FeatureMap(self._whole(image_on(self.device, rgb)))
+        return FeatureMap(*self._whole(image_on(self.device, rgb)))
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
