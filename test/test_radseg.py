@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from radseg_ros.config import RadsegConfig, from_dict
+from radseg_ros.config import Config, RadsegConfig, from_dict
 from radseg_ros.datatypes import ConfigError, InputError
 from radseg_ros.encoders.protocol import Encoder, make_encoder
 from radseg_ros.encoders.radseg import correlation
@@ -31,6 +31,7 @@ from radseg_ros.encoders.radseg.network import Network
 from radseg_ros.encoders.radseg.windows import corners, resized, stitch
 from radseg_ros.segmentation.maps import Segmentation, label_map
 from radseg_ros.segmentation.probabilities import probabilities
+from radseg_ros.spaces import make_space
 
 TOLERANCE = 5e-5  # of the reference numbers
 LAYOUTS = {
@@ -390,6 +391,16 @@ def test_half_precision_is_near(small, dtype):
     a, b = exact.encode(rgb).data, half.encode(rgb).data
     assert b.dtype == torch.float32
     assert F.cosine_similarity(a.flatten(1), b.flatten(1), dim=0).min() > 0.995
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_questions_run_a_head_of_any_type(small, monkeypatch, dtype):
+    monkeypatch.setattr("radseg_ros.spaces.multiplies_bfloat16", lambda: True)
+    encoder = encoder_of(small, dtype=dtype)
+    vectors = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    asked = make_space(Config(), encoder).answer_vectors(vectors)
+    exact = F.normalize(encoder_of(small).project(vectors), dim=1)
+    assert F.cosine_similarity(asked, exact).min() > 0.999
 
 
 def test_presets_and_switches():

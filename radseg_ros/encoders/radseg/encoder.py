@@ -56,7 +56,7 @@ class RadsegEncoder:
     """
 
     logit_scale: float = 100.0
-    coarse_head = True
+    coarse_head: bool  # see Encoder
     sees_tensors = True  # ``encode`` takes images that are on ``device`` already
     background: tuple[str, ...] = BACKGROUND
 
