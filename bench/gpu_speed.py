@@ -22,7 +22,7 @@ from radseg_ros.encoders.radseg.correlation import aggregate
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
 from radseg_ros.encoders.radseg.windows import corners, resized
 from radseg_ros.frames.decode import make_frame
-from radseg_ros.geometry import resize_frame
+from radseg_ros.geometry import DeviceFrame, frame_on
 from radseg_ros.live_map import LiveMap
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.lift import lift
@@ -33,6 +33,9 @@ FRAMES_GOAL = 10.0  # frames a second, preset balanced, 640x864
 TURN = 12  # frames of a room
 GROWTH = (50_000, 500_000, 2_000_000)  # voxels
 ALMOST = 0.15  # by how much of itself a time may grow that is called flat
+
+
+Seen = tuple[Frame | DeviceFrame, FeatureMap]
 
 
 def mapper_of(encoder: RadsegEncoder, size: gpu_kit.Size, **options: Any) -> Mapper:
@@ -135,7 +138,7 @@ def _images(bench: gpu_kit.Bench) -> None:
             )
             table.row(camera=camera, working_size=str(size), stage=f"decode, {kind}", ms=1e3 * took)
         frame = size.seen(0)
-        took = bench.seconds(lambda f=frame, s=size: resize_frame(f, s.height))  # type: ignore
+        took = bench.seconds(lambda f=frame, s=size: frame_on(bench.device, f, s.height))  # type: ignore
         table.row(camera=camera, working_size=str(size), stage="resize", ms=1e3 * took)
 
 
@@ -157,9 +160,9 @@ def _map_of_size(
     bench: gpu_kit.Bench, table: gpu_kit.Table, encoder: RadsegEncoder, size: gpu_kit.Size
 ) -> None:
     mapper = mapper_of(encoder, size)
-    prepared = [mapper.prepare(size.seen(step)) for step in range(2 if bench.quick else TURN)]
+    prepared = [mapper.see(size.seen(step)) for step in range(2 if bench.quick else TURN)]
     for frame, features in prepared:
-        stats = mapper.fuse(frame, features)
+        stats = mapper.fuse(mapper.lifted(frame, features))
     frame, features = prepared[-1]
     hw = features.data.shape[1:]
     floor = floors.map_update_bytes(
@@ -188,12 +191,15 @@ def _map_of_size(
 class Turn:
     """Frames that come round again and again."""
 
-    def __init__(self, mapper: Mapper, prepared: list[tuple[Frame, FeatureMap]]) -> None:
+    def __init__(
+        self, mapper: Mapper, prepared: list[tuple[Frame | DeviceFrame, FeatureMap]]
+    ) -> None:
         self.mapper, self._prepared, self._next = mapper, prepared, 0
 
     def fuse(self) -> None:
         """The next one goes into the map."""
-        self.mapper.fuse(*self._prepared[self._next % len(self._prepared)])
+        frame, features = self._prepared[self._next % len(self._prepared)]
+        self.mapper.fuse(self.mapper.lifted(frame, features))
         self._next += 1
 
 
@@ -381,7 +387,7 @@ def growth(bench: gpu_kit.Bench) -> None:
             continue
         while len(mapper.map) < target:
             for step in range(1 if bench.quick else TURN):
-                mapper.fuse(size.frame(step, room), features)
+                mapper.fuse(mapper.lifted(size.frame(step, room), features))
             room += 1
         took = _at_size(bench, mapper, size, features, room)
         room, voxels = room + 1, len(mapper.map)

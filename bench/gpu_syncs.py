@@ -103,18 +103,18 @@ def syncs(bench: gpu_kit.Bench) -> None:
     frames = [size.seen(step) for step in range(4)]
     for frame in frames:
         mapper.integrate(frame)
-    prepared = mapper.prepare(frames[0])
+    prepared = mapper.see(frames[0])
     stages: dict[str, Callable[[], object]] = {
         "encode": lambda: encoder.encode(prepared[0].rgb),
-        "fuse, known voxels": lambda: mapper.fuse(*prepared),
+        "fuse, known voxels": lambda: mapper.fuse(mapper.lifted(*prepared)),
         "a whole frame, known voxels": lambda: mapper.integrate(frames[1]),
-        "fuse, new voxels": lambda: mapper.fuse(size.frame(0, 1), prepared[1]),
+        "fuse, new voxels": lambda: mapper.fuse(mapper.lifted(size.frame(0, 1), prepared[1])),
         "question, after a frame": lambda: mapper.query(gpu_kit.LABELS),
         "question, repeated": lambda: mapper.query(gpu_kit.LABELS),
         "cloud": lambda: mapper.changes(-1, gpu_kit.LABELS),
     }
     mapper.query(gpu_kit.LABELS)
-    mapper.fuse(*prepared)
+    mapper.fuse(mapper.lifted(*prepared))
     for stage, work in stages.items():
         with bench.attempt(stage), waits(bench.device) as found:
             work()

@@ -263,7 +263,10 @@ class RadsegConfig(Options):
     )
     device: str = option("auto", "cpu, cuda, cuda:N, mps, or auto (cuda if there is one)")
     dtype: str = option(
-        "float32", "float32, float16 or bfloat16", choices=("float32", "float16", "bfloat16")
+        "auto",
+        "float32, float16, bfloat16, or auto (bfloat16 on a GPU that has instructions for it, "
+        "float16 on an older one, float32 elsewhere)",
+        choices=("auto", "float32", "float16", "bfloat16"),
     )
     compile: bool = option(
         False, "compile the network with torch.compile; slow first frame, faster afterwards"

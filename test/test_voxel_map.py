@@ -306,7 +306,7 @@ def test_growing_over_many_blocks_keeps_every_row(monkeypatch):
     from radseg_ros.voxels import table as voxel_table
 
     expected = mapped([observed(seed, shift=5.0) for seed in range(8)]).snapshot()
-    monkeypatch.setattr(voxel_table, "_BLOCK_ROWS", 32)
+    monkeypatch.setattr(voxel_table, "_BLOCK_ROWS", {"cpu": 32})
     world = mapped([observed(seed, shift=5.0) for seed in range(8)])
     assert len(world.table.vectors.blocks) > 20
     assert_same(world.snapshot(), expected)

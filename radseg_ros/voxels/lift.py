@@ -11,6 +11,7 @@ of two prefix sums, so after the runs are found nothing is done per pixel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +19,11 @@ import torch
 
 from ..config import LiftConfig
 from ..datatypes import Frame, InputError
+from ..geometry import DeviceFrame
 from .runs import find_runs
 from .tensors import take
+
+Sums = Callable[[int, int], torch.Tensor]  # of the new vectors of a range of voxels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +49,8 @@ class LiftedFrame:
         """The same voxels in another order, (V,) row numbers."""
         count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
-        shift = torch.repeat_interleave(take(self.row_start, order) - row_start[:-1], count)
+        begins = take(self.row_start, order) - row_start[:-1]
+        shift = torch.repeat_interleave(begins, count, output_size=len(self.patch))
         entry = torch.arange(len(self.patch), device=order.device) + shift
         fields: dict[str, Any] = {
             name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
@@ -78,9 +83,26 @@ class LiftedFrame:
             per_sample_weights=self.weight[first:last],
         )
 
+    def summing(self, features: torch.Tensor) -> Sums:
+        """(start, stop) -> what :meth:`feature_sums` gives.
+
+        On a GPU all sums are made at once: where the entries of a voxel begin would have to be
+        waited for.
+        """
+        if not features.is_cuda:
+            return lambda start, stop: self.feature_sums(features, start, stop)
+        sums = torch.nn.functional.embedding_bag(
+            self.patch,
+            features,
+            self.row_start[:-1],
+            mode="sum",
+            per_sample_weights=self.weight,
+        )
+        return lambda start, stop: sums[start:stop]
+
 
 def lift(
-    frame: Frame,
+    frame: Frame | DeviceFrame,
     feature_hw: tuple[int, int],
     voxel_size: float,
     config: LiftConfig | None = None,
@@ -109,9 +131,8 @@ def lift(
     voxel = group // patches
     one, x, y, xy = sums[:, :4].unbind(1)
     weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
-    patch = (group - voxel * patches)[:, None] + torch.tensor(
-        [0, 1, width, width + 1], device=group.device
-    )
+    corner = torch.arange(4, device=group.device)
+    patch = (group - voxel * patches)[:, None] + (corner % 2 + corner // 2 * width)
     nonzero = (
         weight != 0
     )  # a feature map of one row or column has no second one: its weight is exactly 0

@@ -26,6 +26,7 @@ from ..datatypes import (
     check_pose,
 )
 from ..device import pick_device
+from ..geometry import DeviceFrame
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
@@ -136,7 +137,11 @@ class VoxelMap:
 
     @torch.no_grad()
     def integrate(
-        self, frame: Frame, feature_map: FeatureMap, rules: LiftConfig | None = None
+        self,
+        frame: Frame | DeviceFrame,
+        feature_map: FeatureMap,
+        rules: LiftConfig | None = None,
+        lifted: LiftedFrame | None = None,
     ) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
@@ -144,13 +149,14 @@ class VoxelMap:
 
         Args:
             rules: which depth pixels are used; None = those of the map.
+            lifted: what :meth:`lifted` made of all that, if it is there already.
 
         Raises:
             InputError: the features have another number of channels than the map, or are not
                 finite.
         """
-        features, feature_hw = self._patch_features(feature_map)
-        lifted = lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
+        features = self._patch_features(feature_map)
+        lifted = lifted or self.lifted(frame, feature_map, rules)
         clock, known = self.clock.at(frame.stamp_ns), len(self)
         slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns)
         self.clock = clock
@@ -178,16 +184,18 @@ class VoxelMap:
             rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
             rows["views"] = torch.ones_like(slots, dtype=torch.int32)
-            self.table.add(slots, rows, lambda a, b: lifted.feature_sums(features, a, b))
+            self.table.add(slots, rows, lifted.summing(features))
         except BaseException:
             self.table.release(known)
             raise
         return slots
 
     def lifted(
-        self, frame: Frame, feature_map: FeatureMap, rules: LiftConfig | None = None
+        self, frame: Frame | DeviceFrame, feature_map: FeatureMap, rules: LiftConfig | None = None
     ) -> LiftedFrame:
-        """What :meth:`integrate` would add, or has added; the map is not looked at."""
+        """What :meth:`integrate` would add, or has added; the map is not looked at, nor are the
+        values of the features.
+        """
         feature_hw = (int(feature_map.data.shape[1]), int(feature_map.data.shape[2]))
         return lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
 
@@ -211,7 +219,7 @@ class VoxelMap:
             InputError: the map does not hold the frame where it was: it is as it was or, if that
                 has changed at half way, has the frame in both places.
         """
-        features, _ = self._patch_features(feature_map)
+        features = self._patch_features(feature_map)
         self._check_holds(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
         self._add(after, features, stamp_ns, then_ns)
@@ -240,7 +248,7 @@ class VoxelMap:
         lifted = lifted.reordered(order)
         views = torch.ones_like(slots, dtype=torch.int32)
         points = {"hits": lifted.hits, "views": views, "rgb_sum": lifted.rgb_sum}
-        empty = self.table.subtract(slots, points, lambda a, b: lifted.feature_sums(features, a, b))
+        empty = self.table.subtract(slots, points, lifted.summing(features))
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[empty] = True
         self.table.remove(gone)
@@ -323,8 +331,8 @@ class VoxelMap:
             logger.exception("the map could not be brought within its bounds; tried again later")
             return 0
 
-    def _patch_features(self, feature_map: FeatureMap) -> tuple[torch.Tensor, tuple[int, int]]:
-        """(C, h, w) -> (h * w, C) float32 on the device of the map, and (h, w)."""
+    def _patch_features(self, feature_map: FeatureMap) -> torch.Tensor:
+        """(C, h, w) -> (h * w, C) float32 on the device of the map."""
         data = feature_map.data.detach()
         if feature_map.channels != self.channels:
             raise InputError(
@@ -336,7 +344,7 @@ class VoxelMap:
         # value by value.
         if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
             raise InputError("the feature map holds values that are not finite")
-        return features, (int(data.shape[1]), int(data.shape[2]))
+        return features
 
     # ---- out -------------------------------------------------------------------------------------
 
@@ -416,7 +424,7 @@ class VoxelMap:
         xyz = self.table.coordinates() * self.voxel_size
         return (xyz - torch.as_tensor(point, dtype=torch.float64, device=self.device)).norm(dim=1)
 
-    def _carve(self, frame: Frame, hit: torch.Tensor) -> int:
+    def _carve(self, frame: Frame | DeviceFrame, hit: torch.Tensor) -> int:
         """Count the looks through voxels that were not hit, remove those with enough of them."""
         if not self.config.carve_after:
             return 0

@@ -16,13 +16,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...config import RadsegConfig
-from ...datatypes import CheckpointError, ConfigError, FeatureMap, InputError
-from ...device import pick_device
+from ...datatypes import (
+    CheckpointError,
+    ConfigError,
+    FeatureMap,
+    InputError,
+    Pixels,
+)
+from ...device import number_type, pick_device
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
 from ...reading import border
-from ..image import image_tensor
+from ..image import image_on, image_tensor, planes
 from .attention.block import plain
 from .attention.choice import blocks_wanted, make_attention, name_suffix
 from .backbone import build_radio
@@ -30,6 +36,7 @@ from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
 from .correlation import aggregate
 from .heads import build_head, head_size
 from .network import Network
+from .replay import Replayed
 from .sam_features import RadioSamFeatures, sam_head
 from .windows import corners, resized, stitch
 
@@ -49,13 +56,14 @@ class RadsegEncoder:
 
     logit_scale: float = 100.0
     coarse_head = True
+    sees_tensors = True  # ``encode`` takes images that are on ``device`` already
     background: tuple[str, ...] = BACKGROUND
 
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device, "radseg.device")
-        self.dtype = getattr(torch, config.dtype)
+        self.dtype = number_type(config.dtype, self.device)
         self.coarse_head = self.dtype == torch.float32  # others are coarse already
         path = find_radio(config.checkpoint, config.offline)
         with border(path, "a RADIO checkpoint", CheckpointError):
@@ -75,6 +83,8 @@ class RadsegEncoder:
         with border(path, "a RADIO checkpoint", CheckpointError):
             self._attention: Any = make_attention(config, checkpoint, self._head)
         self._see = torch.compile(self._run) if config.compile else self._run
+        see = partial(self._see, plainly=not config.scra)
+        self._whole = Replayed(lambda rgb: self._features(planes(rgb), see))
         self._language_token = names.index(self.language) if self.language in names else 0
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
@@ -82,11 +92,12 @@ class RadsegEncoder:
         self.text = self._text_embedder(tower)
         self.sam = self._sam_features(checkpoint) if config.refine == "sam" else None
 
-    def encode(self, rgb: np.ndarray) -> FeatureMap:
+    @torch.no_grad()
+    def encode(self, rgb: Pixels) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
-        float32.
+        float32. On a GPU it may still be at work on it.
         """
-        return self._encode(rgb, partial(self._see, plainly=not self.config.scra))
+        return FeatureMap(self._whole(image_on(self.device, rgb)))
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -178,8 +189,13 @@ class RadsegEncoder:
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 
     @torch.no_grad()
-    def _encode(self, rgb: np.ndarray, see: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMap:
-        image = image_tensor(rgb, self.device)
+    def _encode(self, rgb: Pixels, see: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMap:
+        return FeatureMap(self._features(image_tensor(rgb, self.device), see))
+
+    def _features(
+        self, image: torch.Tensor, see: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """(3, H, W) in [0, 1] -> (C, h, w); ``see`` gives the features of some windows."""
         size = resized(image.shape[1:], self.crop, self.stride, self.patch)
         if size != tuple(image.shape[1:]):
             image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -197,7 +213,7 @@ class RadsegEncoder:
         scga = self.config.aggregation()
         if scga == "always" or (scga == "multi_window" and len(places) > 1):
             features = aggregate(features, self.config.tau_scga)
-        return FeatureMap(features)
+        return features
 
     def _windows(
         self,
