@@ -20,7 +20,7 @@ def copy_rate(device: torch.device) -> float:
     """Bytes a second that a copy within the device's memory reads and writes together."""
     source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    return 2 * COPIED / measure.median_seconds(lambda: target.copy_(source), device)
+    return 2 * COPIED / measure.median_seconds(lambda: target.copy_(source), device, limit=3.0)
 
 
 def map_update_bytes(
@@ -74,9 +74,13 @@ class Transformer:
 
 
 def gemm_rate(
-    network: Transformer, tokens: int, dtype: torch.dtype, device: torch.device, rounds: int = 20
+    network: Transformer, tokens: int, dtype: torch.dtype, device: torch.device, limit: float = 1.0
 ) -> float:
-    """FLOPs a second of the network's own linear layers, as bare products of their shapes."""
+    """FLOPs a second of the network's own linear layers, as bare products of their shapes.
+
+    Args:
+        limit: s that each shape is measured.
+    """
     flops = seconds = 0.0
     repeats = 4 if device.type == "cuda" else 1  # so that nobody waits for a launch
     for inputs, outputs in network.products():
@@ -90,6 +94,6 @@ def gemm_rate(
             for _ in range(repeats):
                 torch.mm(left, right, out=out)
 
-        seconds += measure.median_seconds(product, device, rounds) / repeats
+        seconds += measure.median_seconds(product, device, 20, limit=limit) / repeats
         flops += 2.0 * tokens * inputs * outputs
     return flops / seconds

@@ -40,6 +40,7 @@ NETWORKS = {  # name -> sizes; "tiny" are the weights of the golden numbers
 }
 HEADS = {"ViT-B": 12, "ViT-H": 16}
 TYPES = ("float16", "bfloat16", "float32")  # what a GPU is bought for comes first
+LONGEST = 3.0  # s that one figure is measured, and the run that was begun by then
 LABELS = [f"thing {number}" for number in range(20)]
 
 
@@ -230,17 +231,17 @@ class Bench:
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Median wall time of a call, with the device's part of it."""
-        return measure.median_seconds(work, self.device, self.rounds, self.warm)
+        return measure.median_seconds(work, self.device, self.rounds, self.warm, LONGEST)
 
     def once(self, work: Callable[[], object]) -> float:
         """Wall time of one call, with the device's part of it."""
         self.wait()
         return measure.seconds(lambda: (work(), self.wait()))
 
-    def mebibytes(self, work: Callable[[], object]) -> float:
-        """By how much memory rises while ``work()`` runs: the GPU's, or the process's."""
+    def mebibytes(self, work: Callable[[], object]) -> float | None:
+        """By how much the GPU's memory rises while ``work()`` runs; None = this is no GPU."""
         if self.device.type != "cuda":
-            return measure.rise(work)
+            return None
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         work()
@@ -273,10 +274,8 @@ class Bench:
             )
         return path
 
-    def encoder(
-        self, model: str, dtype: str = "float32", device: str = "", **options: Any
-    ) -> RadsegEncoder:
-        """An encoder that knows ``LABELS``; in a preset by ``options`` crop and stride."""
+    def encoder(self, model: str, dtype: str, device: str = "", **options: Any) -> RadsegEncoder:
+        """An encoder that knows ``LABELS``."""
         return RadsegEncoder(
             RadsegConfig(
                 checkpoint=str(self.checkpoint(model)),
@@ -291,6 +290,7 @@ class Bench:
     def in_preset(self, encoder: RadsegEncoder, preset: str) -> RadsegEncoder:
         """The same network with other windows."""
         encoder.crop, encoder.stride = self.windows[preset]
+        encoder._whole.forget()  # the GPU has recorded the other ones
         return encoder
 
     def _texts(self, dimensions: int) -> Path:

@@ -250,7 +250,7 @@ def _asked(
     bench: gpu_kit.Bench, device: str, dtype: str, golden: dict[str, np.ndarray]
 ) -> tuple[dict[tuple[int, ...], np.ndarray], int]:
     """Voxel -> its scores, and how many objects were found."""
-    encoder = bench.encoder("tiny", dtype, device, **SETTINGS)
+    encoder = bench.encoder("tiny", dtype, device=device, **SETTINGS)
     config = Config(short_side=0, query=QueryConfig(mode="cosine", threshold=0.2))
     mapper = Mapper(config, encoder)
     for frame, _ in golden_frames():
@@ -273,13 +273,12 @@ def _large(compare: Comparison) -> None:
     """Networks of the real size with random weights, against the CPU in float32."""
     bench, size = compare.bench, compare.bench.sizes[0]
     rgb, model = size.frame(0).rgb, bench.models[0]
-    plain = bench.encoder(model, "float32", "cpu")
-    references = {}
+    exact, references = bench.encoder(model, "float32", "cpu"), {}
     for preset in ("fast", "balanced"):
-        if bench.time_for(f"{model} on the CPU, {preset}", 0.0 if bench.quick else 10.0):
-            references[preset] = bench.in_preset(plain, preset).encode(rgb).data
+        if bench.time_for(f"{model} {size} {preset} on the CPU", 0.0 if bench.quick else 10.0):
+            references[preset] = bench.in_preset(exact, preset).encode(rgb).data
     for dtype in ("float32", "float16", "bfloat16"):
-        with bench.attempt(f"{model} {dtype}"):
+        with bench.attempt(f"{model} {size} {dtype}"):
             encoder = bench.encoder(model, dtype)
             for preset, reference in references.items():
                 ours = bench.in_preset(encoder, preset).encode(rgb).data

@@ -63,7 +63,8 @@ class _WouldWait(TorchDispatchMode):
         by_mask = name.startswith(("aten::index.", "aten::index_put")) and any(
             isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
         )
-        if by_mask or name in WAITING:
+        known = kwargs and kwargs.get("output_size") is not None
+        if by_mask or (name in WAITING and not known):
             self._found[_place()] += 1
         return function(*args, **(kwargs or {}))
 
@@ -98,17 +99,18 @@ def syncs(bench: gpu_kit.Bench) -> None:
     print("seen by torch" if seen else "on a CPU: operations that would wait for a GPU")
     table = bench.table(stage="s", waits="d", where="s", line="s")
     model, size = bench.models[0], bench.sizes[0]
-    encoder = bench.encoder(model, bench.dtype_names()[0])
-    mapper = gpu_speed.mapper_of(bench.in_preset(encoder, "balanced"), size)
+    encoder = bench.in_preset(bench.encoder(model, bench.dtype_names()[0]), "balanced")
+    mapper = gpu_speed.mapper_of(encoder, size)
     frames = [size.seen(step) for step in range(4)]
     for frame in frames:
         mapper.integrate(frame)
-    prepared = mapper.see(frames[0])
+    prepared, new = mapper.see(frames[0]), size.frame(0, 1)
     stages: dict[str, Callable[[], object]] = {
-        "encode": lambda: encoder.encode(prepared[0].rgb),
-        "fuse, known voxels": lambda: mapper.fuse(mapper.lifted(*prepared)),
+        "resize and encode": lambda: mapper.see(frames[0]),
+        "lift": lambda: mapper.lifted(*prepared),
+        "lift and fuse, known voxels": lambda: mapper.fuse(mapper.lifted(*prepared)),
         "a whole frame, known voxels": lambda: mapper.integrate(frames[1]),
-        "fuse, new voxels": lambda: mapper.fuse(mapper.lifted(size.frame(0, 1), prepared[1])),
+        "lift and fuse, new voxels": lambda: mapper.fuse(mapper.lifted(new, prepared[1])),
         "question, after a frame": lambda: mapper.query(gpu_kit.LABELS),
         "question, repeated": lambda: mapper.query(gpu_kit.LABELS),
         "cloud": lambda: mapper.changes(-1, gpu_kit.LABELS),

@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -96,44 +96,6 @@ def gpu_bytes() -> int:
     import torch
 
     return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
-
-
-class SideStream:
-    """Where a GPU works on something while it is still busy with what was asked for before.
-
-    For one thread. On other devices everything is done in its turn.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        import torch
-
-        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-        self._ready: torch.cuda.Event | None = None
-
-    def mark(self) -> None:
-        """What was asked for so far must be there when :meth:`work` begins."""
-        if self._stream is not None:
-            import torch
-
-            self._ready = torch.cuda.current_stream(self._stream.device).record_event()
-
-    @contextmanager
-    def work(self) -> Iterator[None]:
-        """Do not wait for what was asked for since :meth:`mark`; what comes after waits for both.
-
-        So memory that was used here is free for the next one only after all work before its mark.
-        """
-        if self._stream is None or self._ready is None:
-            yield
-            return
-        import torch
-
-        self._stream.wait_event(self._ready)
-        try:
-            with torch.cuda.stream(self._stream):
-                yield
-        finally:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 def out_of_memory(error: BaseException) -> bool:

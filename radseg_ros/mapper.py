@@ -33,9 +33,9 @@ from .datatypes import (
     check_rgb,
     check_texts,
 )
-from .device import SideStream
 from .encoders.protocol import Encoder
 from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
+from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, Scorer, make_space
 from .voxels.lift import LiftedFrame
 from .voxels.map_file import MapIdentity, load_map, save_map

@@ -23,6 +23,7 @@ from ..geometry import DeviceFrame
 from .runs import find_runs
 from .tensors import take
 
+SUMS_AT_ONCE = 1 << 26  # numbers: 256 MiB
 Sums = Callable[[int, int], torch.Tensor]  # of the new vectors of a range of voxels
 
 
@@ -43,6 +44,7 @@ class LiftedFrame:
     patch: torch.Tensor  # (E,) int64, column of the entry
     weight: torch.Tensor  # (E,) float32
     feature_hw: tuple[int, int]
+    points: int  # of all voxels
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
@@ -74,31 +76,41 @@ class LiftedFrame:
         if start == stop:
             return features.new_zeros(0, features.shape[1])
         first, last = int(offsets[0]), int(offsets[-1])
-        # a sparse-dense product that CPU and CUDA do at memory speed
-        return torch.nn.functional.embedding_bag(
-            self.patch[first:last],
-            features,
-            offsets[:-1] - first,
-            mode="sum",
-            per_sample_weights=self.weight[first:last],
-        )
+        return self._sums(features, offsets[:-1] - first, slice(first, last))
 
-    def summing(self, features: torch.Tensor) -> Sums:
-        """(start, stop) -> what :meth:`feature_sums` gives.
+    def summing(self, features: torch.Tensor, order: torch.Tensor) -> Sums:
+        """(start, stop) -> what :meth:`feature_sums` gives of the voxels in another order.
 
-        On a GPU all sums are made at once: where the entries of a voxel begin would have to be
-        waited for.
+        On a GPU all sums are made at once if there is room: where the entries of a voxel begin
+        would have to be waited for.
         """
-        if not features.is_cuda:
-            return lambda start, stop: self.feature_sums(features, start, stop)
-        sums = torch.nn.functional.embedding_bag(
-            self.patch,
+        if features.is_cuda and len(order) * features.shape[1] <= SUMS_AT_ONCE:
+            sums = take(self._sums(features, self.row_start[:-1], slice(None)), order)
+            return lambda start, stop: sums[start:stop]
+        ordered = self.reordered(order)
+        return lambda start, stop: ordered.feature_sums(features, start, stop)
+
+    def _sums(self, features: torch.Tensor, begins: torch.Tensor, entries: slice) -> torch.Tensor:
+        """A sparse-dense product that CPU and CUDA do at memory speed."""
+        return torch.nn.functional.embedding_bag(
+            self.patch[entries],
             features,
-            self.row_start[:-1],
+            begins,
             mode="sum",
-            per_sample_weights=self.weight,
+            per_sample_weights=self.weight[entries],
         )
-        return lambda start, stop: sums[start:stop]
+
+
+def check_lift(feature_hw: tuple[int, int], voxel_size: float) -> None:
+    """Refuse what cannot be lifted.
+
+    Raises:
+        InputError: no feature cells, or a voxel size that is not positive.
+    """
+    if min(feature_hw) < 1 or not voxel_size > 0:
+        raise InputError(
+            f"lift needs features and a positive voxel size, got {feature_hw} and {voxel_size}"
+        )
 
 
 def lift(
@@ -117,10 +129,7 @@ def lift(
     Raises:
         InputError: no feature cells, or a voxel size that is not positive.
     """
-    if min(feature_hw) < 1 or not voxel_size > 0:
-        raise InputError(
-            f"lift needs features and a positive voxel size, got {feature_hw} and {voxel_size}"
-        )
+    check_lift(feature_hw, voxel_size)
     runs, dropped = find_runs(
         frame, feature_hw, voxel_size, config or LiftConfig(), torch.device(device)
     )
@@ -147,5 +156,6 @@ def lift(
         patch=take(patch.flatten(), used),
         weight=take(weight.flatten(), used).float(),
         feature_hw=feature_hw,
+        points=int(totals[:, 0].sum()),
         dropped=dropped,
     )

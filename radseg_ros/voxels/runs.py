@@ -99,9 +99,9 @@ class _Scan:
         depth = tensor(frame.depth, device)
         self.depth = depth[area]
         self.edges = (
-            depth_edges(_returns(depth), config.depth_edge)[area] if config.depth_edge else None
+            depth_edges(returns(depth), config.depth_edge)[area] if config.depth_edge else None
         )
-        self.rgb = _at_depth_size(tensor(frame.rgb, device), depth)[area]
+        self.rgb = at_depth_size(tensor(frame.rgb, device), depth)[area]
         self.v, self.u = (_numbers(axis, device) for axis in (rows, columns))
         self.cell_y, self.weight_y = bilinear_cells(self.v, frame.depth.shape[0], feature_hw[0])
         self.cell_x, weight_x = bilinear_cells(self.u, frame.depth.shape[1], feature_hw[1])
@@ -133,7 +133,7 @@ class _Scan:
 
     def _usable_depth(self, rows: slice) -> torch.Tensor:
         """(h, w) metres, 0 where the pixel is not used."""
-        depth = _returns(self.depth[rows])
+        depth = returns(self.depth[rows])
         self.dropped["no_return"] += depth.numel() - int(depth.count_nonzero())
         if self.config.min_range or self.config.max_range:
             farthest = self.config.max_range or torch.inf
@@ -175,12 +175,12 @@ def _numbers(pixels: range, device: torch.device) -> torch.Tensor:
     return torch.arange(len(pixels), device=device) * pixels.step + pixels.start
 
 
-def _returns(depth: torch.Tensor) -> torch.Tensor:
+def returns(depth: torch.Tensor) -> torch.Tensor:
     """Depth with 0 where the sensor had no return."""
     return torch.where((depth > 0) & (depth < torch.inf), depth, 0.0)
 
 
-def _at_depth_size(rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+def at_depth_size(rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
     """(H, W, 3) colours sampled bilinearly at the pixels of the (h, w) depth."""
     if rgb.shape[:2] == depth.shape:
         return rgb

@@ -104,6 +104,8 @@ class VoxelTable:
         fresh = torch.arange(known, known + len(new), device=self.device)
         slots[new] = fresh
         ascending, order = torch.sort(slots)
+        if not len(new):
+            return ascending, order
         new_key = take(key, new)
         try:
             self.resize(known + len(new))

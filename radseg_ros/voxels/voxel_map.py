@@ -31,6 +31,7 @@ from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
 from .lift import LiftedFrame, lift
+from .lifting.by_sorting import SortingLift
 from .table import VoxelTable
 from .tensors import take
 
@@ -104,6 +105,8 @@ class VoxelMap:
         self.channels = int(channels)
         self.lift = lift or LiftConfig()
         self.device = pick_device(device or self.config.device, "map.device")
+        on_gpu = self.device.type == "cuda"
+        self._sorting = SortingLift(self.voxel_size, self.device) if on_gpu else None
         self.clear()
 
     def clear(self) -> None:
@@ -163,7 +166,7 @@ class VoxelMap:
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
         return IntegrationStats(
-            points=int(lifted.hits.sum()),
+            points=lifted.points,
             voxels=len(slots),
             new_voxels=len(self) - known,
             dropped=lifted.dropped,
@@ -179,12 +182,12 @@ class VoxelMap:
         known = len(self)
         slots, order = self.table.claim(lifted.key)
         try:
-            lifted = lifted.reordered(order)
             stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
-            rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
+            hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
+            rows = {"hits": hits, "rgb_sum": rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
             rows["views"] = torch.ones_like(slots, dtype=torch.int32)
-            self.table.add(slots, rows, lifted.summing(features))
+            self.table.add(slots, rows, lifted.summing(features, order))
         except BaseException:
             self.table.release(known)
             raise
@@ -197,6 +200,8 @@ class VoxelMap:
         values of the features.
         """
         feature_hw = (int(feature_map.data.shape[1]), int(feature_map.data.shape[2]))
+        if self._sorting is not None:
+            return self._sorting(frame, feature_hw, rules or self.lift)
         return lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
 
     @torch.no_grad()
@@ -245,10 +250,10 @@ class VoxelMap:
     def _subtract(self, lifted: LiftedFrame, features: torch.Tensor) -> None:
         """Take out the points of a frame; the map holds them."""
         slots, order = torch.sort(self.table.index.find(lifted.key))
-        lifted = lifted.reordered(order)
+        hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
         views = torch.ones_like(slots, dtype=torch.int32)
-        points = {"hits": lifted.hits, "views": views, "rgb_sum": lifted.rgb_sum}
-        empty = self.table.subtract(slots, points, lifted.summing(features))
+        points = {"hits": hits, "views": views, "rgb_sum": rgb_sum}
+        empty = self.table.subtract(slots, points, lifted.summing(features, order))
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[empty] = True
         self.table.remove(gone)

@@ -24,6 +24,7 @@ from ...datatypes import (
     Pixels,
 )
 from ...device import number_type, pick_device
+from ...gpu.replay import Replayed
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
@@ -36,13 +37,13 @@ from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
 from .correlation import aggregate
 from .heads import build_head, head_size
 from .network import Network
-from .replay import Replayed
 from .sam_features import RadioSamFeatures, sam_head
 from .windows import corners, resized, stitch
 
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}
 VECTORS_AT_ONCE = 16384  # rows that go through a head at once
+See = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, H, W) -> (B, C, H / patch, W / patch)
 
 
 class RadsegEncoder:
@@ -55,7 +56,7 @@ class RadsegEncoder:
     """
 
     logit_scale: float = 100.0
-    coarse_head = True
+    coarse_head: bool  # see Encoder
     sees_tensors = True  # ``encode`` takes images that are on ``device`` already
     background: tuple[str, ...] = BACKGROUND
 
@@ -83,8 +84,7 @@ class RadsegEncoder:
         with border(path, "a RADIO checkpoint", CheckpointError):
             self._attention: Any = make_attention(config, checkpoint, self._head)
         self._see = torch.compile(self._run) if config.compile else self._run
-        see = partial(self._see, plainly=not config.scra)
-        self._whole = Replayed(lambda rgb: self._features(planes(rgb), see))
+        self._whole = Replayed(lambda rgb: (self.features(self._sized(planes(rgb))),))
         self._language_token = names.index(self.language) if self.language in names else 0
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
@@ -97,7 +97,7 @@ class RadsegEncoder:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
         float32. On a GPU it may still be at work on it.
         """
-        return FeatureMap(self._whole(image_on(self.device, rgb)))
+        return FeatureMap(*self._whole(image_on(self.device, rgb)))
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -189,16 +189,36 @@ class RadsegEncoder:
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 
     @torch.no_grad()
-    def _encode(self, rgb: Pixels, see: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMap:
-        return FeatureMap(self._features(image_tensor(rgb, self.device), see))
+    def _encode(self, rgb: Pixels, see: See | None = None) -> FeatureMap:
+        return FeatureMap(self.features(self.image(rgb), see))
 
-    def _features(
-        self, image: torch.Tensor, see: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """(3, H, W) in [0, 1] -> (C, h, w); ``see`` gives the features of some windows."""
+    def image(self, rgb: Pixels) -> torch.Tensor:
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> (3, h, w) float32 in [0, 1] on ``device``,
+        of the size at which the network sees it.
+        """
+        return self._sized(image_tensor(rgb, self.device))
+
+    def _sized(self, image: torch.Tensor) -> torch.Tensor:
         size = resized(image.shape[1:], self.crop, self.stride, self.patch)
-        if size != tuple(image.shape[1:]):
-            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        if size == tuple(image.shape[1:]):
+            return image
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    def features(
+        self, image: torch.Tensor, see: See | None = None, at_once: int = 0
+    ) -> torch.Tensor:
+        """Windows and SCGA.
+
+        Args:
+            image: (3, H, W) as :meth:`image` gives it.
+            see: what a window is seen by; None = the network with the encoder's attention.
+            at_once: windows in a batch; 0 = as many as the device likes.
+
+        Returns:
+            (C, H / patch, W / patch) float32.
+        """
+        see = see or partial(self._see, plainly=not self.config.scra)
+        size = image.shape[1:]
         places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
         if len(places) == 1:
             features = see(image[None])[0]
@@ -206,7 +226,7 @@ class RadsegEncoder:
             patch = self.patch
             empty = image.new_zeros(self.channels, size[0] // patch, size[1] // patch)
             features = stitch(
-                self._windows(image, places, see),
+                self._windows(image, places, see, at_once or WINDOWS_AT_ONCE[self.device.type]),
                 [(y // patch, x // patch) for y, x in places],
                 empty,
             )
@@ -219,11 +239,11 @@ class RadsegEncoder:
         self,
         image: torch.Tensor,
         places: Sequence[tuple[int, int]],
-        see: Callable[[torch.Tensor], torch.Tensor],
+        see: See,
+        at_once: int,
     ) -> Iterator[torch.Tensor]:
         """The (C, crop / patch, crop / patch) features of each window of (3, H, W)."""
         side = self.crop
-        at_once = WINDOWS_AT_ONCE[self.device.type]
         for start in range(0, len(places), at_once):
             some = [
                 image[:, y : y + side, x : x + side] for y, x in places[start : start + at_once]
