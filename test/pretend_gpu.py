@@ -9,6 +9,7 @@ Only Python's view of tensors is pretended: what torch does inside one call is n
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -91,6 +92,8 @@ def _asked_device(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, An
         device = args[1]
     if device is None or torch.device(device).type not in ("cpu", "cuda"):
         return None, args, kwargs
+    if torch.device(device).index not in (None, 0):
+        raise RuntimeError("CUDA error: invalid device ordinal")
     if "device" in kwargs:
         return torch.device(device), args, kwargs | {"device": CPU}
     return torch.device(device), (args[0], CPU, *args[2:]), kwargs
@@ -116,15 +119,16 @@ class _Nothing:
         return lambda *args, **kwargs: self
 
 
-def _no_graph() -> None:
-    raise RuntimeError("a pretended GPU records nothing")
+class _NoGraph:
+    def __init__(self) -> None:
+        raise RuntimeError("a pretended GPU records nothing")
 
 
 STAND_INS = {
     "Stream": _Nothing,
     "current_stream": _Nothing,
     "stream": lambda stream: contextlib.nullcontext(),
-    "CUDAGraph": _no_graph,
+    "CUDAGraph": _NoGraph,
     "get_device_capability": lambda device=None: (8, 0),
     "synchronize": lambda device=None: None,
 }
@@ -148,5 +152,12 @@ def pretend() -> Iterator[torch.device]:
         convert(True)
         for name, stand_in in STAND_INS.items():
             undo.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        run = threading.Thread.run
+
+        def run_there(thread: threading.Thread) -> None:
+            with _Requests():  # which one thread alone would know
+                run(thread)
+
+        undo.enter_context(mock.patch.object(threading.Thread, "run", run_there))
         undo.enter_context(_Requests())
         yield CUDA

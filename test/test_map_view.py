@@ -17,6 +17,7 @@ from radseg_ros.voxels.storage import ScaledBytes
 from radseg_ros.voxels.view import LEAST_ROWS, NARROW, STEP_ROWS, MapView, scored_directly, spread
 from radseg_ros.voxels.voxel_map import VoxelMap
 
+pytestmark = pytest.mark.usefixtures("device")
 TEXTS = normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
@@ -29,11 +30,11 @@ class Head:
 
     def __call__(self, means: torch.Tensor) -> torch.Tensor:
         self.rows += len(means)
-        return normalize(means @ self.matrix, dim=1)
+        return normalize(means @ self.matrix.to(means.device), dim=1)
 
 
 def scorer(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors @ TEXTS.T
+    return vectors @ TEXTS.T.to(vectors.device)
 
 
 def ask(view: MapView, world: VoxelMap, question=None) -> tuple[MapGeometry, torch.Tensor]:
