@@ -75,7 +75,8 @@ def test_answers_are_those_of_the_map_as_it_is(monkeypatch, narrow, tolerance):
 
 def assert_same_geometry(one: MapGeometry, other: MapGeometry) -> None:
     for name in ("index", "xyz", "rgb", "hits", "views", "first_seen_ns", "last_seen_ns"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name))
+        a, b = (getattr(side, name).cpu() for side in (one, other))
+        torch.testing.assert_close(a, b)
 
 
 def test_only_what_changed_is_made_again():
