@@ -458,7 +458,7 @@ def test_a_type_of_its_own_choice_keeps_to_its_range(small, tmp_path, monkeypatc
     monkeypatch.setattr(
         "radseg_ros.encoders.radseg.encoder.number_type", lambda name, device: torch.float16
     )
-    encoder = encoder_of(path)
+    encoder = encoder_of(path, dtype="auto")
     assert encoder.dtype == kept
     assert encoder.encode(np.zeros((96, 96, 3), np.uint8)).data.isfinite().all()
     assert encoder_of(path, dtype="float16").dtype == torch.float16, "as it was asked for"
