@@ -21,12 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_HOST = {"tolist", "item", "__int__", "__float__", "__bool__", "__index__", "__format__"}
-COPIES = {
-    "copy_",
-    "__setitem__",
-    "__getitem__",
-    "index_put_",
-}  # index by tensors of the host as well
+# of these, one side may be the host's: copies, and indices
+BOTH_SIDES = {"copy_", "__setitem__", "__getitem__", "index_put_"}
 
 
 class Remote(torch.Tensor):
@@ -66,20 +62,20 @@ def _answer(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
     if name == "_has_compatible_shallow_copy_type":
         return False  # a module's parameters become others
-    if remote and device is None and name not in COPIES:
+    if remote and device is None and name not in BOTH_SIDES:
         strangers = [x for x in given if not isinstance(x, Remote) and x.ndim]
         if strangers:
             raise RuntimeError(f"{name}: found at least two devices, cuda:0 and cpu")
     with torch._C.DisableTorchFunctionSubclass():
-        if name == "cuda":
-            function = torch.clone
-        made = function(*tree_map(_near, args), **tree_map(_near, kwargs))
+        made = (torch.clone if name == "cuda" else function)(
+            *tree_map(_near, args), **tree_map(_near, kwargs)
+        )
+        if device is not None and (device.type == "cuda") != bool(remote):
+            made = made.clone()  # what goes from one to the other is a copy
     if name in TO_HOST or (device is not None and device.type == "cpu"):
         return made
     if name.endswith("_") and not name.endswith("__") and isinstance(args[0], Remote):
         return args[0]
-    if device is not None and any(made is x for x in map(_near, given)):
-        made = made.clone()  # onto the GPU is a copy
     return tree_map(_far, made)
 
 
