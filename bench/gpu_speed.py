@@ -69,7 +69,7 @@ def _encoder_table(bench: gpu_kit.Bench) -> gpu_kit.Table:
 def _encoders(bench: gpu_kit.Bench) -> None:
     table = _encoder_table(bench)
     for model in bench.models:
-        for dtype in bench.dtype_names():
+        for dtype in bench.types:
             what = f"{model} {dtype}"
             if not bench.time_for(what):
                 continue
@@ -119,7 +119,7 @@ def _encode(
 
 def _compiled(bench: gpu_kit.Bench) -> None:
     """The fastest type, compiled: compiling takes long, so this comes last."""
-    model, dtype, size = bench.models[0], bench.dtype_names()[0], bench.sizes[0]
+    model, dtype, size = bench.models[0], bench.types[0], bench.sizes[0]
     what = f"{model} {dtype} compiled"
     if not bench.time_for(what, 90.0):
         return
@@ -178,7 +178,7 @@ def _map_stages(bench: gpu_kit.Bench) -> None:
     )  # fmt: skip
     for model in bench.models:
         with bench.attempt(f"map of {model}"):
-            encoder = bench.in_preset(bench.encoder(model, bench.dtype_names()[0]), "fast")
+            encoder = bench.in_preset(bench.encoder(model, bench.types[0]), "fast")
             for size in bench.sizes:
                 if bench.time_for(f"map of {model} at {size}"):
                     _map_of_size(bench, table, encoder, size)
@@ -270,7 +270,7 @@ def frames(bench: gpu_kit.Bench) -> None:
         ms=".1f",
     )  # fmt: skip
     for model in bench.models:
-        for dtype in bench.dtype_names():
+        for dtype in bench.types:
             if not bench.time_for(f"{model} {dtype}"):
                 continue
             with bench.attempt(f"{model} {dtype}"):
@@ -406,7 +406,7 @@ def _pose(T: np.ndarray) -> Any:
 def growth(bench: gpu_kit.Bench) -> None:
     """Frames, questions and clouds while the map grows, room by room."""
     table = bench.table(voxels="d", stage="s", ms=".2f", against_the_smallest=".2f", map_MiB=".0f")
-    model, dtype, size = bench.models[0], bench.dtype_names()[0], bench.sizes[0]
+    model, dtype, size = bench.models[0], bench.types[0], bench.sizes[0]
     mapper = mapper_of(bench.in_preset(bench.encoder(model, dtype), "fast"), size)
     network, random = gpu_kit.NETWORKS[model], torch.Generator().manual_seed(0)
     shape = (network.width, size.height // network.patch, size.width // network.patch)
