@@ -12,8 +12,9 @@ import radio_files
 import torch
 from conftest import golden_file
 
+from radseg_ros.cli.checkups import BAD, GOOD, radseg
 from radseg_ros.cli.onnx import main as radseg_onnx
-from radseg_ros.config import RadsegConfig
+from radseg_ros.config import Config, RadsegConfig
 from radseg_ros.datatypes import CheckpointError, ConfigError, InputError
 from radseg_ros.encoders.engines import graph
 from radseg_ros.encoders.engines.graph import Agreement, compare
@@ -244,6 +245,17 @@ def test_files_that_do_not_fit(engine, tmp_path):
             encoder_of(str(tmp_path / name))
     with pytest.raises(CheckpointError, match="No such file"):
         encoder_of(str(tmp_path / "absent.onnx"))
+
+
+@pytest.mark.slow
+def test_the_doctor_tries_it(engine):
+    options = {"checkpoint": str(TINY), "engine": "onnxruntime", "device": "cpu", **WINDOWS}
+
+    def state(file: str) -> str:
+        config = Config(radseg=RadsegConfig(**options, engine_file=file))
+        return next(each.state for each in radseg(config) if each.what == "radseg.engine")
+
+    assert state(engine) == GOOD and state("/nowhere/a.onnx") == BAD
 
 
 @pytest.mark.slow
