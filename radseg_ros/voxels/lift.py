@@ -78,16 +78,16 @@ class LiftedFrame:
         first, last = int(offsets[0]), int(offsets[-1])
         return self._sums(features, offsets[:-1] - first, slice(first, last))
 
-    def summing(self, features: torch.Tensor, order: torch.Tensor) -> Sums:
+    def summing(self, features: torch.Tensor, order: torch.Tensor | slice) -> Sums:
         """(start, stop) -> what :meth:`feature_sums` gives of the voxels in another order.
 
         On a GPU all sums are made at once if there is room: where the entries of a voxel begin
         would have to be waited for.
         """
-        if features.is_cuda and len(order) * features.shape[1] <= SUMS_AT_ONCE:
-            sums = take(self._sums(features, self.row_start[:-1], slice(None)), order)
+        if features.is_cuda and len(self.key) * features.shape[1] <= SUMS_AT_ONCE:
+            sums = self._sums(features, self.row_start[:-1], slice(None))[order]
             return lambda start, stop: sums[start:stop]
-        ordered = self.reordered(order)
+        ordered = self if isinstance(order, slice) else self.reordered(order)
         return lambda start, stop: ordered.feature_sums(features, start, stop)
 
     def _sums(self, features: torch.Tensor, begins: torch.Tensor, entries: slice) -> torch.Tensor:

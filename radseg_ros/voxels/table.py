@@ -98,14 +98,22 @@ class VoxelTable:
         And the order of the keys that gives them. What is claimed and then not added to must be
         given back with :meth:`release`.
         """
+        known, slots = len(self), self.claim_unordered(key)
+        try:
+            return torch.sort(slots)
+        except BaseException:
+            self.release(known)
+            raise
+
+    def claim_unordered(self, key: torch.Tensor) -> torch.Tensor:
+        """As :meth:`claim`, but in the order of the keys."""
         slots = self.index.find(key)
         new = (slots < 0).nonzero()[:, 0]
         known = len(self)
         fresh = torch.arange(known, known + len(new), device=self.device)
         slots[new] = fresh
-        ascending, order = torch.sort(slots)
         if not len(new):
-            return ascending, order
+            return slots
         new_key = take(key, new)
         try:
             self.resize(known + len(new))
@@ -114,7 +122,7 @@ class VoxelTable:
         except BaseException:
             self._truncate(known, new_key)
             raise
-        return ascending, order
+        return slots
 
     def release(self, length: int) -> None:
         """Give the slots from ``length`` on back."""

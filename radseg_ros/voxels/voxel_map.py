@@ -178,12 +178,15 @@ class VoxelMap:
     def _add(
         self, lifted: LiftedFrame, features: torch.Tensor, stamp_ns: int, now_ns: int
     ) -> torch.Tensor:
-        """Add the points of a frame, all or none -> (V,) slots of its voxels, ascending."""
+        """Add the points of a frame, all or none -> (V,) slots of its voxels."""
         known = len(self)
-        slots, order = self.table.claim(lifted.key)
+        slots = self.table.claim_unordered(lifted.key)
+        order: torch.Tensor | slice = slice(None)
         try:
+            if not self.table.vectors.takes_any_order:
+                slots, order = torch.sort(slots)
             stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
-            hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
+            hits, rgb_sum = lifted.hits[order], lifted.rgb_sum[order]
             rows = {"hits": hits, "rgb_sum": rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
             rows["views"] = torch.ones_like(slots, dtype=torch.int32)
