@@ -232,25 +232,50 @@ def test_a_frame_that_is_not_there_cannot_be_taken_out():
     assert_same(world.snapshot(), before)
 
 
-@pytest.mark.parametrize("failing", ["add", "subtract"])
-def test_a_move_that_fails_leaves_the_map_as_it_was(monkeypatch, failing):
+@pytest.mark.parametrize("failing", ["add", "subtract", "remove_slots"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_move_that_fails_at_any_step_leaves_the_map_as_it_was(monkeypatch, failing, call):
+    monkeypatch.setattr(voxel_map, "COPY_BYTES", 1)  # as few voxels in a step as can be
     rng = np.random.default_rng(0)
     (one, features), (other, _) = random_frame(rng), random_frame(rng)
     world = make_map()
-    world.integrate(one, features)
+    for each in (one, frame(1.0), other):
+        world.integrate(each, features)
     before, real = world.snapshot(), getattr(world.table, failing)
     calls = []
 
     def fail(*args):
         calls.append(args)
-        if len(calls) == 1:
+        if len(calls) == call:
             raise MemoryError
         return real(*args)
 
     monkeypatch.setattr(world.table, failing, fail)
+    steps = world.move(world.lifted(one, features), world.lifted(other, features), features, 0)
+    done = []
     with pytest.raises(MemoryError):
-        list(world.move(world.lifted(one, features), world.lifted(other, features), features, 0))
+        done += steps
     assert_same(world.snapshot(), before)
+    assert len(done) >= call - 1
+    list(world.move(world.lifted(one, features), world.lifted(other, features), features, 0))
+    wanted = make_map()
+    for each in (other, frame(1.0), other):
+        wanted.integrate(each, features)
+    assert_equal(world, wanted, stamps=False)
+
+
+def test_no_step_of_a_move_touches_many_voxels(monkeypatch):
+    monkeypatch.setattr(voxel_map, "COPY_BYTES", 1)
+    rng = np.random.default_rng(0)
+    (one, features), (other, _) = random_frame(rng), random_frame(rng)
+    world = make_map(0.05)
+    world.integrate(one, features)
+    before, after = (world.lifted(each, features) for each in (one, other))
+    hits, longest = world.table["hits"].sum(), 0
+    for _ in world.move(before, after, features, 0):
+        now = world.table["hits"].sum()
+        longest, hits = max(longest, abs(int(now - hits))), now
+    assert 0 < longest <= 64 * int(max(before.hits.max(), after.hits.max())) < int(hits)
 
 
 # A live map

@@ -22,6 +22,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -32,9 +33,10 @@ import torch
 from ..datatypes import InputError, MapFileError
 from ..device import give_way
 from ..voxels.camera_path import CameraPath
+from ..voxels.lift import LiftedFrame
 from ..voxels.voxel_map import PAUSE, VoxelMap
 from .folder import JournalWriter
-from .record import FRAME, Content, Record
+from .record import FRAME, Content, KeyFrame, Record
 from .replay import Poses, beginning, poses_of, replay
 from .story import MOVED, Story
 from .trajectory import Trajectory, moved
@@ -206,10 +208,9 @@ class Corrector:
     def _run(self) -> None:
         give_way()
         while not self._closing.is_set():
-            begun = time.monotonic()
             if self._step():
-                self._rest(time.monotonic() - begun)
-            elif self._busy:
+                continue
+            if self._busy:
                 self._settle()
                 self._busy = False
             else:
@@ -232,8 +233,22 @@ class Corrector:
                     path.add(self._poses.get(record.number, known.T_world_camera))
             self._changed(path)
 
-    def _rest(self, spent: float) -> None:
-        self._closing.wait(spent * (1 / self._share - 1))
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Some work, and the rest after it; a frame that waits for the map can have it then."""
+        begun = time.monotonic()
+        yield
+        rest = (time.monotonic() - begun) * (1 / self._share - 1)
+        self._closing.wait(max(PAUSE, rest))
+
+    def _restfully(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Each of the records, and the rest after it."""
+        while True:
+            with self._working():
+                record = next(records, None)
+            if record is None:
+                return
+            yield record
 
     def _step(self) -> bool:
         """Move a frame, or make the map anew; whether there was anything to do."""
@@ -255,24 +270,26 @@ class Corrector:
 
     def _move_one(self, world: VoxelMap, stale: Poses) -> None:
         number = nearest(stale, world.camera)
-        kept = self._journal.key_frame(Record(number, FRAME, 0))
+        with self._working():
+            kept = self._journal.key_frame(Record(number, FRAME, 0))
         target = self._poses.get(number)
         if kept is None or target is None:
             self._give_up(world, number)
             return
-        before, after = (
-            world.lifted(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
-            for T in (stale[number], target)
-        )
-        steps = world.move(before, after, kept.features, kept.frame.stamp_ns)
+        with self._working():
+            before = _lifted(world, kept, stale[number])
+        with self._working():
+            after = _lifted(world, kept, target)
+        steps, more = world.move(before, after, kept.features, kept.frame.stamp_ns), True
         try:
-            while self._next(steps, world, number, target):
-                time.sleep(PAUSE)  # a frame that waits for the map can have it
+            while more:
+                with self._working():
+                    more = self._moves_on(steps, world, number, target)
         except InputError:
             if world.is_sum:  # else it is made anew
                 self._give_up(world, number)
 
-    def _next(
+    def _moves_on(
         self, steps: Iterator[None], world: VoxelMap, number: int, target: np.ndarray
     ) -> bool:
         """Do one step of a move; whether there are more."""
@@ -312,13 +329,10 @@ class Corrector:
             steps = [record for record in self._records() if record.number > done]
             if len(steps) <= left:
                 break
-            started = time.monotonic()
-            for record in replay(self._journal, steps, new, camera, poses):
+            for record in self._restfully(replay(self._journal, steps, new, camera, poses)):
                 done = record.number
                 if self._closing.is_set() or void():
                     return
-                self._rest(time.monotonic() - started)
-                started = time.monotonic()
         with self._turn:
             if void():
                 return
@@ -360,6 +374,12 @@ def nearest(stale: Poses, camera: tuple[float, float, float]) -> int:
     places = np.stack([T[:3, 3] for T in stale.values()])
     metres = np.floor(np.linalg.norm(places - np.asarray(camera), axis=1))
     return int(numbers[np.lexsort((-numbers, metres))[0]])
+
+
+def _lifted(world: VoxelMap, kept: KeyFrame, T_world_camera: np.ndarray) -> LiftedFrame:
+    """What a frame adds to a map where somebody says that it was taken."""
+    frame = replace(kept.frame, T_world_camera=T_world_camera)
+    return world.lifted(frame, kept.features, kept.rules)
 
 
 def _stacked(poses: list[np.ndarray]) -> np.ndarray:

@@ -42,11 +42,11 @@ class LiftedFrame:
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
-        """The same voxels in another order, (V,) row numbers."""
+        """Voxels by (n,) row numbers: some of them, or all in another order."""
         count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
         shift = torch.repeat_interleave(take(self.row_start, order) - row_start[:-1], count)
-        entry = torch.arange(len(self.patch), device=order.device) + shift
+        entry = torch.arange(len(shift), device=order.device) + shift
         fields: dict[str, Any] = {
             name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
         }
