@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from .datatypes import (
     check_texts,
 )
 from .device import with_memory
-from .frames.assemble import Assembler, Observation, cameras_of
+from .frames.assemble import Assembler, Observation, cameras_of, is_of
 from .frames.decode import camera_frame
 from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
@@ -715,7 +716,11 @@ class LiveMap:
         return JournalStatus(journal.frames, journal.nbytes, journal.lost, damaged, *counts)
 
     def correct(
-        self, stamps_ns: Sequence[int], poses: Sequence[np.ndarray], frame_id: str = ""
+        self,
+        stamps_ns: Sequence[int],
+        poses: Sequence[np.ndarray],
+        frame_id: str = "",
+        robot: str = "",
     ) -> Correction:
         """Put frames where a corrected trajectory says, in the background.
 
@@ -724,42 +729,39 @@ class LiveMap:
 
         Args:
             stamps_ns: of ``poses``, T_world_body (4, 4) of what ``correct.body_frame`` names.
-            frame_id: of the world; empty = that of the map.
+            frame_id: of the world (:meth:`Localizer.world`); empty = that of the map.
+            robot: whose frames they are of, one of ``self.robots``.
 
         Raises:
             NotReadyError: the encoder is still loading.
-            InputError: there is no journal, or there are several robots; the poses cannot be used;
-                or the journal does not hold the frames of a map that would have to be made anew.
+            InputError: there is no journal, or no such robot; the poses cannot be used; or the
+                journal does not hold the frames of a map that would have to be made anew.
         """
         options, corrector = self.config.correct, self._corrector
-        if self.config.node.robots:
-            raise InputError(
-                "a trajectory does not say of which robot it is: with several (node.robots), poses "
-                "cannot be corrected"
-            )
+        if robot not in self.robots:
+            known = ", ".join(filter(None, self.robots)) or "none"
+            raise InputError(f"no robot is called {shown(robot)}; node.robots: {known}")
         if corrector is None:
             _ = self.mapper  # there is none yet while the encoder is loading
             raise InputError("corrected poses need a journal (journal.directory)")
-        here = self.moment()[1]
-        if frame_id and here and frame_id != here:
-            raise InputError(
-                f"the trajectory is in frame {shown(frame_id)}, the map in {shown(here)}"
-            )
-        trajectory = Trajectory(stamps_ns, poses, options.max_gap)
+        localizer = self._assembler.localizers[robot]
+
+        def mounted(frame: str) -> np.ndarray:
+            with self._state, _known("the camera's place on the body"):
+                return localizer.mounted(frame, options.body_frame)
+
+        with self._state, _known("the trajectory's place in the map"):
+            T_map_world = localizer.world(frame_id)
+        trajectory = Trajectory(stamps_ns, poses, options.max_gap, T_map_world)
         corrector.prepare()
         with self._turn:
             return corrector.request(
-                trajectory, self._mounted, options.min_shift, options.min_angle
+                trajectory,
+                mounted,
+                options.min_shift,
+                options.min_angle,
+                lambda camera: is_of(camera, robot),
             )
-
-    def _mounted(self, frame: str) -> np.ndarray:
-        """T_body_camera, (4, 4), of the body whose corrected poses are known."""
-        try:
-            with self._state:
-                body = self.config.correct.body_frame
-                return self._assembler.localizers[""].mounted(frame, body)
-        except Unusable as error:
-            raise InputError(f"the camera's place on the body is not known: {error}") from error
 
     def _corrected(self, camera: CameraPath | None) -> None:
         """Frames have been moved."""
@@ -896,3 +898,12 @@ class LiveMap:
         """Forget what waits for the worker. Called with the state locked."""
         for camera, count in self._worker.clear().items():
             self._assembler.drop(reason, count, camera)
+
+
+@contextmanager
+def _known(what: str) -> Iterator[None]:
+    """What is not known within is an input error, which says what that was to tell."""
+    try:
+        yield
+    except Unusable as error:
+        raise InputError(f"{what} is not known: {error}") from error

@@ -69,6 +69,7 @@ class _Known(NamedTuple):
     """What must be known of a frame to tell where it belongs."""
 
     stamp_ns: int
+    camera: str
     optical_frame: str
     T_world_camera: np.ndarray  # as it was fused first
 
@@ -128,18 +129,24 @@ class Corrector:
         mounted: Callable[[str], np.ndarray],
         min_shift: float,
         min_angle: float,
+        whose: Callable[[str], bool] = lambda camera: True,
     ) -> Correction:
         """Frames belong where a trajectory says. Called in turn.
 
         Args:
             mounted: T_body_camera, (4, 4), of the optical frame of images.
             min_shift, min_angle: m and degrees; who moves by less stays.
+            whose: which cameras the trajectory is of; frames of others are not looked at.
 
         Raises:
             InputError: the map is no sum of its frames, and the journal does not hold them all.
         """
         frames = self._frames()
-        known = {r.number: found for r in frames if (found := self._know(r)) is not None}
+        known = {
+            record.number: found
+            for record in frames
+            if (found := self._know(record)) is not None and whose(found.camera)
+        }
         gone = self._gone(frames)
         if gone and not self._host.map.is_sum:
             raise InputError(
@@ -196,7 +203,8 @@ class Corrector:
         if known is None and (header := self._journal.header(record)) is not None:
             try:
                 stamp_ns, pose = int(header["stamp_ns"]), np.array(header["pose"], np.float64)
-                known = _Known(stamp_ns, str(header["optical_frame"]), pose.reshape(4, 4))
+                camera, optical_frame = str(header["camera"]), str(header["optical_frame"])
+                known = _Known(stamp_ns, camera, optical_frame, pose.reshape(4, 4))
             except (KeyError, TypeError, ValueError) as error:
                 self._journal.leave_out(InputError(f"{record.name}: {error}"))
                 return None
