@@ -305,7 +305,7 @@ class LiveMap:
             stats = with_memory(lambda: mapper.fuse(frame, features, rules, record))
             if stats.points and journal is not None and content is not None:
                 journal.append(FRAME, content)
-            self._look(frame)
+            self._look(frame, record if stats.points else 0)
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
@@ -324,9 +324,12 @@ class LiveMap:
         key_frame = KeyFrame(frame, features, rules, observation.camera, world, images)
         return pack(key_frame, self.config.node.depth_scale)
 
-    def _look(self, frame: Frame) -> None:
+    def _look(self, frame: Frame, record: int) -> None:
         """Whether a frame shows the things that were found, or what is behind them; and what it
         looks across, if anybody wants floor plans.
+
+        Args:
+            record: its number in the journal; 0 = none.
         """
         options = self.config.map
 
@@ -335,7 +338,7 @@ class LiveMap:
 
         self._tracks.look(frame, beyond, options.carve_margin, self.mapper.map.clock.now_ns)
         if self._looked is not None:
-            self._looked.add(frame, self.config.grid)
+            self._looked.add(frame, self.config.grid, record)
 
     # Out
 
@@ -406,7 +409,8 @@ class LiveMap:
 
         Objects that texts find are followed from then on (:class:`Tracks`): they keep their ids,
         and are missing once frames have looked through their places. Where a filter, or a time
-        limit, leaves much of the map out, only those that are known already have ids.
+        limit, leaves much of the map out, or while frames are put elsewhere (:meth:`correct`), only
+        those that are known already have ids.
 
         Args:
             time_limit, where, vectors: see :meth:`Mapper.query`.
@@ -425,7 +429,9 @@ class LiveMap:
         )
         if vectors is not None:  # two of one name need not mean the same
             return result
-        whole = where is None and result.covered >= NEARLY_ALL
+        corrector = self._corrector
+        moving = corrector is not None and corrector.waiting > 0  # things may be in two places
+        whole = where is None and result.covered >= NEARLY_ALL and not moving
         return dataclasses.replace(result, tracks=tracks, whole=whole)
 
     def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> np.ndarray:
@@ -675,8 +681,15 @@ class LiveMap:
             self._tell(WAITS)
         if (journal := self._journal) is not None:
             share = self.config.correct.share
-            args = (lambda file: mapper.read(file)[0], share, self._corrected)
-            self._corrector = Corrector(journal, mapper, self._turn, *args)
+            self._corrector = Corrector(
+                journal,
+                mapper,
+                self._turn,
+                lambda file: mapper.read(file)[0],
+                share,
+                self._corrected,
+                lambda: self._looked,
+            )
         return self._pending is not None
 
     def _remembered(self, mapper: Mapper, path: Path | None) -> PendingMap | None:
@@ -725,7 +738,8 @@ class LiveMap:
         """Put frames where a corrected trajectory says, in the background.
 
         Newest ones, and those near the camera, come first; questions and frames go on meanwhile.
-        See :mod:`.journal.correct` for what becomes of the map.
+        See :mod:`.journal.correct` for what becomes of the map. Known things go with them at once,
+        and no question learns of others until all frames are where they belong.
 
         Args:
             stamps_ns: of ``poses``, T_world_body (4, 4) of what ``correct.body_frame`` names.
@@ -755,13 +769,15 @@ class LiveMap:
         trajectory = Trajectory(stamps_ns, poses, options.max_gap, T_map_world)
         corrector.prepare()
         with self._turn:
-            return corrector.request(
+            done = corrector.request(
                 trajectory,
                 mounted,
                 options.min_shift,
                 options.min_angle,
                 lambda camera: is_of(camera, robot),
             )
+            self._tracks.move(done.shifts)
+        return done
 
     def _corrected(self, camera: CameraPath | None) -> None:
         """Frames have been moved."""

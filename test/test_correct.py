@@ -313,6 +313,55 @@ def test_a_corrected_map_is_the_one_of_corrected_poses(tmp_path, options):
     again.close(5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"map__carve_after": 1}, marks=pytest.mark.slow)],
+    ids=["sum", "anew"],
+)
+def test_floor_plans_follow_corrected_poses(tmp_path, options):
+    given = {**AT_ONCE, **options, "grid__low": 0.01, "grid__high": 5.0}
+    live, wanted = live_map(tmp_path / "one", **given), live_map(tmp_path / "other", **given)
+    observe(live, [0])  # before anybody wants a floor plan
+    for each in (live, wanted):
+        each.floor_plan()
+    observe(live, range(1, 5))
+    observe(wanted, range(1, 5), places={step: corrected(step) for step in range(1, 5)})
+
+    def cells(of: LiveMap) -> set:
+        assert of._looked is not None
+        return {*map(tuple, of._looked.cells().tolist())}
+
+    assert cells(live) != cells(wanted)
+    correct(live, range(5), by=-0.1)
+    correct(live, range(5))  # the first one may not be done
+    done(live)
+    assert cells(live) == cells(wanted) != set()
+    for each in (live, wanted):
+        each.close(5)
+
+
+def test_known_things_follow_corrected_poses_and_nothing_is_learnt_meanwhile(tmp_path):
+    live = live_map(tmp_path, **{**AT_ONCE, "correct__share": 0.01}, map__voxel_size=0.3)
+    observe(live, range(2))
+    asked = {"threshold": 0.1, "max_gap": 1.0}
+    assert live.query(["grey"], **asked).answers[0].objects[0].id == 1
+    before = {id: track.thing.centre for id, track in live._tracks._tracks.items()}
+    told = live.correct([stamp_of(s) for s in range(2)], [raised(place(s)) for s in range(2)])
+    assert told.moved == 2 and live.status().journal.moving
+    for id, track in live._tracks._tracks.items():
+        assert track.thing.centre == pytest.approx((*before[id][:2], before[id][2] + 100))
+    things = live.query(["grey"], **asked).answers[0].objects
+    assert things and not any(thing.id for thing in things), "there, and new to us"
+    assert live._tracks._tracks.keys() == before.keys()
+    live.close(5)
+
+
+def raised(T: np.ndarray) -> np.ndarray:
+    T = T.copy()
+    T[2, 3] += 100
+    return T
+
+
 @pytest.mark.slow  # seconds
 @pytest.mark.parametrize("options", [{}, {"map__carve_after": 1}], ids=["sum", "anew"])
 def test_mapping_and_questions_go_on_meanwhile(tmp_path, options):

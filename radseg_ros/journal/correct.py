@@ -30,7 +30,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..datatypes import InputError, MapFileError
+from ..datatypes import Frame, InputError, MapFileError
 from ..device import give_way
 from ..voxels.camera_path import CameraPath
 from ..voxels.lift import LiftedFrame
@@ -55,7 +55,17 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+class Looks(Protocol):
+    """What else is known of frames, by their numbers."""
+
+    def __contains__(self, number: object) -> bool: ...
+
+    def move(self, number: int, before: Frame, after: Frame) -> None:
+        """A frame was elsewhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Correction:
     """What a trajectory says of the frames in the journal."""
 
@@ -63,6 +73,7 @@ class Correction:
     kept: int  # are where they were, nearly enough
     outside: int  # before, behind, or in a gap of the trajectory: they stay
     gone: int  # in the map and not in the journal any more: they stay
+    shifts: dict[int, np.ndarray]  # stamp (ns) of frames that are elsewhere -> T_new_old, (4, 4)
 
 
 class _Known(NamedTuple):
@@ -83,6 +94,7 @@ class Corrector:
         share: of one core's time.
         changed: is called when frames have been moved; at last with the way of the camera, if all
             of it is known.
+        looks: what else follows frames that move; None = nothing now.
     """
 
     def __init__(
@@ -93,10 +105,11 @@ class Corrector:
         read: Callable[[Path], VoxelMap],
         share: float,
         changed: Callable[[CameraPath | None], None],
+        looks: Callable[[], Looks | None] = lambda: None,
     ) -> None:
         self.failed = 0  # frames that could not be moved: damaged, or gone meanwhile
         self._journal, self._host, self._turn, self._read = journal, host, turn, read
-        self._share, self._changed = share, changed
+        self._share, self._changed, self._looks = share, changed, looks
         self._known: dict[int, _Known] = {}
         self._poses = poses_of(journal, journal.records)  # numbers are given once
         self._busy = False
@@ -163,7 +176,11 @@ class Corrector:
         if len(moves):
             self._move([numbers[i] for i in moves], before[moves], after[moves])
         outside = int((~inside).sum())
-        return Correction(len(moves), len(known) - len(moves) - outside, outside, gone)
+        kept = len(known) - len(moves) - outside
+        shifts = dict(
+            zip(stamps[moves].tolist(), after[moves] @ np.linalg.inv(before[moves]), strict=True)
+        )
+        return Correction(len(moves), kept, outside, gone, shifts)
 
     def _move(self, numbers: list[int], before: np.ndarray, after: np.ndarray) -> None:
         poses = torch.from_numpy(np.ascontiguousarray(after))
@@ -296,6 +313,23 @@ class Corrector:
         except InputError:
             if world.is_sum:  # else it is made anew
                 self._give_up(world, number)
+        else:
+            self._follow(number, stale[number], target, kept.frame)
+
+    def _follow(
+        self, number: int, before: np.ndarray, after: np.ndarray, frame: Frame | None = None
+    ) -> None:
+        """A frame, which is in the journal, has been moved."""
+        looks = self._looks()
+        if looks is None or number not in looks:
+            return
+        with self._working():
+            if frame is None:
+                kept = self._journal.key_frame(Record(number, FRAME, 0))
+                frame = None if kept is None else kept.frame
+            if frame is not None:
+                places = (replace(frame, T_world_camera=T) for T in (before, after))
+                looks.move(number, *places)
 
     def _moves_on(
         self, steps: Iterator[None], world: VoxelMap, number: int, target: np.ndarray
@@ -348,6 +382,8 @@ class Corrector:
             for _ in replay(self._journal, steps, new, camera, poses):
                 pass
             self._take_over(world, new, poses)
+        for number in world.history.stale.keys() & poses.keys():
+            self._follow(number, world.history.stale[number], poses[number])
 
     def _base(self, world: VoxelMap, story: Story) -> tuple[VoxelMap, int] | None:
         """What a map that is made anew begins with, and the record up to which that goes.
