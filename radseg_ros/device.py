@@ -49,6 +49,17 @@ def pick_device(name: torch.device | str, option: str = "device") -> torch.devic
     return device
 
 
+def number_type(name: str, device: torch.device) -> torch.dtype:
+    """The type that a network computes in: ``name``, or what suits the device (auto)."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
 @cache
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for matrix products in bfloat16.
