@@ -21,7 +21,14 @@ from journalled import assert_equal, settle
 from plain_messages import Message, image, info, pose, transforms
 from test_accounts import GARBAGE, SMALL, even
 
-from radseg_ros.config import Config, CorrectConfig, JournalConfig, NodeConfig, SyncConfig
+from radseg_ros.config import (
+    Config,
+    CorrectConfig,
+    JournalConfig,
+    NodeConfig,
+    PersistenceConfig,
+    SyncConfig,
+)
 from radseg_ros.datatypes import ConfigError, InputError
 from radseg_ros.frames.assemble import KINDS, OF_A_CAMERA, SHARED, Assembler, cameras_of, is_of
 from radseg_ros.frames.ledger import IMAGES, input_name
@@ -424,7 +431,14 @@ def live_map(how: Convention | None = None, journal: str = "", **node: object) -
     names = {} if how is None else {"robots": list(ROBOTS), **how.options}
     made = NodeConfig(**{"backlog": 99, **names, **node})
     kept, correct = JournalConfig(directory=journal), CorrectConfig(share=1.0, body_frame="base")
-    config = Config(encoder="colors", short_side=0, node=made, journal=kept, correct=correct)
+    config = Config(
+        encoder="colors",
+        short_side=0,
+        node=made,
+        journal=kept,
+        correct=correct,
+        persistence=PersistenceConfig(frame_is_persistent=True),
+    )
     live = LiveMap(config)
     live.start(Mapper(config, Held()))
     live.resume()
@@ -577,6 +591,28 @@ def test_a_trajectory_moves_the_frames_of_its_robot_alone(how, tmp_path):
     for robot in ("c", ""):
         with pytest.raises(InputError, match=r"no robot is called '.?'; node\.robots: a, "):
             live.correct([10**8], [np.eye(4)], "map", robot)
+    assert live.close(10)
+
+
+@pytest.mark.parametrize("how", [EACH, GIVEN, CONVENTIONS["tf of each, given origins"]])
+def test_a_journal_knows_the_robot_of_each_frame(how, tmp_path):
+    live = live_map(how, str(tmp_path))
+    for robot in ROBOTS:
+        drive(live, how, robot, 100)
+    settle(live, lambda: live.status().integrated == 2)
+    assert live.close(10)
+    before, live = poses_in_journal(tmp_path), live_map(how, str(tmp_path))
+    x, T = ORIGINS[B] + 0.1 + 1, np.eye(4)
+    if how.options:  # nobody knows yet whether poses come by transforms, whose map is the robot's
+        with pytest.raises(InputError, match="no pose of this robot has come yet"):
+            live.correct([10**8], [T], "map", B)
+        live.poses_from("tf" if how is not GIVEN else "topic", B)
+        x -= ORIGINS[B] * (how is not GIVEN)
+    T[0, 3] = x
+    assert live.correct([10**8], [T], "map", B).moved == 1
+    assert poses_in_journal(tmp_path) == pytest.approx(
+        {key: x + (key[0] == B) for key, x in before.items()}
+    )
     assert live.close(10)
 
 

@@ -171,11 +171,15 @@ class Localizer:
             frame: empty = that of the map.
 
         Raises:
-            InputError: it is another than that of the map.
+            InputError: it is another than that of the map, or it is not known yet which is the
+                robot's own.
             Unusable: of one of several robots, no transform joins the two.
         """
-        if self._T_map_world is not None and frame == (self._world or self.map_frame):
-            return self._T_map_world
+        if self._T_map_world is not None and frame:
+            if self.source == "auto":
+                raise InputError("no pose of this robot has come yet, which says in what frame")
+            if frame == (self.map_frame if self.source == "tf" else self._world):
+                return self._T_map_world
         if not frame or not self.map_frame or frame == self.map_frame:
             return np.eye(4)
         if self._robot and self._T_map_world is None:
