@@ -215,8 +215,12 @@ class Bench:
         """Whether the part has time for what takes so long; what it has none for is named."""
         if time.monotonic() + seconds < self._part_end:
             return True
-        self._part["left_out"].append(what)
+        self.leave_out(what)
         return False
+
+    def leave_out(self, what: str) -> None:
+        """Name what this part does not measure."""
+        self._part["left_out"].append(what)
 
     # ---- what is measured ------------------------------------------------------------------------
 
