@@ -48,12 +48,14 @@ class LiftedFrame:
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
-        """The same voxels in another order, (V,) row numbers."""
+        """Voxels by (n,) row numbers: some of them, or all in another order."""
         count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
+        whole = len(order) == len(self.key)
+        entries = len(self.patch) if whole else int(row_start[-1])
         begins = take(self.row_start, order) - row_start[:-1]
-        shift = torch.repeat_interleave(begins, count, output_size=len(self.patch))
-        entry = torch.arange(len(self.patch), device=order.device) + shift
+        shift = torch.repeat_interleave(begins, count, output_size=entries)
+        entry = torch.arange(entries, device=order.device) + shift
         fields: dict[str, Any] = {
             name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
         }
@@ -62,6 +64,7 @@ class LiftedFrame:
             row_start=row_start,
             patch=take(self.patch, entry),
             weight=take(self.weight, entry),
+            points=self.points if whole else int(fields["hits"].sum()),
             **fields,
         )
 
