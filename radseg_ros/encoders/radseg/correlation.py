@@ -8,6 +8,8 @@ The T x T matrix S never exists as a whole: it is made, used and dropped in bloc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,8 +22,19 @@ BLOCK_ELEMENTS = {
 }  # entries of S at once: 4, 64, 16 MiB of float32
 
 
+@torch.compiler.disable(recursive=False)  # a kernel of its own, whatever is compiled around it
 def fused(unit: torch.Tensor, values: torch.Tensor, tau: float) -> torch.Tensor:
     """:func:`correlate` of (B, H, T, d) in one kernel, which torch.compile writes for a GPU."""
+    return _compiled()(unit, values, tau).to(values.dtype)
+
+
+@cache
+def _compiled() -> Callable[..., torch.Tensor]:
+    return torch.compile(flexible, dynamic=False)
+
+
+def flexible(unit: torch.Tensor, values: torch.Tensor, tau: float) -> torch.Tensor:
+    """What :func:`fused` compiles."""
     from torch.nn.attention.flex_attention import flex_attention
 
     def alike(score: Any, batch: Any, head: Any, row: Any, column: Any) -> Any:
