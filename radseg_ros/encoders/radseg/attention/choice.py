@@ -48,7 +48,8 @@ def make_attention(
     if name == "resradio":
         return partial(resradio, sigma=config.sigma, tau_r=config.tau_r, lambda_r=config.lambda_r)
     if name == "scra":
-        return partial(scra, tau=config.tau_scra, recursions=config.recursions)
+        options = {"tau": config.tau_scra, "recursions": config.recursions}
+        return partial(scra, **options, compiled=config.compile)
     return plain
 
 
