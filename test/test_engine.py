@@ -28,10 +28,10 @@ WINDOWS = {"crop": 96, "stride": 48}
 PARITY = 1e-4
 
 
-def encoder_of(engine: str = "", checkpoint: Path = TINY, **options):
+def encoder_of(file: str = "", checkpoint: Path = TINY, **options):
     given = {"checkpoint": str(checkpoint), "device": "cpu", **WINDOWS}
-    if engine:
-        given |= {"engine": "onnxruntime", "engine_file": engine}
+    if file:
+        given |= {"engine": "onnxruntime", "engine_file": file}
     return make_encoder("radseg", **given | options)
 
 
@@ -121,14 +121,14 @@ def engine(tmp_path_factory) -> str:
     return written(tmp_path_factory.mktemp("engine") / "tiny.onnx", **WINDOWS)
 
 
-def written(path: Path, checkpoint: Path = TINY, **options) -> str:
+def written(path: Path, *flags: str, checkpoint: Path = TINY, **options) -> str:
     """The file that radseg-onnx writes."""
     need_onnx()
     config = RadsegConfig(
         checkpoint=str(checkpoint), engine="onnxruntime", engine_file=str(path), **options
     )
     words = shlex.split(command(config, config.dtype, SIZE))
-    assert words[0] == "radseg-onnx" and radseg_onnx([*words[1:], "--device", "cpu"]) == 0
+    assert words[0] == "radseg-onnx" and radseg_onnx([*words[1:], "--device", "cpu", *flags]) == 0
     return str(path)
 
 
@@ -162,7 +162,7 @@ def test_windows_scra_and_scga_are_those_of_the_authors(engine):
 def test_same_features_as_torch(tmp_path, options):
     checkpoint = radio_files.write_small(tmp_path / "small.pth.tar")
     options = WINDOWS | options
-    file = written(tmp_path / "small.onnx", checkpoint, **options)
+    file = written(tmp_path / "small.onnx", checkpoint=checkpoint, **options)
     torchs = encoder_of(checkpoint=checkpoint, **options)
     engine = encoder_of(file, checkpoint, **options)
     assert engine.name == torchs.name and engine.channels == torchs.channels
@@ -191,6 +191,21 @@ def test_half_precision(tmp_path):
     assert Path(engine.config.engine_file).stat().st_size < 0.6 * TINY.stat().st_size
     with pytest.raises(ConfigError, match="dtype float16, not float32"):
         encoder_of(engine.config.engine_file)
+
+
+@pytest.mark.slow
+def test_int8(tmp_path, monkeypatch):
+    options = {"crop": 0, "scga": "always"}
+    file = written(tmp_path / "small.onnx", "--int8", **options)
+    ours, theirs = encoder_of(file, **options), encoder_of(**options)
+    cosines = torch.cosine_similarity(ours.encode(image()).data, theirs.encode(image()).data, 0)
+    assert 0.99 < cosines.min() < 0.99999  # it is another arithmetic
+    with pytest.raises(InputError, match=r"make another: radseg-onnx .* --int8$"):
+        ours.encode(image((64, 64)))
+    every = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: every)
+    with pytest.raises(ConfigError, match="is in int8, which is for the CPU"):
+        Engine(Path(file), torch.device("cuda"))
 
 
 @pytest.mark.slow
@@ -262,6 +277,7 @@ def test_a_graph_that_does_something_else_is_not_written(tmp_path, monkeypatch, 
     ("options", "told"),
     [
         (["--set", "dtype=bfloat16"], "float32 or float16, not bfloat16"),
+        (["--int8", "--set", "dtype=float16"], "radseg.dtype in int8 is float32, not float16"),
         (["--encoder", "lite"], "only encoder radseg can be written"),
         (["--set", "attention=resradio", "--set", "sfr=on"], "only encoder radseg can be written"),
     ],

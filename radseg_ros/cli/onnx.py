@@ -35,7 +35,7 @@ def write(options: argparse.Namespace) -> int:
     encoder = encoder_from(options)
     if type(encoder) is not RadsegEncoder:
         raise ConfigError("only encoder radseg can be written, without radseg.sfr and .engine")
-    agreement = write_engine(encoder, options.out, (options.height, options.width))
+    agreement = write_engine(encoder, options.out, (options.height, options.width), options.int8)
     print(
         f"{options.out}: {options.height} x {options.width} px, {encoder.name}; features within "
         f"{agreement.difference:.0e} of torch's, worst cosine {agreement.cosine:.6f}"
@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     size = "px of the images, after they were brought to short_side"
     parser.add_argument("--height", type=positive, required=True, help=size)
     parser.add_argument("--width", type=positive, required=True, help=size)
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="round the matrix products to 8 bit: half the time on a CPU, and a little less exact",
+    )
     add_encoder_options(parser)
     return parser
 

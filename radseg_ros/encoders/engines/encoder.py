@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from ...config import RadsegConfig
 from ...datatypes import ConfigError, FeatureMap, InputError, Pixels
 from ..radseg.encoder import RadsegEncoder
-from .origin import command, difference, origin_of
+from .origin import INT8, command, difference, origin_of
 from .session import Engine
 
 
@@ -28,17 +29,14 @@ class EngineEncoder(RadsegEncoder):
         super().__init__(config)
         path = Path(config.engine_file).expanduser()
         engine = Engine(path, self.device, config.engine == "tensorrt")
-        wanted = origin_of(config, self.checkpoint_hash, self._kind, engine.size)
+        kind = str(self.dtype).removeprefix("torch.")
+        self._command = partial(command, config, kind, int8=bool(engine.origin.get(INT8)))
+        wanted = origin_of(config, self.checkpoint_hash, kind, engine.size)
         if wrong := difference(engine.origin, wanted):
             raise ConfigError(
-                f"{path} was made for {wrong}; make another: "
-                f"{command(config, self._kind, engine.size)}"
+                f"{path} was made for {wrong}; make another: {self._command(engine.size)}"
             )
         self._engine = engine.start()
-
-    @property
-    def _kind(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
 
     @torch.no_grad()
     def encode(self, rgb: Pixels) -> FeatureMap:
@@ -54,6 +52,6 @@ class EngineEncoder(RadsegEncoder):
             raise InputError(
                 f"images of {rgb.shape[0]} x {rgb.shape[1]} px are seen at {seen}, and "
                 f"{self._engine.path} was made for {made}; make another: "
-                f"{command(self.config, self._kind, rgb.shape[:2])}"
+                f"{self._command(rgb.shape[:2])}"
             )
         return FeatureMap(self._engine(image))

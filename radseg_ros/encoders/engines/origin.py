@@ -18,6 +18,7 @@ from ...datatypes import CheckpointError, brief
 KEY = "radseg_ros"  # of the metadata
 FORMAT = 1  # rises when a file of before would give other features
 SIDES = ("height", "width")
+INT8 = "int8"  # matrix products rounded to it, the rest float32
 # options that do not change what is written, or are told apart
 ELSEWHERE = {"checkpoint", "text_tower", "text_embeddings", "refine", "refinement", "compile",
              "device", "dtype", "engine", "engine_file"}  # fmt: skip
@@ -66,8 +67,11 @@ def read_origin(path: Path, metadata: Mapping[str, str]) -> Origin:
 
 
 def difference(found: Origin, wanted: Origin) -> str:
-    """What a file was made with and should not be, or the reverse; empty if it fits."""
-    names = [name for name in dict.fromkeys([*wanted, *found]) if name not in SIDES]
+    """What a file was made with and should not be, or the reverse; empty if it fits.
+
+    How large its images are is told when one comes; rounding is the choice of who made the file.
+    """
+    names = [name for name in dict.fromkeys([*wanted, *found]) if name not in (*SIDES, INT8)]
     told = [
         f"{name} {brief(found.get(name, 'none'))}, not {wanted.get(name, 'none')}"
         for name in names
@@ -76,13 +80,14 @@ def difference(found: Origin, wanted: Origin) -> str:
     return "; ".join(told[:5])
 
 
-def command(config: RadsegConfig, dtype: str, size: Sequence[int]) -> str:
+def command(config: RadsegConfig, dtype: str, size: Sequence[int], int8: bool = False) -> str:
     """The command that makes the file which the options of an encoder ask for.
 
     Args:
         config: of the encoder.
         dtype: that it computes in.
         size: (H, W) px of the images.
+        int8: rounded to it.
     """
     words = ["radseg-onnx", "-o", config.engine_file or "radseg.onnx"]
     words += ["--height", str(size[0]), "--width", str(size[1]), "--checkpoint", config.checkpoint]
@@ -95,4 +100,4 @@ def command(config: RadsegConfig, dtype: str, size: Sequence[int]) -> str:
         changed["dtype"] = dtype
     for name, value in changed.items():
         words += ["--set", f"{name}={json.dumps(value) if type(value) is bool else value}"]
-    return shlex.join(words)
+    return shlex.join([*words, *(["--int8"] if int8 else [])])

@@ -13,7 +13,7 @@ from ...datatypes import CheckpointError, ConfigError
 from ...hub import file_hash
 from ...language.cache import cache_folder
 from ...reading import border
-from .origin import SIDES, read_origin
+from .origin import INT8, SIDES, read_origin
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 INPUT, OUTPUT = "image", "features"  # names in the graph
@@ -47,6 +47,11 @@ class Engine:
             self.origin = read_origin(path, peek.get_modelmeta().custom_metadata_map)
             _, self.channels, *self._grid = peek.get_outputs()[0].shape
             del peek
+        if self.origin.get(INT8) and device.type != "cpu":
+            raise ConfigError(
+                f"{path} is in int8, which is for the CPU: radseg.device cpu, or make it without "
+                "--int8, with --set dtype=float16"
+            )
         self.size = tuple(self.origin[side] for side in SIDES)
         self._wanted = wanted
         self._session: Any = None
