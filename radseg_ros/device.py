@@ -49,12 +49,18 @@ def pick_device(name: torch.device | str, option: str = "device") -> torch.devic
     return device
 
 
-def number_type(name: str, device: torch.device) -> torch.dtype:
-    """The type that a network computes in: ``name``, or what suits the device (auto)."""
+def number_type(name: str, device: torch.device, hurry: bool = False) -> torch.dtype:
+    """The type that a network computes in: ``name``, or what suits the device (auto).
+
+    Args:
+        hurry: auto is bfloat16 on a processor that has instructions for it as well.
+    """
     import torch
 
     if name != "auto":
         return getattr(torch, name)
+    if device.type == "cpu" and hurry and multiplies_bfloat16():
+        return torch.bfloat16
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

@@ -38,7 +38,7 @@ from .correlation import aggregate
 from .heads import build_head, head_size
 from .network import Network
 from .sam_features import RadioSamFeatures, sam_head
-from .windows import corners, resized, stitch
+from .windows import brought_down, corners, resized, stitch
 
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}
@@ -64,7 +64,7 @@ class RadsegEncoder:
         self.config = config
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device, "radseg.device")
-        self.dtype = number_type(config.dtype, self.device)
+        self.dtype = number_type(config.dtype, self.device, hurry=config.preset == "cpu")
         self.coarse_head = self.dtype == torch.float32  # others are coarse already
         path = find_radio(config.checkpoint, config.offline)
         with border(path, "a RADIO checkpoint", CheckpointError):
@@ -199,10 +199,14 @@ class RadsegEncoder:
         return self._sized(image_tensor(rgb, self.device))
 
     def _sized(self, image: torch.Tensor) -> torch.Tensor:
-        size = resized(image.shape[1:], self.crop, self.stride, self.patch)
-        if size == tuple(image.shape[1:]):
+        own = tuple(image.shape[1:])
+        seen = brought_down(own, self.config.short_side())
+        size = resized(seen, self.crop, self.stride, self.patch)
+        if size == own:
             return image
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        return F.interpolate(
+            image[None], size=size, mode="bilinear", align_corners=False, antialias=seen != own
+        )[0]
 
     def features(
         self, image: torch.Tensor, see: See | None = None, at_once: int = 0

@@ -12,6 +12,15 @@ import torch
 from torch.nn import functional as F
 
 
+def brought_down(size: Sequence[int], side: int) -> tuple[int, int]:
+    """(h, w) of an image whose short side has at most ``side`` px; 0 = any."""
+    h, w = size
+    if not side or min(h, w) <= side:
+        return h, w
+    scale = side / min(h, w)
+    return round(h * scale), round(w * scale)
+
+
 def resized(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tuple[int, int]:
     """(h, w) that an image is resized to: multiples of the stride and at least one window.
 
