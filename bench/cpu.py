@@ -34,7 +34,6 @@ from radseg_ros.config import Config, QueryConfig, RadsegConfig
 from radseg_ros.datatypes import Frame
 from radseg_ros.demo.gallery import EXHIBITS, SIZE, K, canvas, furniture, trajectory
 from radseg_ros.demo.raycast import render
-from radseg_ros.device import multiplies_bfloat16
 from radseg_ros.encoders.engines.encoder import EngineEncoder
 from radseg_ros.encoders.engines.graph import write_engine
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
@@ -57,20 +56,17 @@ class Setting:
 def settings() -> dict[str, Setting]:
     """Name -> candidate; the first is what all are compared with."""
     single = {"preset": "fast"}
-    half = {**single, "dtype": "bfloat16"}
     found = {name: Setting({"preset": name}) for name in ("paper", "balanced", "fast")}
     found |= {f"single {side}": Setting({**single, "side": side}) for side in (512, 448, 384, 320)}
     found["single 256"] = Setting({**single, "side": 256})
     found["windows 448: 336/224"] = Setting({"preset": "balanced", "side": 448})
     found["single 384, no SCGA"] = Setting({**single, "side": 384, "scga": "off"})
-    if multiplies_bfloat16():
-        found["single 640 bfloat16"] = Setting(half)
-        found["single 320 bfloat16"] = Setting({**half, "side": 320})
-    found["cpu"] = Setting({"preset": "cpu"})
-    found["cpu, 1 thread"] = Setting({"preset": "cpu"}, threads=1)
-    plain = {"preset": "cpu", "dtype": "float32"}
-    found["cpu, onnxruntime"] = Setting(plain, "onnxruntime")
-    found["cpu, onnxruntime int8"] = Setting(plain, "int8")
+    small = {"preset": "cpu"}
+    found["cpu"] = Setting(small)
+    found["cpu, 1 thread"] = Setting(small, threads=1)
+    found["cpu, bfloat16"] = Setting({**small, "dtype": "bfloat16"})
+    found["cpu, onnxruntime"] = Setting(small, "onnxruntime")
+    found["cpu, onnxruntime int8"] = Setting(small, "int8")
     return found
 
 

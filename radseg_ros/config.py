@@ -276,9 +276,8 @@ class RadsegConfig(Options):
     device: str = option("auto", "cpu, cuda, cuda:N, mps, or auto (cuda if there is one)")
     dtype: str = option(
         "auto",
-        "float32, float16, bfloat16, or auto (bfloat16 on a GPU that has instructions for it, "
-        "float16 on an older one, float32 elsewhere; in preset cpu bfloat16 on a processor with "
-        "AVX-512 BF16 or AMX)",
+        "float32, float16, bfloat16, or auto (float16 on a GPU, bfloat16 if that overflows, "
+        "float32 elsewhere)",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     compile: bool = option(

@@ -445,6 +445,23 @@ def test_options_that_cannot_be_are_refused(options, words):
         from_dict(RadsegConfig, options, "radseg.")
 
 
+@pytest.mark.parametrize("large, kept", [(1.0, torch.float16), (1e6, torch.bfloat16)])
+def test_a_type_of_its_own_choice_keeps_to_its_range(small, tmp_path, monkeypatch, large, kept):
+    def grow(content: dict) -> dict:
+        weight = next(key for key in content["state_dict"] if key.endswith("blocks.1.mlp.fc1.bias"))
+        content["state_dict"][weight] = content["state_dict"][weight].float() + large
+        return content
+
+    path = radio_files.rewrite(small, tmp_path / "large.pth.tar", grow)
+    monkeypatch.setattr(
+        "radseg_ros.encoders.radseg.encoder.number_type", lambda name, device: torch.float16
+    )
+    encoder = encoder_of(path)
+    assert encoder.dtype == kept
+    assert encoder.encode(np.zeros((96, 96, 3), np.uint8)).data.isfinite().all()
+    assert encoder_of(path, dtype="float16").dtype == torch.float16, "as it was asked for"
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta"])
 def test_devices_that_are_not_here(small, device):
     with pytest.raises(ConfigError, match="radseg.device"):

@@ -80,17 +80,30 @@ def mean_cosine(unit: torch.Tensor) -> torch.Tensor:
     return unit.mean(-2).square().sum(-1)
 
 
-def aggregate(features: torch.Tensor, tau: float) -> torch.Tensor:
+def aggregate(
+    features: torch.Tensor, tau: float, kind: torch.dtype = torch.float32
+) -> torch.Tensor:
     """SCGA (docs/method.md 2.3): every patch becomes the correlation-weighted mean of all patches
     of its image.
 
     Args:
         features: (C, h, w) float32, of one image.
         tau: temperature.
+        kind: type of the products; see :func:`product_type`.
 
     Returns:
         (C, h, w).
     """
     vectors = features.flatten(1).T.contiguous()
     unit = F.normalize(vectors, dim=-1, eps=1e-12)
-    return correlate(unit[None], vectors[None], tau, mean_cosine(unit))[0].T.reshape(features.shape)
+    means = correlate(unit[None].to(kind), vectors[None].to(kind), tau, mean_cosine(unit))
+    return means[0].to(features.dtype).T.reshape(features.shape)
+
+
+def product_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which type a network of ``dtype`` correlates.
+
+    A GPU sums products of half precision in float32, and is ten times as fast with them; on a
+    processor nothing is gained.
+    """
+    return dtype if device.type == "cuda" else torch.float32

@@ -5,6 +5,7 @@ and a language head on top. With another attention in the last block it is one o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,11 +35,13 @@ from .attention.block import plain
 from .attention.choice import blocks_wanted, make_attention, name_suffix
 from .backbone import build_radio
 from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
-from .correlation import aggregate
+from .correlation import aggregate, product_type
 from .heads import build_head, head_size
 from .network import Network
 from .sam_features import RadioSamFeatures, sam_head
 from .windows import brought_down, corners, resized, stitch
+
+logger = logging.getLogger(__name__)
 
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}
@@ -64,8 +67,7 @@ class RadsegEncoder:
         self.config = config
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device, "radseg.device")
-        self.dtype = number_type(config.dtype, self.device, hurry=config.preset == "cpu")
-        self.coarse_head = self.dtype == torch.float32  # others are coarse already
+        self.dtype = number_type(config.dtype, self.device)
         path = find_radio(config.checkpoint, config.offline)
         with border(path, "a RADIO checkpoint", CheckpointError):
             checkpoint = read_checkpoint(path)
@@ -77,8 +79,7 @@ class RadsegEncoder:
         self.checkpoint_hash = checkpoint.hash
         self.name = f"radseg-{checkpoint.hash}-{self.language}{name_suffix(config)}"
 
-        seen = blocks_wanted(config, len(model.encoder.layer))
-        self._network = Network(model.to(self.device, self.dtype), seen)
+        self._network = self._fitting(model, checkpoint)
         self.patch, self.channels = self._network.patch, self._network.channels
         self._check_windows()
         with border(path, "a RADIO checkpoint", CheckpointError):
@@ -89,6 +90,7 @@ class RadsegEncoder:
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
         self.language_channels = head_size(head)
+        self.coarse_head = self.dtype == torch.float32  # others are coarse already
         self.text = self._text_embedder(tower)
         self.sam = self._sam_features(checkpoint) if config.refine == "sam" else None
 
@@ -155,6 +157,18 @@ class RadsegEncoder:
         float32.
         """
         return self._network.tokens(rgb[None].to(self.dtype))[0, self._language_token].float()
+
+    def _fitting(self, model: Any, checkpoint: RadioCheckpoint) -> Network:
+        """The network in its type; where that was chosen here, in one whose range it keeps to."""
+        seen = blocks_wanted(self.config, len(model.encoder.layer))
+        network = Network(model.to(self.device, self.dtype), seen)
+        chosen = self.config.dtype == "auto" and self.dtype == torch.float16
+        if chosen and not bool(network.probe().isfinite().all()):
+            logger.warning("%s leaves the range of float16: bfloat16 is taken", checkpoint.path)
+            self.dtype = torch.bfloat16
+            again: Any = build_radio(checkpoint)
+            network = Network(again.to(self.device, self.dtype), seen)
+        return network
 
     def _check_windows(self) -> None:
         for name, side in (("crop", self.crop), ("stride", self.stride)):
@@ -236,7 +250,8 @@ class RadsegEncoder:
             )
         scga = self.config.aggregation()
         if scga == "always" or (scga == "multi_window" and len(places) > 1):
-            features = aggregate(features, self.config.tau_scga)
+            kind = product_type(self.dtype, self.device)
+            features = aggregate(features, self.config.tau_scga, kind)
         return features
 
     def _windows(

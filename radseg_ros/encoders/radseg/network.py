@@ -37,6 +37,16 @@ class Network:
         """(B, 3, H, W) as above -> (B, T, C), all tokens of RADIO as it is."""
         return self._after(images, attend)
 
+    @torch.no_grad()
+    def probe(self) -> torch.Tensor:
+        """(1, T, C) tokens of an image of 14 x 14 patches: flat ones, and others of noise."""
+        weights, side = next(self._model.parameters()), 14 * self.patch
+        random = torch.Generator().manual_seed(0)
+        noise, flat = (torch.rand(1, 3, n, n, generator=random) for n in (side, 14))
+        image = torch.nn.functional.interpolate(flat, (side, side), mode="nearest")
+        image[..., ::2, :] = torch.where(image[..., ::2, :] > 0.5, noise[..., ::2, :], 1.0)
+        return self.tokens(image.to(weights.device, weights.dtype))
+
     def features(self, images: torch.Tensor, attention: Attention) -> torch.Tensor:
         """The patches after the last block, which attends by ``attention``.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ..correlation import correlate
+from ..correlation import correlate, product_type
 from .block import Block, attend
 
 
@@ -22,8 +22,7 @@ def scra(block: Block, tau: float, recursions: int) -> torch.Tensor:
         (B, h w, C).
     """
     out = attend(block)
-    # a GPU sums products of half precision in float32, and is ten times as fast with them
-    kind = out.dtype if out.is_cuda else torch.float32
+    kind = product_type(out.dtype, out.device)
     for _ in range(recursions):
         unit = F.normalize(
             block.split(out).float(), dim=-1, eps=1e-12
