@@ -41,6 +41,8 @@ from radseg_ros.mapper import Mapper
 
 LEAST = 0.95  # mean cosine with the map of preset paper, with either network
 GOLDEN = Path(__file__).resolve().parents[1] / "test" / "data" / "golden" / "tiny_radio.pth.tar"
+# short side, crop and stride: windows of half the height, as the paper's are, and of more
+WINDOWED = ((480, 240, 160), (336, 160, 112), (384, 192, 96), (384, 256, 128), (448, 336, 224))
 APART = 4  # poses of the demo's drive between two frames: neighbours see half of the same
 
 
@@ -55,15 +57,16 @@ class Setting:
 
 def settings() -> dict[str, Setting]:
     """Name -> candidate; the first is what all are compared with."""
-    single = {"preset": "fast"}
     found = {name: Setting({"preset": name}) for name in ("paper", "balanced", "fast")}
-    found |= {f"single {side}": Setting({**single, "side": side}) for side in (512, 448, 384, 320)}
-    found["single 256"] = Setting({**single, "side": 256})
-    found["windows 448: 336/224"] = Setting({"preset": "balanced", "side": 448})
-    found["single 384, no SCGA"] = Setting({**single, "side": 384, "scga": "off"})
+    for side in (512, 384, 256):
+        found[f"single pass {side}"] = Setting({"crop": 0, "side": side})
+    for side, crop, stride in WINDOWED:
+        options = {"crop": crop, "stride": stride, "side": side}
+        found[f"{side}: {crop} / {stride}"] = Setting(options)
     small = {"preset": "cpu"}
     found["cpu"] = Setting(small)
     found["cpu, 1 thread"] = Setting(small, threads=1)
+    found["cpu, no SCGA"] = Setting({**small, "scga": "off"})
     found["cpu, bfloat16"] = Setting({**small, "dtype": "bfloat16"})
     found["cpu, onnxruntime"] = Setting(small, "onnxruntime")
     found["cpu, onnxruntime int8"] = Setting(small, "int8")

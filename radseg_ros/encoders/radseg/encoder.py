@@ -39,7 +39,7 @@ from .correlation import aggregate, product_type
 from .heads import build_head, head_size
 from .network import Network
 from .sam_features import RadioSamFeatures, sam_head
-from .windows import brought_down, corners, resized, stitch
+from .windows import corners, resized, stitch
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class RadsegEncoder:
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
         self.crop, self.stride = config.window()
+        self.side = config.short_side()
         self.device = pick_device(config.device, "radseg.device")
         self.dtype = number_type(config.dtype, self.device)
         path = find_radio(config.checkpoint, config.offline)
@@ -214,12 +215,12 @@ class RadsegEncoder:
 
     def _sized(self, image: torch.Tensor) -> torch.Tensor:
         own = tuple(image.shape[1:])
-        seen = brought_down(own, self.config.short_side())
-        size = resized(seen, self.crop, self.stride, self.patch)
+        size = resized(own, self.crop, self.stride, self.patch, self.side)
         if size == own:
             return image
+        smaller = 0 < self.side < min(own)
         return F.interpolate(
-            image[None], size=size, mode="bilinear", align_corners=False, antialias=seen != own
+            image[None], size=size, mode="bilinear", align_corners=False, antialias=smaller
         )[0]
 
     def features(
