@@ -428,6 +428,21 @@ def test_presets_and_switches():
     assert (paths.checkpoint, paths.text_embeddings) == ("a.pth.tar", ["b.npz", "c.npz"])
 
 
+@pytest.mark.parametrize(
+    ("size", "seen", "windows"),
+    [
+        ((640, 864), (384, 512), 12),
+        ((480, 640), (384, 512), 12),
+        ((720, 1280), (384, 688), 15),
+        ((240, 320), (384, 384), 9),  # smaller than that: as with any preset
+    ],
+)
+def test_images_are_brought_down(size, seen, windows):
+    config = RadsegConfig(preset="cpu")
+    assert resized(size, *config.window(), side=config.short_side()) == seen
+    assert len(corners(seen, *config.window())) == windows
+
+
 def test_the_network_sees_a_smaller_image(small, golden):
     rgb = image_of(golden)[:96, :144].astype(np.float32)
     brought = F.interpolate(
