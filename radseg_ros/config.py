@@ -570,9 +570,9 @@ class QueryConfig(Options):
         [], "texts that a query must beat; empty = the encoder's own", live=True
     )
     hysteresis: float = option(
-        1.0,
-        "an object consists of voxels that reach this share of query.threshold; query.min_voxels "
-        "of them reach all of it",
+        0.5,
+        "an object goes on to voxels that reach this share of the best score of its text; "
+        "query.min_voxels of them reach query.threshold; 1 = only to those that reach it, too",
         low=0,
         high=1,
         live=True,
