@@ -37,7 +37,7 @@ from .encoders.protocol import Encoder
 from .geometry import resize_frame, resize_rgb, working_size
 from .spaces import GROWTH, Calibration, Scorer, make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
-from .voxels.view import MapView, sampled_directly, scored_directly
+from .voxels.view import MapView, sampled_directly, scored_directly, scored_from_codes
 from .voxels.voxel_map import VoxelMap
 
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
@@ -185,7 +185,11 @@ class Mapper:
         asked_of = len(source)
         _check_size(asked_of, len(texts))
         with self.timings.stage("score"):
-            if self._may_keep(self.view, source):
+            if self._asks_codes:
+                geometry, scores = scored_from_codes(
+                    source, self.lock, scorer.vectors, scorer.judge, len(texts), deadline
+                )
+            elif self._may_keep(self.view, source):
                 self.view.catch_up(source, self.lock, deadline, renew)
                 question = (asked, prompts, rules.mode, tuple(rules.background))
                 size = source.voxel_size
@@ -303,8 +307,15 @@ class Mapper:
             return 0
         return self.view.catch_up(source, self.lock, ahead=rows)
 
+    @property
+    def _asks_codes(self) -> bool:
+        """Whether questions need no vectors but those of the map, which are in tiers."""
+        return self.space.straight and self.config.map.hot_voxels > 0
+
     def _may_keep(self, view: MapView, source: VoxelMap) -> bool:
         """Whether the bound of the map leaves room for a view, which is given up otherwise."""
+        if view is self.view and self._asks_codes:
+            return False
         others = sum(other.nbytes for other in (self.view, self.outline) if other is not view)
         if source.room_for(view.nbytes_for(len(source)) + others):
             return True

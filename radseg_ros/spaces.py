@@ -29,12 +29,23 @@ from .segmentation.refine import make_refiner
 from .voxels.map_file import MapIdentity
 from .voxels.voxel_map import VoxelMap
 
-Scorer = Callable[[torch.Tensor], torch.Tensor]
 Sample = Callable[[int], torch.Tensor]  # up to so many voxels of the map -> (n, W) answer vectors
 logger = logging.getLogger(__name__)
 
 GROWTH = 1.1  # of a map, until clouds are measured anew: all of their points change then
 LEAST_NAMES = 100  # everyday names that a text must be compared with for a calibrated answer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scorer:
+    """From (n, W) answer vectors to (n, Q): how well each answers each text."""
+
+    vectors: torch.Tensor  # (P, W) that answer vectors are multiplied with
+    judge: Callable[[torch.Tensor], torch.Tensor]  # (n, P) products -> (n, Q)
+
+    def __call__(self, answers: torch.Tensor) -> torch.Tensor:
+        """Scores of (n, W) answer vectors."""
+        return self.judge(answers @ self.vectors.to(answers.device, answers.dtype).T)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +77,7 @@ class Space(Protocol):
     answer_channels: int  # W, numbers that a voxel's answers are made of
     exact: bool  # whether answer vectors must be kept as they are
     calibrates: bool  # whether answers may be calibrated, if there are everyday names
+    straight: bool  # whether answer vectors are the directions of what is stored
 
     def features(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) image at the working size -> (C, h, w)."""
@@ -88,14 +100,12 @@ class Space(Protocol):
         ...
 
     def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
-        """A function from (n, W) answer vectors to (n, Q): how well each answers each text.
-
-        What takes long (embedding) is done here, before the function is called.
+        """What scores answer vectors. What takes long (embedding) is done here.
 
         Args:
             vectors: (Q, W) of :meth:`text_vectors`, or unit vectors from elsewhere.
-            rules: name the mode and the texts of the background. In mode ``calibrated`` the
-                function gives log odds, for :meth:`Census.probability`, otherwise scores in 0..1.
+            rules: name the mode and the texts of the background. In mode ``calibrated`` scores are
+                log odds, for :meth:`Census.probability`, otherwise scores in 0..1.
 
         Raises:
             LanguageError: a background text cannot be embedded.
@@ -123,7 +133,7 @@ class Space(Protocol):
 class Backbone:
     """Voxels store the encoder's vectors; they are projected when a question comes."""
 
-    exact, calibrates = False, True
+    exact, calibrates, straight = False, True, False
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -160,12 +170,11 @@ class Backbone:
         both = torch.cat([vectors.to(background.device, background.dtype), background])
         judge, scale = _JUDGES[rules.mode], self.encoder.logit_scale
 
-        def score(answers: torch.Tensor) -> torch.Tensor:
-            similarity = answers @ both.to(answers.device, torch.float32).T
+        def of_both(similarity: torch.Tensor) -> torch.Tensor:
             own, against = similarity.tensor_split([len(vectors)], dim=1)
             return judge(own, against, scale)
 
-        return score
+        return Scorer(both.float(), of_both)
 
     def everyday(self) -> Everyday | None:
         """The everyday names that can be embedded now, if they are enough."""
@@ -194,6 +203,8 @@ class Backbone:
 class Language(Backbone):
     """Voxels store vectors of the language space: patches are projected instead of voxels."""
 
+    straight = True
+
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
         self.channels = encoder.language_channels
@@ -212,7 +223,7 @@ class Language(Backbone):
 class Probability:
     """Voxels store the probability of each label of a fixed set."""
 
-    exact, calibrates = True, False
+    exact, calibrates, straight = True, False, False
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -240,7 +251,7 @@ class Probability:
     def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
         """The stored probabilities of those labels."""
         del rules
-        return lambda answers: answers @ vectors.to(answers.device, answers.dtype).T
+        return Scorer(vectors, lambda products: products)
 
     def everyday(self) -> None:
         """What is stored is a probability already."""

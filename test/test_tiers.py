@@ -21,6 +21,7 @@ from radseg_ros.voxels.coding import tiered
 from radseg_ros.voxels.coding.tiered import TieredVectors
 from radseg_ros.voxels.joining.moving import moved
 from radseg_ros.voxels.map_file import load_map, read_geometry, save_map
+from radseg_ros.voxels.view import scored_from_codes
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 CPU = torch.device("cpu")
@@ -157,6 +158,26 @@ def alike(found: VoxelMap, wanted: VoxelMap) -> None:
 
 
 HALF = 600
+
+
+@pytest.mark.slow
+def test_codes_answer_without_being_decoded():
+    world, lock = mapped(HALF), threading.Lock()
+    wanted = torch.nn.functional.normalize(torch.randn(7, 24), dim=1)
+    geometry, found = scored_from_codes(world, lock, wanted, torch.clone, 7)
+    size = world.table.vectors.all_means(world.table["hits"])
+    expected = torch.nn.functional.normalize(size, dim=1) @ wanted.T
+    near = (found - expected).abs()
+    assert near.mean() < 0.01 and near.max() < 0.3, "a code is a little shorter than its vector"
+    hot = world.table.vectors._row.data >= 0
+    torch.testing.assert_close(found[hot], expected[hot], atol=1e-5, rtol=0)
+    known = world.geometry()
+    assert geometry.index.equal(known.index) and geometry.rgb.equal(known.rgb)
+    some, _ = scored_from_codes(world, lock, wanted, torch.clone, 7, deadline=0.0)
+    assert 0 < len(some) <= len(known), "what there was time for"
+    assert not len(
+        scored_from_codes(make_map(0.2, 24, hot_voxels=9), lock, wanted, torch.clone, 7)[0]
+    )
 
 
 def test_a_map_in_tiers_is_nearly_the_map_and_takes_less():

@@ -15,11 +15,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
 from ..datatypes import MapChanges, MapGeometry
+from .coding.tiered import TieredVectors
 from .index import unpack
 from .storage import Column, ScaledBytes, VectorBlocks
 from .tensors import take
@@ -31,6 +32,7 @@ Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
 STEP_BYTES = 8 << 20  # of vectors that are copied while the map is locked: some milliseconds
 STEP_ROWS = 2048  # at most: what is transformed at once is how long another question waits
 LEAST_ROWS = 64
+CODED_ROWS = 8192  # where they are compared as codes
 OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
 SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
@@ -49,6 +51,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "last_seen_ns": ((), torch.int64),
     "seen_at": ((), torch.int64),
 }
+_PER_VOXEL = [each.name for each in fields(MapGeometry) if each.name != "voxel_size"]
 _NOTHING = -1  # in all columns of a row to which nothing has been copied yet
 _COPIED = tuple(name for name in _COLUMNS if name != "step")
 _ROW_BYTES = 110  # of the columns of a voxel, with the slack that they grow by
@@ -360,25 +363,75 @@ def scored_directly(
     Voxels are copied in steps until time.monotonic() is ``deadline``; one that is moved in the
     table meanwhile may be missed.
     """
-    parts: list[dict[str, torch.Tensor]] = []
-    scores = [torch.zeros(0, texts, device=source.device)]
+
+    def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
+        means = source.table.means(slots)
+        return lambda: scorer(transform(means).float())
+
     step = max(64, min(STEP_ROWS, STEP_BYTES // (4 * source.channels)))
-    start = 0
-    while True:
+    return _walk(source, lock, look, step, texts, deadline)
+
+
+def scored_from_codes(
+    source: VoxelMap,
+    lock: threading.Lock,
+    vectors: torch.Tensor,
+    judge: Scorer,
+    texts: int,
+    deadline: float = float("inf"),
+) -> tuple[MapGeometry, torch.Tensor]:
+    """As :func:`scored_directly`, of a map in tiers: its codes are compared, and not decoded.
+
+    Args:
+        vectors: (P, C) unit vectors.
+        judge: (n, P) their products with the directions of voxels' means -> (n, Q) scores.
+    """
+
+    def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
+        tiers = source.table.vectors
+        assert isinstance(tiers, TieredVectors)
+        taken = tiers.taken(slots)
+        return lambda: judge(taken.products(vectors))
+
+    return _walk(source, lock, look, CODED_ROWS, texts, deadline)
+
+
+def _walk(
+    source: VoxelMap,
+    lock: threading.Lock,
+    look: Callable[[torch.Tensor], Callable[[], torch.Tensor]],
+    step: int,
+    texts: int,
+    deadline: float,
+) -> tuple[MapGeometry, torch.Tensor]:
+    """Geometry and scores of all voxels, ``step`` of them at a time.
+
+    Args:
+        look: copies rows while the map is locked, and returns what scores the copies.
+    """
+    size, done = source.voxel_size, 0
+    whole = len(source)  # what comes meanwhile came after the question
+    out = {"scores": torch.zeros(whole, texts, device=source.device)}
+    while done < whole:
         with lock:
-            table = source.table
-            stop = max(start, min(start + step, len(table)))
-            slots = torch.arange(start, stop, device=source.device)
+            slots = torch.arange(done, min(done + step, whole, len(source)), device=source.device)
             if not len(slots):
                 break
-            parts.append({name: take(table[name], slots) for name in _COPIED})
-            means = table.means(slots)
-        scores.append(scorer(transform(means).float()).to(source.device))
-        start += step
+            columns = {name: take(source.table[name], slots) for name in _COPIED}
+            score = look(slots)
+        geometry = geometry_of(columns, size)
+        named = {name: getattr(geometry, name) for name in _PER_VOXEL}
+        for name, values in {**named, "scores": score().to(source.device)}.items():
+            if name not in out:
+                out[name] = values.new_empty(whole, *values.shape[1:])
+            out[name][done : done + len(slots)] = values
+        done += len(slots)
         if time.monotonic() >= deadline:
             break
-    columns = {name: torch.cat([part[name] for part in parts]) for name in _COPIED if parts}
-    return geometry_of(columns, source.voxel_size), torch.cat(scores)
+    scores = out.pop("scores")[:done]
+    if not done:
+        return geometry_of({}, size), scores
+    return MapGeometry(**{name: v[:done] for name, v in out.items()}, voxel_size=size), scores
 
 
 def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeometry:

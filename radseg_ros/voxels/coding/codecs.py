@@ -95,7 +95,7 @@ class Codecs:
         return out
 
     def products(self, codes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """As :meth:`VectorCodec.products`, of codes of any of them."""
+        """(n, W) uint8 and (Q, C) -> (n, Q) products with the direction of each vector."""
         out = torch.empty(len(codes), len(wanted), device=codes.device)
         for codec, rows, own in self._groups(codes):
             out[rows] = codec.products(own, wanted)

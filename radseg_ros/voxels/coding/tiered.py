@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 from ...datatypes import ConfigError
 from ...device import give_way
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 LEAST_HOT = 2  # rows
 _WORD = 8  # bytes that are copied as one number: torch is several times faster at it
 _AT_ONCE = 1024  # vectors that are coded or decoded at once
+_RUN = 16  # neighbouring vectors that a codec is learnt from, where all come at once
 _UNDO_ROWS = 256  # likewise taken back: where memory has run out there is little to work with
 _SPARE = 8  # 1/8 of the hot rows are kept free, for a camera that turns to what it has not seen
 _COOLED = 8  # a frame that hits n voxels codes n / 8 others towards that
@@ -87,6 +88,38 @@ class Lesson:
         """What was learnt, and what it loses of that; waits for it."""
         self._thread.join()
         return self._learnt or self._learnt_now()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """Rows of a map in tiers at one moment."""
+
+    codecs: Codecs
+    codes: torch.Tensor | None  # (N, W) uint8; None = nothing has been coded yet
+    hot: torch.Tensor  # (n,) bool, which of the N rows have one in the hot tier
+    own: torch.Tensor  # (n, C) what that holds
+    base: torch.Tensor  # (n,) points that are in the code only
+
+    def sums(self) -> torch.Tensor:
+        """(n, C) sums over the points of the hot rows."""
+        if self.codes is None:
+            return self.own
+        sums, codes = self.own.clone(), take(self.codes, self.hot.nonzero()[:, 0])
+        coded = (self.base > 0).nonzero()[:, 0]
+        for some in coded.split(_AT_ONCE) if len(coded) else ():
+            means = self.codecs.decode(take(codes, some))
+            sums.index_add_(0, some, means.mul_(take(self.base, some)[:, None]))
+        return sums
+
+    def products(self, wanted: torch.Tensor) -> torch.Tensor:
+        """(Q, C) -> (N, Q) products with the direction of each row; what is cold is not decoded."""
+        wanted = wanted.to(self.own.device, self.own.dtype)
+        out = wanted.new_zeros(len(self.hot), len(wanted))
+        cold = (~self.hot).nonzero()[:, 0]
+        if self.codes is not None and len(cold):
+            out[cold] = self.codecs.products(take(self.codes, cold), wanted)
+        out[self.hot] = normalize(self.sums(), dim=1) @ wanted.T
+        return out
 
 
 class TieredVectors:
@@ -180,8 +213,10 @@ class TieredVectors:
         More voxels at once than fit into half of the hot tier are added part by part; taking these
         back is exact to what the codes lose.
         """
-        self._tend(slots)
         done, half = 0, len(self._slot) // 2
+        if not self.codecs and len(slots) > half and len(self) > len(self._slot):
+            self._learn_of(added, sums)
+        self._tend(slots)
 
         def take_back() -> None:
             nonlocal done
@@ -307,6 +342,14 @@ class TieredVectors:
         self._lesson = Lesson(vectors[vectors.any(1)], self._code_bytes - NUMBER_BYTES)
         self._begun_at = self._cooled
 
+    def _learn_of(self, added: torch.Tensor, sums: Callable[[int, int], torch.Tensor]) -> None:
+        """Learn from what is about to be added, because it is more than there is room for."""
+        apart = max(_RUN, len(added) * _RUN // sample_size(self.channels))
+        runs = [(a, min(a + _RUN, len(added))) for a in range(0, len(added), apart)]
+        vectors = torch.cat([sums(a, b) / added[a:b, None] for a, b in runs])
+        self._lesson = Lesson(vectors[vectors.any(1)], self._code_bytes - NUMBER_BYTES)
+        self._follow_up()
+
     def _follow_up(self) -> None:
         """Use what is being learnt, or learn at once."""
         if self._lesson is None:
@@ -338,13 +381,7 @@ class TieredVectors:
 
     def _sums_of(self, rows: torch.Tensor) -> torch.Tensor:
         """(N,) hot rows -> (N, C) sums over the points of their voxels."""
-        sums, base = take(self._hot, rows), take(self._base, rows)
-        coded = (base > 0).nonzero()[:, 0]
-        for some in coded.split(_AT_ONCE) if len(coded) else ():
-            slots = take(self._slot, take(rows, some)).long()
-            means = self.codecs.decode(self._codes_of(slots))
-            sums.index_add_(0, some, means.mul_(take(base, some)[:, None]))
-        return sums
+        return self.taken(take(self._slot, rows).long()).sums()
 
     def means(self, slots: torch.Tensor, hits: torch.Tensor | None = None) -> torch.Tensor:
         """(N,) slots in any order -> (N, C) float32 means over their points."""
@@ -358,6 +395,14 @@ class TieredVectors:
             for some in (rows < 0).nonzero()[:, 0].split(_AT_ONCE):
                 out[some] = self.codecs.decode(self._codes_of(take(slots, some)))
         return out
+
+    def taken(self, slots: torch.Tensor) -> Taken:
+        """A copy of (N,) rows in any order, which is quick to make."""
+        rows = take(self._row.data, slots)
+        hot = rows >= 0
+        rows = rows[hot].long()
+        codes = self._codes_of(slots) if self.codecs else None
+        return Taken(self.codecs, codes, hot, take(self._hot, rows), take(self._base, rows))
 
     def sums(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order and their hits -> (N, C) float32 sums over their points."""
@@ -448,11 +493,6 @@ class TieredVectors:
             whole = state["vectors"].dtype == torch.float32
             return vectors / hits[rows.to(self._device), None] if whole else vectors
 
-        if len(self) > len(self._slot):
-            random = torch.Generator().manual_seed(0)
-            some = torch.randperm(len(self), generator=random)[: sample_size(self.channels)]
-            self._lesson = Lesson(means(some), self._code_bytes - NUMBER_BYTES)
-            self._follow_up()
         every = torch.arange(len(self))
         self.add(
             every.to(self._device),
