@@ -69,7 +69,7 @@ def test_tiers_are_one_array_of_sums(seed):
         what = rng.choice(["grow", "add", "take back", "take away", "shrink", "move"])
         some = np.sort(rng.permutation(len(hits))[: rng.integers(0, len(hits) + 1)])
         if what == "grow":
-            length = len(hits) + int(rng.integers(1, 30))
+            length = len(hits) + int(rng.integers(1, HOT))
             some = np.arange(len(hits), length)
             tiers.resize(length)
             kind = np.concatenate([kind, rng.integers(0, len(KINDS), len(some))])

@@ -17,7 +17,7 @@ from ..tensors import take
 from .codec import VectorCodec
 
 NUMBER_BYTES = 1  # of a code: which codec it is of
-MOST = 256
+MOST = 64  # of some 4 MB each, for 768 numbers at 1/16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +35,8 @@ class Codecs:
         return NUMBER_BYTES + max(codec.nbytes for codec in self.all)
 
     def followed_by(self, codec: VectorCodec) -> Codecs:
-        """These and one more, which writes from now on; beyond 256 the last one goes on."""
-        return Codecs((*self.all, codec)) if len(self.all) < MOST else self
+        """These and one more, which writes from now on."""
+        return Codecs((*self.all, codec))
 
     @classmethod
     def of(cls, state: Mapping[str, torch.Tensor]) -> Codecs:

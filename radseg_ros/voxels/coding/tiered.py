@@ -21,7 +21,7 @@ from ...device import give_way
 from ..storage import Column, VectorBlocks, allocate
 from ..tensors import take
 from .codec import LEAST_BYTES, VectorCodec, sample_size
-from .codecs import NUMBER_BYTES, Codecs
+from .codecs import MOST, NUMBER_BYTES, Codecs
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _UNDO_ROWS = 256  # likewise taken back: where memory has run out there is littl
 _SPARE = 8  # 1/8 of the hot rows are kept free, for a camera that turns to what it has not seen
 _COOLED = 8  # a frame that hits n voxels codes n / 8 others towards that
 _APART = 4  # a codec is learnt anew when 1/4 of the hot rows, or more, have been coded by the last
-_AFTER = 8  # and used 1/8 later, learnt or not: so one recording makes one map
+_AFTER = 2  # and used 1/2 later, learnt or not: one recording makes one map, and nobody waits
 _TRIED = 32  # vectors of a frame that are coded and decoded, to see what would be lost
 _ENOUGH = 128  # such vectors, before that is believed
 _WORSE = 2  # times what is lost of the vectors that the codec was learnt from: then it is too much
@@ -214,7 +214,7 @@ class TieredVectors:
         back is exact to what the codes lose.
         """
         done, half = 0, len(self._slot) // 2
-        if not self.codecs and len(slots) > half and len(self) > len(self._slot):
+        if not self.codecs and len(slots) > len(self._slot):
             self._learn_of(added, sums)
         self._tend(slots)
 
@@ -317,7 +317,7 @@ class TieredVectors:
         elif not self.codecs:
             if int((self._slot >= 0).sum()) >= hot // 2:
                 self._begin()
-        elif self._cooled >= self._begun_at + hot // _APART:
+        elif len(self.codecs.all) < MOST and self._cooled >= self._begun_at + hot // _APART:
             rows = take(self._row.data, slots)
             rows = rows[rows >= 0].long()
             rows = rows[:: max(1, len(rows) // _TRIED)]
