@@ -118,9 +118,9 @@ def building(options: argparse.Namespace) -> None:
     steps = -(-options.voxels // SIDE**2)
     for number in range(steps):
         new = tile(number)
-        frame = new if last is None else tuple(torch.cat(pair) for pair in zip(last, new))
+        key, means = new if last is None else map(torch.cat, zip(last, new, strict=True))
         start = time.perf_counter()
-        hit(world, *frame, number)
+        hit(world, key, means, number)
         spent.append(time.perf_counter() - start)
         last = new
         if number % max(1, steps // 10) == 0:
@@ -131,7 +131,8 @@ def building(options: argparse.Namespace) -> None:
         f"{len(world)} voxels x {CHANNELS}, {options.hot} in full, the rest in 1/{options.share}: "
         f"{world.nbytes / 1e9:.2f} GB allocated, {world.nbytes / len(world):.0f} bytes a voxel, "
         f"{resident():.2f} GB resident ({before:.2f} before the map), at most "
-        f"{resident('VmHWM'):.2f}; {len(tiers.codecs.all)} codecs of {tiers.codecs.own_nbytes / 1e6:.0f} MB"
+        f"{resident('VmHWM'):.2f}; {len(tiers.codecs.all)} codecs of "
+        f"{tiers.codecs.own_nbytes / 1e6:.0f} MB"
     )
     print(
         f"a step of {2 * SIDE**2} voxels, half of them new: median "
