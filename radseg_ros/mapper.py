@@ -35,9 +35,15 @@ from .datatypes import (
 )
 from .encoders.protocol import Encoder
 from .geometry import resize_frame, resize_rgb, working_size
-from .spaces import GROWTH, Calibration, Scorer, make_space
+from .spaces import GROWTH, Calibration, make_space
 from .voxels.map_file import MapIdentity, load_map, save_map
-from .voxels.view import MapView, sampled_directly, scored_directly, scored_from_codes
+from .voxels.view import (
+    MapView,
+    ProductScorer,
+    sampled_directly,
+    scored_directly,
+    scored_from_codes,
+)
 from .voxels.voxel_map import VoxelMap
 
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
@@ -87,7 +93,13 @@ class Mapper:
         self._answering = threading.Lock()  # see QueryResult.turn
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
-        self.view = MapView(self.space.answer_vectors, self.space.answer_channels, self.space.exact)
+        code_bytes = self.space.channels * 4 // config.map.cold_share
+        self.view = MapView(
+            self.space.answer_vectors,
+            self.space.answer_channels,
+            self.space.exact,
+            code_bytes if config.map.hot_voxels else 0,
+        )
         self._shown_by: tuple[Hashable, int, Presence] | None = None  # see _shown
         self._measured_at = -1  # the step of the view; what clouds show of before is out of date
         self.outline = MapView()  # what clouds in true colours are read from
@@ -187,7 +199,7 @@ class Mapper:
         with self.timings.stage("score"):
             if self._asks_codes:
                 geometry, scores = scored_from_codes(
-                    source, self.lock, scorer.vectors, scorer.judge, len(texts), deadline
+                    source, self.lock, scorer, len(texts), deadline
                 )
             elif self._may_keep(self.view, source):
                 self.view.catch_up(source, self.lock, deadline, renew)
@@ -361,7 +373,9 @@ class Mapper:
         result = self.query(texts)
         return _everything(result.geometry, torch.from_numpy(result.scores))
 
-    def _shown(self, texts: Sequence[str], rules: QueryConfig, scorer: Scorer) -> Presence | None:
+    def _shown(
+        self, texts: Sequence[str], rules: QueryConfig, scorer: ProductScorer
+    ) -> Presence | None:
         """What a cloud of these texts is made by, kept until the map has grown; None = no voxel."""
         key, voxels = (tuple(texts), tuple(rules.background)), len(self.map)
         if not voxels:

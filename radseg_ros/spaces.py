@@ -27,6 +27,7 @@ from .language.words import read_words
 from .segmentation.probabilities import probability_map
 from .segmentation.refine import make_refiner
 from .voxels.map_file import MapIdentity
+from .voxels.view import ProductScorer
 from .voxels.voxel_map import VoxelMap
 
 Sample = Callable[[int], torch.Tensor]  # up to so many voxels of the map -> (n, W) answer vectors
@@ -34,18 +35,6 @@ logger = logging.getLogger(__name__)
 
 GROWTH = 1.1  # of a map, until clouds are measured anew: all of their points change then
 LEAST_NAMES = 100  # everyday names that a text must be compared with for a calibrated answer
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scorer:
-    """From (n, W) answer vectors to (n, Q): how well each answers each text."""
-
-    vectors: torch.Tensor  # (P, W) that answer vectors are multiplied with
-    judge: Callable[[torch.Tensor], torch.Tensor]  # (n, P) products -> (n, Q)
-
-    def __call__(self, answers: torch.Tensor) -> torch.Tensor:
-        """Scores of (n, W) answer vectors."""
-        return self.judge(answers @ self.vectors.to(answers.device, answers.dtype).T)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +88,7 @@ class Space(Protocol):
         """
         ...
 
-    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> ProductScorer:
         """What scores answer vectors. What takes long (embedding) is done here.
 
         Args:
@@ -164,7 +153,7 @@ class Backbone:
         """Unit vectors of the texts."""
         return self._texts.vectors(texts, prompts)
 
-    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> ProductScorer:
         """By cosines with the texts and with those of the background."""
         background = self._texts.vectors(_background(rules, self.encoder))
         both = torch.cat([vectors.to(background.device, background.dtype), background])
@@ -174,7 +163,7 @@ class Backbone:
             own, against = similarity.tensor_split([len(vectors)], dim=1)
             return judge(own, against, scale)
 
-        return Scorer(both.float(), of_both)
+        return ProductScorer(both.float(), of_both)
 
     def everyday(self) -> Everyday | None:
         """The everyday names that can be embedded now, if they are enough."""
@@ -248,10 +237,10 @@ class Probability:
         del prompts
         return torch.eye(len(self.labels))[[self._column(text) for text in texts]]
 
-    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> ProductScorer:
         """The stored probabilities of those labels."""
         del rules
-        return Scorer(vectors, lambda products: products)
+        return ProductScorer(vectors, lambda products: products)
 
     def everyday(self) -> None:
         """What is stored is a probability already."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from radseg_ros.voxels.coding import tiered
 from radseg_ros.voxels.coding.tiered import TieredVectors
 from radseg_ros.voxels.joining.moving import moved
 from radseg_ros.voxels.map_file import load_map, read_geometry, save_map
-from radseg_ros.voxels.view import scored_from_codes
+from radseg_ros.voxels.view import MapView, ProductScorer, scored_from_codes
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 CPU = torch.device("cpu")
@@ -164,7 +165,8 @@ HALF = 600
 def test_codes_answer_without_being_decoded():
     world, lock = mapped(HALF), threading.Lock()
     wanted = torch.nn.functional.normalize(torch.randn(7, 24), dim=1)
-    geometry, found = scored_from_codes(world, lock, wanted, torch.clone, 7)
+    scorer = ProductScorer(wanted, torch.clone)
+    geometry, found = scored_from_codes(world, lock, scorer, 7)
     size = world.table.vectors.all_means(world.table["hits"])
     expected = torch.nn.functional.normalize(size, dim=1) @ wanted.T
     near = (found - expected).abs()
@@ -173,11 +175,9 @@ def test_codes_answer_without_being_decoded():
     torch.testing.assert_close(found[hot], expected[hot], atol=1e-5, rtol=0)
     known = world.geometry()
     assert geometry.index.equal(known.index) and geometry.rgb.equal(known.rgb)
-    some, _ = scored_from_codes(world, lock, wanted, torch.clone, 7, deadline=0.0)
+    some, _ = scored_from_codes(world, lock, scorer, 7, deadline=0.0)
     assert 0 < len(some) <= len(known), "what there was time for"
-    assert not len(
-        scored_from_codes(make_map(0.2, 24, hot_voxels=9), lock, wanted, torch.clone, 7)[0]
-    )
+    assert not len(scored_from_codes(make_map(0.2, 24, hot_voxels=9), lock, scorer, 7)[0])
 
 
 def test_a_map_in_tiers_is_nearly_the_map_and_takes_less():
@@ -318,3 +318,37 @@ def test_what_cannot_be_in_tiers_is_refused():
         MapConfig(hot_voxels=100, space="probability", labels=["a"])
     with pytest.raises(ConfigError, match="no room"):
         make_map(0.2, 24, hot_voxels=100, max_bytes=100)
+
+
+@pytest.mark.slow
+def test_questions_keep_codes_of_a_map_in_codes():
+    turn = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(1)))[0]
+    head = lambda means: torch.nn.functional.normalize(means @ turn, dim=1)  # noqa: E731
+    view, world, lock = (
+        MapView(head, 24, code_bytes=24),
+        mapped(2 * HALF, steps=4),
+        threading.Lock(),
+    )
+    scorer = ProductScorer(torch.nn.functional.normalize(torch.randn(7, 24), dim=1), torch.clone)
+
+    def near() -> torch.Tensor:
+        wanted = scorer(head(world.snapshot().features))
+        return (view.scored(0.2, scorer, 7)[1] - wanted).abs()
+
+    assert world.table.vectors.exact and not view.catch_up(world, lock)
+    assert near().max() < 2e-3, "as bytes: nothing is in codes yet"
+    for frame, features in walk(seed=1):
+        world.integrate(frame, features)
+    assert not world.table.vectors.exact
+    assert not view.catch_up(world, lock, deadline=time.monotonic() + 60)
+    assert near().mean() < 2e-3, "a codec is not learnt while somebody waits"
+    before = view.nbytes
+    assert view.catch_up(world, lock, ahead=1) == 0
+    world.clear_box((-1, -1, -1), (0, 1, 1))
+    view.catch_up(world, lock)
+    assert view.nbytes < before and 0 < near().mean() < 0.02
+    changes = view.changes(-1, 0.2, scorer, 7)
+    assert changes.scores.equal(view.scored(0.2, scorer, 7)[1])
+    assert view.sample(50).shape == (50, 24)
+    view.clear()
+    assert not view.catch_up(world, lock) and 0 < near().mean() < 0.02, "codes at once"

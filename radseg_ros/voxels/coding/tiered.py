@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from ...datatypes import ConfigError
 from ...device import give_way
@@ -22,6 +22,7 @@ from ..storage import Column, VectorBlocks, allocate
 from ..tensors import take
 from .codec import LEAST_BYTES, VectorCodec, sample_size
 from .codecs import MOST, NUMBER_BYTES, Codecs
+from .loss import Loss
 
 logger = logging.getLogger(__name__)
 
@@ -36,31 +37,6 @@ _APART = 4  # a codec is learnt anew when 1/4 of the hot rows, or more, have bee
 _AFTER = 2  # and used 1/2 later, learnt or not: one recording makes one map, and nobody waits
 _TRIED = 32  # vectors of a frame that are coded and decoded, to see what would be lost
 _ENOUGH = 128  # such vectors, before that is believed
-_WORSE = 2  # times what is lost of the vectors that the codec was learnt from: then it is too much
-_NOTHING = 1e-3  # of 1 - cosine: what no codec is learnt for
-
-
-@dataclass(slots=True)
-class Loss:
-    """1 - cosine of vectors with what is decoded of them, on the average."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, vectors: torch.Tensor, codecs: Codecs) -> None:
-        """Of (n, C) more."""
-        decoded = codecs.decode(codecs.encode(vectors))
-        self.total += float((1 - cosine_similarity(vectors, decoded)).sum())
-        self.count += len(vectors)
-
-    @property
-    def mean(self) -> float:
-        """0 = nothing was lost, or is known."""
-        return self.total / max(1, self.count)
-
-    def worse_than(self, usual: float) -> bool:
-        """Whether so much is lost that learning anew pays."""
-        return self.mean > _WORSE * usual + _NOTHING
 
 
 class Lesson:
