@@ -57,6 +57,11 @@ view = [
     "viser>=1.1",
     "websockets>=13",  # what viser serves with: requests are looked at there
 ]
+# `radseg-onnx` and radseg.engine; where there is a GPU, onnxruntime-gpu in place of onnxruntime
+onnx = [
+    "onnxruntime>=1.16",
+    "onnxscript>=0.5",  # torch writes ONNX by it
+]
 # examples/agent_tools.py: the Model Context Protocol, by its own SDK
 agent = ["mcp>=2"]
 # ROS 2 from pip, for machines without an apt ROS.
@@ -109,6 +114,7 @@ setup(
         "eval": evaluation,
         "cluster": cluster,
         "view": view,
+        "onnx": onnx,
         "agent": agent,
         "ros": ros,
         "test": test,
@@ -131,6 +137,7 @@ setup(
             "radseg-merge = radseg_ros.cli.merge:main",
             "radseg-view = radseg_ros.cli.view:main",
             "radseg-doctor = radseg_ros.cli.doctor:main",
+            "radseg-onnx = radseg_ros.cli.onnx:main",
             "radseg-text = radseg_ros.cli.text:main",
             "radseg-segment = radseg_ros.cli.segment:main",
             "radseg-eval2d = radseg_ros.cli.eval2d:main",

@@ -39,6 +39,7 @@ from radseg_ros.config import Config, MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.demo.gallery import generate, is_complete
 from radseg_ros.frames.folder import open_recording
+from radseg_ros.geometry import arrays
 from radseg_ros.journal.correct import Corrector
 from radseg_ros.journal.folder import About, JournalWriter, new_id
 from radseg_ros.journal.record import FRAME, KeyFrame, pack, unpack
@@ -89,11 +90,12 @@ class Walk:
     def add(self, frame: Frame) -> float:
         """Map a frame as the node does -> seconds."""
         begun = time.perf_counter()
-        frame, features = self.mapper.prepare(frame)
-        content = pack(KeyFrame(frame, features, self.mapper.config.lift), 0.001)
+        seen, features = self.mapper.see(frame)
+        content = pack(KeyFrame(arrays(seen), features, self.mapper.config.lift), 0.001)
         kept = unpack(content)
         with self.turn:
-            self.mapper.fuse(kept.frame, kept.features, kept.rules, self.journal.next)
+            again = self.mapper.lifted(kept.frame, kept.features, kept.rules)
+            self.mapper.fuse(again, self.journal.next)
             self.journal.append(FRAME, content)
         return time.perf_counter() - begun
 

@@ -116,7 +116,7 @@ def fused(mapper: Mapper, rate: float, seconds: float, until: Callable[[], bool]
     while time.perf_counter() - start < seconds or not until():
         prepared = mapper.prepare(rooms.frame(step, room=step // 12 % 2))
         begun = time.perf_counter()
-        mapper.fuse(*prepared)
+        mapper.fuse(prepared)
         times.append(1e3 * (time.perf_counter() - begun))
         step += 1
         time.sleep(max(0.0, start + step / rate - time.perf_counter()))

@@ -6,6 +6,7 @@ Imported before torch: threads wait as those of the product do.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import re
 import statistics
@@ -36,6 +37,35 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def median_seconds(
+    work: Callable[[], object],
+    device: Any,
+    rounds: int = 10,
+    warm: int = 3,
+    limit: float = math.inf,
+) -> float:
+    """Median wall time of one call, until the device (a ``torch.device``) has done it.
+
+    Args:
+        warm: calls before those that count.
+        limit: s after which neither begins another one; one counts in any case.
+    """
+    import torch
+
+    def done() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    start, taken = time.perf_counter(), []
+    for _ in range(warm):
+        if time.perf_counter() - start < limit / 2:
+            done()
+    while len(taken) < rounds and (not taken or time.perf_counter() - start < limit):
+        taken.append(seconds(done))
+    return statistics.median(taken)
 
 
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:

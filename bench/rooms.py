@@ -32,19 +32,19 @@ def _distance(ray: np.ndarray, origin: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def frame(step: int, room: int = 0) -> Frame:
+def frame(step: int, room: int = 0, height: int = 640, width: int = 864) -> Frame:
     """View number ``step`` of twelve around the room ``room``; 90 degrees wide.
 
     Rooms look the same.
     """
-    view = _view(step % 12)
+    view = _view(step % 12, height, width)
     T = view.T_world_camera.copy()
     T[0, 3] += room * (2 * HALF[0] + 0.5)
     return dataclasses.replace(view, stamp_ns=step * 100_000_000, T_world_camera=T)
 
 
 @functools.cache
-def _view(step: int, height: int = 640, width: int = 864) -> Frame:
+def _view(step: int, height: int, width: int) -> Frame:
     rng = np.random.default_rng(step)
     angle, focal = 2 * np.pi * step / 12, width / 2
     T = np.eye(4)

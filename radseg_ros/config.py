@@ -263,11 +263,20 @@ class RadsegConfig(Options):
     )
     device: str = option("auto", "cpu, cuda, cuda:N, mps, or auto (cuda if there is one)")
     dtype: str = option(
-        "float32", "float32, float16 or bfloat16", choices=("float32", "float16", "bfloat16")
+        "auto",
+        "float32, float16, bfloat16, or auto (float16 on a GPU, bfloat16 if that overflows, "
+        "float32 elsewhere)",
+        choices=("auto", "float32", "float16", "bfloat16"),
     )
     compile: bool = option(
         False, "compile the network with torch.compile; slow first frame, faster afterwards"
     )
+    engine: str = option(
+        "torch",
+        "what runs the network: torch, or onnxruntime or tensorrt with a file of radseg-onnx",
+        choices=("torch", "onnxruntime", "tensorrt"),
+    )
+    engine_file: str = option("", "what radseg-onnx wrote, for radseg.engine")
     offline: bool = option(False, "never touch the network; use only files and the hub cache")
     force: bool = option(
         False, "use v3-L for language although its patches are not aligned with text (0.86 mIoU)"
@@ -276,6 +285,7 @@ class RadsegConfig(Options):
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         self._check_attention()
+        self._check_engine()
         crop, stride = self.window()
         _check(
             crop >= 0 and crop % 16 == 0, f"radseg.crop must be 0 or a multiple of 16, got {crop}"
@@ -298,6 +308,23 @@ class RadsegConfig(Options):
         for name in ("tau_s", "lambda_s", "sfr_threshold"):
             same = getattr(self, name) == defaults[name]
             _check(self.sfr or same, f"radseg.{name} is an option of radseg.sfr, which is off")
+
+    def _check_engine(self) -> None:
+        if self.engine == "torch":
+            _check(
+                not self.engine_file,
+                "radseg.engine_file is for radseg.engine onnxruntime and tensorrt, not torch",
+            )
+            return
+        _check(
+            bool(self.engine_file),
+            f"radseg.engine {self.engine} needs radseg.engine_file, a file of radseg-onnx",
+        )
+        for name in ("compile", "sfr"):
+            _check(
+                not getattr(self, name),
+                f"radseg.{name} is for radseg.engine torch, not {self.engine}",
+            )
 
     def aggregation(self) -> str:
         """When SCGA is done: always, multi_window or off. It is RADSeg's: peers do without."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+Pixels: TypeAlias = Union[np.ndarray, "torch.Tensor"]  # an image, on the processor or on a GPU
 
 
 class RadsegRosError(Exception):

@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -47,6 +47,28 @@ def pick_device(name: torch.device | str, option: str = "device") -> torch.devic
         raise ConfigError(f"{option}: {str(name)!r} cannot be used ({reason})") from error
     one_of(option, device.type, KINDS)
     return device
+
+
+def number_type(name: str, device: torch.device) -> torch.dtype:
+    """The type that a network computes in: ``name``, or what suits the device (auto)."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions of float32 in float32: a GPU's are rounded to 10 bits by default (TF32)."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @cache

@@ -5,10 +5,12 @@ pixels of another.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
-from .datatypes import Frame, InputError
+from .datatypes import Frame, InputError, Pixels
 from .files import MAX_PIXELS
 
 LONGEST_ASPECT = 8.0  # long side to short side: a full turn of a lidar camera is 4
@@ -42,30 +44,66 @@ def working_size(hw: tuple[int, int], short_side: int) -> tuple[int, int]:
     return height, width
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceFrame:
+    """A :class:`Frame` as tensors of one device: encoder and map read it where it is."""
+
+    stamp_ns: int
+    rgb: torch.Tensor  # (H, W, 3) uint8, or float in [0, 1]
+    depth: torch.Tensor  # (h, w) float32, metres
+    K: np.ndarray  # (3, 3) float64, pixels of the depth image
+    T_world_camera: np.ndarray  # (4, 4) float64
+
+
+def arrays(frame: Frame | DeviceFrame) -> Frame:
+    """The same frame in the memory of the processor."""
+    if isinstance(frame, Frame):
+        return frame
+    rgb, depth = (pixels.cpu().numpy() for pixels in (frame.rgb, frame.depth))
+    return Frame(frame.stamp_ns, rgb, depth, frame.K, frame.T_world_camera)
+
+
+def tensor(pixels: Pixels, device: torch.device | str) -> torch.Tensor:
+    """An image as a tensor on ``device``; a copy, unless it is one already.
+
+    On its way to a GPU it lies in memory that the GPU reads by itself, so nobody waits for it.
+    """
+    if isinstance(pixels, torch.Tensor):
+        return pixels.to(device)
+    if torch.device(device).type != "cuda":
+        return torch.tensor(np.ascontiguousarray(pixels), device=device)
+    kind = torch.from_numpy(np.empty(0, pixels.dtype)).dtype
+    pinned = torch.empty(pixels.shape, dtype=kind, pin_memory=True)
+    pinned.numpy()[...] = pixels
+    return pinned.to(device, non_blocking=True)
+
+
 def resize_rgb(rgb: np.ndarray, hw: tuple[int, int], antialias: bool = True) -> np.ndarray:
     """(H, W, 3) uint8 or float -> (h, w, 3) of the same type, bilinear, align_corners=False."""
+    return rgb if rgb.shape[:2] == hw else resize_colors(torch.tensor(rgb), hw, antialias).numpy()
+
+
+def resize_colors(rgb: torch.Tensor, hw: tuple[int, int], antialias: bool = True) -> torch.Tensor:
+    """As :func:`resize_rgb`; bytes may differ by one between a GPU and a processor."""
     if rgb.shape[:2] == hw:
         return rgb
-    planes = torch.tensor(rgb).permute(2, 0, 1)[
-        None
-    ]  # channels-last in memory: the fast path of interpolate
+    planes = rgb.permute(2, 0, 1)[None]  # channels-last in memory: the fast path of interpolate
+    if rgb.is_cuda:  # where it resizes no bytes
+        planes = planes.float()
     planes = torch.nn.functional.interpolate(
         planes, hw, mode="bilinear", align_corners=False, antialias=antialias
     )
-    resized = planes[0].permute(1, 2, 0).contiguous().numpy()
-    return (
-        resized if rgb.dtype == np.uint8 else resized.clip(0.0, 1.0)
-    )  # rounding may leave [0, 1] by one ulp
+    resized = planes[0].permute(1, 2, 0).contiguous()
+    if rgb.dtype == torch.uint8:
+        return resized.round().clamp(0, 255).byte() if rgb.is_cuda else resized
+    return resized.clamp(0.0, 1.0)  # rounding may leave [0, 1] by one ulp
 
 
-def resize_depth(depth: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+def resize_depth(depth: torch.Tensor, hw: tuple[int, int]) -> torch.Tensor:
     """(H, W) -> (h, w), nearest-exact: depth is never mixed across an edge."""
     if depth.shape == hw:
         return depth
-    planes = torch.nn.functional.interpolate(
-        torch.tensor(depth)[None, None], hw, mode="nearest-exact"
-    )
-    return planes[0, 0].numpy()
+    return torch.nn.functional.interpolate(depth[None, None], hw, mode="nearest-exact")[0, 0]
 
 
 def resize_frame(frame: Frame, short_side: int) -> Frame:
@@ -78,18 +116,31 @@ def resize_frame(frame: Frame, short_side: int) -> Frame:
     Raises:
         InputError: see :func:`working_size`.
     """
+    return arrays(_resized(frame, short_side, torch.device("cpu")))
+
+
+def frame_on(device: torch.device, frame: Frame, short_side: int) -> Frame | DeviceFrame:
+    """As :func:`resize_frame`; on a GPU the frame is brought there first, once, and stays."""
+    if device.type != "cuda":
+        return resize_frame(frame, short_side)
+    resized = _resized(frame, short_side, device)
+    if isinstance(resized, DeviceFrame):
+        return resized
+    rgb, depth = tensor(frame.rgb, device), tensor(frame.depth, device)
+    return DeviceFrame(frame.stamp_ns, rgb, depth, frame.K, frame.T_world_camera)
+
+
+def _resized(frame: Frame, short_side: int, device: torch.device) -> Frame | DeviceFrame:
+    """The frame itself if it has that size."""
     if short_side < 0:
         raise InputError(f"short_side must be >= 0, got {short_side}")
     hw = working_size(frame.depth.shape, short_side)
     if short_side == 0 or (frame.depth.shape == hw and frame.rgb.shape[:2] == hw):
         return frame
-    return Frame(
-        stamp_ns=frame.stamp_ns,
-        rgb=resize_rgb(frame.rgb, hw),
-        depth=resize_depth(frame.depth, hw),
-        K=scale_intrinsics(frame.K, frame.depth.shape, hw),
-        T_world_camera=frame.T_world_camera,
-    )
+    rgb = resize_colors(tensor(frame.rgb, device), hw)
+    depth = resize_depth(tensor(frame.depth, device), hw)
+    K = scale_intrinsics(frame.K, frame.depth.shape, hw)
+    return DeviceFrame(frame.stamp_ns, rgb, depth, K, frame.T_world_camera)
 
 
 def world_points(

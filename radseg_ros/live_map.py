@@ -42,6 +42,7 @@ from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
 from .frames.ledger import IMAGES, Account, input_name
 from .frames.transforms import shown
+from .geometry import DeviceFrame, arrays
 from .journal.correct import Correction, Corrector
 from .journal.folder import About, JournalWriter, new_id
 from .journal.record import FRAME, Content, KeyFrame, pack, unpack
@@ -291,20 +292,21 @@ class LiveMap:
             Exception: the frame is not part of the map.
         """
         mapper, observed, journal = self.mapper, observation.frame(), self._journal
-        frame, features = with_memory(lambda: mapper.prepare(observed))
-        content, rules = None, None
-        if journal is not None:
-            content = self._packed(observation, frame, features)
+        content = None
+        if journal is None:
+            prepared = with_memory(lambda: mapper.prepare(observed))
+        else:
+            content = self._packed(observation, *with_memory(lambda: mapper.see(observed)))
             kept = unpack(content)  # so that the map is what the journal makes of it again
-            frame, features, rules = kept.frame, kept.features, kept.rules
+            prepared = mapper.lifted(kept.frame, kept.features, kept.rules)
         with self._turn:
             if epoch != self._epoch:
                 raise Unusable(self._epoch_reason)
             record = 0 if journal is None else journal.next
-            stats = with_memory(lambda: mapper.fuse(frame, features, rules, record))
+            stats = with_memory(lambda: mapper.fuse(prepared, record))
             if stats.points and journal is not None and content is not None:
                 journal.append(FRAME, content)
-            self._look(frame)
+            self._look(prepared.frame)
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
@@ -316,14 +318,16 @@ class LiveMap:
                 self._camera.add(observation.match.T_world_camera)
                 self._assembler.used(observation.camera)
 
-    def _packed(self, observation: Observation, frame: Frame, features: FeatureMap) -> Content:
+    def _packed(
+        self, observation: Observation, frame: Frame | DeviceFrame, features: FeatureMap
+    ) -> Content:
         match, world = observation.match, self._assembler.map_frame
         images = camera_frame(match.color, match.depth)
         rules = self.mapper.config.lift
-        key_frame = KeyFrame(frame, features, rules, observation.camera, world, images)
+        key_frame = KeyFrame(arrays(frame), features, rules, observation.camera, world, images)
         return pack(key_frame, self.config.node.depth_scale)
 
-    def _look(self, frame: Frame) -> None:
+    def _look(self, frame: Frame | DeviceFrame) -> None:
         """Whether a frame shows the things that were found, or what is behind them; and what it
         looks across, if anybody wants floor plans.
         """
@@ -334,7 +338,7 @@ class LiveMap:
 
         self._tracks.look(frame, beyond, options.carve_margin, self.mapper.map.clock.now_ns)
         if self._looked is not None:
-            self._looked.add(frame, self.config.grid)
+            self._looked.add(arrays(frame), self.config.grid)
 
     # Out
 

@@ -34,8 +34,10 @@ from .datatypes import (
     check_texts,
 )
 from .encoders.protocol import Encoder
-from .geometry import resize_frame, resize_rgb, working_size
+from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
+from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
+from .voxels.lift import LiftedFrame
 from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.view import (
     MapView,
@@ -72,6 +74,15 @@ class Timings:
         return {name: (self.seconds[name], calls) for name, calls in list(self.calls.items())}
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """All that a map must know of a frame."""
+
+    frame: Frame | DeviceFrame  # at the working size
+    features: FeatureMap
+    lifted: LiftedFrame
+
+
 class Mapper:
     """An encoder and a voxel map.
 
@@ -93,6 +104,7 @@ class Mapper:
         self._answering = threading.Lock()  # see QueryResult.turn
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
+        self._beside = SideStream(self.map.device)
         code_bytes = self.space.channels * 4 // config.map.cold_share
         self.view = MapView(
             self.space.answer_vectors,
@@ -115,31 +127,53 @@ class Mapper:
         Raises:
             InputError: the features cannot be used; the map is as it was.
         """
-        return self.fuse(*self.prepare(frame))
+        return self.fuse(self.prepare(frame))
 
     @torch.inference_mode()
-    def prepare(self, frame: Frame) -> tuple[Frame, FeatureMap]:
-        """The long part of ``integrate``, which needs no map: resize and encode."""
-        with self.timings.stage("resize"):
-            frame = resize_frame(frame, self.config.short_side)
-        with self.timings.stage("encode"):
-            return frame, self.space.features(frame.rgb)
+    def prepare(self, frame: Frame) -> Prepared:
+        """The long part of ``integrate``, which needs no map: resize, encode and lift.
 
-    def fuse(
-        self,
-        frame: Frame,
-        features: FeatureMap,
-        rules: LiftConfig | None = None,
-        record: int = 0,
-    ) -> IntegrationStats:
-        """The short part of ``integrate``: what ``prepare`` gave goes into the map.
+        On a GPU the frame is lifted while it is still being encoded.
+
+        Raises:
+            InputError: a strip, or an image that is too large.
+        """
+        seen = self.see(frame)
+        with self._beside.work():
+            return self.lifted(*seen)
+
+    @torch.inference_mode()
+    def see(self, frame: Frame) -> tuple[Frame | DeviceFrame, FeatureMap]:
+        """Resize and encode; see :meth:`prepare`."""
+        with self.timings.stage("resize"):
+            sized = frame_on(self.space.sees_on, frame, self.config.short_side)
+        self._beside.mark()
+        with self.timings.stage("encode"):
+            return sized, self.space.features(sized.rgb)
+
+    def lifted(
+        self, frame: Frame | DeviceFrame, features: FeatureMap, rules: LiftConfig | None = None
+    ) -> Prepared:
+        """A frame at the working size whose features are there.
 
         Args:
             rules: which depth pixels are used; None = those of the map.
-            record: number that the frame will have in the journal; 0 = none.
         """
+        with self.timings.stage("lift"):
+            return Prepared(frame, features, self.map.lifted(frame, features, rules))
+
+    def fuse(self, prepared: Prepared, record: int = 0) -> IntegrationStats:
+        """The short part of ``integrate``: what ``prepare`` gave goes into the map.
+
+        Args:
+            record: number that the frame will have in the journal; 0 = none.
+
+        Raises:
+            InputError: the features cannot be used; the map is as it was.
+        """
+        frame, features = prepared.frame, prepared.features
         with self.timings.stage("fuse"), self.lock:
-            stats = self.map.integrate(frame, features, rules)
+            stats = self.map.integrate(frame, features, lifted=prepared.lifted)
             if record and stats.points:
                 self.map.history.record = record
                 self.map.history.frames += 1

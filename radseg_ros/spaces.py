@@ -10,16 +10,15 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch.nn.functional import normalize
 
 from .answers import scores
 from .answers.scores import BEST_VOXELS, SAMPLE, Census
 from .config import LABELLED_SPACES, Config, QueryConfig, one_of
-from .datatypes import ConfigError, FeatureMap
+from .datatypes import ConfigError, FeatureMap, Pixels
 from .device import multiplies_bfloat16
 from .encoders.protocol import Classifier, Encoder
 from .language.memory import TextMemory
@@ -67,9 +66,10 @@ class Space(Protocol):
     exact: bool  # whether answer vectors must be kept as they are
     calibrates: bool  # whether answers may be calibrated, if there are everyday names
     straight: bool  # whether answer vectors are the directions of what is stored
+    sees_on: torch.device  # where images are wanted; on the processor they are arrays
 
-    def features(self, rgb: np.ndarray) -> FeatureMap:
-        """(H, W, 3) image at the working size -> (C, h, w)."""
+    def features(self, rgb: Pixels) -> FeatureMap:
+        """(H, W, 3) image at the working size -> (C, h, w); on a GPU perhaps still at work."""
         ...
 
     def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
@@ -127,6 +127,8 @@ class Backbone:
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
         self.channels = encoder.channels
+        sees_tensors = getattr(encoder, "sees_tensors", False)  # programs of others see arrays
+        self.sees_on = encoder.device if sees_tensors else torch.device("cpu")
         self.answer_channels = encoder.language_channels
         self.identity = _identity(encoder)
         _background(config.query, encoder)
@@ -137,9 +139,9 @@ class Backbone:
         on_processor = encoder.device.type == "cpu" and multiplies_bfloat16()
         self._coarse = config.map.fast_projection and encoder.coarse_head and on_processor
 
-    def features(self, rgb: np.ndarray) -> FeatureMap:
+    def features(self, rgb: Pixels) -> FeatureMap:
         """As the encoder gives them."""
-        return self.encoder.encode(rgb)
+        return self.encoder.encode(cast(Any, rgb))
 
     def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
         """Unit vectors, through the language head, in bfloat16 if that is faster."""
@@ -198,9 +200,9 @@ class Language(Backbone):
         super().__init__(config, encoder)
         self.channels = encoder.language_channels
 
-    def features(self, rgb: np.ndarray) -> FeatureMap:
+    def features(self, rgb: Pixels) -> FeatureMap:
         """The encoder's vectors through the language head."""
-        features = self.encoder.encode(rgb).data
+        features = super().features(rgb).data
         projected = self.encoder.project(features.flatten(1).T)
         return FeatureMap(projected.T.unflatten(1, features.shape[1:]).contiguous())
 
@@ -217,16 +219,17 @@ class Probability:
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
         self.labels = list(config.map.labels)
+        self.sees_on = torch.device("cpu")
         self.channels = self.answer_channels = len(self.labels)
         self.refiner = make_refiner(encoder)
         refined = "" if self.refiner is None else "-sam"  # refined and coarse maps do not mix
         self.identity = _identity(encoder, encoder.name + refined, self.labels)
         self._texts = TextMemory(encoder.embed_labels, encoder.embed_prompts)
 
-    def features(self, rgb: np.ndarray) -> FeatureMap:
+    def features(self, rgb: Pixels) -> FeatureMap:
         """Probabilities per patch, or per pixel where masks are refined."""
         vectors = self._texts.vectors(self.labels)
-        return probability_map(self.encoder, rgb, vectors, refiner=self.refiner)
+        return probability_map(self.encoder, cast(Any, rgb), vectors, refiner=self.refiner)
 
     def answer_vectors(self, means: torch.Tensor) -> torch.Tensor:
         """The probabilities themselves."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from radseg_ros.device import let_threads_sleep
 
 let_threads_sleep()  # read when torch is loaded
 
+import pretend_gpu  # noqa: E402
+import small_worlds  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +25,23 @@ DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
 def one_thread() -> None:
     """The worlds are small: threads that wait for each other cost more than they bring."""
     torch.set_num_threads(1)
+
+
+def devices() -> list:
+    """A CPU, and a GPU: a pretended one, beside the quick tests, where there is no real one."""
+    marks = () if torch.cuda.is_available() else pytest.mark.slow
+    return ["cpu", pytest.param("cuda", marks=marks)]
+
+
+@pytest.fixture(scope="module", params=devices())
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each device that the core must run on; ``small_worlds`` makes its maps there."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        with pretend_gpu.pretend() as pretended, small_worlds.on(pretended):
+            yield pretended
+    else:
+        with small_worlds.on(torch.device(request.param)) as real:
+            yield real
 
 
 def golden_file(path: str) -> Path:

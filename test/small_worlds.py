@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,20 @@ K = np.array([[10.0, 0, 7.5], [0, 10.0, 5.5], [0, 0, 1]])
 MARGIN = 1e-6  # voxels; points nearer to a border may be rounded either way
 
 
+_device = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def on(device: torch.device) -> Iterator[torch.device]:
+    """Maps that are made while the block runs are on that device."""
+    global _device
+    before, _device = _device, device
+    try:
+        yield device
+    finally:
+        _device = before
+
+
 def pose(rng: np.random.Generator, shift: float = 1.0) -> np.ndarray:
     """A random rigid transform."""
     q, r = np.linalg.qr(rng.normal(size=(3, 3)))
@@ -29,8 +45,8 @@ def pose(rng: np.random.Generator, shift: float = 1.0) -> np.ndarray:
 
 
 def make_map(voxel_size: float = 0.2, channels: int = 5, **options: Any) -> VoxelMap:
-    """A map on the CPU with the options of ``MapConfig`` by name."""
-    return VoxelMap(channels, MapConfig(voxel_size=voxel_size, **options), device="cpu")
+    """A map on the device under test, with the options of ``MapConfig`` by name."""
+    return VoxelMap(channels, MapConfig(voxel_size=voxel_size, **options), device=_device)
 
 
 def frame(depth, T=None, rgb=None, stamp_ns: int = 0, camera=K) -> Frame:
@@ -59,6 +75,11 @@ def random_frame(
     )
 
 
+def host(values: torch.Tensor) -> np.ndarray:
+    """A copy on the host."""
+    return values.cpu().numpy()
+
+
 def index_of(lifted: LiftedFrame) -> torch.Tensor:
     """(V, 3) voxel index of a lifted frame."""
     return unpack(lifted.key)
@@ -66,8 +87,10 @@ def index_of(lifted: LiftedFrame) -> torch.Tensor:
 
 def weights_of(lifted: LiftedFrame) -> torch.Tensor:
     """The weights of a lifted frame, dense: (V, P)."""
-    rows = torch.repeat_interleave(torch.arange(len(lifted.key)), lifted.row_start.diff())
-    dense = torch.zeros(len(lifted.key), lifted.feature_hw[0] * lifted.feature_hw[1])
+    count = lifted.row_start.diff()
+    rows = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    patches = lifted.feature_hw[0] * lifted.feature_hw[1]
+    dense = torch.zeros(len(count), patches, device=count.device)
     return dense.index_put_((rows, lifted.patch), lifted.weight, accumulate=True)
 
 
@@ -106,16 +129,13 @@ def rows(snapshot) -> dict[tuple[int, ...], np.ndarray]:
     """Voxel index -> hits, colour, features."""
     values = np.concatenate(
         [
-            np.asarray(snapshot.hits)[:, None],
-            np.asarray(snapshot.rgb),
-            np.asarray(snapshot.features),
+            host(snapshot.hits)[:, None],
+            host(snapshot.rgb),
+            host(snapshot.features),
         ],
         1,
     )
-    return {
-        tuple(index): row
-        for index, row in zip(np.asarray(snapshot.index).tolist(), values, strict=True)
-    }
+    return {tuple(index): row for index, row in zip(snapshot.index.tolist(), values, strict=True)}
 
 
 def assert_equal(snapshot, reference: DictionaryMap, tolerance: float = 1e-4) -> None:

@@ -21,8 +21,8 @@ ROS = {
     "visualization_msgs",
 }  # fmt: skip
 HEAVY = {
-    "cv2", "matplotlib", "open3d", "sentence_transformers", "skimage", "sklearn", "transformers",
-    "viser",
+    "cv2", "matplotlib", "onnxruntime", "onnxscript", "open3d", "sentence_transformers", "skimage",
+    "sklearn", "transformers", "viser",
 }  # fmt: skip
 LONGEST_LINE, FULLEST_FOLDER = 100, 14
 
@@ -30,15 +30,16 @@ GROUND = {"datatypes", "config", "geometry", "files", "reading", "device", "hub"
 CORE = {"worker", "watchdog", "spaces", "mapper", "live_map"}
 ENCODER_PROTOCOL = "radseg_ros.encoders.protocol"
 # room -> what it may import besides itself: rooms, or one module by its full name
-BELOW = {"frames", "encoders", "language", "segmentation", "voxels", "journal", "answers"}
+BELOW = {"gpu", "frames", "encoders", "language", "segmentation", "voxels", "journal", "answers"}
 RULES = {
     "ground": set(),
+    "gpu": set(),
     "frames": {"ground"},
     "language": {"ground"},
-    "voxels": {"ground"},
+    "voxels": {"ground", "gpu"},
     "journal": {"ground", "voxels"},
     "answers": {"ground"},
-    "encoders": {"ground", "language"},
+    "encoders": {"ground", "gpu", "language"},
     "segmentation": {"ground", ENCODER_PROTOCOL},
     "core": {"ground", *BELOW},
     "ros": {"ground", "core", *BELOW},
@@ -210,6 +211,7 @@ def test_no_pickle_hub_or_remote_code():
         "radseg_ros.ros.query_client",
         "radseg_ros.ros.player",
         "radseg_ros.cli.text",
+        "radseg_ros.cli.onnx",
         "radseg_ros.cli.segment",
         "radseg_ros.cli.map",
         "radseg_ros.cli.query",

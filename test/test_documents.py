@@ -27,6 +27,7 @@ COMMANDS = {
             "radseg-segment",
             "radseg-eval2d",
             "radseg-text",
+            "radseg-onnx",
             "radseg-map",
             "radseg-info",
             "radseg-merge",

@@ -10,8 +10,12 @@ from small_worlds import K, frame, pose
 
 from radseg_ros.datatypes import Frame, InputError
 from radseg_ros.geometry import (
+    DeviceFrame,
+    arrays,
     bilinear_cells,
     camera_points,
+    frame_on,
+    resize_colors,
     resize_frame,
     scale_intrinsics,
     working_size,
@@ -160,3 +164,28 @@ def test_read_only_images_are_taken():
     locked.depth.setflags(write=False)
     locked.rgb.setflags(write=False)
     assert resize_frame(locked, 24).depth.shape == (24, 32)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("hw", [(24, 32), (6, 8), (12, 16)])
+def test_a_frame_on_a_device_is_the_same_frame(device, kind, hw):
+    rng = np.random.default_rng(0)
+    rgb = rng.random((24, 32, 3)).astype(np.float32)
+    observed = frame(
+        rng.random((12, 16)), rgb=(255 * rgb).astype(kind) if kind is np.uint8 else rgb
+    )
+    there, here = frame_on(device, observed, min(hw)), resize_frame(observed, min(hw))
+    back = arrays(there)
+    assert isinstance(there, DeviceFrame) == (device.type == "cuda")
+    assert (back.stamp_ns, back.rgb.dtype) == (here.stamp_ns, here.rgb.dtype)
+    np.testing.assert_array_equal(back.depth, here.depth)
+    np.testing.assert_array_equal(back.K, here.K)
+    apart = np.abs(back.rgb.astype(float) - here.rgb)
+    assert apart.max() <= (1 if kind is np.uint8 else 1e-6)
+
+
+def test_bytes_may_be_resized_as_numbers():
+    """As a GPU does it."""
+    rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+    exact = resize_colors(rgb.float() / 255, (10, 13))
+    assert (255 * exact - resize_colors(rgb, (10, 13))).abs().max() <= 1.0

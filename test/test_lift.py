@@ -21,6 +21,19 @@ from radseg_ros.datatypes import FeatureMap, InputError
 from radseg_ros.voxels import runs as pixel_runs
 from radseg_ros.voxels.index import COORDINATE_LIMIT
 from radseg_ros.voxels.lift import lift
+from radseg_ros.voxels.lifting.by_sorting import SortingLift
+
+
+def lift_by_sorting(frame, feature_hw, voxel_size, config=None):
+    return SortingLift(voxel_size, torch.device("cpu"))(frame, feature_hw, config)
+
+
+@pytest.fixture(autouse=True, params=["runs", "sorting"])
+def way(request, monkeypatch):
+    """Every test is of both ways: that of processors, and that of GPUs."""
+    if request.param == "sorting":
+        monkeypatch.setitem(globals(), "lift", lift_by_sorting)
+    return request.param
 
 
 def total(lifted, features: FeatureMap) -> dict[tuple[int, ...], np.ndarray]:

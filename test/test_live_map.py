@@ -791,6 +791,7 @@ def test_the_status_tells_how_the_work_goes(live, monkeypatch):
     assert status.map_bytes == live.mapper.nbytes > 0
     assert {stage: calls for stage, (_, calls) in status.stages.items()} == {
         "resize": 2,
+        "lift": 2,
         "encode": 2,
         "fuse": 2,
     }

@@ -204,7 +204,7 @@ def fail_everywhere(monkeypatch, step: str, known: VoxelMap, action) -> int:
 
 
 def map_of_small_blocks(monkeypatch, seed: int = 1, **options) -> VoxelMap:
-    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", 64)
+    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", {"cpu": 64})
     rng, world = np.random.default_rng(seed), make_map(0.2, 5, **options)
     for i in range(3):
         world.integrate(*random_frame(rng, shift=0.3, stamp_ns=i))
@@ -249,7 +249,7 @@ REMOVAL = [
 def test_a_failure_inside_a_removal_leaves_the_map_before_or_after_it(monkeypatch, step, least):
     """Whatever takes memory may fail; what takes none, as cutting a column, cannot."""
     known = map_of_small_blocks(monkeypatch)
-    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", least)  # of a trimmed index
+    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", {"cpu": least})  # of a trimmed index
     box = ((-9, -9, -9), (0.1, 9, 9))
     fail_everywhere(monkeypatch, step, known, lambda world: world.clear_box(*box))
 

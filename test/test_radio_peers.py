@@ -26,7 +26,7 @@ from radseg_ros.encoders.gaussian import gaussian
 from radseg_ros.encoders.pamr import pamr
 from radseg_ros.encoders.protocol import make_encoder
 from radseg_ros.encoders.radseg import correlation
-from radseg_ros.encoders.radseg.attention.block import plain, take_apart
+from radseg_ros.encoders.radseg.attention.block import plain, prepare, take_apart
 from radseg_ros.encoders.radseg.attention.choice import name_suffix
 from radseg_ros.encoders.radseg.attention.proxy import TEACHERS, cells, proxy
 from radseg_ros.encoders.radseg.attention.resradio import blocks_seen
@@ -153,7 +153,7 @@ def test_derived_proxies_step_by_step(golden, kind):
     checkpoint = read_checkpoint(TINY)
     model = build_radio(checkpoint)
     tokens = torch.from_numpy(golden["last_block_input"])
-    block = take_apart(model.encoder.layer[-1], tokens, tokens.shape[1] - 117, (9, 13))
+    block = take_apart(prepare(model.encoder.layer[-1]), tokens, tokens.shape[1] - 117, (9, 13))
     head = build_head(checkpoint.feature_heads[TEACHERS[f"proxy_{kind}"]], kind)
     vectors = head(block.complete(plain(block)))[0].T.unflatten(1, (9, 13))
     assert_near(vectors, golden[f"proxyradio_{kind}_proxy"][0])
@@ -360,7 +360,7 @@ def test_blocks_of_rows_do_not_change_the_result(small, monkeypatch):
 def test_proxies_that_are_all_alike_leave_each_patch_its_own_value(small):
     """RADIO's vectors can lie in a narrow cone: then beta mean(S) >= 1, which nothing exceeds."""
     model = build_radio(read_checkpoint(small))
-    block = take_apart(model.encoder.layer[-1], torch.randn(2, 8 + 12, 64), 8, (3, 4))
+    block = take_apart(prepare(model.encoder.layer[-1]), torch.randn(2, 8 + 12, 64), 8, (3, 4))
     with torch.no_grad():
         values = block.patches(block.value)
         cases = {torch.ones: values, torch.zeros: values.mean(2, keepdim=True).expand_as(values)}

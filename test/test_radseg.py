@@ -15,17 +15,23 @@ from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_encoder import PlainEncoder
+from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from radseg_ros.config import RadsegConfig, from_dict
+from radseg_ros.config import Config, RadsegConfig, from_dict
 from radseg_ros.datatypes import ConfigError, InputError
 from radseg_ros.encoders.protocol import Encoder, make_encoder
 from radseg_ros.encoders.radseg import correlation
+from radseg_ros.encoders.radseg.backbone import build_radio
+from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
 from radseg_ros.encoders.radseg.correlation import aggregate, correlate
+from radseg_ros.encoders.radseg.linear import joined, linear
+from radseg_ros.encoders.radseg.network import Network
 from radseg_ros.encoders.radseg.windows import corners, resized, stitch
 from radseg_ros.segmentation.maps import Segmentation, label_map
 from radseg_ros.segmentation.probabilities import probabilities
+from radseg_ros.spaces import make_space
 
 TOLERANCE = 5e-5  # of the reference numbers
 LAYOUTS = {
@@ -206,6 +212,46 @@ def test_resized_images_can_be_cut(h, w, crop, stride):
     assert covered.all()
 
 
+@pytest.mark.parametrize("onednn", [True, False])
+@torch.no_grad()
+def test_block_by_block_it_is_the_network_of_transformers(monkeypatch, small, onednn):
+    torch.manual_seed(0)
+    model, images = build_radio(read_checkpoint(small)), torch.rand(2, 3, 48, 80)
+    expected = model(images).last_hidden_state
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", onednn)
+    torch.testing.assert_close(Network(model).tokens(images), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_by_every_route(bias):
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, outputs, bias).requires_grad_(False) for outputs in (8, 16)]
+    inputs = torch.randn(2, 7, 48)[:, :, ::2]
+    made = [layer(inputs) for layer in layers]
+    torch.testing.assert_close(linear(joined(layers), inputs), torch.cat(made, 2))
+    for layer, outputs in zip(layers, made, strict=True):
+        torch.testing.assert_close(linear(layer, inputs, gelu=True), F.gelu(outputs))
+        half = linear(layer.bfloat16(), inputs.bfloat16(), gelu=True)
+        torch.testing.assert_close(half.float(), F.gelu(outputs), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.slow
+def test_graphs_that_are_written_out_hold_common_operations(small):
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = build_radio(read_checkpoint(small))
+            self.network = Network(self.model)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network.tokens(images)
+
+    graph = torch.export.export(Tokens(), (torch.rand(1, 3, 32, 32),)).graph
+    called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
+    assert "aten.linear.default" in called
+    assert all(name.startswith(("aten.", "<built-in")) for name in called)
+
+
 def dense(unit: torch.Tensor, values: torch.Tensor, tau: float, mean: float) -> torch.Tensor:
     scores = tau * (unit @ unit.transpose(-2, -1) - mean)
     scores[scores < 0] = -torch.inf
@@ -347,6 +393,16 @@ def test_half_precision_is_near(small, dtype):
     assert F.cosine_similarity(a.flatten(1), b.flatten(1), dim=0).min() > 0.995
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_questions_run_a_head_of_any_type(small, monkeypatch, dtype):
+    monkeypatch.setattr("radseg_ros.spaces.multiplies_bfloat16", lambda: True)
+    encoder = encoder_of(small, dtype=dtype)
+    vectors = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    asked = make_space(Config(), encoder).answer_vectors(vectors)
+    exact = F.normalize(encoder_of(small).project(vectors), dim=1)
+    assert F.cosine_similarity(asked, exact).min() > 0.999
+
+
 def test_presets_and_switches():
     def window(**options):
         return from_dict(RadsegConfig, options, "radseg.").window()
@@ -387,6 +443,23 @@ def test_presets_and_switches():
 def test_options_that_cannot_be_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         from_dict(RadsegConfig, options, "radseg.")
+
+
+@pytest.mark.parametrize("large, kept", [(1.0, torch.float16), (1e6, torch.bfloat16)])
+def test_a_type_of_its_own_choice_keeps_to_its_range(small, tmp_path, monkeypatch, large, kept):
+    def grow(content: dict) -> dict:
+        weight = next(key for key in content["state_dict"] if key.endswith("blocks.1.mlp.fc1.bias"))
+        content["state_dict"][weight] = content["state_dict"][weight].float() + large
+        return content
+
+    path = radio_files.rewrite(small, tmp_path / "large.pth.tar", grow)
+    monkeypatch.setattr(
+        "radseg_ros.encoders.radseg.encoder.number_type", lambda name, device: torch.float16
+    )
+    encoder = encoder_of(path)
+    assert encoder.dtype == kept
+    assert encoder.encode(np.zeros((96, 96, 3), np.uint8)).data.isfinite().all()
+    assert encoder_of(path, dtype="float16").dtype == torch.float16, "as it was asked for"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta"])

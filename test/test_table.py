@@ -184,7 +184,7 @@ def test_a_bounded_table_grows_in_small_steps(channels, dtype, max_bytes, rows):
 
 def test_what_is_removed_is_given_back_now_and_then(monkeypatch):
     """The index keeps a row of 2 kB for every brick, also for those that are empty."""
-    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", 8)
+    monkeypatch.setattr("radseg_ros.voxels.table._BLOCK_ROWS", {"cpu": 8})
     table = made(40, apart=8)
 
     def remove(count: int) -> int:

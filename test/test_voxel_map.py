@@ -15,6 +15,7 @@ from small_worlds import (
     assert_equal,
     assert_same,
     frame,
+    host,
     make_map,
     pose,
     random_frame,
@@ -23,6 +24,8 @@ from small_worlds import (
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import ConfigError, FeatureMap, Frame, InputError
 from radseg_ros.voxels.voxel_map import VoxelMap
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def observed(seed: int, **options):
@@ -64,12 +67,14 @@ def test_golden_map(golden, order):
     row = {tuple(index): i for i, index in enumerate(snapshot.index.tolist())}
     assert row.keys() == {tuple(index) for index in golden["voxel_index"].tolist()}
     rows = [row[tuple(index)] for index in golden["voxel_index"].tolist()]
-    np.testing.assert_array_equal(snapshot.hits[rows], golden["voxel_hits"])
-    np.testing.assert_allclose(snapshot.features[rows], golden["voxel_feat"], atol=1e-5)
-    np.testing.assert_allclose(snapshot.rgb[rows], golden["voxel_rgb"], atol=1e-6)
-    np.testing.assert_allclose(
-        snapshot.xyz, snapshot.index.numpy() * float(golden["voxel_size"]), atol=1e-6
+    hits, features, colors = (
+        host(values)[rows] for values in (snapshot.hits, snapshot.features, snapshot.rgb)
     )
+    np.testing.assert_array_equal(hits, golden["voxel_hits"])
+    np.testing.assert_allclose(features, golden["voxel_feat"], atol=1e-5)
+    np.testing.assert_allclose(colors, golden["voxel_rgb"], atol=1e-6)
+    centres = host(snapshot.index) * float(golden["voxel_size"])
+    np.testing.assert_allclose(host(snapshot.xyz), centres, atol=1e-6)
 
 
 finite_or_not = st.floats(0.25, 4.0, width=32) | st.sampled_from(
@@ -185,7 +190,7 @@ def test_float16_is_off_by_no_more_than_its_bound():
         torch.equal(a.index, b.index) and torch.equal(a.hits, b.hits) and torch.equal(a.rgb, b.rgb)
     )
     largest = 6.0  # no mean of these normal deviates is larger
-    assert exact.table.means(torch.arange(len(exact))).abs().max() < largest
+    assert exact.snapshot().features.abs().max() < largest
     error = (a.features - b.features).abs().max()
     assert 0 < error <= frames * 2**-11 * largest
     assert half.table.vectors.nbytes * 2 == exact.table.vectors.nbytes
@@ -237,7 +242,7 @@ def test_snapshots_are_copies():
     world = mapped([observed(0)])
     snapshot = world.snapshot()
     kept = [
-        np.asarray(getattr(snapshot, name)).copy()
+        host(getattr(snapshot, name)).copy()
         for name in ("index", "rgb", "features", "hits", "last_seen_ns")
     ]
     world.integrate(*observed(0, stamp_ns=3))
@@ -245,7 +250,7 @@ def test_snapshots_are_copies():
     for name, values in zip(
         ("index", "rgb", "features", "hits", "last_seen_ns"), kept, strict=True
     ):
-        np.testing.assert_array_equal(np.asarray(getattr(snapshot, name)), values)
+        np.testing.assert_array_equal(host(getattr(snapshot, name)), values)
 
 
 def test_geometry_is_the_snapshot_without_vectors():
@@ -306,7 +311,7 @@ def test_growing_over_many_blocks_keeps_every_row(monkeypatch):
     from radseg_ros.voxels import table as voxel_table
 
     expected = mapped([observed(seed, shift=5.0) for seed in range(8)]).snapshot()
-    monkeypatch.setattr(voxel_table, "_BLOCK_ROWS", 32)
+    monkeypatch.setattr(voxel_table, "_BLOCK_ROWS", {"cpu": 32, "cuda": 32})
     world = mapped([observed(seed, shift=5.0) for seed in range(8)])
     assert len(world.table.vectors.blocks) > 20
     assert_same(world.snapshot(), expected)

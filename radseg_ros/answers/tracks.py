@@ -22,6 +22,7 @@ import torch
 
 from ..config import QueryConfig
 from ..datatypes import Frame, InputError, MapGeometry, SemanticObject, Viewpoint
+from ..geometry import DeviceFrame
 from .objects import find_groups, least_score, make_object, rows_of
 from .packed import thinning_order
 
@@ -85,7 +86,7 @@ class _Track:
             self.samples = found.samples
             self.seen_ns = max(self.seen_ns, found.thing.last_seen_ns)
 
-    def seen(self, frame: Frame, share: float) -> None:
+    def seen(self, frame: Frame | DeviceFrame, share: float) -> None:
         """A frame shows so much of it."""
         self.looks, self.seen_ns = 0, max(self.seen_ns, frame.stamp_ns)
         if share > self.clearest:
@@ -166,7 +167,9 @@ class Tracks:
 
     # Frames
 
-    def look(self, frame: Frame, beyond: DepthBeyond, margin: float, now_ns: int) -> None:
+    def look(
+        self, frame: Frame | DeviceFrame, beyond: DepthBeyond, margin: float, now_ns: int
+    ) -> None:
         """Compare a frame with the things that are followed.
 
         Args:

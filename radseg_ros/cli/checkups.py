@@ -35,6 +35,7 @@ EXTRAS = {
     "eval": ("reports, .ply and .pcd", ("open3d", "matplotlib")),
     "cluster": ("--cluster", ("distributed",)),
     "view": ("radseg-view", ("viser",)),
+    "onnx": ("radseg-onnx, radseg.engine", ("onnxruntime", "onnxscript")),
 }
 
 

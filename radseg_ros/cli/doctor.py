@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..command import run_command
 from ..config import Config, with_options
-from .mapper_options import add_mapper_options, given_options
+from .options.mapper import add_mapper_options, given_options
 
 if TYPE_CHECKING:
     from .checkups import Finding

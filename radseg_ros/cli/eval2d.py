@@ -20,7 +20,7 @@ from eval3d.classes import IMAGE_CLASSES, class_file
 
 from ..command import fraction, positive, run_command
 from ..files import prepare_file, write_whole
-from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
+from .options.encoder import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
 # files with their label images, what is predicted from them, and by whom
 Source = tuple[list[tuple[Path, Path]], Callable[..., Any], Callable[[], dict[str, str]]]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..command import positive, run_command
 from ..datatypes import InputError
 from ..files import prepare_file
-from .mapper_options import add_mapper_options, given_options
+from .options.mapper import add_mapper_options, given_options
 
 if TYPE_CHECKING:
     from ..datatypes import Cloud

@@ -20,9 +20,9 @@ from ..command import complain, positive, run_command
 from ..config import Config, with_options
 from ..datatypes import ConfigError, InputError
 from ..files import prepare_file, prepare_folder
-from .mapper_options import add_mapper_options, given_options
 from .mapping.progress import bar, interruptible
 from .mapping.recordings import DATA_SETS
+from .options.mapper import add_mapper_options, given_options
 
 NAME = "radseg-map"
 SUFFIX = ".radmap"

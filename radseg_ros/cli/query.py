@@ -17,7 +17,7 @@ from ..command import run_command
 from ..datatypes import ConfigError
 from ..files import prepare_file
 from ..ros import query_client
-from .mapper_options import add_mapper_options, given_options
+from .options.mapper import add_mapper_options, given_options
 
 if TYPE_CHECKING:
     from ..answers.result import QueryResult

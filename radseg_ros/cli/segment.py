@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..command import complain, fraction, run_command, sentence
 from ..datatypes import InputError, RadsegRosError
 from ..files import prepare_folder, whole_file
-from .encoder_options import add_encoder_options, add_settings_option, encoder_from, short_side_of
+from .options.encoder import add_encoder_options, add_settings_option, encoder_from, short_side_of
 
 if TYPE_CHECKING:
     import numpy as np

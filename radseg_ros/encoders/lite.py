@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from ..config import LiteConfig
 from ..datatypes import CheckpointError, FeatureMap, LanguageError
-from ..device import pick_device
+from ..device import exact_convolutions, pick_device
 from ..geometry import working_size
 from ..language.cache import cache_folder, read_vectors, write_vectors
 from .image import image_tensor
@@ -82,6 +82,7 @@ class LiteEncoder:
         self.names = ClassNames()
 
     @torch.inference_mode()
+    @exact_convolutions()
     def encode(self, rgb: np.ndarray) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> (1280, h, w), the mean over its sizes.
 

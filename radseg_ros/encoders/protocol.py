@@ -129,6 +129,10 @@ def _radseg(options: dict[str, Any]) -> Encoder:
         from .radseg.labelled import LabelledEncoder
 
         return LabelledEncoder(config)
+    if config.engine != "torch":
+        from .engines.encoder import EngineEncoder
+
+        return EngineEncoder(config)
     from .radseg.encoder import RadsegEncoder
 
     return RadsegEncoder(config)

@@ -100,10 +100,12 @@ def load_embeddings(
     return dict(zip(keys, vectors, strict=True))
 
 
-def cache_folder() -> Path:
-    """Where vectors are kept: ``text`` in ``$RADSEG_CACHE``, or in ``~/.cache/radseg_ros``."""
+def cache_folder(kind: str = "text") -> Path:
+    """Where vectors are kept: ``text`` in ``$RADSEG_CACHE``, or in ``~/.cache/radseg_ros``; other
+    kinds beside them.
+    """
     base = os.environ.get("RADSEG_CACHE") or Path.home() / ".cache" / "radseg_ros"
-    return Path(base) / "text"
+    return Path(base) / kind
 
 
 def read_vectors(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

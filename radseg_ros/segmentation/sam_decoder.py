@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..device import exact_convolutions
 from .sam_weights import SamWeights
 
 
@@ -62,6 +63,7 @@ class SamDecoder:
         """Where the weights are."""
         return self.position.device
 
+    @exact_convolutions()
     def embed_image(self, features: torch.Tensor) -> torch.Tensor:
         """(D, h, w) features of the image encoder, h, w <= ``grid`` -> (T, C), T = grid * grid.
 
@@ -71,6 +73,7 @@ class SamDecoder:
         padded = F.pad(features, (0, self.grid - w, 0, self.grid - h))
         return self.neck(padded.permute(1, 2, 0)[None])[0].flatten(1).T.contiguous()
 
+    @exact_convolutions()
     def embed_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """(U, mask_side, mask_side) mask prompts -> (U, T, C).
 

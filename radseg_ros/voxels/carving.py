@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from ..datatypes import Frame
-from ..geometry import camera_points
+from ..geometry import DeviceFrame, camera_points, tensor
 from .tensors import take
 
 
-def spheres_in_view(centre: torch.Tensor, radius: float, frame: Frame) -> torch.Tensor:
+def spheres_in_view(
+    centre: torch.Tensor, radius: float, frame: Frame | DeviceFrame
+) -> torch.Tensor:
     """(N, 3) centres of spheres in the world, metres -> (N,) bool.
 
     False only where no part can be in the image.
@@ -28,7 +30,7 @@ def spheres_in_view(centre: torch.Tensor, radius: float, frame: Frame) -> torch.
     return (points @ torch.as_tensor(sides, device=points.device).T >= -radius).all(1)
 
 
-def seen_through(xyz: torch.Tensor, frame: Frame, margin: float) -> torch.Tensor:
+def seen_through(xyz: torch.Tensor, frame: Frame | DeviceFrame, margin: float) -> torch.Tensor:
     """Which points the rays of a frame pass by more than ``margin`` metres.
 
     The nearest depth of 3 x 3 pixels counts, and a pixel without depth among them proves nothing:
@@ -43,7 +45,7 @@ def seen_through(xyz: torch.Tensor, frame: Frame, margin: float) -> torch.Tensor
     return depth_beyond(xyz, frame) > margin
 
 
-def depth_beyond(xyz: torch.Tensor, frame: Frame, side: float = 0.0) -> torch.Tensor:
+def depth_beyond(xyz: torch.Tensor, frame: Frame | DeviceFrame, side: float = 0.0) -> torch.Tensor:
     """How far the view goes on behind points, along the optical axis.
 
     The nearest of 3 x 3 pixels counts: neighbours, or farther apart where a cube of ``side`` metres
@@ -56,7 +58,7 @@ def depth_beyond(xyz: torch.Tensor, frame: Frame, side: float = 0.0) -> torch.Te
         (N,) float64 metres, negative where something hides the point; NaN where it is not in the
         image, or one of the pixels has no depth.
     """
-    depth = torch.tensor(frame.depth, device=xyz.device)
+    depth = tensor(frame.depth, xyz.device)
     height, width = depth.shape
     points = camera_points(xyz, frame.T_world_camera)
     z = points[:, 2]

@@ -11,6 +11,7 @@ of two prefix sums, so after the runs are found nothing is done per pixel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +19,12 @@ import torch
 
 from ..config import LiftConfig
 from ..datatypes import Frame, InputError
+from ..geometry import DeviceFrame
 from .runs import find_runs
 from .tensors import take
+
+SUMS_AT_ONCE = 1 << 26  # numbers: 256 MiB
+Sums = Callable[[int, int], torch.Tensor]  # of the new vectors of a range of voxels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +44,15 @@ class LiftedFrame:
     patch: torch.Tensor  # (E,) int64, column of the entry
     weight: torch.Tensor  # (E,) float32
     feature_hw: tuple[int, int]
+    points: int  # of all voxels
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
         """The same voxels in another order, (V,) row numbers."""
         count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
-        shift = torch.repeat_interleave(take(self.row_start, order) - row_start[:-1], count)
+        begins = take(self.row_start, order) - row_start[:-1]
+        shift = torch.repeat_interleave(begins, count, output_size=len(self.patch))
         entry = torch.arange(len(self.patch), device=order.device) + shift
         fields: dict[str, Any] = {
             name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
@@ -69,18 +76,45 @@ class LiftedFrame:
         if start == stop:
             return features.new_zeros(0, features.shape[1])
         first, last = int(offsets[0]), int(offsets[-1])
-        # a sparse-dense product that CPU and CUDA do at memory speed
+        return self._sums(features, offsets[:-1] - first, slice(first, last))
+
+    def summing(self, features: torch.Tensor, order: torch.Tensor) -> Sums:
+        """(start, stop) -> what :meth:`feature_sums` gives of the voxels in another order.
+
+        On a GPU all sums are made at once if there is room: where the entries of a voxel begin
+        would have to be waited for.
+        """
+        if features.is_cuda and len(order) * features.shape[1] <= SUMS_AT_ONCE:
+            sums = take(self._sums(features, self.row_start[:-1], slice(None)), order)
+            return lambda start, stop: sums[start:stop]
+        ordered = self.reordered(order)
+        return lambda start, stop: ordered.feature_sums(features, start, stop)
+
+    def _sums(self, features: torch.Tensor, begins: torch.Tensor, entries: slice) -> torch.Tensor:
+        """A sparse-dense product that CPU and CUDA do at memory speed."""
         return torch.nn.functional.embedding_bag(
-            self.patch[first:last],
+            self.patch[entries],
             features,
-            offsets[:-1] - first,
+            begins,
             mode="sum",
-            per_sample_weights=self.weight[first:last],
+            per_sample_weights=self.weight[entries],
+        )
+
+
+def check_lift(feature_hw: tuple[int, int], voxel_size: float) -> None:
+    """Refuse what cannot be lifted.
+
+    Raises:
+        InputError: no feature cells, or a voxel size that is not positive.
+    """
+    if min(feature_hw) < 1 or not voxel_size > 0:
+        raise InputError(
+            f"lift needs features and a positive voxel size, got {feature_hw} and {voxel_size}"
         )
 
 
 def lift(
-    frame: Frame,
+    frame: Frame | DeviceFrame,
     feature_hw: tuple[int, int],
     voxel_size: float,
     config: LiftConfig | None = None,
@@ -95,10 +129,7 @@ def lift(
     Raises:
         InputError: no feature cells, or a voxel size that is not positive.
     """
-    if min(feature_hw) < 1 or not voxel_size > 0:
-        raise InputError(
-            f"lift needs features and a positive voxel size, got {feature_hw} and {voxel_size}"
-        )
+    check_lift(feature_hw, voxel_size)
     runs, dropped = find_runs(
         frame, feature_hw, voxel_size, config or LiftConfig(), torch.device(device)
     )
@@ -109,9 +140,8 @@ def lift(
     voxel = group // patches
     one, x, y, xy = sums[:, :4].unbind(1)
     weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
-    patch = (group - voxel * patches)[:, None] + torch.tensor(
-        [0, 1, width, width + 1], device=group.device
-    )
+    corner = torch.arange(4, device=group.device)
+    patch = (group - voxel * patches)[:, None] + (corner % 2 + corner // 2 * width)
     nonzero = (
         weight != 0
     )  # a feature map of one row or column has no second one: its weight is exactly 0
@@ -126,5 +156,6 @@ def lift(
         patch=take(patch.flatten(), used),
         weight=take(weight.flatten(), used).float(),
         feature_hw=feature_hw,
+        points=int(totals[:, 0].sum()),
         dropped=dropped,
     )

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ..config import LiftConfig
 from ..datatypes import Frame
-from ..geometry import bilinear_cells, resize_rgb, world_points
+from ..geometry import DeviceFrame, bilinear_cells, resize_colors, tensor, world_points
 from .index import COORDINATE_LIMIT, pack
 from .tensors import round_half_even, take
 
@@ -61,7 +60,7 @@ def depth_edges(depth: torch.Tensor, fraction: float) -> torch.Tensor:
 
 
 def find_runs(
-    frame: Frame,
+    frame: Frame | DeviceFrame,
     feature_hw: tuple[int, int],
     voxel_size: float,
     config: LiftConfig,
@@ -88,7 +87,7 @@ class _Scan:
 
     def __init__(
         self,
-        frame: Frame,
+        frame: Frame | DeviceFrame,
         feature_hw: tuple[int, int],
         voxel_size: float,
         config: LiftConfig,
@@ -97,13 +96,13 @@ class _Scan:
         self.frame, self.voxel_size, self.config = frame, voxel_size, config
         rows, columns = (pixel_grid(size, config) for size in frame.depth.shape)
         area = tuple(slice(axis.start, axis.stop, axis.step) for axis in (rows, columns))
-        depth = torch.tensor(frame.depth, device=device)
+        depth = tensor(frame.depth, device)
         self.depth = depth[area]
         self.edges = (
-            depth_edges(_returns(depth), config.depth_edge)[area] if config.depth_edge else None
+            depth_edges(returns(depth), config.depth_edge)[area] if config.depth_edge else None
         )
-        self.rgb = torch.tensor(_at_depth_size(frame), device=device)[area]
-        self.v, self.u = (torch.tensor(axis, device=device) for axis in (rows, columns))
+        self.rgb = at_depth_size(tensor(frame.rgb, device), depth)[area]
+        self.v, self.u = (_numbers(axis, device) for axis in (rows, columns))
         self.cell_y, self.weight_y = bilinear_cells(self.v, frame.depth.shape[0], feature_hw[0])
         self.cell_x, weight_x = bilinear_cells(self.u, frame.depth.shape[1], feature_hw[1])
         self.cell_y *= feature_hw[1]
@@ -120,7 +119,7 @@ class _Scan:
         begins = torch.ones_like(usable)
         begins[:, 1:] = (key[:, 1:] != key[:, :-1]) | (self.cell_x[1:] != self.cell_x[:-1])
         begin = begins.flatten().nonzero()[:, 0]
-        end = torch.cat([begin[1:], begin.new_tensor([key.numel()])])
+        end = torch.cat([begin[1:], begin.new_full((1,), key.numel())])
         key = take(key.flatten(), begin)
         colors = _color_sums(self.rgb[rows], begin)
         used = (key >= 0).nonzero()[:, 0]
@@ -134,7 +133,7 @@ class _Scan:
 
     def _usable_depth(self, rows: slice) -> torch.Tensor:
         """(h, w) metres, 0 where the pixel is not used."""
-        depth = _returns(self.depth[rows])
+        depth = returns(self.depth[rows])
         self.dropped["no_return"] += depth.numel() - int(depth.count_nonzero())
         if self.config.min_range or self.config.max_range:
             farthest = self.config.max_range or torch.inf
@@ -172,17 +171,22 @@ class _Scan:
         return near, [torch.where(near, axis, 0.0) for axis in points]
 
 
-def _returns(depth: torch.Tensor) -> torch.Tensor:
+def _numbers(pixels: range, device: torch.device) -> torch.Tensor:
+    return torch.arange(len(pixels), device=device) * pixels.step + pixels.start
+
+
+def returns(depth: torch.Tensor) -> torch.Tensor:
     """Depth with 0 where the sensor had no return."""
     return torch.where((depth > 0) & (depth < torch.inf), depth, 0.0)
 
 
-def _at_depth_size(frame: Frame) -> np.ndarray:
-    """The colour image sampled bilinearly at the depth pixels."""
-    if frame.rgb.shape[:2] == frame.depth.shape:
-        return frame.rgb
-    exact = frame.rgb.astype(np.float32) / 255 if frame.rgb.dtype == np.uint8 else frame.rgb
-    return resize_rgb(exact, frame.depth.shape, antialias=False)
+def at_depth_size(rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """(H, W, 3) colours sampled bilinearly at the pixels of the (h, w) depth."""
+    if rgb.shape[:2] == depth.shape:
+        return rgb
+    exact = rgb.float() / 255 if rgb.dtype == torch.uint8 else rgb
+    height, width = depth.shape
+    return resize_colors(exact, (height, width), antialias=False)
 
 
 def _color_sums(rgb: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:

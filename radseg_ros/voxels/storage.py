@@ -256,6 +256,9 @@ class VectorBlocks:
 
     def _pieces(self, slots: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int, int]]:
         """Ascending slots -> (block, rows in it, start, stop) for each block that they touch."""
+        if len(self.blocks) == 1 and len(slots):  # a GPU would be waited for
+            yield self.blocks[0], slots, 0, len(slots)
+            return
         edges = torch.arange(len(self.blocks) + 1, device=slots.device) * self.block_rows
         bounds = torch.searchsorted(slots, edges).tolist()
         for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):

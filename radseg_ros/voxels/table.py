@@ -17,7 +17,9 @@ from .index import VoxelIndex, unpack
 from .storage import Column, VectorBlocks
 from .tensors import take
 
-_BLOCK_ROWS = 4096
+# rows of vectors that are allocated, and added to, at once: each block that a frame touches costs a
+# few launches, which a GPU feels
+_BLOCK_ROWS = {"cpu": 4096, "mps": 4096, "cuda": 65536}
 _revision = itertools.count(1)  # of all tables: voxel and revision name one content for ever
 _INT64 = torch.iinfo(torch.int64)
 
@@ -61,18 +63,17 @@ class VoxelTable:
     ) -> None:
         self.device = device
         self.index = VoxelIndex(device)
-        block_rows = (
-            min(_BLOCK_ROWS, max(64, max_bytes // (64 * channels * dtype.itemsize)))
-            if max_bytes
-            else _BLOCK_ROWS
-        )
+        self._block_rows = _BLOCK_ROWS[device.type]
+        if max_bytes:
+            step = max(64, max_bytes // (64 * channels * dtype.itemsize))
+            self._block_rows = min(self._block_rows, step)
         self.vectors: VectorBlocks | TieredVectors
         if hot_rows:
             most = max_bytes // (2 * channels * dtype.itemsize) if max_bytes else hot_rows
             hot_rows = min(hot_rows, most)
-            self.vectors = TieredVectors(channels, device, block_rows, hot_rows, share)
+            self.vectors = TieredVectors(channels, device, self._block_rows, hot_rows, share)
         else:
-            self.vectors = VectorBlocks(channels, dtype, device, block_rows)
+            self.vectors = VectorBlocks(channels, dtype, device, self._block_rows)
         self._columns = {
             name: Column(shape, kind, device, fill)
             for name, (shape, kind, fill) in _COLUMNS.items()
@@ -118,6 +119,8 @@ class VoxelTable:
         fresh = torch.arange(known, known + len(new), device=self.device)
         slots[new] = fresh
         ascending, order = torch.sort(slots)
+        if not len(new):
+            return ascending, order
         new_key = take(key, new)
         try:
             self.resize(known + len(new))
@@ -238,7 +241,9 @@ class VoxelTable:
         self.index.put(moved_at, there)
         self.resize(kept)
         self._removed += len(slots)
-        if self._removed > max(kept, _BLOCK_ROWS):  # amortised: trimming looks at the whole index
+        if self._removed > max(
+            kept, self._block_rows
+        ):  # amortised: trimming looks at the whole index
             self.index.trim()
             self._removed = 0
         return len(slots)

@@ -26,10 +26,12 @@ from ..datatypes import (
     check_pose,
 )
 from ..device import pick_device
+from ..geometry import DeviceFrame
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
 from .lift import LiftedFrame, lift
+from .lifting.by_sorting import SortingLift
 from .table import VoxelTable
 from .tensors import take
 
@@ -103,6 +105,8 @@ class VoxelMap:
         self.channels = int(channels)
         self.lift = lift or LiftConfig()
         self.device = pick_device(device or self.config.device, "map.device")
+        on_gpu = self.device.type == "cuda"
+        self._sorting = SortingLift(self.voxel_size, self.device) if on_gpu else None
         self.clear()
 
     def clear(self) -> None:
@@ -141,7 +145,11 @@ class VoxelMap:
 
     @torch.no_grad()
     def integrate(
-        self, frame: Frame, feature_map: FeatureMap, rules: LiftConfig | None = None
+        self,
+        frame: Frame | DeviceFrame,
+        feature_map: FeatureMap,
+        rules: LiftConfig | None = None,
+        lifted: LiftedFrame | None = None,
     ) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
@@ -149,20 +157,21 @@ class VoxelMap:
 
         Args:
             rules: which depth pixels are used; None = those of the map.
+            lifted: what :meth:`lifted` made of all that, if it is there already.
 
         Raises:
             InputError: the features have another number of channels than the map, or are not
                 finite.
         """
-        features, feature_hw = self._patch_features(feature_map)
-        lifted = lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
+        features = self._patch_features(feature_map)
+        lifted = lifted or self.lifted(frame, feature_map, rules)
         clock, known = self.clock.at(frame.stamp_ns), len(self)
         slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns)
         self.clock = clock
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
         return IntegrationStats(
-            points=int(lifted.hits.sum()),
+            points=lifted.points,
             voxels=len(slots),
             new_voxels=len(self) - known,
             dropped=lifted.dropped,
@@ -178,22 +187,26 @@ class VoxelMap:
         known = len(self)
         slots, order = self.table.claim(lifted.key)
         try:
-            lifted = lifted.reordered(order)
             stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
-            rows = {"hits": lifted.hits, "rgb_sum": lifted.rgb_sum, "seen_at": now}
+            hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
+            rows = {"hits": hits, "rgb_sum": rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
             rows["views"] = torch.ones_like(slots, dtype=torch.int32)
-            self.table.add(slots, rows, lambda a, b: lifted.feature_sums(features, a, b))
+            self.table.add(slots, rows, lifted.summing(features, order))
         except BaseException:
             self.table.release(known)
             raise
         return slots
 
     def lifted(
-        self, frame: Frame, feature_map: FeatureMap, rules: LiftConfig | None = None
+        self, frame: Frame | DeviceFrame, feature_map: FeatureMap, rules: LiftConfig | None = None
     ) -> LiftedFrame:
-        """What :meth:`integrate` would add, or has added; the map is not looked at."""
+        """What :meth:`integrate` would add, or has added; the map is not looked at, nor are the
+        values of the features.
+        """
         feature_hw = (int(feature_map.data.shape[1]), int(feature_map.data.shape[2]))
+        if self._sorting is not None:
+            return self._sorting(frame, feature_hw, rules or self.lift)
         return lift(frame, feature_hw, self.voxel_size, rules or self.lift, self.device)
 
     @torch.no_grad()
@@ -216,7 +229,7 @@ class VoxelMap:
             InputError: the map does not hold the frame where it was: it is as it was or, if that
                 has changed at half way, has the frame in both places.
         """
-        features, _ = self._patch_features(feature_map)
+        features = self._patch_features(feature_map)
         self._check_holds(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
         self._add(after, features, stamp_ns, then_ns)
@@ -242,10 +255,10 @@ class VoxelMap:
     def _subtract(self, lifted: LiftedFrame, features: torch.Tensor) -> None:
         """Take out the points of a frame; the map holds them."""
         slots, order = torch.sort(self.table.index.find(lifted.key))
-        lifted = lifted.reordered(order)
+        hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
         views = torch.ones_like(slots, dtype=torch.int32)
-        points = {"hits": lifted.hits, "views": views, "rgb_sum": lifted.rgb_sum}
-        empty = self.table.subtract(slots, points, lambda a, b: lifted.feature_sums(features, a, b))
+        points = {"hits": hits, "views": views, "rgb_sum": rgb_sum}
+        empty = self.table.subtract(slots, points, lifted.summing(features, order))
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[empty] = True
         self.table.remove(gone)
@@ -328,8 +341,8 @@ class VoxelMap:
             logger.exception("the map could not be brought within its bounds; tried again later")
             return 0
 
-    def _patch_features(self, feature_map: FeatureMap) -> tuple[torch.Tensor, tuple[int, int]]:
-        """(C, h, w) -> (h * w, C) float32 on the device of the map, and (h, w)."""
+    def _patch_features(self, feature_map: FeatureMap) -> torch.Tensor:
+        """(C, h, w) -> (h * w, C) float32 on the device of the map."""
         data = feature_map.data.detach()
         if feature_map.channels != self.channels:
             raise InputError(
@@ -341,7 +354,7 @@ class VoxelMap:
         # value by value.
         if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
             raise InputError("the feature map holds values that are not finite")
-        return features, (int(data.shape[1]), int(data.shape[2]))
+        return features
 
     # ---- out -------------------------------------------------------------------------------------
 
@@ -421,7 +434,7 @@ class VoxelMap:
         xyz = self.table.coordinates() * self.voxel_size
         return (xyz - torch.as_tensor(point, dtype=torch.float64, device=self.device)).norm(dim=1)
 
-    def _carve(self, frame: Frame, hit: torch.Tensor) -> int:
+    def _carve(self, frame: Frame | DeviceFrame, hit: torch.Tensor) -> int:
         """Count the looks through voxels that were not hit, remove those with enough of them."""
         if not self.config.carve_after:
             return 0

@@ -5,6 +5,7 @@ and a language head on top. With another attention in the last block it is one o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,26 +17,36 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...config import RadsegConfig
-from ...datatypes import CheckpointError, ConfigError, FeatureMap, InputError
-from ...device import pick_device
+from ...datatypes import (
+    CheckpointError,
+    ConfigError,
+    FeatureMap,
+    InputError,
+    Pixels,
+)
+from ...device import number_type, pick_device
+from ...gpu.replay import Replayed
 from ...hub import find_radio
 from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
 from ...reading import border
-from ..image import image_tensor
+from ..image import image_on, image_tensor, planes
 from .attention.block import plain
 from .attention.choice import blocks_wanted, make_attention, name_suffix
 from .backbone import build_radio
 from .checkpoint import RadioCheckpoint, Tensors, language_head, read_checkpoint
-from .correlation import aggregate
+from .correlation import aggregate, product_type
 from .heads import build_head, head_size
 from .network import Network
 from .sam_features import RadioSamFeatures, sam_head
 from .windows import corners, resized, stitch
 
+logger = logging.getLogger(__name__)
+
 # bounds the memory; more at once is not faster
 WINDOWS_AT_ONCE = {"cpu": 12, "cuda": 32, "mps": 12}
 VECTORS_AT_ONCE = 16384  # rows that go through a head at once
+See = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, H, W) -> (B, C, H / patch, W / patch)
 
 
 class RadsegEncoder:
@@ -48,14 +59,15 @@ class RadsegEncoder:
     """
 
     logit_scale: float = 100.0
-    coarse_head = True
+    coarse_head: bool  # see Encoder
+    sees_tensors = True  # ``encode`` takes images that are on ``device`` already
     background: tuple[str, ...] = BACKGROUND
 
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
         self.crop, self.stride = config.window()
         self.device = pick_device(config.device, "radseg.device")
-        self.dtype = getattr(torch, config.dtype)
+        self.dtype = number_type(config.dtype, self.device)
         path = find_radio(config.checkpoint, config.offline)
         with border(path, "a RADIO checkpoint", CheckpointError):
             checkpoint = read_checkpoint(path)
@@ -67,25 +79,27 @@ class RadsegEncoder:
         self.checkpoint_hash = checkpoint.hash
         self.name = f"radseg-{checkpoint.hash}-{self.language}{name_suffix(config)}"
 
-        seen = blocks_wanted(config, len(model.encoder.layer))
-        self._network = Network(model.to(self.device, self.dtype), seen)
+        self._network = self._fitting(model, checkpoint)
         self.patch, self.channels = self._network.patch, self._network.channels
         self._check_windows()
         with border(path, "a RADIO checkpoint", CheckpointError):
             self._attention: Any = make_attention(config, checkpoint, self._head)
         self._see = torch.compile(self._run) if config.compile else self._run
+        self._whole = Replayed(lambda rgb: (self.features(self._sized(planes(rgb))),))
         self._language_token = names.index(self.language) if self.language in names else 0
         head = checkpoint.summary_heads[self.language]
         self._summary_head = self._head(head, f"{checkpoint.path}, head {self.language}")
         self.language_channels = head_size(head)
+        self.coarse_head = self.dtype == torch.float32  # others are coarse already
         self.text = self._text_embedder(tower)
         self.sam = self._sam_features(checkpoint) if config.refine == "sam" else None
 
-    def encode(self, rgb: np.ndarray) -> FeatureMap:
+    @torch.no_grad()
+    def encode(self, rgb: Pixels) -> FeatureMap:
         """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> FeatureMap (C, h, w) in backbone space,
-        float32.
+        float32. On a GPU it may still be at work on it.
         """
-        return self._encode(rgb, partial(self._see, plainly=not self.config.scra))
+        return FeatureMap(*self._whole(image_on(self.device, rgb)))
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -144,6 +158,18 @@ class RadsegEncoder:
         """
         return self._network.tokens(rgb[None].to(self.dtype))[0, self._language_token].float()
 
+    def _fitting(self, model: Any, checkpoint: RadioCheckpoint) -> Network:
+        """The network in its type; where that was chosen here, in one whose range it keeps to."""
+        seen = blocks_wanted(self.config, len(model.encoder.layer))
+        network = Network(model.to(self.device, self.dtype), seen)
+        chosen = self.config.dtype == "auto" and self.dtype == torch.float16
+        if chosen and not bool(network.probe().isfinite().all()):
+            logger.warning("%s leaves the range of float16: bfloat16 is taken", checkpoint.path)
+            self.dtype = torch.bfloat16
+            again: Any = build_radio(checkpoint)
+            network = Network(again.to(self.device, self.dtype), seen)
+        return network
+
     def _check_windows(self) -> None:
         for name, side in (("crop", self.crop), ("stride", self.stride)):
             if self.crop and side % self.patch:
@@ -177,11 +203,36 @@ class RadsegEncoder:
         return TextEmbedder(tower, dimensions, config.text_embeddings)
 
     @torch.no_grad()
-    def _encode(self, rgb: np.ndarray, see: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMap:
-        image = image_tensor(rgb, self.device)
+    def _encode(self, rgb: Pixels, see: See | None = None) -> FeatureMap:
+        return FeatureMap(self.features(self.image(rgb), see))
+
+    def image(self, rgb: Pixels) -> torch.Tensor:
+        """(H, W, 3) RGB, uint8 or float32 in [0, 1] -> (3, h, w) float32 in [0, 1] on ``device``,
+        of the size at which the network sees it.
+        """
+        return self._sized(image_tensor(rgb, self.device))
+
+    def _sized(self, image: torch.Tensor) -> torch.Tensor:
         size = resized(image.shape[1:], self.crop, self.stride, self.patch)
-        if size != tuple(image.shape[1:]):
-            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        if size == tuple(image.shape[1:]):
+            return image
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    def features(
+        self, image: torch.Tensor, see: See | None = None, at_once: int = 0
+    ) -> torch.Tensor:
+        """Windows and SCGA.
+
+        Args:
+            image: (3, H, W) as :meth:`image` gives it.
+            see: what a window is seen by; None = the network with the encoder's attention.
+            at_once: windows in a batch; 0 = as many as the device likes.
+
+        Returns:
+            (C, H / patch, W / patch) float32.
+        """
+        see = see or partial(self._see, plainly=not self.config.scra)
+        size = image.shape[1:]
         places = corners(size, self.crop, self.stride) if self.crop else [(0, 0)]
         if len(places) == 1:
             features = see(image[None])[0]
@@ -189,24 +240,25 @@ class RadsegEncoder:
             patch = self.patch
             empty = image.new_zeros(self.channels, size[0] // patch, size[1] // patch)
             features = stitch(
-                self._windows(image, places, see),
+                self._windows(image, places, see, at_once or WINDOWS_AT_ONCE[self.device.type]),
                 [(y // patch, x // patch) for y, x in places],
                 empty,
             )
         scga = self.config.aggregation()
         if scga == "always" or (scga == "multi_window" and len(places) > 1):
-            features = aggregate(features, self.config.tau_scga)
-        return FeatureMap(features)
+            kind = product_type(self.dtype, self.device)
+            features = aggregate(features, self.config.tau_scga, kind)
+        return features
 
     def _windows(
         self,
         image: torch.Tensor,
         places: Sequence[tuple[int, int]],
-        see: Callable[[torch.Tensor], torch.Tensor],
+        see: See,
+        at_once: int,
     ) -> Iterator[torch.Tensor]:
         """The (C, crop / patch, crop / patch) features of each window of (3, H, W)."""
         side = self.crop
-        at_once = WINDOWS_AT_ONCE[self.device.type]
         for start in range(0, len(places), at_once):
             some = [
                 image[:, y : y + side, x : x + side] for y, x in places[start : start + at_once]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ...gaussian import Bias
 from ..correlation import rows_at_once
+from ..linear import joined, linear
 
 QueriesAndKeys = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
@@ -23,7 +24,7 @@ class Block:
     T tokens: ``prefix`` class tokens and registers, then the h x w patches row by row.
     """
 
-    layer: Any  # a RadioLayer of transformers
+    layer: Any  # a RadioLayer of transformers, see prepare
     tokens: torch.Tensor  # (B, T, C), what goes into it
     query: torch.Tensor  # (B, heads, T, d), as key and value
     key: torch.Tensor
@@ -43,7 +44,7 @@ class Block:
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, n, C), heads side by side -> (B, n, C), by the attention's W_o."""
-        return self.layer.attention.o_proj(tokens)
+        return linear(self.layer.attention.o_proj, tokens)
 
     def merge(self, heads: torch.Tensor) -> torch.Tensor:
         """(B, heads, n, d) -> (B, n, C), projected."""
@@ -68,6 +69,17 @@ class Block:
 Attention = Callable[[Block], torch.Tensor]  # -> (B, h w, C), its output for the patches
 
 
+def prepare(layer: Any) -> Any:
+    """A RadioLayer whose attention makes queries, keys and values by one product, ``qkv_proj``.
+
+    It takes the place of the three projections, so that there are no weights twice.
+    """
+    own = layer.attention
+    own.qkv_proj = joined([own.q_proj, own.k_proj, own.v_proj])
+    del own.q_proj, own.k_proj, own.v_proj
+    return layer
+
+
 def take_apart(
     layer: Any,
     tokens: torch.Tensor,
@@ -75,11 +87,9 @@ def take_apart(
     grid: tuple[int, int],
     earlier: QueriesAndKeys = (),
 ) -> Block:
-    """The block ``layer`` with (B, T, C) tokens going into it."""
-    own, normed = layer.attention, layer.norm1(tokens)
-    query, key, value = (
-        split(layer, project(normed)) for project in (own.q_proj, own.k_proj, own.v_proj)
-    )
+    """The block ``layer``, prepared, with (B, T, C) tokens going into it."""
+    made = linear(layer.attention.qkv_proj, layer.norm1(tokens))
+    query, key, value = (split(layer, part) for part in made.chunk(3, -1))
     return Block(layer, tokens, query, key, value, prefix, grid, earlier)
 
 
@@ -90,8 +100,9 @@ def split(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 def complete(layer: Any, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """The rest of ``layer``; see :meth:`Block.complete`."""
-    tokens = tokens[:, -attended.shape[1] :] + layer.layer_scale1(attended)
-    return tokens + layer.layer_scale2(layer.mlp(layer.norm2(tokens)))
+    tokens = tokens[:, -attended.shape[1] :].addcmul(attended, layer.layer_scale1.lambda1)
+    hidden = linear(layer.mlp.fc1, layer.norm2(tokens), gelu=True)
+    return tokens.addcmul(linear(layer.mlp.fc2, hidden), layer.layer_scale2.lambda1)
 
 
 def attend(block: Block) -> torch.Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ..correlation import correlate
+from ..correlation import correlate, product_type
 from .block import Block, attend
 
 
@@ -22,9 +22,11 @@ def scra(block: Block, tau: float, recursions: int) -> torch.Tensor:
         (B, h w, C).
     """
     out = attend(block)
+    kind = product_type(out.dtype, out.device)
     for _ in range(recursions):
         unit = F.normalize(
             block.split(out).float(), dim=-1, eps=1e-12
         )  # half precision would round eps to 0
-        out = block.merge(correlate(unit, block.value.float(), tau).to(out.dtype))
+        again = correlate(unit.to(kind), block.value.to(kind), tau)
+        out = block.merge(again.to(out.dtype))
     return block.patches(out)

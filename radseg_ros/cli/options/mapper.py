@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..config import Config, encoder_flags, options_of, parse_assignments
+from ...config import Config, encoder_flags, options_of, parse_assignments
 
 # command-line name -> options of that meaning; everything else goes through --set
 FLAGS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..config import (
+from ...config import (
     GROUPS,
     WINDOWS,
     Config,
@@ -19,10 +19,10 @@ from ..config import (
     parse_assignments,
     split_assignments,
 )
-from ..segmentation.settings import SETTINGS
+from ...segmentation.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from ..encoders.protocol import Encoder
+    from ...encoders.protocol import Encoder
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
     Raises:
         RadsegRosError: it cannot be made.
     """
-    from ..encoders.protocol import CLIP_FAMILY, known_encoders, make_encoder
+    from ...encoders.protocol import CLIP_FAMILY, known_encoders, make_encoder
 
     name = one_of("--encoder", options.encoder, known_encoders())
     values: dict[str, Any] = {
