@@ -15,12 +15,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 
 from ..datatypes import MapChanges, MapGeometry
 from .coding.codec import sample_size
+from .coding.codecs import Wanted
 from .coding.coded import CodedVectors
 from .coding.tiered import TieredVectors
 from .index import unpack
@@ -32,12 +33,16 @@ Transform = Callable[[torch.Tensor], torch.Tensor]  # (n, C) mean vectors -> (n,
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ProductScorer:
     """A scorer that looks at products only, so that codes can be scored as they are."""
 
     vectors: torch.Tensor  # (P, W) that answer vectors are multiplied with
     judge: Callable[[torch.Tensor], torch.Tensor]  # (n, P) products -> (n, Q) scores
+    wanted: Wanted = field(init=False)  # the vectors, for codes
+
+    def __post_init__(self) -> None:
+        self.wanted = Wanted(self.vectors)
 
     def __call__(self, answers: torch.Tensor) -> torch.Tensor:
         """Scores of (n, W) answer vectors."""
@@ -375,7 +380,7 @@ class MapView:
     def _score(self, slots: torch.Tensor, scorer: Scorer) -> torch.Tensor:
         assert self._vectors is not None
         if isinstance(self._vectors, CodedVectors) and isinstance(scorer, ProductScorer):
-            return scorer.judge(self._vectors.products(slots, scorer.vectors))
+            return scorer.judge(self._vectors.products(slots, scorer.wanted))
         return scorer(self._vectors.rows(slots))
 
     def _up_to_date(self, scorer: Scorer, texts: int, question: Hashable) -> torch.Tensor:
@@ -455,7 +460,7 @@ def scored_from_codes(
         tiers = source.table.vectors
         assert isinstance(tiers, TieredVectors)
         taken = tiers.taken(slots)
-        return lambda: scorer.judge(taken.products(scorer.vectors))
+        return lambda: scorer.judge(taken.products(scorer.wanted))
 
     return _walk(source, lock, look, CODED_ROWS, texts, deadline)
 

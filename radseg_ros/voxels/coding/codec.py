@@ -144,18 +144,21 @@ class VectorCodec:
         unit = torch.addmm(take(self.typical, codes[1]), torch.cat(parts, 1), self.axes)
         return unit * _lengths(codes[0])[:, None]
 
-    def products(self, codes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(n, W) codes and (Q, C) vectors -> (n, Q) products with the direction of each vector.
-
-        Those of unit length give cosines; what has no length gives 0. Nothing is decoded: for each
-        byte and value of it the product is there before.
-        """
-        table = [self.typical @ wanted.T]
+    def table(self, wanted: torch.Tensor) -> torch.Tensor:
+        """(Q, C) vectors -> ((W - 1) * 256, Q), their products with each value of each byte."""
+        parts = [self.typical @ wanted.T]
         for book, first, last in self._places():
             axes = (self.axes[first:last] @ wanted.T).view(len(book), book.shape[2], len(wanted))
-            table.append((book @ axes).flatten(0, 1))
+            parts.append((book @ axes).flatten(0, 1))
+        return torch.cat(parts)
+
+    def products(self, codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """(n, W) codes and a :meth:`table` -> (n, Q) products with the direction of each vector.
+
+        Those of unit length give cosines; what has no length gives 0. Nothing is decoded.
+        """
         base = WORDS * torch.arange(self.nbytes - 1, device=codes.device, dtype=torch.int32)
-        found = embedding_bag(codes[:, 1:].int() + base, torch.cat(table), mode="sum")
+        found = embedding_bag(codes[:, 1:].int() + base, table, mode="sum")
         return found.mul_((codes[:, :1] > 0).float())
 
     def _places(self) -> Iterator[tuple[torch.Tensor, int, int]]:

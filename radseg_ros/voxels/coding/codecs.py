@@ -8,7 +8,7 @@ are there already stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,6 +18,20 @@ from .codec import VectorCodec
 
 NUMBER_BYTES = 1  # of a code: which codec it is of
 MOST = 64  # of some 4 MB each, for 768 numbers at 1/16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """Vectors whose products with coded ones are asked for: a table for each codec is made once."""
+
+    vectors: torch.Tensor  # (Q, C)
+    _tables: dict[VectorCodec, torch.Tensor] = field(default_factory=dict)
+
+    def table(self, codec: VectorCodec) -> torch.Tensor:
+        """As :meth:`VectorCodec.table`."""
+        if codec not in self._tables:
+            self._tables[codec] = codec.table(self.vectors.to(codec.axes.device, codec.axes.dtype))
+        return self._tables[codec]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,11 +108,11 @@ class Codecs:
             out[rows] = codec.decode(own)
         return out
 
-    def products(self, codes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(n, W) uint8 and (Q, C) -> (n, Q) products with the direction of each vector."""
-        out = torch.empty(len(codes), len(wanted), device=codes.device)
+    def products(self, codes: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+        """(n, W) uint8 -> (n, Q) products with the direction of each vector."""
+        out = torch.empty(len(codes), len(wanted.vectors), device=codes.device)
         for codec, rows, own in self._groups(codes):
-            out[rows] = codec.products(own, wanted)
+            out[rows] = codec.products(own, wanted.table(codec))
         return out
 
     def _groups(

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from ..storage import VectorBlocks
 from .codec import VectorCodec
-from .codecs import MOST, NUMBER_BYTES, Codecs
+from .codecs import MOST, NUMBER_BYTES, Codecs, Wanted
 from .loss import Loss
 
 WORD = 8  # bytes that are copied as one number: torch is several times faster at it
@@ -71,6 +71,6 @@ class CodedVectors:
         """(N,) slots in any order -> (N, W) uint8, a copy."""
         return self._blocks.stored(slots).view(torch.uint8)[:, : self.codecs.nbytes]
 
-    def products(self, slots: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(N,) slots and (Q, C) -> (N, Q) products with their directions; nothing is decoded."""
-        return self.codecs.products(self.codes(slots), wanted.to(slots.device, torch.float32))
+    def products(self, slots: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+        """(N,) slots -> (N, Q) products with their directions; nothing is decoded."""
+        return self.codecs.products(self.codes(slots), wanted)

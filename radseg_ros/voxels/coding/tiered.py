@@ -21,7 +21,7 @@ from ...device import give_way
 from ..storage import Column, VectorBlocks, allocate
 from ..tensors import take
 from .codec import LEAST_BYTES, VectorCodec, sample_size
-from .codecs import MOST, NUMBER_BYTES, Codecs
+from .codecs import MOST, NUMBER_BYTES, Codecs, Wanted
 from .loss import Loss
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _UNDO_ROWS = 256  # likewise taken back: where memory has run out there is littl
 _SPARE = 8  # 1/8 of the hot rows are kept free, for a camera that turns to what it has not seen
 _COOLED = 8  # a frame that hits n voxels codes n / 8 others towards that
 _APART = 4  # a codec is learnt anew when 1/4 of the hot rows, or more, have been coded by the last
-_AFTER = 2  # and used 1/2 later, learnt or not: one recording makes one map, and nobody waits
+_AFTER = 2  # and used 1/2 later, or when it is learnt: where that is sooner, maps can be repeated
 _TRIED = 32  # vectors of a frame that are coded and decoded, to see what would be lost
 _ENOUGH = 128  # such vectors, before that is believed
 
@@ -59,6 +59,11 @@ class Lesson:
         codec, loss = VectorCodec.learn(self._vectors, self._nbytes), Loss()
         loss.add(self._vectors[:_AT_ONCE], Codecs((codec,)))
         return codec, loss.mean
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody would have to wait."""
+        return not self._thread.is_alive()
 
     def result(self) -> tuple[VectorCodec, float]:
         """What was learnt, and what it loses of that; waits for it."""
@@ -87,14 +92,14 @@ class Taken:
             sums.index_add_(0, some, means.mul_(take(self.base, some)[:, None]))
         return sums
 
-    def products(self, wanted: torch.Tensor) -> torch.Tensor:
-        """(Q, C) -> (N, Q) products with the direction of each row; what is cold is not decoded."""
-        wanted = wanted.to(self.own.device, self.own.dtype)
-        out = wanted.new_zeros(len(self.hot), len(wanted))
+    def products(self, wanted: Wanted) -> torch.Tensor:
+        """(N, Q) products with the direction of each row; what is cold is not decoded."""
+        vectors = wanted.vectors.to(self.own.device, self.own.dtype)
+        out = vectors.new_zeros(len(self.hot), len(vectors))
         cold = (~self.hot).nonzero()[:, 0]
         if self.codes is not None and len(cold):
             out[cold] = self.codecs.products(take(self.codes, cold), wanted)
-        out[self.hot] = normalize(self.sums(), dim=1) @ wanted.T
+        out[self.hot] = normalize(self.sums(), dim=1) @ vectors.T
         return out
 
 
@@ -288,7 +293,8 @@ class TieredVectors:
         """
         hot = len(self._slot)
         if self._lesson is not None:
-            if self.codecs and self._cooled >= self._begun_at + hot // _AFTER:
+            due = self._cooled >= self._begun_at + hot // _AFTER
+            if self.codecs and due and self._lesson.done:
                 self._follow_up()
         elif not self.codecs:
             if int((self._slot >= 0).sum()) >= hot // 2:
