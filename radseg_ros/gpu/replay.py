@@ -32,10 +32,12 @@ class Replayed:
     Args:
         function: of tensors on a GPU, which gives tensors. What it does depends on their shapes
             and types alone, never on a number that it would have to wait for.
+        urgent: it goes before what the GPU has to do beside it.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, urgent: bool = False) -> None:
         self._function = function
+        self._priority = -1 if urgent else 0
         self._recorded: OrderedDict[object, _Recording] = OrderedDict()
         self._possible = True
         self._turn = threading.Lock()  # threads that share a stream share its recording
@@ -68,7 +70,7 @@ class Replayed:
         while len(self._recorded) >= MOST:
             self._recorded.popitem(last=False)
         try:
-            return _Recording(self._function, given)
+            return _Recording(self._function, given, self._priority)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -86,9 +88,9 @@ class _Recording:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __init__(self, function: Function, like: Tensors) -> None:
+    def __init__(self, function: Function, like: Tensors, priority: int) -> None:
         self._given = [torch.empty_like(tensor).copy_(tensor) for tensor in like]
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream(priority=priority)
         side.wait_stream(here)
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
@@ -96,7 +98,7 @@ class _Recording:
         here.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         # questions may use the GPU meanwhile, from other threads
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             self._results = function(*self._given)
 
     @torch.no_grad()

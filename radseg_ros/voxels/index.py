@@ -115,8 +115,10 @@ class VoxelIndex:
         """(N,) keys -> their table rows, -1 where the brick is missing, and their places in the
         row.
         """
-        local = ((key >> 2 * _BITS) & 7) << 6 | ((key >> _BITS) & 7) << 3 | (key & 7)
-        brick = key & ~_LOCAL
+        inside = key & _LOCAL
+        brick = key ^ inside
+        # its three fields side by side; what is shifted elsewhere is cut off
+        local = (inside >> 2 * _BITS - 6 | inside >> _BITS - 3 | inside) & (BRICK_SIDE**3 - 1)
         if not len(self._bricks):
             return torch.full_like(key, -1), local
         at = torch.searchsorted(self._bricks, brick).clamp_(max=len(self._bricks) - 1)

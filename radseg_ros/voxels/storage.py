@@ -101,6 +101,13 @@ class VectorBlocks:
         """Bytes of one block."""
         return self.block_rows * self.channels * self.dtype.itemsize
 
+    @property
+    def takes_any_order(self) -> bool:
+        """Whether :meth:`add` need not have slots in their order: not on a processor, whose caches
+        like it.
+        """
+        return self._device.type == "cuda" and len(self.blocks) == 1
+
     def resize(self, length: int) -> None:
         """Keep the first ``length`` rows; new rows are zero."""
         needed = -(-length // self.block_rows)
@@ -122,7 +129,7 @@ class VectorBlocks:
         """Add points to voxels, all or none of them.
 
         Args:
-            slots: (N,) ascending, distinct.
+            slots: (N,) distinct; ascending, unless :meth:`takes_any_order`.
             before, added: (N,) int64 points that the voxels had and get.
             sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of
                 ``slots[start:stop]``.

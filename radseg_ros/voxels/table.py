@@ -113,14 +113,22 @@ class VoxelTable:
         And the order of the keys that gives them. What is claimed and then not added to must be
         given back with :meth:`release`.
         """
+        known, slots = len(self), self.claim_unordered(key)
+        try:
+            return torch.sort(slots)
+        except BaseException:
+            self.release(known)
+            raise
+
+    def claim_unordered(self, key: torch.Tensor) -> torch.Tensor:
+        """As :meth:`claim`, but in the order of the keys."""
         slots = self.index.find(key)
         new = (slots < 0).nonzero()[:, 0]
         known = len(self)
         fresh = torch.arange(known, known + len(new), device=self.device)
         slots[new] = fresh
-        ascending, order = torch.sort(slots)
         if not len(new):
-            return ascending, order
+            return slots
         new_key = take(key, new)
         try:
             self.resize(known + len(new))
@@ -129,7 +137,7 @@ class VoxelTable:
         except BaseException:
             self._truncate(known, new_key)
             raise
-        return ascending, order
+        return slots
 
     def release(self, length: int) -> None:
         """Give the slots from ``length`` on back."""
@@ -175,18 +183,15 @@ class VoxelTable:
         slots: torch.Tensor,
         points: dict[str, torch.Tensor],
         sums: Callable[[int, int], torch.Tensor],
-    ) -> torch.Tensor:
+    ) -> None:
         """Take points away that were added to (N,) ascending slots, all or none of them.
 
         Hits and views are exact, the rest is to rounding. Stamps stay as they are: what remains of
         them without these points is not known.
 
         Args:
-            points: per slot ``hits``, ``views`` and ``rgb_sum``; no slot has fewer.
+            points: per slot ``hits``, ``views`` and ``rgb_sum``; each slot has more.
             sums: as in :meth:`VectorBlocks.add`.
-
-        Returns:
-            (n,) slots that have no points left: they must be removed.
         """
         old = {name: take(self[name], slots) for name in ("hits", "views", "rgb_sum", "changed")}
         left = old["hits"] - points["hits"]
@@ -199,7 +204,6 @@ class VoxelTable:
         }
         take_back = self.vectors.add(slots, old["hits"], -points["hits"], lambda a, b: -sums(a, b))
         self._overwrite(slots, old, new, take_back)
-        return slots[left == 0]
 
     def _overwrite(
         self,
@@ -219,16 +223,21 @@ class VoxelTable:
             raise
 
     def remove(self, gone: torch.Tensor) -> int:
-        """Remove the voxels of an (M,) mask; return how many.
+        """Remove the voxels of an (M,) mask; return how many."""
+        return self.remove_slots(gone.nonzero()[:, 0])
+
+    def remove_slots(self, slots: torch.Tensor) -> int:
+        """Remove the voxels of (N,) ascending slots; return how many.
 
         The last voxels move into the holes. The memory that this takes is asked for before
         anything changes.
         """
-        slots = gone.nonzero()[:, 0]
         if not len(slots):
             return 0
         kept = len(self) - len(slots)
-        holes, moved = slots[slots < kept], kept + (~gone[kept:]).nonzero()[:, 0]
+        holes, stay = slots[slots < kept], torch.ones_like(slots, dtype=torch.bool)
+        stay[slots[len(holes) :] - kept] = False
+        moved = kept + stay.nonzero()[:, 0]
         rows = {name: take(column.data, moved) for name, column in self._columns.items()}
         move = self.vectors.moving(moved, holes)
         gone_at = self.index.places(take(self["key"], slots))

@@ -8,6 +8,9 @@ The T x T matrix S never exists as a whole: it is made, used and dropped in bloc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -17,6 +20,31 @@ BLOCK_ELEMENTS = {
     "cuda": 1 << 24,
     "mps": 1 << 22,
 }  # entries of S at once: 4, 64, 16 MiB of float32
+
+
+@torch.compiler.disable(recursive=False)  # a kernel of its own, whatever is compiled around it
+def fused(unit: torch.Tensor, values: torch.Tensor, tau: float) -> torch.Tensor:
+    """:func:`correlate` of (B, H, T, d) in one kernel, which torch.compile writes for a GPU."""
+    return _compiled()(unit, values, tau).to(values.dtype)
+
+
+@cache
+def _compiled() -> Callable[..., torch.Tensor]:
+    return torch.compile(flexible, dynamic=False)
+
+
+def flexible(unit: torch.Tensor, values: torch.Tensor, tau: float) -> torch.Tensor:
+    """What :func:`fused` compiles."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def alike(score: Any, batch: Any, head: Any, row: Any, column: Any) -> Any:
+        del batch, head
+        return torch.where(score < 0, torch.where(row == column, 0.0, -math.inf), score)
+
+    width = values.shape[-1]
+    room = (1 << (width - 1).bit_length()) - width  # it wants powers of 2
+    unit, values = (F.pad(x, (0, room)) for x in (unit, values))
+    return flex_attention(unit, unit, values, score_mod=alike, scale=tau)[..., :width]
 
 
 def correlate(

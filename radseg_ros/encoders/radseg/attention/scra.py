@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ..correlation import correlate, product_type
+from ..correlation import correlate, fused, product_type
 from .block import Block, attend
 
 
@@ -23,10 +23,12 @@ def scra(block: Block, tau: float, recursions: int) -> torch.Tensor:
     """
     out = attend(block)
     kind = product_type(out.dtype, out.device)
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    alike = fused if compiled and out.is_cuda and kind != torch.float32 else correlate
     for _ in range(recursions):
         unit = F.normalize(
             block.split(out).float(), dim=-1, eps=1e-12
         )  # half precision would round eps to 0
-        again = correlate(unit.to(kind), block.value.to(kind), tau)
+        again = alike(unit.to(kind), block.value.to(kind), tau)
         out = block.merge(again.to(out.dtype))
     return block.patches(out)
