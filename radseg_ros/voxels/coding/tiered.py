@@ -169,6 +169,11 @@ class TieredVectors:
         """Bytes of the vectors of ``block_rows`` voxels, on the average."""
         return self.nbytes * self.block_rows // max(1, len(self))
 
+    @property
+    def takes_any_order(self) -> bool:
+        """As :attr:`VectorBlocks.takes_any_order`."""
+        return self._device.type == "cuda"
+
     def resize(self, length: int) -> None:
         """Keep the first ``length`` rows; new rows are zero."""
         if self._codes is not None:
