@@ -90,7 +90,8 @@ def _only_alike(scores: torch.Tensor, start: int) -> torch.Tensor:
     if torch.compiler.is_compiling():  # a graph that is written out holds no views to write into
         columns = torch.arange(scores.shape[-1], device=scores.device)
         own = columns == columns[start : start + scores.shape[-2], None]
-        return torch.where(scores < 0, torch.where(own, 0.0, -math.inf), scores)
+        zero, never = scores.new_zeros(()), scores.new_full((), -math.inf)
+        return torch.where(scores < 0, torch.where(own, zero, never), scores)
     scores.diagonal(start, -2, -1).clamp_(min=0.0)
     # keeps what is larger, in one pass: a mask of its own takes three on a CPU
     return F.threshold(scores, -torch.finfo(scores.dtype).tiny, -math.inf, inplace=True)
