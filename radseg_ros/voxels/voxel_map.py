@@ -276,7 +276,9 @@ class VoxelMap:
             InputError: it has not.
         """
         slots = self.table.index.find(lifted.key)
-        hits = torch.where(slots >= 0, take(self.table["hits"], slots.clamp(min=0)), 0)
+        here = (slots >= 0).nonzero()[:, 0]
+        hits = torch.zeros_like(lifted.hits)
+        hits[here] = take(self.table["hits"], take(slots, here))
         if bool((hits < lifted.hits).any()):
             raise InputError("the map does not hold this frame where it is to be taken out")
         shared, own = ((hits > lifted.hits).nonzero()[:, 0], (hits == lifted.hits).nonzero()[:, 0])
