@@ -3,7 +3,7 @@
 
     python bench/gpu.py                         # about four minutes on a large GPU
     python bench/gpu.py --only parity syncs     # some parts
-    python bench/gpu.py --budget 120 --json gpu.json
+    python bench/gpu.py --budget 120 --networks ViT-B --types float16 --json gpu.json
     python bench/gpu.py --device cpu --quick    # that everything runs, in seconds
 
 Parts, each with tables in Markdown that are printed row by row (docs/performance.md explains them):
@@ -58,6 +58,8 @@ def main() -> None:
         default=0.0,
         help="s that all may take; what does not fit is left out",
     )
+    parser.add_argument("--networks", nargs="+", choices=("ViT-B", "ViT-H"), help="(both)")
+    parser.add_argument("--types", nargs="+", choices=gpu_kit.TYPES, help="(all; CPU: no float16)")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch")
     options = parser.parse_args()
     if options.threads:
@@ -67,6 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="radseg_gpu_") as folder:
         budget = options.budget or float("inf")
         bench = gpu_kit.Bench(device, options.quick, budget, Path(folder), options.json)
+        bench.narrow(options.networks, options.types)
         bench.begin()
         for number, name in enumerate(wanted):
             left = sum(PARTS[other] for other in wanted[number:])

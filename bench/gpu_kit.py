@@ -114,6 +114,8 @@ class Bench:
         self.sizes = [Size(96, 128, (144, 192))]
         self.models = ["tiny"]
         self.windows = {"fast": (0, 0), "balanced": (96, 96), "paper": (96, 48)}
+        # all on a GPU, on a CPU what its users have
+        self.types = list(TYPES if device.type == "cuda" or quick else ("float32", "bfloat16"))
         self.rounds, self.warm = (2, 1) if quick else (10, 3)
         if not quick:
             self.sizes = [Size(640, 864, (960, 1296)), Size(640, 1136, (720, 1278))]
@@ -139,6 +141,13 @@ class Bench:
             "numpy": np.__version__,
             "threads": torch.get_num_threads(),
         }
+
+    def narrow(self, networks: Sequence[str] | None, types: Sequence[str] | None) -> None:
+        """Measure speed with these networks and types only; None = with all."""
+        if networks and not self.quick:
+            self.models = [model for model in self.models if model in networks]
+        if types:
+            self.types = [dtype for dtype in TYPES if dtype in types]
 
     def begin(self) -> None:
         """Say where this runs."""
@@ -246,10 +255,6 @@ class Bench:
         before = torch.cuda.memory_allocated(self.device)
         work()
         return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
-
-    def dtype_names(self) -> Sequence[str]:
-        """The types that are measured: all on a GPU, on a CPU what its users have."""
-        return TYPES if self.device.type == "cuda" or self.quick else ("float32", "bfloat16")
 
     # ---- networks --------------------------------------------------------------------------------
 

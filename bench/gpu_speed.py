@@ -18,6 +18,7 @@ import torch  # isort: skip
 
 from radseg_ros.config import Config, MapConfig, NodeConfig, QueryConfig, SyncConfig
 from radseg_ros.datatypes import FeatureMap, Frame
+from radseg_ros.encoders.engines.graph import write_engine
 from radseg_ros.encoders.radseg.correlation import aggregate
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
 from radseg_ros.encoders.radseg.windows import corners, resized
@@ -53,7 +54,9 @@ def stages(bench: gpu_kit.Bench) -> None:
     _encoders(bench)
     _map_stages(bench)
     _images(bench)
-    _compiled(bench)
+    if not bench.quick:  # both take minutes
+        _compiled(bench)
+        _engine(bench)
 
 
 def _encoder_table(bench: gpu_kit.Bench) -> gpu_kit.Table:
@@ -66,7 +69,7 @@ def _encoder_table(bench: gpu_kit.Bench) -> gpu_kit.Table:
 def _encoders(bench: gpu_kit.Bench) -> None:
     table = _encoder_table(bench)
     for model in bench.models:
-        for dtype in bench.dtype_names():
+        for dtype in bench.types:
             what = f"{model} {dtype}"
             if not bench.time_for(what):
                 continue
@@ -116,9 +119,9 @@ def _encode(
 
 def _compiled(bench: gpu_kit.Bench) -> None:
     """The fastest type, compiled: compiling takes long, so this comes last."""
-    model, dtype, size = bench.models[0], bench.dtype_names()[0], bench.sizes[0]
+    model, dtype, size = bench.models[0], bench.types[0], bench.sizes[0]
     what = f"{model} {dtype} compiled"
-    if bench.quick or not bench.time_for(what, 90.0):
+    if not bench.time_for(what, 90.0):
         return
     with bench.attempt(what):
         table, encoder = _encoder_table(bench), bench.encoder(model, dtype, compile=True)
@@ -126,6 +129,29 @@ def _compiled(bench: gpu_kit.Bench) -> None:
             if bench.time_for(f"{what} {preset}", 45.0):
                 bench.in_preset(encoder, preset)
                 _encode(bench, table, model, encoder, size, preset, "compiled")
+
+
+def _engine(bench: gpu_kit.Bench) -> None:
+    """Onnxruntime, where it is: on a GPU with its CUDA provider."""
+    model, size, file = bench.models[0], bench.sizes[0], bench.folder / "radseg.onnx"
+    dtype = "float16" if bench.device.type == "cuda" else "float32"
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # which the exporter of torch needs
+    except ImportError as error:
+        bench.leave_out(f"onnxruntime ({error})")
+        return
+    if bench.device.type == "cuda" and "CUDAExecutionProvider" not in (
+        onnxruntime.get_available_providers()
+    ):
+        bench.leave_out("onnxruntime (it has no CUDA provider)")
+        return
+    if bench.time_for("onnxruntime", 120.0):
+        with bench.attempt("onnxruntime"):
+            write_engine(bench.encoder(model, dtype, crop=0), file, (size.height, size.width))
+            run = {"engine": "onnxruntime", "engine_file": str(file)}
+            encoder = bench.encoder(model, dtype, crop=0, **run)
+            _encode(bench, _encoder_table(bench), model, encoder, size, "fast", "onnxruntime")
 
 
 def _images(bench: gpu_kit.Bench) -> None:
@@ -152,7 +178,7 @@ def _map_stages(bench: gpu_kit.Bench) -> None:
     )  # fmt: skip
     for model in bench.models:
         with bench.attempt(f"map of {model}"):
-            encoder = bench.in_preset(bench.encoder(model, bench.dtype_names()[0]), "fast")
+            encoder = bench.in_preset(bench.encoder(model, bench.types[0]), "fast")
             for size in bench.sizes:
                 if bench.time_for(f"map of {model} at {size}"):
                     _map_of_size(bench, table, encoder, size)
@@ -244,7 +270,7 @@ def frames(bench: gpu_kit.Bench) -> None:
         ms=".1f",
     )  # fmt: skip
     for model in bench.models:
-        for dtype in bench.dtype_names():
+        for dtype in bench.types:
             if not bench.time_for(f"{model} {dtype}"):
                 continue
             with bench.attempt(f"{model} {dtype}"):
@@ -380,7 +406,7 @@ def _pose(T: np.ndarray) -> Any:
 def growth(bench: gpu_kit.Bench) -> None:
     """Frames, questions and clouds while the map grows, room by room."""
     table = bench.table(voxels="d", stage="s", ms=".2f", against_the_smallest=".2f", map_MiB=".0f")
-    model, dtype, size = bench.models[0], bench.dtype_names()[0], bench.sizes[0]
+    model, dtype, size = bench.models[0], bench.types[0], bench.sizes[0]
     mapper = mapper_of(bench.in_preset(bench.encoder(model, dtype), "fast"), size)
     network, random = gpu_kit.NETWORKS[model], torch.Generator().manual_seed(0)
     shape = (network.width, size.height // network.patch, size.width // network.patch)

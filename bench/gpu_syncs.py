@@ -99,7 +99,7 @@ def syncs(bench: gpu_kit.Bench) -> None:
     print("seen by torch" if seen else "on a CPU: operations that would wait for a GPU")
     table = bench.table(stage="s", waits="d", where="s", line="s")
     model, size = bench.models[0], bench.sizes[0]
-    encoder = bench.in_preset(bench.encoder(model, bench.dtype_names()[0]), "balanced")
+    encoder = bench.in_preset(bench.encoder(model, bench.types[0]), "balanced")
     mapper = gpu_speed.mapper_of(encoder, size)
     frames = [size.seen(step) for step in range(4)]
     for frame in frames:

@@ -38,7 +38,7 @@ class ColorEncoder:
         image = image_tensor(rgb, self.device)
         size = (max(image.shape[1] // PATCH, 1), max(image.shape[2] // PATCH, 1))
         patches = torch.nn.functional.adaptive_avg_pool2d(image, size)
-        known = torch.tensor(list(COLORS.values()), dtype=torch.float32)
+        known = torch.tensor(list(COLORS.values()), dtype=torch.float32, device=self.device)
         distance = (patches[None] - known[:, :, None, None]).square().sum(1)
         return FeatureMap(torch.softmax(-10 * distance, 0))
 

@@ -9,6 +9,7 @@ Only Python's view of tensors is pretended: what torch does inside one call is n
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -20,12 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_HOST = {"tolist", "item", "__int__", "__float__", "__bool__", "__index__", "__format__"}
-COPIES = {
-    "copy_",
-    "__setitem__",
-    "__getitem__",
-    "index_put_",
-}  # index by tensors of the host as well
+# of these, one side may be the host's: copies, and indices
+BOTH_SIDES = {"copy_", "__setitem__", "__getitem__", "index_put_"}
 
 
 class Remote(torch.Tensor):
@@ -65,20 +62,20 @@ def _answer(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
     if name == "_has_compatible_shallow_copy_type":
         return False  # a module's parameters become others
-    if remote and device is None and name not in COPIES:
+    if remote and device is None and name not in BOTH_SIDES:
         strangers = [x for x in given if not isinstance(x, Remote) and x.ndim]
         if strangers:
             raise RuntimeError(f"{name}: found at least two devices, cuda:0 and cpu")
     with torch._C.DisableTorchFunctionSubclass():
-        if name == "cuda":
-            function = torch.clone
-        made = function(*tree_map(_near, args), **tree_map(_near, kwargs))
+        made = (torch.clone if name == "cuda" else function)(
+            *tree_map(_near, args), **tree_map(_near, kwargs)
+        )
+        if device is not None and (device.type == "cuda") != bool(remote):
+            made = made.clone()  # what goes from one to the other is a copy
     if name in TO_HOST or (device is not None and device.type == "cpu"):
         return made
     if name.endswith("_") and not name.endswith("__") and isinstance(args[0], Remote):
         return args[0]
-    if device is not None and any(made is x for x in map(_near, given)):
-        made = made.clone()  # onto the GPU is a copy
     return tree_map(_far, made)
 
 
@@ -91,6 +88,8 @@ def _asked_device(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, An
         device = args[1]
     if device is None or torch.device(device).type not in ("cpu", "cuda"):
         return None, args, kwargs
+    if torch.device(device).index not in (None, 0):
+        raise RuntimeError("CUDA error: invalid device ordinal")
     if "device" in kwargs:
         return torch.device(device), args, kwargs | {"device": CPU}
     return torch.device(device), (args[0], CPU, *args[2:]), kwargs
@@ -116,15 +115,16 @@ class _Nothing:
         return lambda *args, **kwargs: self
 
 
-def _no_graph() -> None:
-    raise RuntimeError("a pretended GPU records nothing")
+class _NoGraph:
+    def __init__(self) -> None:
+        raise RuntimeError("a pretended GPU records nothing")
 
 
 STAND_INS = {
     "Stream": _Nothing,
     "current_stream": _Nothing,
     "stream": lambda stream: contextlib.nullcontext(),
-    "CUDAGraph": _no_graph,
+    "CUDAGraph": _NoGraph,
     "get_device_capability": lambda device=None: (8, 0),
     "synchronize": lambda device=None: None,
 }
@@ -148,5 +148,12 @@ def pretend() -> Iterator[torch.device]:
         convert(True)
         for name, stand_in in STAND_INS.items():
             undo.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        run = threading.Thread.run
+
+        def run_there(thread: threading.Thread) -> None:
+            with _Requests():  # which one thread alone would know
+                run(thread)
+
+        undo.enter_context(mock.patch.object(threading.Thread, "run", run_there))
         undo.enter_context(_Requests())
         yield CUDA

@@ -34,6 +34,11 @@ def on(device: torch.device) -> Iterator[torch.device]:
         _device = before
 
 
+def here() -> torch.device:
+    """The device under test."""
+    return _device
+
+
 def pose(rng: np.random.Generator, shift: float = 1.0) -> np.ndarray:
     """A random rigid transform."""
     q, r = np.linalg.qr(rng.normal(size=(3, 3)))

@@ -80,6 +80,7 @@ def test_what_there_is_no_time_for_is_named(tmp_path):
     assert report["parts"]["slow"]["left_out"] == ["long"] and bench.good
 
 
+@pytest.mark.slow  # a dispatch mode brings torch's compiler, which takes seconds to import
 def test_waits_are_found_where_they_are():
     from radseg_ros.voxels.index import VoxelIndex
 

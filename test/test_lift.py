@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from small_worlds import (
     DictionaryMap,
     K,
     frame,
+    here,
     index_of,
     pose,
     random_frame,
@@ -20,20 +23,30 @@ from radseg_ros.config import LiftConfig
 from radseg_ros.datatypes import FeatureMap, InputError
 from radseg_ros.voxels import runs as pixel_runs
 from radseg_ros.voxels.index import COORDINATE_LIMIT
-from radseg_ros.voxels.lift import lift
+from radseg_ros.voxels.lift import lift as by_runs
 from radseg_ros.voxels.lifting.by_sorting import SortingLift
 
 
-def lift_by_sorting(frame, feature_hw, voxel_size, config=None):
-    return SortingLift(voxel_size, torch.device("cpu"))(frame, feature_hw, config)
+def by_sorting(frame, feature_hw, voxel_size, config, device):
+    return SortingLift(voxel_size, device)(frame, feature_hw, config)
 
 
-@pytest.fixture(autouse=True, params=["runs", "sorting"])
-def way(request, monkeypatch):
-    """Every test is of both ways: that of processors, and that of GPUs."""
-    if request.param == "sorting":
-        monkeypatch.setitem(globals(), "lift", lift_by_sorting)
+WAYS = {"runs": by_runs, "sorting": by_sorting}
+way_under_test = "runs"
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def way(request, monkeypatch, device):
+    """Every test is of both ways, that of processors and that of GPUs, on each device."""
+    monkeypatch.setitem(globals(), "way_under_test", request.param)
     return request.param
+
+
+def lift(frame, feature_hw, voxel_size, config=None):
+    """By the way and on the device under test, copied to the host."""
+    lifted = WAYS[way_under_test](frame, feature_hw, voxel_size, config, here())
+    names = ("key", "hits", "rgb_sum", "row_start", "patch", "weight")
+    return replace(lifted, **{name: getattr(lifted, name).cpu() for name in names})
 
 
 def total(lifted, features: FeatureMap) -> dict[tuple[int, ...], np.ndarray]:

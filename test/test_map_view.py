@@ -17,6 +17,7 @@ from radseg_ros.voxels.storage import ScaledBytes
 from radseg_ros.voxels.view import LEAST_ROWS, NARROW, STEP_ROWS, MapView, scored_directly, spread
 from radseg_ros.voxels.voxel_map import VoxelMap
 
+pytestmark = pytest.mark.usefixtures("device")
 TEXTS = normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
@@ -29,11 +30,11 @@ class Head:
 
     def __call__(self, means: torch.Tensor) -> torch.Tensor:
         self.rows += len(means)
-        return normalize(means @ self.matrix, dim=1)
+        return normalize(means @ self.matrix.to(means.device), dim=1)
 
 
 def scorer(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors @ TEXTS.T
+    return vectors @ TEXTS.T.to(vectors.device)
 
 
 def ask(view: MapView, world: VoxelMap, question=None) -> tuple[MapGeometry, torch.Tensor]:
@@ -74,7 +75,8 @@ def test_answers_are_those_of_the_map_as_it_is(monkeypatch, narrow, tolerance):
 
 def assert_same_geometry(one: MapGeometry, other: MapGeometry) -> None:
     for name in ("index", "xyz", "rgb", "hits", "views", "first_seen_ns", "last_seen_ns"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name))
+        a, b = (getattr(side, name).cpu() for side in (one, other))
+        torch.testing.assert_close(a, b)
 
 
 def test_only_what_changed_is_made_again():

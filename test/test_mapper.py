@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from color_encoder import ColorEncoder
+from small_worlds import here, host
 from torch.nn.functional import normalize
 
 from radseg_ros.config import Config, MapConfig, QueryConfig
@@ -26,6 +27,7 @@ from radseg_ros.mapper import Mapper
 from radseg_ros.spaces import make_space
 from radseg_ros.voxels.voxel_map import VoxelMap
 
+pytestmark = pytest.mark.usefixtures("device")
 K = np.array([[120.0, 0, 79.5], [0, 120, 59.5], [0, 0, 1]])
 BOXES = {
     "red": ((-0.5, 0.0, 2.0), (255, 0, 0)),
@@ -51,17 +53,28 @@ def view(stamp: int = 0, shift: float = 0.0) -> Frame:
 
 def mapper(**map_options) -> Mapper:
     config = Config(short_side=0, map=MapConfig(**map_options), query=QueryConfig(threshold=0.6))
-    result = Mapper(config, ColorEncoder())
+    encoder = ColorEncoder()
+    encoder.device = here()
+    result = Mapper(config, encoder)
     for i in range(4):
         result.integrate(view(i * 10, shift=0.05 * i))
     return result
 
 
-@pytest.mark.parametrize("space", ["backbone", "language"])
-def test_boxes_are_found_where_they_are_and_others_are_not(space):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"space": "backbone"},
+        {"space": "language"},
+        {"space": "backbone", "hot_voxels": 3000, "cold_share": 4},
+        {"space": "language", "hot_voxels": 3000, "cold_share": 4},
+        {"space": "language", "hot_voxels": 100_000, "cold_share": 4},
+    ],
+    ids=str,
+)
+def test_boxes_are_found_where_they_are_and_others_are_not(options):
     found = {
-        answer.label: answer
-        for answer in mapper(space=space).query(["red", "blue", "green"]).answers
+        answer.label: answer for answer in mapper(**options).query(["red", "blue", "green"]).answers
     }
     for name, (centre, _) in BOXES.items():
         assert found[name].objects[0].peak == pytest.approx(centre, abs=0.06)
@@ -216,7 +229,8 @@ class WithHead(ColorEncoder):
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.head = ResidualHead(768, 1520, 1152, 2).eval()
+        self.device = here()
+        self.head = ResidualHead(768, 1520, 1152, 2).eval().to(self.device)
 
     @torch.no_grad()
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -230,14 +244,14 @@ class WithHead(ColorEncoder):
 def test_questions_project_in_bfloat16_where_the_processor_has_it(monkeypatch, supported, wanted):
     monkeypatch.setattr("radseg_ros.spaces.multiplies_bfloat16", lambda: supported)
     space = make_space(Config(map=MapConfig(fast_projection=wanted)), WithHead())
-    means, texts = torch.randn(200, 768), torch.randn(50, 1152)
+    means, texts = torch.randn(200, 768).to(here()), torch.randn(50, 1152).to(here())
     exact = normalize(space.encoder.project(means), dim=1)
     found = space.answer_vectors(means)
     assert found.dtype == torch.float32
-    assert torch.equal(found, exact) == (not (supported and wanted))
+    assert torch.equal(found, exact) == (not (supported and wanted and here().type == "cpu"))
     moved = (found - exact) @ normalize(texts, dim=1).T
     assert moved.abs().max() < 1e-3
-    world = VoxelMap(768, MapConfig(), device="cpu")
+    world = VoxelMap(768, MapConfig(), device=here())
     world.integrate(view(), FeatureMap(torch.randn(768, 8, 10)))
     exact = normalize(space.encoder.project(world.snapshot().features), dim=1)
     torch.testing.assert_close(space.language_vectors(world), exact)  # the evaluator's
@@ -256,7 +270,7 @@ def test_a_picture_finds_what_looks_like_it(space):
         usual = features.mean(0)
         asked = chain.space.features(picture).data.flatten(1).double().mean(1) - usual
         expected = normalize(features - usual, dim=1) @ normalize(asked, dim=0)
-        np.testing.assert_allclose(result.scores[:, 0], expected.clamp(0, 1), atol=1e-5)
+        np.testing.assert_allclose(result.scores[:, 0], host(expected.clamp(0, 1)), atol=1e-5)
     elsewhere = chain.query_image(picture, "blue", where=Filter(highest=(0.0, 9.0, 9.0)))
     assert not elsewhere.answers[0].found and elsewhere.geometry.xyz[:, 0].max() <= 0
     green = chain.query_image(np.full((24, 32, 3), (0, 255, 0), np.uint8), "green")
@@ -280,7 +294,7 @@ def test_pictures_that_cannot_be_asked_with_are_refused():
 def test_vectors_of_texts_ask_as_the_texts_do(space):
     labels = ["red", "blue", "grey"]
     chain = mapper(space=space, labels=labels if space == "probability" else [])
-    vectors = chain.space.text_vectors(labels).numpy()
+    vectors = host(chain.space.text_vectors(labels))
     by_text, by_vector = chain.query(labels), chain.query(labels, vectors=3 * vectors)
     np.testing.assert_allclose(by_vector.scores, by_text.scores, atol=1e-6)
     again = chain.query(labels, vectors=vectors[::-1].copy())
@@ -307,6 +321,8 @@ def test_the_mode_decides_how_scores_are_made():
     assert (scores["softmax"].sum(1) <= 1 + 1e-6).all()
     vectors = chain.space.answer_vectors(torch.cat([*chain.map.means()]))
     wanted = chain.space.text_vectors(labels)
-    np.testing.assert_allclose(scores["cosine"], (vectors @ wanted.T).clamp(0, 1), atol=2e-3)
+    np.testing.assert_allclose(
+        scores["cosine"], host(vectors.cpu() @ wanted.cpu().T).clip(0, 1), atol=2e-3
+    )
     for one, other in itertools.combinations(modes, 2):
         assert np.abs(scores[one] - scores[other]).max() > 0.1

@@ -15,6 +15,7 @@ from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_encoder import PlainEncoder
+from small_worlds import here, host
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +34,7 @@ from radseg_ros.segmentation.maps import Segmentation, label_map
 from radseg_ros.segmentation.probabilities import probabilities
 from radseg_ros.spaces import make_space
 
+pytestmark = pytest.mark.usefixtures("device")
 TOLERANCE = 5e-5  # of the reference numbers
 LAYOUTS = {
     "torch-hub": None,
@@ -66,9 +68,8 @@ def small(tmp_path_factory) -> Path:
 
 
 def encoder_of(path: Path, **options):
-    return make_encoder(
-        "radseg", **({"checkpoint": str(path), "device": "cpu", "crop": 96, "stride": 48} | options)
-    )
+    usual = {"checkpoint": str(path), "device": str(here()), "dtype": "float32"}
+    return make_encoder("radseg", **(usual | {"crop": 96, "stride": 48} | options))
 
 
 def image_of(golden: dict[str, np.ndarray], name: str = "image") -> np.ndarray:
@@ -81,7 +82,7 @@ def aligned(encoder, features: torch.Tensor) -> torch.Tensor:
 
 def assert_near(ours: torch.Tensor, theirs: np.ndarray) -> None:
     assert ours.shape == theirs.shape
-    assert np.abs(ours.numpy() - theirs).max() <= TOLERANCE
+    assert np.abs(host(ours) - theirs).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_reference_without_parts(golden, options, name):
 def test_reference_of_an_odd_size_and_of_the_summary(golden):
     encoder = encoder_of(golden_file("tiny_radio.pth.tar"))
     assert_near(encoder.encode(image_of(golden, "odd_image")).data, golden["odd_features"][0])
-    rgb = torch.from_numpy(golden["image"][0])
+    rgb = torch.from_numpy(golden["image"][0]).to(here())
     assert_near(encoder.single_pass_features(rgb, scra=False), golden["plain_features"][0])
     assert_near(encoder.single_pass_features(rgb), golden["scra_only"][0])
     assert_near(encoder.project(encoder.single_pass_summary(rgb)[None]), golden["siglip2_summary"])
@@ -143,6 +144,7 @@ def same_labels(
     """Equal, but where the two best classes, or the best one and the threshold, are nearer than
     rounding.
     """
+    ours, maps = ours.cpu(), maps.cpu()
     best, second = maps.topk(2, 0).values
     unsure = ((best - second) < 1e-4) | ((best - threshold).abs() < 1e-4)
     assert not (ours.numpy() != theirs)[~unsure.numpy()].any()
@@ -163,7 +165,7 @@ def test_against_the_formulation_line_by_line(tmp_path, size, crop, stride, patc
     ours = encoder_of(path, crop=crop, stride=stride).encode(rgb).data
     assert ours.shape == (96, *patch_grid)
     torch.testing.assert_close(
-        ours, PlainEncoder(path, crop, stride).encode(rgb), atol=TOLERANCE, rtol=0
+        ours.cpu(), PlainEncoder(path, crop, stride).encode(rgb), atol=TOLERANCE, rtol=0
     )
 
 
@@ -352,7 +354,7 @@ def test_what_is_no_image_is_refused(small, rgb):
 def test_it_is_an_encoder(small):
     encoder = encoder_of(small)
     assert isinstance(encoder, Encoder)
-    assert encoder.logit_scale == 100 and encoder.background and encoder.device.type == "cpu"
+    assert encoder.logit_scale == 100 and encoder.background and encoder.device.type == here().type
     assert encoder.sam is None
     sam = encoder_of(small, refine="sam").sam
     assert (sam.channels, sam.config.sam) == (8, "facebook/sam-vit-huge")
@@ -417,10 +419,42 @@ def test_presets_and_switches():
         (96, 96),
         (0, 0),
     )
+    sides = (RadsegConfig(**options).short_side() for options in ({}, {"preset": "cpu"}))
+    assert tuple(sides) == (0, 384)
+    assert RadsegConfig(preset="cpu", side=0).short_side() == 0
     paths = from_dict(
         RadsegConfig, {"checkpoint": Path("a.pth.tar"), "text_embeddings": [Path("b.npz"), "c.npz"]}
     )
     assert (paths.checkpoint, paths.text_embeddings) == ("a.pth.tar", ["b.npz", "c.npz"])
+
+
+@pytest.mark.parametrize(
+    ("size", "seen", "windows"),
+    [
+        ((640, 864), (384, 512), 12),
+        ((480, 640), (384, 512), 12),
+        ((720, 1280), (384, 688), 15),
+        ((240, 320), (384, 384), 9),  # smaller than that: as with any preset
+    ],
+)
+def test_images_are_brought_down(size, seen, windows):
+    config = RadsegConfig(preset="cpu")
+    assert resized(size, *config.window(), side=config.short_side()) == seen
+    assert len(corners(seen, *config.window())) == windows
+
+
+def test_the_network_sees_a_smaller_image(small, golden):
+    rgb = image_of(golden)[:96, :144].astype(np.float32)
+    brought = F.interpolate(
+        torch.from_numpy(rgb).permute(2, 0, 1)[None], (32, 48), mode="bilinear", antialias=True
+    )[0].permute(1, 2, 0)
+    for windows in ({"crop": 0}, {"crop": 16, "stride": 16}):
+        ours = encoder_of(small, side=32, **windows).encode(rgb).data
+        theirs = encoder_of(small, **windows).encode(brought.numpy()).data
+        assert ours.shape[1:] == (2, 3)
+        assert (ours - theirs).abs().max() < 1e-5
+    enough = encoder_of(small, side=96).encode(rgb).data  # it is never made larger
+    assert torch.equal(enough, encoder_of(small).encode(rgb).data)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +490,7 @@ def test_a_type_of_its_own_choice_keeps_to_its_range(small, tmp_path, monkeypatc
     monkeypatch.setattr(
         "radseg_ros.encoders.radseg.encoder.number_type", lambda name, device: torch.float16
     )
-    encoder = encoder_of(path)
+    encoder = encoder_of(path, dtype="auto")
     assert encoder.dtype == kept
     assert encoder.encode(np.zeros((96, 96, 3), np.uint8)).data.isfinite().all()
     assert encoder_of(path, dtype="float16").dtype == torch.float16, "as it was asked for"

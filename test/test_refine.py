@@ -18,6 +18,7 @@ from conftest import golden_file
 from damage import altered, damaged
 from PIL import Image
 from plain_sam import PlainSam
+from small_worlds import here
 from torch.nn import functional as F
 
 from radseg_ros.cli import segment as segment_cli
@@ -77,7 +78,7 @@ def config(**options: object) -> RefineConfig:
 
 
 def encoder_of(checkpoint: Path, sam_folder: Path, **options: object) -> Encoder:
-    small = {"crop": 96, "stride": 48, "device": "cpu", "offline": True}
+    small = {"crop": 96, "stride": 48, "device": str(here()), "dtype": "float32", "offline": True}
     refine = {"refine": "sam", "refine_sam": str(sam_folder), "refine_iou": ALL}
     own = {"checkpoint": str(checkpoint), "refine_min_area": 20}
     return make_encoder("radseg", **(small | refine | own | options))
@@ -150,7 +151,7 @@ def assert_same(ours: Segmentation, other: Segmentation) -> None:
     assert ((ours.probabilities - other.probabilities).abs().amax(0) < 1e-4).float().mean() > 0.999
 
 
-def test_golden_numbers_of_the_authors() -> None:
+def test_golden_numbers_of_the_authors(device: torch.device) -> None:
     golden = np.load(golden_file("radseg_plus.npz"))
     images = np.load(golden_file("radseg_encoder.npz"))
     encoder = encoder_of(
@@ -167,12 +168,14 @@ def test_golden_numbers_of_the_authors() -> None:
     assert sam_input_size(rgb.shape[:2], sam) == size
     with torch.inference_mode():
         neck = sam.embed_image(features(rgb, size))
-    assert (neck - torch.from_numpy(golden["neck"])[0].flatten(1).T).abs().max() <= 1e-4
+    theirs = torch.from_numpy(golden["neck"])[0].flatten(1).T
+    assert (neck.cpu() - theirs).abs().max() <= 1e-4
 
-    coarse = torch.from_numpy(images["prob_probs"])[0, 1:]
+    coarse = torch.from_numpy(images["prob_probs"])[0, 1:].to(device)
     regions = find_regions(coarse, 0.1, 60)
     boxes, points = prompts_of(regions, sam)
-    assert np.array_equal(boxes, golden["boxes"]) and np.array_equal(points, golden["points"])
+    assert np.array_equal(boxes.cpu(), golden["boxes"])
+    assert np.array_equal(points.cpu(), golden["points"])
     with torch.inference_mode():
         masks = mask_prompts(coarse, torch.from_numpy(regions.classes), sam, refiner.config)
         prompted = [sam.prompt_image(neck, mask) for mask in masks]
@@ -182,7 +185,7 @@ def test_golden_numbers_of_the_authors() -> None:
     refined = probabilities(encoder, rgb, images["text_embeds"], refiner=refiner)
     segmentation = refiner(rgb, probabilities(encoder, rgb, images["text_embeds"]))
     assert torch.equal(segmentation.probabilities, refined)
-    labels = segmentation.labels()
+    labels, refined = segmentation.labels().cpu(), refined.cpu()
     assert (labels == torch.from_numpy(golden["pred"])[0, 0]).float().mean() >= 0.999
     theirs = torch.from_numpy(golden["probs"])[0, 1:]
     known = theirs.amax(0) > 0  # elsewhere we keep the coarse probabilities

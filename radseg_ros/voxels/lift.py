@@ -48,12 +48,14 @@ class LiftedFrame:
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
-        """The same voxels in another order, (V,) row numbers."""
+        """Voxels by (n,) row numbers: some of them, or all in another order."""
         count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
+        whole = len(order) == len(self.key)
+        entries = len(self.patch) if whole else int(row_start[-1])
         begins = take(self.row_start, order) - row_start[:-1]
-        shift = torch.repeat_interleave(begins, count, output_size=len(self.patch))
-        entry = torch.arange(len(self.patch), device=order.device) + shift
+        shift = torch.repeat_interleave(begins, count, output_size=entries)
+        entry = torch.arange(entries, device=order.device) + shift
         fields: dict[str, Any] = {
             name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
         }
@@ -62,6 +64,7 @@ class LiftedFrame:
             row_start=row_start,
             patch=take(self.patch, entry),
             weight=take(self.weight, entry),
+            points=self.points if whole else int(fields["hits"].sum()),
             **fields,
         )
 
@@ -78,16 +81,16 @@ class LiftedFrame:
         first, last = int(offsets[0]), int(offsets[-1])
         return self._sums(features, offsets[:-1] - first, slice(first, last))
 
-    def summing(self, features: torch.Tensor, order: torch.Tensor) -> Sums:
+    def summing(self, features: torch.Tensor, order: torch.Tensor | slice) -> Sums:
         """(start, stop) -> what :meth:`feature_sums` gives of the voxels in another order.
 
         On a GPU all sums are made at once if there is room: where the entries of a voxel begin
         would have to be waited for.
         """
-        if features.is_cuda and len(order) * features.shape[1] <= SUMS_AT_ONCE:
-            sums = take(self._sums(features, self.row_start[:-1], slice(None)), order)
+        if features.is_cuda and len(self.key) * features.shape[1] <= SUMS_AT_ONCE:
+            sums = self._sums(features, self.row_start[:-1], slice(None))[order]
             return lambda start, stop: sums[start:stop]
-        ordered = self.reordered(order)
+        ordered = self if isinstance(order, slice) else self.reordered(order)
         return lambda start, stop: ordered.feature_sums(features, start, stop)
 
     def _sums(self, features: torch.Tensor, begins: torch.Tensor, entries: slice) -> torch.Tensor:
@@ -136,9 +139,9 @@ def lift(
     width, patches = feature_hw[1], feature_hw[0] * feature_hw[1]
     key, voxel = torch.unique(runs.key, return_inverse=True)
     group, member = torch.unique(voxel.mul_(patches).add_(runs.cell), return_inverse=True)
-    sums = runs.sums.new_zeros(len(group), 7).index_add_(0, member, runs.sums)
+    sums = runs.sums.new_zeros(7, len(group)).index_add_(1, member, runs.sums)
     voxel = group // patches
-    one, x, y, xy = sums[:, :4].unbind(1)
+    x, y, xy, one = sums[:4]
     weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
     corner = torch.arange(4, device=group.device)
     patch = (group - voxel * patches)[:, None] + (corner % 2 + corner // 2 * width)
@@ -147,15 +150,15 @@ def lift(
     )  # a feature map of one row or column has no second one: its weight is exactly 0
     entries = torch.zeros_like(key).index_add_(0, voxel, nonzero.sum(1))
     used = nonzero.flatten().nonzero()[:, 0]
-    totals = sums.new_zeros(len(key), 7).index_add_(0, voxel, sums)
+    totals = sums.new_zeros(4, len(key)).index_add_(1, voxel, sums[3:])
     return LiftedFrame(
         key=key,
-        hits=totals[:, 0].long(),
-        rgb_sum=totals[:, 4:],
+        hits=totals[0].long(),
+        rgb_sum=totals[1:].T.contiguous(),
         row_start=torch.nn.functional.pad(entries.cumsum(0), (1, 0)),
         patch=take(patch.flatten(), used),
         weight=take(weight.flatten(), used).float(),
         feature_hw=feature_hw,
-        points=int(totals[:, 0].sum()),
+        points=int(totals[0].sum()),
         dropped=dropped,
     )
