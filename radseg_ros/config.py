@@ -434,6 +434,18 @@ class MapConfig(Options):
         "storage of the vectors: float32 or float16 (half the memory)",
         choices=("float32", "float16"),
     )
+    hot_voxels: int = option(
+        0,
+        "keep the vectors of so many voxels, those seen last, in full, and code the others in "
+        "1/map.cold_share of the memory; several times what a frame sees; 0 = all in full",
+        low=0,
+    )
+    cold_share: int = option(
+        16,
+        "see map.hot_voxels: 4 loses next to nothing, 16 little (docs/method.md)",
+        low=2,
+        high=64,
+    )
     device: str = option("auto", "cpu, cuda, cuda:N, or auto (where the encoder is)")
     max_voxels: int = option(0, "evict beyond this many voxels; 0 = no limit", low=0, live=True)
     max_bytes: int = option(0, "evict beyond this many bytes of map memory; 0 = no limit", low=0)
@@ -474,6 +486,11 @@ class MapConfig(Options):
         Options.__post_init__(self)
         if self.space in LABELLED_SPACES:
             _check(bool(self.labels), f"map.space {self.space} needs map.labels")
+            _check(not self.hot_voxels, "map.hot_voxels: probabilities are kept as they are")
+        _check(
+            not self.hot_voxels or self.dtype == "float32",
+            "map.hot_voxels: what is kept in full is kept as map.dtype float32",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,9 +587,9 @@ class QueryConfig(Options):
         [], "texts that a query must beat; empty = the encoder's own", live=True
     )
     hysteresis: float = option(
-        1.0,
-        "an object consists of voxels that reach this share of query.threshold; query.min_voxels "
-        "of them reach all of it",
+        0.5,
+        "an object goes on to voxels that reach this share of the best score of its text; "
+        "query.min_voxels of them reach query.threshold; 1 = only to those that reach it, too",
         low=0,
         high=1,
         live=True,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ _SMALLEST_SCALE = 2.0**-24  # of float16
 _SCALED_TOGETHER = 32  # numbers that share a scale
 
 
+SUMS_BYTES = 3 << 20  # of vectors that are added at once
 _UNDO_ROWS = 256  # at once: where memory has run out there is little to work with
 
 
@@ -85,6 +86,7 @@ class VectorBlocks:
     ) -> None:
         self.channels = channels
         self.dtype = dtype
+        self.exact = dtype == torch.float32  # whether what was added can be taken away again
         self.block_rows = block_rows
         self.blocks: list[torch.Tensor] = []
         self._device = device
@@ -143,7 +145,7 @@ class VectorBlocks:
                 undo.pop()()
 
         try:
-            for block, rows, start, stop in self._pieces(slots):
+            for block, rows, start, stop in self._steps(slots):
                 new = sums(start, stop)
                 if self.dtype == torch.float16:
                     old, had = block[rows], before[start:stop, None].float()
@@ -184,14 +186,14 @@ class VectorBlocks:
                 )
         return out
 
-    def state(self) -> torch.Tensor:
-        """(M, C) all rows as stored, a copy."""
-        return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[
-            : self._length
-        ]
+    def state(self) -> dict[str, torch.Tensor]:
+        """``vectors``, (M, C) all rows as stored, a copy."""
+        none = allocate((0, self.channels), self.dtype, self._device)
+        return {"vectors": torch.cat([*self.blocks, none])[: self._length]}
 
-    def load(self, rows: torch.Tensor, hits: torch.Tensor) -> None:
-        """Set all rows from (M, C) as :meth:`state` gives them, of this type or the other one."""
+    def load(self, state: Mapping[str, torch.Tensor], hits: torch.Tensor) -> None:
+        """Set all rows as :meth:`state` gave them, of this type or the other one."""
+        rows = state["vectors"]
         for number, block in enumerate(self.blocks):
             span = slice(
                 number * self.block_rows, min((number + 1) * self.block_rows, self._length)
@@ -227,6 +229,10 @@ class VectorBlocks:
 
         return move
 
+    def follow(self, other: VectorBlocks, slots: torch.Tensor) -> None:
+        """Be as ``other``, of the same length, in (N,) distinct slots."""
+        self.write(slots, other.stored(slots))
+
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order -> (N, C) float32."""
         return self._raw(slots).float()
@@ -255,6 +261,15 @@ class VectorBlocks:
         slots, order = torch.sort(slots)
         for block, local, start, stop in self._pieces(slots):
             block[local] = rows[order[start:stop]].to(self.dtype)
+
+    def _steps(self, slots: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int, int]]:
+        """As :meth:`_pieces`, on a CPU so small that vectors to be added stay in its cache."""
+        rows_at_once = max(64, SUMS_BYTES // (4 * self.channels))
+        for block, rows, start, _ in self._pieces(slots):
+            step = rows_at_once if slots.device.type == "cpu" else len(rows)
+            for first in range(0, len(rows), step):
+                some = rows[first : first + step]
+                yield block, some, start + first, start + first + len(some)
 
     def _pieces(self, slots: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int, int]]:
         """Ascending slots -> (block, rows in it, start, stop) for each block that they touch."""

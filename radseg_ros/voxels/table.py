@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from .coding.tiered import TieredVectors
 from .index import VoxelIndex, unpack
 from .storage import Column, VectorBlocks
 from .tensors import take
@@ -45,12 +46,20 @@ class VoxelTable:
 
     Args:
         dtype: of the vectors, float32 or float16.
+        hot_rows, share: keep so many vectors in full, float32, and the others in 1/share of the
+            memory (:class:`TieredVectors`); 0 = all of them in full.
         max_bytes: a bound that the table does not enforce, but grows towards in small steps; 0 =
             none.
     """
 
     def __init__(
-        self, channels: int, dtype: torch.dtype, device: torch.device, max_bytes: int = 0
+        self,
+        channels: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_bytes: int = 0,
+        hot_rows: int = 0,
+        share: int = 1,
     ) -> None:
         self.device = device
         self.index = VoxelIndex(device)
@@ -58,7 +67,13 @@ class VoxelTable:
         if max_bytes:
             step = max(64, max_bytes // (64 * channels * dtype.itemsize))
             self._block_rows = min(self._block_rows, step)
-        self.vectors = VectorBlocks(channels, dtype, device, self._block_rows)
+        self.vectors: VectorBlocks | TieredVectors
+        if hot_rows:
+            most = max_bytes // (2 * channels * dtype.itemsize) if max_bytes else hot_rows
+            hot_rows = min(hot_rows, most)
+            self.vectors = TieredVectors(channels, device, self._block_rows, hot_rows, share)
+        else:
+            self.vectors = VectorBlocks(channels, dtype, device, self._block_rows)
         self._columns = {
             name: Column(shape, kind, device, fill)
             for name, (shape, kind, fill) in _COLUMNS.items()
@@ -252,7 +267,8 @@ class VoxelTable:
         """Everything that must be kept to go on later, on the CPU."""
         saved = {n: column for n, column in self._columns.items() if n not in _NOT_SAVED}
         columns = {name: column.data.cpu() for name, column in saved.items()}
-        return {**columns, "vectors": self.vectors.state().cpu()}
+        vectors = {name: values.cpu() for name, values in self.vectors.state().items()}
+        return {**columns, **vectors}
 
     def follow(self, other: VoxelTable, most: int) -> int:
         """Copy up to ``most`` rows of ``other`` that are not here yet; return how many were not.
@@ -267,7 +283,7 @@ class VoxelTable:
         slots = stale[:most]
         for name in self._columns:
             self[name][slots] = take(other[name], slots)
-        self.vectors.write(slots, other.vectors.stored(slots))
+        self.vectors.follow(other.vectors, slots)  # type: ignore[arg-type]  # of the same options
         return len(stale)
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
@@ -277,7 +293,7 @@ class VoxelTable:
             if name in state:
                 column.data.copy_(state[name])
         self["changed"].fill_(next(_revision))
-        self.vectors.load(state["vectors"], self["hits"])
+        self.vectors.load(state, self["hits"])
         self.index.assign(self["key"], torch.arange(len(self), device=self.device))
 
     def resize(self, length: int) -> None:

@@ -119,7 +119,12 @@ class VoxelMap:
         self._taken: list[torch.Tensor] = []  # by moves, see _all_taken
         self._halfway = False  # whether a frame that moves is in two places
         self.table = VoxelTable(
-            self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
+            self.channels,
+            getattr(torch, self.config.dtype),
+            self.device,
+            self.config.max_bytes,
+            self.config.hot_voxels,
+            self.config.cold_share,
         )
 
     def __len__(self) -> int:
@@ -130,7 +135,7 @@ class VoxelMap:
         """Whether it is the sum of its frames, from which one can be taken (:meth:`move`)."""
         options = self.config
         adds_only = not (options.carve_after or options.forget_after or self.history.removed)
-        return adds_only and options.dtype == "float32"
+        return adds_only and self.table.vectors.exact
 
     @property
     def nbytes(self) -> int:
