@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,56 +183,82 @@ def exact(frames: list[Frame], folder: Path) -> None:
         walk.close()
 
 
-def meanwhile(frames: list[Frame], folder: Path, rate: float) -> None:
-    """Frames and questions during a correction; the walk goes on beside it."""
-    walk = Walk(folder / "meanwhile", SHARE)
-    begun = len(frames) // 2
-    for frame in drifted(frames)[:begun]:
+class WatchedLock:
+    """A lock that knows for how long the correcting thread has held it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.held = [0.0]  # s of its processor time
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._since = time.thread_time()
+
+    def __exit__(self, *exception: object) -> None:
+        if threading.current_thread().name == "correcting":
+            self.held.append(time.thread_time() - self._since)
+        self._lock.release()
+
+
+def meanwhile(frames: list[Frame], folder: Path, rate: float, rounds: int) -> None:
+    """Frames and questions with and without a correction beside them, in turns.
+
+    What else runs on the machine makes some frames long: that is seen without a correction.
+    """
+    walk, half = Walk(folder / "meanwhile", SHARE), len(frames) // 2
+    lock = walk.mapper.lock = WatchedLock()  # type: ignore[assignment]
+    away, there, later = drifted(frames)[:half], frames[:half], frames[half:]
+    for frame in away:
         walk.add(frame)
-    texts = ["red", "green", "blue"]
+    texts, number = ["red", "green", "blue"], itertools.count(1)
+    last = max(frame.stamp_ns for frame in frames)
     walk.mapper.query(texts)
     ended, answers = threading.Event(), []
 
     def ask() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.5):
             before = time.perf_counter()
             walk.mapper.query(texts, renew=0.5)
             answers.append(time.perf_counter() - before)
-            time.sleep(0.5)
 
-    def paced(some: Sequence[Frame], stop: Any) -> list[float]:
+    def go_on(goes: Callable[[int], bool]) -> list[float]:
+        """Add frames at the rate, as long as it goes -> seconds of each."""
         times, start = [], time.perf_counter()
-        for i, frame in enumerate(some):
+        while goes(len(times)):
+            i = next(number)
+            frame = dataclasses.replace(later[i % len(later)], stamp_ns=last + i)
             times.append(walk.add(frame))
-            if stop():
-                break
-            time.sleep(max(0.0, start + (i + 1) / rate - time.perf_counter()))
+            time.sleep(max(0.0, start + len(times) / rate - time.perf_counter()))
         return times
 
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    later = frames[begun:]
-    alone = paced(later[: len(later) // 2], lambda: False)
-    asked = len(answers)
-    moved = walk.correct(frames[:begun])
-    start = time.perf_counter()
-    beside = paced(later[len(later) // 2 :], lambda: not walk.corrector.waiting)
-    walk.wait()
-    took = time.perf_counter() - start
+    alone, beside, took, moved, asked = [], [], 0.0, 0, [0.0]
+    for each in range(rounds):
+        alone.append(go_on(lambda done: done < len(later)))
+        before, start = len(answers), time.perf_counter()
+        moved += walk.correct(away if each % 2 else there)
+        beside.append(go_on(lambda done: walk.corrector.waiting > 0))
+        took += time.perf_counter() - start
+        asked += answers[before:]
     ended.set()
     asking.join()
-    median = statistics.median(alone)
+    walk.close()
+    median = statistics.median(itertools.chain(*alone))
+    print(f"meanwhile: {moved} frames moved in {took:.1f} s, {took / moved:.3f} s each, {SHARE=}")
+    for name, parts in (("without a correction", alone), ("beside one", beside)):
+        every = [time for part in parts for time in part]
+        print(
+            f"meanwhile: {name}, {len(every)} frames: median {1e3 * statistics.median(every):.0f} "
+            f"ms; longest of each round, in medians without a correction: "
+            f"{', '.join(f'{max(part) / median:.2f}' for part in parts)}"
+        )
     print(
-        f"meanwhile: {moved} frames moved in {took:.1f} s ({took / moved:.3f} s each, share "
-        f"{SHARE}); {len(beside)} frames went on: median {1e3 * statistics.median(beside):.0f} ms, "
-        f"longest {1e3 * max(beside):.0f} ms; without a correction {1e3 * median:.0f} ms, longest "
-        f"{1e3 * max(alone):.0f} ms: "
-        f"{max(beside) / median:.2f} x; {len(answers) - asked} questions, median "
-        f"{statistics.median(answers[asked:] or [0]):.2f} s (before {asked}, "
-        f"{statistics.median(answers[:asked] or [0]):.2f} s)",
+        f"meanwhile: a step has the map for {1e3 * statistics.median(lock.held[1:]):.1f} ms, at "
+        f"most {1e3 * max(lock.held):.1f} ms; {len(asked) - 1} questions, median "
+        f"{statistics.median(asked):.2f} s, longest {max(asked):.2f} s",
         flush=True,
     )
-    walk.close()
 
 
 def cost(folder: Path) -> None:
@@ -272,6 +299,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("exact", "meanwhile", "cost"), help="one part")
     parser.add_argument("--frames", type=int, default=60, help="of the recording, at most")
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second, meanwhile")
+    parser.add_argument("--rounds", type=int, default=4, help="with and without, meanwhile")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -285,7 +313,7 @@ def main() -> None:
         if options.only in (None, "exact"):
             exact(frames, folder)
         if options.only in (None, "meanwhile"):
-            meanwhile(frames, folder, options.rate)
+            meanwhile(frames, folder, options.rate, options.rounds)
         if options.only in (None, "cost"):
             cost(folder)
 

@@ -109,12 +109,12 @@ def _send_peak(
 def rise(run: Callable[[], object], process: int | str = "self") -> float:
     """MiB by which the resident set of a process, this or another, rises while ``run()`` runs."""
     Path(f"/proc/{process}/clear_refs").write_text("5")  # sets VmHWM back to the present size
-    before = _resident("VmRSS", process)
+    before = resident("VmRSS", process)
     run()
-    return (_resident("VmHWM", process) - before) / 1024
+    return (resident("VmHWM", process) - before) / 1024
 
 
-def _resident(field: str, process: int | str) -> int:
+def resident(field: str, process: int | str = "self") -> int:
     """VmRSS or VmHWM of a process in KiB."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(re.findall(rf"{field}:\s+(\d+)", status)[0])

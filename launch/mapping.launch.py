@@ -52,7 +52,10 @@ ARGUMENTS = {
         for name, topic in TOPICS.items()
     },  # fmt: skip
     "pose": (TOPICS["pose"], "topic of pose; with robots, below the namespace of each"),
-    "trajectory": (TOPICS["trajectory"], "topic of corrected poses (nav_msgs/Path)"),
+    "trajectory": (
+        TOPICS["trajectory"],
+        "topic of corrected poses (nav_msgs/Path); with robots, below the namespace of each",
+    ),
     "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
     "namespace": ("", "namespace of the node, below that of the launch file around this one"),
     "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
@@ -137,7 +140,7 @@ def remapped(given):
         for each in ("robots", "cameras")
     )
     cameras = [robot + name for robot in robots for name in names]
-    below_of = {"pose": ("robot", robots), "trajectory": ("node", [""])}
+    below_of = {"pose": ("robot", robots), "trajectory": ("robot", robots)}
     for name, topic in TOPICS.items():
         if given[name] == topic:
             continue

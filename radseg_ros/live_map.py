@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from .datatypes import (
     check_texts,
 )
 from .device import with_memory
-from .frames.assemble import Assembler, Observation, cameras_of
+from .frames.assemble import Assembler, Observation, cameras_of, is_of
 from .frames.decode import camera_frame
 from .frames.drops import DropCounts, Unusable
 from .frames.keyframes import KeyFrames
@@ -306,7 +307,7 @@ class LiveMap:
             stats = with_memory(lambda: mapper.fuse(prepared, record))
             if stats.points and journal is not None and content is not None:
                 journal.append(FRAME, content)
-            self._look(prepared.frame)
+            self._look(prepared.frame, record if stats.points else 0)
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
@@ -327,9 +328,12 @@ class LiveMap:
         key_frame = KeyFrame(arrays(frame), features, rules, observation.camera, world, images)
         return pack(key_frame, self.config.node.depth_scale)
 
-    def _look(self, frame: Frame | DeviceFrame) -> None:
+    def _look(self, frame: Frame | DeviceFrame, record: int) -> None:
         """Whether a frame shows the things that were found, or what is behind them; and what it
         looks across, if anybody wants floor plans.
+
+        Args:
+            record: its number in the journal; 0 = none.
         """
         options = self.config.map
 
@@ -338,7 +342,7 @@ class LiveMap:
 
         self._tracks.look(frame, beyond, options.carve_margin, self.mapper.map.clock.now_ns)
         if self._looked is not None:
-            self._looked.add(arrays(frame), self.config.grid)
+            self._looked.add(arrays(frame), self.config.grid, record)
 
     # Out
 
@@ -409,7 +413,8 @@ class LiveMap:
 
         Objects that texts find are followed from then on (:class:`Tracks`): they keep their ids,
         and are missing once frames have looked through their places. Where a filter, or a time
-        limit, leaves much of the map out, only those that are known already have ids.
+        limit, leaves much of the map out, or while frames are put elsewhere (:meth:`correct`), only
+        those that are known already have ids.
 
         Args:
             time_limit, where, vectors: see :meth:`Mapper.query`.
@@ -428,7 +433,9 @@ class LiveMap:
         )
         if vectors is not None:  # two of one name need not mean the same
             return result
-        whole = where is None and result.covered >= NEARLY_ALL
+        corrector = self._corrector
+        moving = corrector is not None and corrector.waiting > 0  # things may be in two places
+        whole = where is None and result.covered >= NEARLY_ALL and not moving
         return dataclasses.replace(result, tracks=tracks, whole=whole)
 
     def text_vectors(self, texts: Sequence[str], prompts: bool = False) -> np.ndarray:
@@ -678,8 +685,15 @@ class LiveMap:
             self._tell(WAITS)
         if (journal := self._journal) is not None:
             share = self.config.correct.share
-            args = (lambda file: mapper.read(file)[0], share, self._corrected)
-            self._corrector = Corrector(journal, mapper, self._turn, *args)
+            self._corrector = Corrector(
+                journal,
+                mapper,
+                self._turn,
+                lambda file: mapper.read(file)[0],
+                share,
+                self._corrected,
+                lambda: self._looked,
+            )
         return self._pending is not None
 
     def _remembered(self, mapper: Mapper, path: Path | None) -> PendingMap | None:
@@ -719,51 +733,55 @@ class LiveMap:
         return JournalStatus(journal.frames, journal.nbytes, journal.lost, damaged, *counts)
 
     def correct(
-        self, stamps_ns: Sequence[int], poses: Sequence[np.ndarray], frame_id: str = ""
+        self,
+        stamps_ns: Sequence[int],
+        poses: Sequence[np.ndarray],
+        frame_id: str = "",
+        robot: str = "",
     ) -> Correction:
         """Put frames where a corrected trajectory says, in the background.
 
         Newest ones, and those near the camera, come first; questions and frames go on meanwhile.
-        See :mod:`.journal.correct` for what becomes of the map.
+        See :mod:`.journal.correct` for what becomes of the map. Known things go with them at once,
+        and no question learns of others until all frames are where they belong.
 
         Args:
             stamps_ns: of ``poses``, T_world_body (4, 4) of what ``correct.body_frame`` names.
-            frame_id: of the world; empty = that of the map.
+            frame_id: of the world (:meth:`Localizer.world`); empty = that of the map.
+            robot: whose frames they are of, one of ``self.robots``.
 
         Raises:
             NotReadyError: the encoder is still loading.
-            InputError: there is no journal, or there are several robots; the poses cannot be used;
-                or the journal does not hold the frames of a map that would have to be made anew.
+            InputError: there is no journal, or no such robot; the poses cannot be used; or the
+                journal does not hold the frames of a map that would have to be made anew.
         """
         options, corrector = self.config.correct, self._corrector
-        if self.config.node.robots:
-            raise InputError(
-                "a trajectory does not say of which robot it is: with several (node.robots), poses "
-                "cannot be corrected"
-            )
+        if robot not in self.robots:
+            known = ", ".join(filter(None, self.robots)) or "none"
+            raise InputError(f"no robot is called {shown(robot)}; node.robots: {known}")
         if corrector is None:
             _ = self.mapper  # there is none yet while the encoder is loading
             raise InputError("corrected poses need a journal (journal.directory)")
-        here = self.moment()[1]
-        if frame_id and here and frame_id != here:
-            raise InputError(
-                f"the trajectory is in frame {shown(frame_id)}, the map in {shown(here)}"
-            )
-        trajectory = Trajectory(stamps_ns, poses, options.max_gap)
+        localizer = self._assembler.localizers[robot]
+
+        def mounted(frame: str) -> np.ndarray:
+            with self._state, _known("the camera's place on the body"):
+                return localizer.mounted(frame, options.body_frame)
+
+        with self._state, _known("the trajectory's place in the map"):
+            T_map_world = localizer.world(frame_id)
+        trajectory = Trajectory(stamps_ns, poses, options.max_gap, T_map_world)
         corrector.prepare()
         with self._turn:
-            return corrector.request(
-                trajectory, self._mounted, options.min_shift, options.min_angle
+            done = corrector.request(
+                trajectory,
+                mounted,
+                options.min_shift,
+                options.min_angle,
+                lambda camera: is_of(camera, robot),
             )
-
-    def _mounted(self, frame: str) -> np.ndarray:
-        """T_body_camera, (4, 4), of the body whose corrected poses are known."""
-        try:
-            with self._state:
-                body = self.config.correct.body_frame
-                return self._assembler.localizers[""].mounted(frame, body)
-        except Unusable as error:
-            raise InputError(f"the camera's place on the body is not known: {error}") from error
+            self._tracks.move(done.shifts)
+        return done
 
     def _corrected(self, camera: CameraPath | None) -> None:
         """Frames have been moved."""
@@ -900,3 +918,12 @@ class LiveMap:
         """Forget what waits for the worker. Called with the state locked."""
         for camera, count in self._worker.clear().items():
             self._assembler.drop(reason, count, camera)
+
+
+@contextmanager
+def _known(what: str) -> Iterator[None]:
+    """What is not known within is an input error, which says what that was to tell."""
+    try:
+        yield
+    except Unusable as error:
+        raise InputError(f"{what} is not known: {error}") from error

@@ -36,10 +36,16 @@ from .datatypes import (
 from .encoders.protocol import Encoder
 from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
 from .gpu.streams import SideStream
-from .spaces import GROWTH, Calibration, Scorer, make_space
+from .spaces import GROWTH, Calibration, make_space
 from .voxels.lift import LiftedFrame
 from .voxels.map_file import MapIdentity, load_map, save_map
-from .voxels.view import MapView, sampled_directly, scored_directly
+from .voxels.view import (
+    MapView,
+    ProductScorer,
+    sampled_directly,
+    scored_directly,
+    scored_from_codes,
+)
 from .voxels.voxel_map import VoxelMap
 
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
@@ -99,7 +105,13 @@ class Mapper:
         device = encoder.device if config.map.device == "auto" else config.map.device
         self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
         self._beside = SideStream(self.map.device)
-        self.view = MapView(self.space.answer_vectors, self.space.answer_channels, self.space.exact)
+        code_bytes = self.space.channels * 4 // config.map.cold_share
+        self.view = MapView(
+            self.space.answer_vectors,
+            self.space.answer_channels,
+            self.space.exact,
+            code_bytes if config.map.hot_voxels else 0,
+        )
         self._shown_by: tuple[Hashable, int, Presence] | None = None  # see _shown
         self._measured_at = -1  # the step of the view; what clouds show of before is out of date
         self.outline = MapView()  # what clouds in true colours are read from
@@ -219,7 +231,11 @@ class Mapper:
         asked_of = len(source)
         _check_size(asked_of, len(texts))
         with self.timings.stage("score"):
-            if self._may_keep(self.view, source):
+            if self._asks_codes:
+                geometry, scores = scored_from_codes(
+                    source, self.lock, scorer, len(texts), deadline
+                )
+            elif self._may_keep(self.view, source):
                 self.view.catch_up(source, self.lock, deadline, renew)
                 question = (asked, prompts, rules.mode, tuple(rules.background))
                 size = source.voxel_size
@@ -337,8 +353,15 @@ class Mapper:
             return 0
         return self.view.catch_up(source, self.lock, ahead=rows)
 
+    @property
+    def _asks_codes(self) -> bool:
+        """Whether questions need no vectors but those of the map, which are in tiers."""
+        return self.space.straight and self.config.map.hot_voxels > 0
+
     def _may_keep(self, view: MapView, source: VoxelMap) -> bool:
         """Whether the bound of the map leaves room for a view, which is given up otherwise."""
+        if view is self.view and self._asks_codes:
+            return False
         others = sum(other.nbytes for other in (self.view, self.outline) if other is not view)
         if source.room_for(view.nbytes_for(len(source)) + others):
             return True
@@ -384,7 +407,9 @@ class Mapper:
         result = self.query(texts)
         return _everything(result.geometry, torch.from_numpy(result.scores))
 
-    def _shown(self, texts: Sequence[str], rules: QueryConfig, scorer: Scorer) -> Presence | None:
+    def _shown(
+        self, texts: Sequence[str], rules: QueryConfig, scorer: ProductScorer
+    ) -> Presence | None:
         """What a cloud of these texts is made by, kept until the map has grown; None = no voxel."""
         key, voxels = (tuple(texts), tuple(rules.background)), len(self.map)
         if not voxels:

@@ -26,9 +26,9 @@ from .language.words import read_words
 from .segmentation.probabilities import probability_map
 from .segmentation.refine import make_refiner
 from .voxels.map_file import MapIdentity
+from .voxels.view import ProductScorer
 from .voxels.voxel_map import VoxelMap
 
-Scorer = Callable[[torch.Tensor], torch.Tensor]
 Sample = Callable[[int], torch.Tensor]  # up to so many voxels of the map -> (n, W) answer vectors
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Space(Protocol):
     answer_channels: int  # W, numbers that a voxel's answers are made of
     exact: bool  # whether answer vectors must be kept as they are
     calibrates: bool  # whether answers may be calibrated, if there are everyday names
+    straight: bool  # whether answer vectors are the directions of what is stored
     sees_on: torch.device  # where images are wanted; on the processor they are arrays
 
     def features(self, rgb: Pixels) -> FeatureMap:
@@ -87,15 +88,13 @@ class Space(Protocol):
         """
         ...
 
-    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
-        """A function from (n, W) answer vectors to (n, Q): how well each answers each text.
-
-        What takes long (embedding) is done here, before the function is called.
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> ProductScorer:
+        """What scores answer vectors. What takes long (embedding) is done here.
 
         Args:
             vectors: (Q, W) of :meth:`text_vectors`, or unit vectors from elsewhere.
-            rules: name the mode and the texts of the background. In mode ``calibrated`` the
-                function gives log odds, for :meth:`Census.probability`, otherwise scores in 0..1.
+            rules: name the mode and the texts of the background. In mode ``calibrated`` scores are
+                log odds, for :meth:`Census.probability`, otherwise scores in 0..1.
 
         Raises:
             LanguageError: a background text cannot be embedded.
@@ -123,7 +122,7 @@ class Space(Protocol):
 class Backbone:
     """Voxels store the encoder's vectors; they are projected when a question comes."""
 
-    exact, calibrates = False, True
+    exact, calibrates, straight = False, True, False
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -156,18 +155,17 @@ class Backbone:
         """Unit vectors of the texts."""
         return self._texts.vectors(texts, prompts)
 
-    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> ProductScorer:
         """By cosines with the texts and with those of the background."""
         background = self._texts.vectors(_background(rules, self.encoder))
         both = torch.cat([vectors.to(background.device, background.dtype), background])
         judge, scale = _JUDGES[rules.mode], self.encoder.logit_scale
 
-        def score(answers: torch.Tensor) -> torch.Tensor:
-            similarity = answers @ both.to(answers.device, torch.float32).T
+        def of_both(similarity: torch.Tensor) -> torch.Tensor:
             own, against = similarity.tensor_split([len(vectors)], dim=1)
             return judge(own, against, scale)
 
-        return score
+        return ProductScorer(both.float(), of_both)
 
     def everyday(self) -> Everyday | None:
         """The everyday names that can be embedded now, if they are enough."""
@@ -196,6 +194,8 @@ class Backbone:
 class Language(Backbone):
     """Voxels store vectors of the language space: patches are projected instead of voxels."""
 
+    straight = True
+
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
         self.channels = encoder.language_channels
@@ -214,7 +214,7 @@ class Language(Backbone):
 class Probability:
     """Voxels store the probability of each label of a fixed set."""
 
-    exact, calibrates = True, False
+    exact, calibrates, straight = True, False, False
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -240,10 +240,10 @@ class Probability:
         del prompts
         return torch.eye(len(self.labels))[[self._column(text) for text in texts]]
 
-    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> Scorer:
+    def scorer(self, vectors: torch.Tensor, rules: QueryConfig) -> ProductScorer:
         """The stored probabilities of those labels."""
         del rules
-        return lambda answers: answers @ vectors.to(answers.device, answers.dtype).T
+        return ProductScorer(vectors, lambda products: products)
 
     def everyday(self) -> None:
         """What is stored is a probability already."""

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from color_encoder import ColorEncoder
+from conftest import shared
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from small_worlds import assert_same, make_map
@@ -20,6 +22,7 @@ from radseg_ros.config import Config, with_options
 from radseg_ros.datatypes import ConfigError, Frame, InputError
 from radseg_ros.demo import gallery
 from radseg_ros.demo.raycast import render
+from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.geometry import scale_intrinsics
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.camera_path import CameraPath
@@ -239,9 +242,8 @@ def test_without_open3d_the_command_names_the_cure(tmp_path, capsys, monkeypatch
         surface(corner())
 
 
-@pytest.fixture(scope="module")
-def halves(tmp_path_factory):
-    """The gallery at a quarter of its size: files of its first, its second half, and all of it."""
+def gallery_frames() -> list[Frame]:
+    """The gallery at a quarter of its size."""
     solids = gallery.furniture() + [gallery.canvas(exhibit) for exhibit in gallery.EXHIBITS]
     size = tuple(side // 4 for side in gallery.SIZE)
     K, rng, frames = scale_intrinsics(gallery.K, gallery.SIZE, size), np.random.default_rng(0), []
@@ -249,9 +251,19 @@ def halves(tmp_path_factory):
         rgb, depth, facing = render(solids, K, T, size)
         metres = (gallery.sense(depth, facing, rng) / 1000).astype(np.float32)
         frames.append(Frame(i, rgb, metres, K, gallery.drift(T, rng)))
-    folder = tmp_path_factory.mktemp("halves")
+    return frames
+
+
+def office_frames() -> list[Frame]:
+    """Every tenth frame of a walk through an office."""
+    recording = FolderRecording(shared("data/hololens_office"))
+    return [frame for number, frame in recording.frames() if number % 10 == 0]
+
+
+def write_halves(folder: Path, frames: list[Frame]) -> Path:
+    """Files of the frames with even, with odd numbers, and of all."""
     for name, part in {"a": frames[::2], "b": frames[1::2], "whole": frames}.items():
-        config = with_options(Config(), {"encoder": "colors", "short_side": 0})
+        config = with_options(Config(), {"encoder": "colors", "short_side": 120})
         mapper, way = Mapper(config, ColorEncoder()), CameraPath()
         for frame in part:
             mapper.integrate(frame)
@@ -261,8 +273,14 @@ def halves(tmp_path_factory):
     return folder
 
 
-def test_two_half_recordings_are_one(halves, tmp_path):
-    out = tmp_path / "joined.radmap"
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    return write_halves(tmp_path_factory.mktemp("halves"), gallery_frames())
+
+
+@pytest.mark.parametrize("frames", [gallery_frames, office_frames])
+def test_two_half_recordings_are_one(frames, tmp_path):
+    halves, out = write_halves(tmp_path, frames()), tmp_path / "joined.radmap"
     assert merge.main([str(halves / "a.radmap"), str(halves / "b.radmap"), "-o", str(out)]) == 0
     (joined, _), (whole, _) = load_map(out), load_map(halves / "whole.radmap")
     orders = [voxels.table["key"].argsort() for voxels in (joined, whole)]

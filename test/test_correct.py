@@ -232,25 +232,50 @@ def test_a_frame_that_is_not_there_cannot_be_taken_out():
     assert_same(world.snapshot(), before)
 
 
-@pytest.mark.parametrize("failing", ["add", "subtract"])
-def test_a_move_that_fails_leaves_the_map_as_it_was(monkeypatch, failing):
+@pytest.mark.parametrize("failing", ["add", "subtract", "remove_slots"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_move_that_fails_at_any_step_leaves_the_map_as_it_was(monkeypatch, failing, call):
+    monkeypatch.setattr(voxel_map, "COPY_BYTES", 1)  # as few voxels in a step as can be
     rng = np.random.default_rng(0)
     (one, features), (other, _) = random_frame(rng), random_frame(rng)
     world = make_map()
-    world.integrate(one, features)
+    for each in (one, frame(1.0), other):
+        world.integrate(each, features)
     before, real = world.snapshot(), getattr(world.table, failing)
     calls = []
 
     def fail(*args):
         calls.append(args)
-        if len(calls) == 1:
+        if len(calls) == call:
             raise MemoryError
         return real(*args)
 
     monkeypatch.setattr(world.table, failing, fail)
+    steps = world.move(world.lifted(one, features), world.lifted(other, features), features, 0)
+    done = []
     with pytest.raises(MemoryError):
-        list(world.move(world.lifted(one, features), world.lifted(other, features), features, 0))
+        done += steps
     assert_same(world.snapshot(), before)
+    assert len(done) >= call - 1
+    list(world.move(world.lifted(one, features), world.lifted(other, features), features, 0))
+    wanted = make_map()
+    for each in (other, frame(1.0), other):
+        wanted.integrate(each, features)
+    assert_equal(world, wanted, stamps=False)
+
+
+def test_no_step_of_a_move_touches_many_voxels(monkeypatch):
+    monkeypatch.setattr(voxel_map, "COPY_BYTES", 1)
+    rng = np.random.default_rng(0)
+    (one, features), (other, _) = random_frame(rng), random_frame(rng)
+    world = make_map(0.05)
+    world.integrate(one, features)
+    before, after = (world.lifted(each, features) for each in (one, other))
+    hits, longest = world.table["hits"].sum(), 0
+    for _ in world.move(before, after, features, 0):
+        now = world.table["hits"].sum()
+        longest, hits = max(longest, abs(int(now - hits))), now
+    assert 0 < longest <= 64 * int(max(before.hits.max(), after.hits.max())) < int(hits)
 
 
 # A live map
@@ -286,6 +311,55 @@ def test_a_corrected_map_is_the_one_of_corrected_poses(tmp_path, options):
     again = live_map(tmp_path, **options)
     assert_equal(again.mapper.map, live.mapper.map, stamps=bool(options))
     again.close(5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"map__carve_after": 1}, marks=pytest.mark.slow)],
+    ids=["sum", "anew"],
+)
+def test_floor_plans_follow_corrected_poses(tmp_path, options):
+    given = {**AT_ONCE, **options, "grid__low": 0.01, "grid__high": 5.0}
+    live, wanted = live_map(tmp_path / "one", **given), live_map(tmp_path / "other", **given)
+    observe(live, [0])  # before anybody wants a floor plan
+    for each in (live, wanted):
+        each.floor_plan()
+    observe(live, range(1, 5))
+    observe(wanted, range(1, 5), places={step: corrected(step) for step in range(1, 5)})
+
+    def cells(of: LiveMap) -> set:
+        assert of._looked is not None
+        return {*map(tuple, of._looked.cells().tolist())}
+
+    assert cells(live) != cells(wanted)
+    correct(live, range(5), by=-0.1)
+    correct(live, range(5))  # the first one may not be done
+    done(live)
+    assert cells(live) == cells(wanted) != set()
+    for each in (live, wanted):
+        each.close(5)
+
+
+def test_known_things_follow_corrected_poses_and_nothing_is_learnt_meanwhile(tmp_path):
+    live = live_map(tmp_path, **{**AT_ONCE, "correct__share": 0.01}, map__voxel_size=0.3)
+    observe(live, range(2))
+    asked = {"threshold": 0.1, "max_gap": 1.0}
+    assert live.query(["grey"], **asked).answers[0].objects[0].id == 1
+    before = {id: track.thing.centre for id, track in live._tracks._tracks.items()}
+    told = live.correct([stamp_of(s) for s in range(2)], [raised(place(s)) for s in range(2)])
+    assert told.moved == 2 and live.status().journal.moving
+    for id, track in live._tracks._tracks.items():
+        assert track.thing.centre == pytest.approx((*before[id][:2], before[id][2] + 100))
+    things = live.query(["grey"], **asked).answers[0].objects
+    assert things and not any(thing.id for thing in things), "there, and new to us"
+    assert live._tracks._tracks.keys() == before.keys()
+    live.close(5)
+
+
+def raised(T: np.ndarray) -> np.ndarray:
+    T = T.copy()
+    T[2, 3] += 100
+    return T
 
 
 @pytest.mark.slow  # seconds

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -149,6 +150,40 @@ def test_looks_from_several_places_add_up():
     T[:3, 3] = 5.0, 0.0, 0.3
     seen.add(frame(3.0, T), RULES)
     assert seen.cells()[:, 0].max() > 70
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_frame_that_was_elsewhere_is_as_if_it_had_been_there(live):
+    rng, rules = np.random.default_rng(0), [RULES, dataclasses.replace(RULES, low=0.25)]
+
+    def somewhere(number: int):
+        T = FORWARD.copy()
+        T[:3, 3] = *rng.uniform(-1, 1, 2), 0.3
+        return frame(np.full((60, 80), 1.0 + number), T, camera=FINE)
+
+    before, after = ([somewhere(number) for number in range(3)] for _ in range(2))
+    seen, wanted = LookedThrough(CELL), LookedThrough(CELL)
+    seen.add(before[0], RULES)  # it has no number
+    for number, looks_by in ((1, rules[live]), (2, RULES)):
+        seen.add(before[number], looks_by, number)
+    seen.move(1, before[1], after[1])
+    for each, looks_by in ((before[0], RULES), (after[1], rules[live]), (before[2], RULES)):
+        wanted.add(each, looks_by)
+
+    def cells(of: LookedThrough) -> set:
+        return {*map(tuple, of.cells().tolist())}
+
+    assert cells(seen) == cells(wanted) and 1 in seen and 0 not in seen and 3 not in seen
+    seen.move(1, after[1], before[1])
+    assert cells(seen) != cells(wanted)
+
+
+def test_of_so_many_frames_the_numbers_are_known_and_no_more(monkeypatch):
+    monkeypatch.setattr(grid_module, "MOST_FRAMES", 2)
+    seen = LookedThrough(CELL)
+    for number in (1, 2, 3):
+        seen.add(frame(1.0, FORWARD), RULES, number)
+    assert [number in seen for number in (1, 2, 3)] == [False, True, True]
 
 
 BOX = OrientedBox((2.05, 2.05, 0.2), (0.2, 0.2, 0.3), 0.0)  # of THING

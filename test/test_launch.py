@@ -134,6 +134,7 @@ def test_topics_of_several_cameras_are_below_each(launch):
 def test_topics_of_several_robots_are_below_each(launch):
     code, words, parameters = launch(
         "mapping", robots="[a, fleet/b]", cameras="front", depth="depth/image_raw", pose="odom",
+        trajectory="slam/path", journal="/tmp/journal", body_frame="base_link",
         robot_origins=str(2 * [float(i % 5 == 0) for i in range(16)]),
     )  # fmt: skip
     assert code == 0 and parameters["node.robots"] == ["a", "fleet/b"]
@@ -141,6 +142,15 @@ def test_topics_of_several_robots_are_below_each(launch):
     for robot in ("a", "fleet/b"):
         assert f"{robot}/front/depth/image:={robot}/front/depth/image_raw" in words
         assert f"{robot}/pose:={robot}/odom" in words
+        assert f"{robot}/trajectory:={robot}/slam/path" in words
+    assert parameters["journal.directory"] == "/tmp/journal"
+    assert parameters["correct.body_frame"] == "base_link"
+
+
+def test_a_trajectory_comes_from_whatever_optimises_it(launch):
+    code, words, parameters = launch("rtabmap", trajectory="/rtabmap/mapPath", journal="~/journal")
+    assert code == 0 and "trajectory:=/rtabmap/mapPath" in words
+    assert parameters["journal.directory"] == "~/journal"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +178,7 @@ def test_a_camera_brings_its_topics(launch, name, color, more):
         ({"cameras": "a,b", "depth": "/depth"}, "depth:=/depth is of one camera"),
         ({"robots": "a,b", "depth": "/depth"}, "depth:=/depth is of one camera"),
         ({"robots": "a,b", "cameras": "c", "pose": "/odom"}, "pose:=/odom is of one robot"),
+        ({"robots": "a,b", "trajectory": "/path"}, "trajectory:=/path is of one robot"),
         ({"use_sim_time": "maybe"}, "use_sim_time:=maybe is neither true nor false"),
         ({"respawn": "often"}, "respawn:=often is neither true nor false"),
         ({"pose_type": "twist"}, "twist"),

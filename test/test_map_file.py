@@ -321,14 +321,14 @@ def test_what_has_no_share_is_refused(tmp_path):
         save_map(path, some_map(), share=16)
     labelled = make_map(0.2, 2, space="probability", labels=["a", "b"])
     with pytest.raises(InputError, match="as they are"):
-        save_map(path, labelled, share=4)
+        save_map(path, labelled, share=2)
     assert not path.exists()
     save_map(path, make_map(0.2, 5), share=4)
     assert not len(load_map(path)[0]), "an empty map is a map"
 
 
 CODED = {
-    "no codec": lambda header, state: state.pop("codec_axes"),
+    "no codec": lambda header, state: state.pop("codec0_axes"),
     "no hits": lambda header, state: state.pop("hits"),
     "codes of another width": lambda header, state: state.update(
         codes=state["codes"][:, 1:].contiguous()
@@ -336,20 +336,20 @@ CODED = {
     "codes of another number": lambda header, state: state.update(codes=state["codes"][1:]),
     "codes of another type": lambda header, state: state.update(codes=state["codes"].int()),
     "codes that are one number": lambda header, state: state.update(codes=state["codes"][0, 0]),
-    "no number": lambda header, state: state["codec_typical"][3].fill_(torch.nan),
+    "no number": lambda header, state: state["codec0_typical"][3].fill_(torch.nan),
     "too few directions": lambda header, state: state.update(
-        codec_typical=state["codec_typical"][:9]
+        codec0_typical=state["codec0_typical"][:9]
     ),
     "another width": lambda header, state: state.update(
-        codec_typical=torch.cat([state["codec_typical"]] * 2, 1),
-        codec_axes=torch.cat([state["codec_axes"]] * 2, 1),
+        codec0_typical=torch.cat([state["codec0_typical"]] * 2, 1),
+        codec0_axes=torch.cat([state["codec0_axes"]] * 2, 1),
     ),
-    "axes for nothing": lambda header, state: state.update(codec_axes=state["codec_axes"][1:]),
-    "a flat book": lambda header, state: state.update(codec_book4=state["codec_book4"].flatten()),
+    "axes for nothing": lambda header, state: state.update(codec0_axes=state["codec0_axes"][1:]),
+    "a flat book": lambda header, state: state.update(codec0_book4=state["codec0_book4"].flatten()),
     "a book of half numbers": lambda header, state: state.update(
-        codec_book4=state["codec_book4"].half()
+        codec0_book4=state["codec0_book4"].half()
     ),
-    "a point": lambda header, state: state.update(codec_typical=state["codec_typical"][0, 0]),
+    "a point": lambda header, state: state.update(codec0_typical=state["codec0_typical"][0, 0]),
 }
 
 

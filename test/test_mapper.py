@@ -61,11 +61,20 @@ def mapper(**map_options) -> Mapper:
     return result
 
 
-@pytest.mark.parametrize("space", ["backbone", "language"])
-def test_boxes_are_found_where_they_are_and_others_are_not(space):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"space": "backbone"},
+        {"space": "language"},
+        {"space": "backbone", "hot_voxels": 3000, "cold_share": 4},
+        {"space": "language", "hot_voxels": 3000, "cold_share": 4},
+        {"space": "language", "hot_voxels": 100_000, "cold_share": 4},
+    ],
+    ids=str,
+)
+def test_boxes_are_found_where_they_are_and_others_are_not(options):
     found = {
-        answer.label: answer
-        for answer in mapper(space=space).query(["red", "blue", "green"]).answers
+        answer.label: answer for answer in mapper(**options).query(["red", "blue", "green"]).answers
     }
     for name, (centre, _) in BOXES.items():
         assert found[name].objects[0].peak == pytest.approx(centre, abs=0.06)

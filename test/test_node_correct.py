@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ require_ros()
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path as PosePath
 from robot import NODE, Robot, Sender, color_node, running_robot, wait_for
+from test_node_robots import ORIGINS, STEP, place_robots, sent_by, shifted
+from test_node_robots import frame as scene
+from test_robots import poses_in_journal
 
 from radseg_interfaces.srv import CorrectPoses, SaveMap
 from radseg_ros.journal.folder import Journal
@@ -77,6 +81,35 @@ def test_frames_move_where_the_service_and_the_topic_say(robot, tmp_path):
         ):
             refused = robot.call(CorrectPoses, f"{NODE}/correct", path=path)
             assert not refused.success and any(s in refused.message for s in said.split("|"))
+
+
+def test_each_of_two_robots_has_a_trajectory(robot, tmp_path):
+    given = {"node.robots": "[a,b]", "node.backlog": 99, "correct.body_frame": "base"}
+    with color_node({**given, "journal.directory": tmp_path}):
+        place_robots(robot)
+        for step in range(3):
+            robot.publish({**sent_by("a", step), **sent_by("b", step)})
+            time.sleep(0.03)
+        wait_for(lambda: robot.integrated() == 6, what="three frames of each")
+        before = poses_in_journal(tmp_path)
+
+        def path(name: str, frame: str, shift: float) -> PosePath:
+            path = PosePath(header=messages.header(1, frame))
+            for step in range(3):
+                stamp = messages.header(scene(name, step).stamp_ns, frame)
+                at = messages.pose(shifted(shift + step * STEP))
+                path.poses.append(PoseStamped(header=stamp, pose=at))
+            return path
+
+        def moved(**by: float) -> bool:
+            wanted = {key: x + by.get(key[0], 0.0) for key, x in before.items()}
+            return poses_in_journal(tmp_path) == pytest.approx(wanted)
+
+        done = robot.call(CorrectPoses, f"{NODE}/a/correct", path=path("a", "a/odom", 1.0))
+        assert (done.moved, done.kept, done.outside) == (3, 0, 0), done.message
+        assert moved(a=1.0)
+        robot.publish({"/b/trajectory": path("b", "map", ORIGINS["b"] - 2.0)})
+        wait_for(lambda: moved(a=1.0, b=-2.0), what="the frames of b")
 
 
 def test_without_a_journal_a_trajectory_is_counted_and_told(robot, tmp_path):

@@ -51,13 +51,17 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def node(robot: Robot, folder: Path) -> Iterator[Process]:
-    """Robot a is placed by odometry and what all share, b by its own transforms."""
     given = {"node.robots": "[a,b]", "node.backlog": 99, "node.map_directory": folder}
     with color_node(given) as node:
-        robot.publish({"/tf_static": transform(0, "map", "a/odom", shifted(ORIGINS["a"]))})
-        robot.publish({"/tf_static": transform(0, "a/base", "a/camera", shifted(0.5))})
-        robot.publish({"/b/tf_static": transform(0, "base", "camera", shifted(0.5))})
+        place_robots(robot)
         yield node
+
+
+def place_robots(robot: Robot) -> None:
+    """Robot a is placed by odometry and what all share, b by its own transforms."""
+    robot.publish({"/tf_static": transform(0, "map", "a/odom", shifted(ORIGINS["a"]))})
+    robot.publish({"/tf_static": transform(0, "a/base", "a/camera", shifted(0.5))})
+    robot.publish({"/b/tf_static": transform(0, "base", "camera", shifted(0.5))})
 
 
 def shifted(x: float) -> np.ndarray:

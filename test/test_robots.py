@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,22 @@ from journalled import assert_equal, settle
 from plain_messages import Message, image, info, pose, transforms
 from test_accounts import GARBAGE, SMALL, even
 
-from radseg_ros.config import Config, NodeConfig, SyncConfig
+from radseg_ros.config import (
+    Config,
+    CorrectConfig,
+    JournalConfig,
+    NodeConfig,
+    PersistenceConfig,
+    SyncConfig,
+)
 from radseg_ros.datatypes import ConfigError, InputError
-from radseg_ros.frames.assemble import KINDS, OF_A_CAMERA, SHARED, Assembler, cameras_of
+from radseg_ros.frames.assemble import KINDS, OF_A_CAMERA, SHARED, Assembler, cameras_of, is_of
 from radseg_ros.frames.ledger import IMAGES, input_name
 from radseg_ros.frames.transforms import KINDS as TRANSFORMS
 from radseg_ros.frames.transforms import NotConnected, Transforms
+from radseg_ros.journal.folder import Journal
+from radseg_ros.journal.record import FRAME
+from radseg_ros.journal.replay import poses_of
 from radseg_ros.live_map import BUSY, PAUSED, LiveMap
 from radseg_ros.mapper import Mapper
 from radseg_ros.watchdog import InputState, Level, Watchdog
@@ -415,13 +426,22 @@ class Held(ColorEncoder):
         return super().encode(rgb)
 
 
-def live_map(how: Convention | None = None, **node: object) -> LiveMap:
+def live_map(how: Convention | None = None, journal: str = "", **node: object) -> LiveMap:
     """Of both robots, or without ``how`` of none that has a name."""
     names = {} if how is None else {"robots": list(ROBOTS), **how.options}
     made = NodeConfig(**{"backlog": 99, **names, **node})
-    config = Config(encoder="colors", short_side=0, node=made)
+    kept, correct = JournalConfig(directory=journal), CorrectConfig(share=1.0, body_frame="base")
+    config = Config(
+        encoder="colors",
+        short_side=0,
+        node=made,
+        journal=kept,
+        correct=correct,
+        persistence=PersistenceConfig(frame_is_persistent=True),
+    )
     live = LiveMap(config)
     live.start(Mapper(config, Held()))
+    live.resume()
     if how is not None:
         give(live, *infos(), *(each for robot in ROBOTS for each in how.static(robot)))
     return live
@@ -521,11 +541,84 @@ def test_what_is_said_of_a_robot_is_said_of_each_of_its_cameras():
     assert "dropped 1 x said" in text and "dropped 2 x shown" in text
 
 
-def test_poses_of_several_robots_cannot_be_corrected():
-    live = live_map(GIVEN)
-    with pytest.raises(InputError, match=r"does not say of which robot .*node\.robots"):
-        live.correct([1], [np.eye(4)])
+def poses_in_journal(folder: Path) -> dict[tuple[str, int], float]:
+    """Robot and stamp (ms) of each frame -> x of where it is now."""
+    journal = Journal(folder)
+    corrected, found = poses_of(journal, journal.records), {}
+    for record in (record for record in journal.records if record.kind == FRAME):
+        header = journal.header(record)
+        T = corrected.get(record.number, np.array(header["pose"]))
+        found[header["camera"], header["stamp_ns"] // 10**6] = round(float(T[0, 3]), 6)
+    return found
+
+
+# In which frames trajectories of a robot {} may be: their names, and x of each in the map.
+TOLD_IN = {
+    "tf of each": {"map": 0.0},
+    "one tf with prefixes": {"map": 0.0, "{}/odom": None},
+    "tf of each, joined by what is shared": {"map": 0.0, "{}/map": None},
+    "tf of each, given origins": {"map": None},
+    "odometry, joined by tf": {"map": 0.0, "{}/odom": None},
+    "odometry, given origins": {"map": 0.0, "odom": None},
+    "poses in the map": {"world": 0.0},
+}
+
+
+QUICK = ("one tf with prefixes", "odometry, given origins")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TOLD_IN],
+)
+def test_a_trajectory_moves_the_frames_of_its_robot_alone(how, tmp_path):
+    live = live_map(CONVENTIONS[how], str(tmp_path))
+    for ms in (100, 200, 300):
+        for robot in ROBOTS:
+            drive(live, CONVENTIONS[how], robot, ms)
+    settle(live, lambda: live.status().integrated == 6)
+    before = poses_in_journal(tmp_path)
+    for shift, (name, x) in enumerate(TOLD_IN[how].items(), 1):
+        path, world = np.tile(np.eye(4), (3, 1, 1)), ORIGINS[B] if x is None else x
+        path[:, 0, 3] = [before[B, ms] - MOUNT - world + shift for ms in (100, 200, 300)]
+        done = live.correct([10**8, 2 * 10**8, 3 * 10**8], list(path), name.format(B), B)
+        assert (done.moved, done.kept, done.outside) == (3, 0, 0)
+        settle(live, lambda: not live.status().journal.moving)
+        wanted = {key: x + shift * (key[0] == B) for key, x in before.items()}
+        assert poses_in_journal(tmp_path) == pytest.approx(wanted)
+    with pytest.raises(InputError, match="place in the map is not known: |the map in 'map'"):
+        live.correct([10**8], [np.eye(4)], "nowhere", B)
+    for robot in ("c", ""):
+        with pytest.raises(InputError, match=r"no robot is called '.?'; node\.robots: a, "):
+            live.correct([10**8], [np.eye(4)], "map", robot)
     assert live.close(10)
+
+
+@pytest.mark.parametrize("how", [EACH, GIVEN, CONVENTIONS["tf of each, given origins"]])
+def test_a_journal_knows_the_robot_of_each_frame(how, tmp_path):
+    live = live_map(how, str(tmp_path))
+    for robot in ROBOTS:
+        drive(live, how, robot, 100)
+    settle(live, lambda: live.status().integrated == 2)
+    assert live.close(10)
+    before, live = poses_in_journal(tmp_path), live_map(how, str(tmp_path))
+    x, T = ORIGINS[B] + 0.1 + 1, np.eye(4)
+    if how.options:  # nobody knows yet whether poses come by transforms, whose map is the robot's
+        with pytest.raises(InputError, match="no pose of this robot has come yet"):
+            live.correct([10**8], [T], "map", B)
+        live.poses_from("tf" if how is not GIVEN else "topic", B)
+        x -= ORIGINS[B] * (how is not GIVEN)
+    T[0, 3] = x
+    assert live.correct([10**8], [T], "map", B).moved == 1
+    assert poses_in_journal(tmp_path) == pytest.approx(
+        {key: x + (key[0] == B) for key, x in before.items()}
+    )
+    assert live.close(10)
+
+
+def test_cameras_are_of_the_robot_whose_name_is_in_front():
+    assert is_of("a", "a") and is_of("a/front", "a") and is_of("front", "") and is_of("", "")
+    assert not is_of("ab", "a") and not is_of("front", "a") and not is_of("b/a", "a")
 
 
 # Options

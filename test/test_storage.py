@@ -92,7 +92,7 @@ def test_blocks_are_one_array_of_sums(seed, dtype):
         slots = torch.tensor(known)
         np.testing.assert_allclose(blocks.means(slots, counts[slots]), means, **tolerance)
         np.testing.assert_allclose(blocks.all_means(counts)[slots], means, **tolerance)
-        assert torch.equal(blocks.state()[slots].float(), blocks.rows(slots))
+        assert torch.equal(blocks.state()["vectors"][slots].float(), blocks.rows(slots))
         assert torch.equal(blocks.stored(slots).float(), blocks.rows(slots))
 
     for _ in range(8):
@@ -127,7 +127,7 @@ def test_blocks_are_one_array_of_sums(seed, dtype):
             source, target = np.sort(source), np.sort(target)
             blocks.moving(torch.tensor(source), torch.tensor(target))()
             sums[target], hits[target] = sums[source], hits[source]
-        assert len(blocks) == len(hits) and blocks.state().shape == (len(hits), WIDTH)
+        assert len(blocks) == len(hits) and blocks.state()["vectors"].shape == (len(hits), WIDTH)
         assert blocks.nbytes == -(-len(hits) // BLOCK) * BLOCK * WIDTH * DTYPES[dtype].itemsize
         check(rng.permutation(len(hits)))
 
@@ -135,14 +135,14 @@ def test_blocks_are_one_array_of_sums(seed, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_than_is_undone_at_once_is_undone(dtype):
     blocks, hits = filled(dtype, 700, block_rows=1000)
-    before = blocks.state()
+    before = blocks.state()["vectors"]
     more = torch.randn(600, WIDTH)
     slots = torch.arange(100, 700)
     take_back = blocks.add(slots, hits[slots], hits[slots], lambda a, b: more[a:b].clone())
-    changed = (blocks.state() != before).any(1)
+    changed = (blocks.state()["vectors"] != before).any(1)
     assert not changed[:100].any() and changed[100:].all()
     take_back()
-    torch.testing.assert_close(blocks.state(), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(blocks.state()["vectors"], before, atol=1e-5, rtol=1e-5)
 
 
 def test_only_blocks_that_are_touched_are_asked_for():
@@ -177,5 +177,5 @@ def test_rows_that_come_back_are_zero():
     for length in (9, 4, 6):
         blocks.resize(length)
         blocks.resize(10)
-        assert not blocks.state()[length:].any()
-        assert blocks.state()[: min(length, 4)].all()
+        assert not blocks.state()["vectors"][length:].any()
+        assert blocks.state()["vectors"][: min(length, 4)].all()

@@ -147,7 +147,7 @@ def test_claimed_rows_are_empty_and_keys_that_go_are_nowhere():
     assert slots.tolist() == list(range(5, 15)) and len(table) == 15
     for name in ("hits", "rgb_sum", "seen_through", "changed"):
         assert not table[name][10:].any()
-    assert not table.vectors.state()[10:].any()
+    assert not table.vectors.state()["vectors"][10:].any()
     table.release(10)
     assert (table.index.find(keys(10, start=10)) == -1).all()
     table.remove(torch.arange(10) % 2 == 1)

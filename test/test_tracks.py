@@ -337,6 +337,77 @@ def test_what_is_not_sure_is_two_things(world, why):
     assert len(missing(found)) == gone and world.ask() == found
 
 
+# ---- corrected -----------------------------------------------------------------------------------
+
+
+def shifts(**by: float) -> dict[int, np.ndarray]:
+    """Frames of these seconds (s1 ...) were so many metres further along y, and turned a little."""
+    found = {}
+    for name, y in by.items():
+        T = np.eye(4)
+        T[:2, :2] = [[math.cos(0.1), -math.sin(0.1)], [math.sin(0.1), math.cos(0.1)]]
+        T[1, 3] = y
+        found[int(name[1:]) * S] = T
+    return found
+
+
+def test_a_thing_goes_with_the_last_frame_that_shows_it(world):
+    world.show(crate(1.0), at=1)
+    world.show(crate(4.0), at=2)
+    one, other = world.ask()
+    world.look(3, *[THERE] * module.SAMPLES, *[UNSEEN] * module.SAMPLES)
+    world.look(4, UNSEEN)
+    seen = world.ask()[0].viewpoint
+    assert seen is not None
+    world.rows.clear()  # frames move, and so do voxels
+    world.tracks.move(shifts(s1=9.0, s3=2.0, s4=7.0))
+    T = shifts(s3=2.0)[3 * S]
+    there = T @ (*one.centre, 1)
+    world.show(crate(*(there[:3] - 0.125)), at=3)
+    world.show(crate(4.0), at=2)
+    found = {thing.id: thing for thing in world.ask()}
+    assert sorted(found) == [1, 2], "what nobody moved stays"
+    assert found[1].centre == pytest.approx(tuple(there[:3]), abs=SIZE)
+    assert found[2].centre == other.centre
+    place = T @ (*seen.position, 1)
+    assert found[1].viewpoint.position == pytest.approx(tuple(place[:3]))
+    world.look(5, *[GONE] * module.SAMPLES, *[THERE] * module.SAMPLES)
+    world.look(6, *[GONE] * module.SAMPLES, *[THERE] * module.SAMPLES)
+    assert missing(world.ask()) == {1: 6}
+
+
+@pytest.mark.parametrize("along", [True, False])
+def test_what_was_looked_through_elsewhere_is_not_missing(world, along):
+    world.show(crate(1.0), at=1)
+    (before,) = world.ask()
+    for at in (2, 3):
+        world.look(at, GONE)
+    assert missing(world.ask()) == {1: 3}
+    by = shifts(s1=1.0, s3=1.0) if along else shifts(s1=1.0)
+    world.tracks.move(by)
+    world.rows.clear()
+    (thing,) = world.ask() if along else [before]
+    assert missing([thing]) == ({1: 3} if along else {})
+    if not along:
+        assert world.ask() == [], "it is not told as missing"
+        there = by[S] @ (*before.centre, 1)
+        world.show(crate(*(there[:3] - 0.125)), at=1)
+        assert ids(world.ask()) == [1]
+
+
+def test_a_forgotten_thing_stays_away_where_it_is_now_known_to_have_been(world):
+    world.show(crate(1.0), at=1)
+    (thing,) = world.ask()
+    world.tracks.forget(thing.id)
+    assert world.ask() == []
+    world.tracks.clear_box((8, 8, 8), (9, 9, 9))
+    by = shifts(s1=1.0)
+    world.tracks.move(by)
+    centre = by[S] @ (*thing.centre, 1)
+    lowest = [(each.lowest + each.highest) / 2 for each in world.tracks._graves]
+    np.testing.assert_allclose(lowest, [centre[:3], (8.5, 8.5, 8.5)], atol=1e-6)
+
+
 # ---- forgotten -----------------------------------------------------------------------------------
 
 

@@ -14,14 +14,14 @@ import itertools
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ..config import QueryConfig
-from ..datatypes import Frame, InputError, MapGeometry, SemanticObject, Viewpoint
+from ..datatypes import Frame, InputError, MapGeometry, OrientedBox, SemanticObject, Viewpoint
 from ..geometry import DeviceFrame
 from .objects import find_groups, least_score, make_object, rows_of
 from .packed import thinning_order
@@ -41,6 +41,8 @@ KNOWN = 0.2  # share of the voxels there that must be older than its absence
 SIMILAR = 0.3, 0.1  # relative, m: how much the sides of a thing may differ after it was moved
 BACKWARDS_NS = 1_000_000_000  # a step back by more begins another time, by less is a late frame
 
+Shifts = Mapping[int, np.ndarray]  # stamp of a frame (ns) -> T_new_old, (4, 4); others stay
+STAYS = np.eye(4)
 DepthBeyond = Callable[[np.ndarray], np.ndarray]  # (N, 3) m -> (N,) m, see voxels.carving
 
 
@@ -75,6 +77,7 @@ class _Track:
     missing_at_ns: int = 0  # of the clock of the map, since when it is missing
     looks: int = 0  # frames that looked through it since then
     clearest: float = 0.0  # share of the samples that can be seen from the viewpoint
+    clearest_ns: int = 0  # stamp of the frame that was taken there
 
     def take(self, found: _Found, asked: int) -> None:
         """It is what was found now."""
@@ -90,10 +93,24 @@ class _Track:
         """A frame shows so much of it."""
         self.looks, self.seen_ns = 0, max(self.seen_ns, frame.stamp_ns)
         if share > self.clearest:
-            self.clearest = share
-            x, y, z = frame.T_world_camera[:3, 3].tolist()
-            yaw = math.atan2(self.thing.centre[1] - y, self.thing.centre[0] - x)
-            self.thing = replace(self.thing, viewpoint=Viewpoint((x, y, z), yaw))
+            self.clearest, self.clearest_ns = share, frame.stamp_ns
+            viewpoint = _seen_from(frame.T_world_camera[:3, 3], self.thing.centre)
+            self.thing = replace(self.thing, viewpoint=viewpoint)
+
+    def move(self, shifts: Shifts) -> None:
+        """It is where the last frame shows it that is known to; see :meth:`Tracks.move`."""
+        known, since_ns = self.thing, self.thing.missing_since_ns
+        shown, looked, viewed = (
+            shifts.get(ns, STAYS) for ns in (self.seen_ns, since_ns, self.clearest_ns)
+        )
+        self.looks, self.samples = 0, _at(shown, self.samples)
+        self.thing = _shifted(known, shown)
+        if known.viewpoint is not None:
+            place = _at(viewed, np.array(known.viewpoint.position))
+            self.thing = replace(self.thing, viewpoint=_seen_from(place, self.thing.centre))
+        apart = np.abs(_at(looked, np.array(known.centre)) - self.thing.centre)
+        if since_ns and (apart > np.array(known.size) / 2).any():
+            self.is_back()  # another place was looked through
 
     def looked_through(self, stamp_ns: int, now_ns: int) -> None:
         """A frame shows what is behind it."""
@@ -128,6 +145,7 @@ class _Grave:
     highest: np.ndarray
     at_ns: int  # of the clock of the map
     enough: int  # voxels seen later that open it again, fewer are no object; 0 = each counts
+    seen_ns: int = 0  # stamp of the last frame that is known to show the thing; 0 = it is a place
 
     def holds(self, xyz: np.ndarray) -> np.ndarray:
         """(..., 3) -> (...) bool."""
@@ -140,6 +158,12 @@ class _Grave:
     def keeps(self, found: _Found) -> bool:
         """Whether what was seen later is too little to be a thing."""
         return self._is_about(found) and found.thing.voxels < self.enough
+
+    def moved(self, shifts: Shifts) -> _Grave:
+        """Where the thing was, as it is known now."""
+        centre = (self.lowest + self.highest) / 2
+        by = _at(shifts.get(self.seen_ns, STAYS), centre) - centre
+        return replace(self, lowest=self.lowest + by, highest=self.highest + by)
 
     def _is_about(self, found: _Found) -> bool:
         return bool(self.holds(np.array(found.thing.centre)))
@@ -199,6 +223,20 @@ class Tracks:
                     track.seen(frame, float(hit / of))
                 elif through >= THROUGH * (hit + through):
                     track.looked_through(frame.stamp_ns, now_ns)
+
+    def move(self, shifts: Shifts) -> None:
+        """Frames were elsewhere than was believed, and so is what they showed.
+
+        A thing, and its grave, go with the last frame that is known to show it. That it is missing
+        was not seen by a frame that looked through another place than where it is now.
+
+        Args:
+            shifts: of the frames that were elsewhere.
+        """
+        with self._lock:
+            for track in self._tracks.values():
+                track.move(shifts)
+            self._graves = [grave.moved(shifts) for grave in self._graves]
 
     def _begin_time_anew(self) -> None:
         """Stamps do not tell any more what came before what."""
@@ -274,7 +312,7 @@ class Tracks:
         matches = {i: track for i, track in matches.items() if track not in away}
         there = {i: each for i, each in enumerate(found) if i in matches or i not in left}
         for i, track in _moved(there, away, geometry).items():
-            self._bury(track.thing, track.missing_at_ns)
+            self._bury(track, track.missing_at_ns)
             moved = replace(there[i].thing, id=track.thing.id)
             if i in matches:  # it was found before anybody looked where it had been
                 del self._tracks[matches[i].thing.id]
@@ -330,7 +368,7 @@ class Tracks:
             track = self._tracks.pop(id, None)
             if track is None:
                 raise InputError(f"no object has the id {id}: ids come with answers")
-            self._bury(track.thing, max(self._now_ns, track.shown_at_ns))
+            self._bury(track, max(self._now_ns, track.shown_at_ns))
             return track.thing
 
     def clear_box(self, lowest: Sequence[float], highest: Sequence[float]) -> None:
@@ -348,10 +386,11 @@ class Tracks:
             }
             self._dig(box)
 
-    def _bury(self, thing: SemanticObject, at_ns: int) -> None:
+    def _bury(self, track: _Track, at_ns: int) -> None:
+        thing = track.thing
         centre, half = np.array(thing.centre), np.array(thing.size) / 2
         corners = centre - half, centre + half
-        self._dig(_Grave(thing.label, *corners, at_ns, _enough(thing)))
+        self._dig(_Grave(thing.label, *corners, at_ns, _enough(thing), track.seen_ns))
 
     def _dig(self, grave: _Grave) -> None:
         self._graves = [*self._graves, grave][-MAX_GRAVES:]
@@ -406,6 +445,28 @@ def _named(found: list[_Found], matches: dict[int, _Track]) -> list[SemanticObje
     ]
 
 
+def _at(T: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(..., 3) points, moved by (4, 4)."""
+    return points @ T[:3, :3].T + T[:3, 3]
+
+
+def _shifted(thing: SemanticObject, T: np.ndarray) -> SemanticObject:
+    """The same thing elsewhere. Its sides stay: a correction turns it by little."""
+    centre, peak, middle = (
+        tuple(_at(T, np.array(point)).tolist())
+        for point in (thing.centre, thing.peak, thing.box.centre)
+    )
+    yaw = thing.box.yaw + math.atan2(T[1, 0], T[0, 0])
+    box = OrientedBox(middle, thing.box.size, (yaw + math.pi / 2) % math.pi - math.pi / 2)
+    return replace(thing, centre=centre, peak=peak, box=box)
+
+
+def _seen_from(place: np.ndarray, centre: Sequence[float]) -> Viewpoint:
+    """From a place (3,), towards a thing."""
+    x, y, z = place.tolist()
+    return Viewpoint((x, y, z), math.atan2(centre[1] - y, centre[0] - x))
+
+
 def _enough(thing: SemanticObject) -> int:
     """Voxels that are evidence of it."""
     return math.ceil(EVIDENCE * thing.voxels)
@@ -417,7 +478,7 @@ def _without(
     """(M,) scores, in which what is buried is below any threshold."""
     if not graves:
         return scores
-    rows = np.flatnonzero(scores >= least_score(rules))
+    rows = np.flatnonzero(scores >= least_score(rules, rules.threshold))  # in any case
     xyz = rows_of(geometry.index, rows) * geometry.voxel_size
     seen_at_ns = rows_of(geometry.seen_at_ns, rows)
     buried = np.zeros(len(rows), bool)

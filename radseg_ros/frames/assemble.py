@@ -37,6 +37,11 @@ def cameras_of(node: NodeConfig) -> dict[str, tuple[str, ...]]:
     }
 
 
+def is_of(camera: str, robot: str) -> bool:
+    """Whether a camera is one of a robot, as :func:`cameras_of` names them."""
+    return not robot or f"{camera}/".startswith(f"{robot}/")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """The messages of one frame, still encoded: a frame that is never used costs no decoding."""

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from ..config import NodeConfig, SyncConfig
-from ..datatypes import check_pose
+from ..datatypes import InputError, check_pose
 from .drops import Unusable
 from .ledger import Ledger
 from .transforms import NotConnected, NotYet, Track, Transforms, pose_at, shown
@@ -146,7 +146,8 @@ class Localizer:
 
         Args:
             frame: of the images; empty = not known, the camera is the body.
-            body: empty = what poses of the topic are of, or the camera itself.
+            body: empty = what poses of the topic are of, or the camera itself. Of one of several
+                robots it may do without the name in front.
 
         Raises:
             Unusable: no transform joins the two.
@@ -156,7 +157,36 @@ class Localizer:
             return self._T_body_camera
         if not body or not frame or body == frame:
             return np.eye(4)
-        return self.transforms.newest(body, frame)[0]
+        try:
+            return self.transforms.newest(body, frame)[0]
+        except NotConnected:
+            if not self._robot:
+                raise
+            return self.transforms.newest(f"{self._robot}/{body}", frame)[0]
+
+    def world(self, frame: str) -> np.ndarray:
+        """T_map_frame, (4, 4), of what a trajectory is in, as far as it is known now.
+
+        Args:
+            frame: empty = that of the map.
+
+        Raises:
+            InputError: it is another than that of the map, or it is not known yet which is the
+                robot's own.
+            Unusable: of one of several robots, no transform joins the two.
+        """
+        if self._T_map_world is not None and frame:
+            if self.source == "auto":
+                raise InputError("no pose of this robot has come yet, which says in what frame")
+            if frame == (self.map_frame if self.source == "tf" else self._world):
+                return self._T_map_world
+        if not frame or not self.map_frame or frame == self.map_frame:
+            return np.eye(4)
+        if self._robot and self._T_map_world is None:
+            return self.transforms.newest(self.map_frame, frame)[0]
+        raise InputError(
+            f"the trajectory is in frame {shown(frame)}, the map in {shown(self.map_frame)}"
+        )
 
     def placed(self, frame: str) -> tuple[np.ndarray, int]:
         """T_frame_map, (4, 4), at the last moment at which it is known, and that (ns; 0 = always).

@@ -22,6 +22,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -29,12 +30,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..datatypes import InputError, MapFileError
+from ..datatypes import Frame, InputError, MapFileError
 from ..device import give_way
 from ..voxels.camera_path import CameraPath
+from ..voxels.lift import LiftedFrame
 from ..voxels.voxel_map import PAUSE, VoxelMap
 from .folder import JournalWriter
-from .record import FRAME, Content, Record
+from .record import FRAME, Content, KeyFrame, Record
 from .replay import Poses, beginning, poses_of, replay
 from .story import MOVED, Story
 from .trajectory import Trajectory, moved
@@ -53,7 +55,17 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+class Looks(Protocol):
+    """What else is known of frames, by their numbers."""
+
+    def __contains__(self, number: object) -> bool: ...
+
+    def move(self, number: int, before: Frame, after: Frame) -> None:
+        """A frame was elsewhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Correction:
     """What a trajectory says of the frames in the journal."""
 
@@ -61,12 +73,14 @@ class Correction:
     kept: int  # are where they were, nearly enough
     outside: int  # before, behind, or in a gap of the trajectory: they stay
     gone: int  # in the map and not in the journal any more: they stay
+    shifts: dict[int, np.ndarray]  # stamp (ns) of frames that are elsewhere -> T_new_old, (4, 4)
 
 
 class _Known(NamedTuple):
     """What must be known of a frame to tell where it belongs."""
 
     stamp_ns: int
+    camera: str
     optical_frame: str
     T_world_camera: np.ndarray  # as it was fused first
 
@@ -80,6 +94,7 @@ class Corrector:
         share: of one core's time.
         changed: is called when frames have been moved; at last with the way of the camera, if all
             of it is known.
+        looks: what else follows frames that move; None = nothing now.
     """
 
     def __init__(
@@ -90,10 +105,11 @@ class Corrector:
         read: Callable[[Path], VoxelMap],
         share: float,
         changed: Callable[[CameraPath | None], None],
+        looks: Callable[[], Looks | None] = lambda: None,
     ) -> None:
         self.failed = 0  # frames that could not be moved: damaged, or gone meanwhile
         self._journal, self._host, self._turn, self._read = journal, host, turn, read
-        self._share, self._changed = share, changed
+        self._share, self._changed, self._looks = share, changed, looks
         self._known: dict[int, _Known] = {}
         self._poses = poses_of(journal, journal.records)  # numbers are given once
         self._busy = False
@@ -126,18 +142,24 @@ class Corrector:
         mounted: Callable[[str], np.ndarray],
         min_shift: float,
         min_angle: float,
+        whose: Callable[[str], bool] = lambda camera: True,
     ) -> Correction:
         """Frames belong where a trajectory says. Called in turn.
 
         Args:
             mounted: T_body_camera, (4, 4), of the optical frame of images.
             min_shift, min_angle: m and degrees; who moves by less stays.
+            whose: which cameras the trajectory is of; frames of others are not looked at.
 
         Raises:
             InputError: the map is no sum of its frames, and the journal does not hold them all.
         """
         frames = self._frames()
-        known = {r.number: found for r in frames if (found := self._know(r)) is not None}
+        known = {
+            record.number: found
+            for record in frames
+            if (found := self._know(record)) is not None and whose(found.camera)
+        }
         gone = self._gone(frames)
         if gone and not self._host.map.is_sum:
             raise InputError(
@@ -154,7 +176,11 @@ class Corrector:
         if len(moves):
             self._move([numbers[i] for i in moves], before[moves], after[moves])
         outside = int((~inside).sum())
-        return Correction(len(moves), len(known) - len(moves) - outside, outside, gone)
+        kept = len(known) - len(moves) - outside
+        shifts = dict(
+            zip(stamps[moves].tolist(), after[moves] @ np.linalg.inv(before[moves]), strict=True)
+        )
+        return Correction(len(moves), kept, outside, gone, shifts)
 
     def _move(self, numbers: list[int], before: np.ndarray, after: np.ndarray) -> None:
         poses = torch.from_numpy(np.ascontiguousarray(after))
@@ -194,7 +220,8 @@ class Corrector:
         if known is None and (header := self._journal.header(record)) is not None:
             try:
                 stamp_ns, pose = int(header["stamp_ns"]), np.array(header["pose"], np.float64)
-                known = _Known(stamp_ns, str(header["optical_frame"]), pose.reshape(4, 4))
+                camera, optical_frame = str(header["camera"]), str(header["optical_frame"])
+                known = _Known(stamp_ns, camera, optical_frame, pose.reshape(4, 4))
             except (KeyError, TypeError, ValueError) as error:
                 self._journal.leave_out(InputError(f"{record.name}: {error}"))
                 return None
@@ -206,10 +233,9 @@ class Corrector:
     def _run(self) -> None:
         give_way()
         while not self._closing.is_set():
-            begun = time.monotonic()
             if self._step():
-                self._rest(time.monotonic() - begun)
-            elif self._busy:
+                continue
+            if self._busy:
                 self._settle()
                 self._busy = False
             else:
@@ -232,8 +258,22 @@ class Corrector:
                     path.add(self._poses.get(record.number, known.T_world_camera))
             self._changed(path)
 
-    def _rest(self, spent: float) -> None:
-        self._closing.wait(spent * (1 / self._share - 1))
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Some work, and the rest after it; a frame that waits for the map can have it then."""
+        begun = time.monotonic()
+        yield
+        rest = (time.monotonic() - begun) * (1 / self._share - 1)
+        self._closing.wait(max(PAUSE, rest))
+
+    def _restfully(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Each of the records, and the rest after it."""
+        while True:
+            with self._working():
+                record = next(records, None)
+            if record is None:
+                return
+            yield record
 
     def _step(self) -> bool:
         """Move a frame, or make the map anew; whether there was anything to do."""
@@ -255,24 +295,43 @@ class Corrector:
 
     def _move_one(self, world: VoxelMap, stale: Poses) -> None:
         number = nearest(stale, world.camera)
-        kept = self._journal.key_frame(Record(number, FRAME, 0))
+        with self._working():
+            kept = self._journal.key_frame(Record(number, FRAME, 0))
         target = self._poses.get(number)
         if kept is None or target is None:
             self._give_up(world, number)
             return
-        before, after = (
-            world.lifted(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
-            for T in (stale[number], target)
-        )
-        steps = world.move(before, after, kept.features, kept.frame.stamp_ns)
+        with self._working():
+            before = _lifted(world, kept, stale[number])
+        with self._working():
+            after = _lifted(world, kept, target)
+        steps, more = world.move(before, after, kept.features, kept.frame.stamp_ns), True
         try:
-            while self._next(steps, world, number, target):
-                time.sleep(PAUSE)  # a frame that waits for the map can have it
+            while more:
+                with self._working():
+                    more = self._moves_on(steps, world, number, target)
         except InputError:
             if world.is_sum:  # else it is made anew
                 self._give_up(world, number)
+        else:
+            self._follow(number, stale[number], target, kept.frame)
 
-    def _next(
+    def _follow(
+        self, number: int, before: np.ndarray, after: np.ndarray, frame: Frame | None = None
+    ) -> None:
+        """A frame, which is in the journal, has been moved."""
+        looks = self._looks()
+        if looks is None or number not in looks:
+            return
+        with self._working():
+            if frame is None:
+                kept = self._journal.key_frame(Record(number, FRAME, 0))
+                frame = None if kept is None else kept.frame
+            if frame is not None:
+                places = (replace(frame, T_world_camera=T) for T in (before, after))
+                looks.move(number, *places)
+
+    def _moves_on(
         self, steps: Iterator[None], world: VoxelMap, number: int, target: np.ndarray
     ) -> bool:
         """Do one step of a move; whether there are more."""
@@ -312,13 +371,10 @@ class Corrector:
             steps = [record for record in self._records() if record.number > done]
             if len(steps) <= left:
                 break
-            started = time.monotonic()
-            for record in replay(self._journal, steps, new, camera, poses):
+            for record in self._restfully(replay(self._journal, steps, new, camera, poses)):
                 done = record.number
                 if self._closing.is_set() or void():
                     return
-                self._rest(time.monotonic() - started)
-                started = time.monotonic()
         with self._turn:
             if void():
                 return
@@ -326,6 +382,8 @@ class Corrector:
             for _ in replay(self._journal, steps, new, camera, poses):
                 pass
             self._take_over(world, new, poses)
+        for number in world.history.stale.keys() & poses.keys():
+            self._follow(number, world.history.stale[number], poses[number])
 
     def _base(self, world: VoxelMap, story: Story) -> tuple[VoxelMap, int] | None:
         """What a map that is made anew begins with, and the record up to which that goes.
@@ -360,6 +418,12 @@ def nearest(stale: Poses, camera: tuple[float, float, float]) -> int:
     places = np.stack([T[:3, 3] for T in stale.values()])
     metres = np.floor(np.linalg.norm(places - np.asarray(camera), axis=1))
     return int(numbers[np.lexsort((-numbers, metres))[0]])
+
+
+def _lifted(world: VoxelMap, kept: KeyFrame, T_world_camera: np.ndarray) -> LiftedFrame:
+    """What a frame adds to a map where somebody says that it was taken."""
+    frame = replace(kept.frame, T_world_camera=T_world_camera)
+    return world.lifted(frame, kept.features, kept.rules)
 
 
 def _stacked(poses: list[np.ndarray]) -> np.ndarray:

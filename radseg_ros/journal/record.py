@@ -2,7 +2,8 @@
 """One record of a journal: a safetensors file (:mod:`..voxels.tensor_file`, tag ``radjournal``).
 
 A key frame (kind ``frame``) is kept as it is fused, at the working size. Its header has
-``stamp_ns``, ``camera`` (its name, where there are several), ``frame_id`` (of the world),
+``stamp_ns``, ``camera`` (its name, where there are several, below that of its robot, where there
+are several: ``front``, ``a``, ``a/front``), ``frame_id`` (of the world),
 ``optical_frame`` (of the images), ``K`` (3 x 3), ``pose`` (T_world_camera, 4 x 4), ``lift`` (which
 pixels are used) and ``depth_unit``. Its tensors:
 

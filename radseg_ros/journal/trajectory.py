@@ -18,23 +18,30 @@ class Trajectory:
         stamps_ns: (N,) N >= 1, in any order; of two equal ones the last counts.
         poses: (N, 4, 4) T_world_body.
         max_gap: s between two stamps; what is between them farther apart is not known.
+        T_map_world: (4, 4); None = the world is the map.
 
     Raises:
         InputError: there is none, or one is no rigid transform.
     """
 
     def __init__(
-        self, stamps_ns: Sequence[int], poses: Sequence[np.ndarray], max_gap: float
+        self,
+        stamps_ns: Sequence[int],
+        poses: Sequence[np.ndarray],
+        max_gap: float,
+        T_map_world: np.ndarray | None = None,
     ) -> None:
         if not len(stamps_ns) or len(stamps_ns) != len(poses):
             raise InputError("a trajectory has at least one pose, and a stamp for each")
         found = {int(stamp): check_pose(T) for stamp, T in zip(stamps_ns, poses, strict=True)}
         self._stamps = np.array(sorted(found), np.int64)
         self._poses = np.stack([found[stamp] for stamp in self._stamps.tolist()])
+        if T_map_world is not None:
+            self._poses = T_map_world @ self._poses
         self._gap_ns = round(1e9 * max_gap)
 
     def at(self, stamps_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) int64 stamps -> (n, 4, 4) T_world_body, and (n,) bool, which of them are known.
+        """(n,) int64 stamps -> (n, 4, 4) T_map_body, and (n,) bool, which of them are known.
 
         Positions are interpolated linearly, rotations along the shortest arc. Nothing is
         extrapolated.

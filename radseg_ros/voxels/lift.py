@@ -48,12 +48,14 @@ class LiftedFrame:
     dropped: dict[str, int]  # pixels that were looked at but not used, by reason
 
     def reordered(self, order: torch.Tensor) -> LiftedFrame:
-        """The same voxels in another order, (V,) row numbers."""
+        """Voxels by (n,) row numbers: some of them, or all in another order."""
         count = take(self.row_start.diff(), order)
         row_start = torch.nn.functional.pad(count.cumsum(0), (1, 0))
+        whole = len(order) == len(self.key)
+        entries = len(self.patch) if whole else int(row_start[-1])
         begins = take(self.row_start, order) - row_start[:-1]
-        shift = torch.repeat_interleave(begins, count, output_size=len(self.patch))
-        entry = torch.arange(len(self.patch), device=order.device) + shift
+        shift = torch.repeat_interleave(begins, count, output_size=entries)
+        entry = torch.arange(entries, device=order.device) + shift
         fields: dict[str, Any] = {
             name: take(getattr(self, name), order) for name in ("key", "hits", "rgb_sum")
         }
@@ -62,6 +64,7 @@ class LiftedFrame:
             row_start=row_start,
             patch=take(self.patch, entry),
             weight=take(self.weight, entry),
+            points=self.points if whole else int(fields["hits"].sum()),
             **fields,
         )
 
@@ -78,16 +81,16 @@ class LiftedFrame:
         first, last = int(offsets[0]), int(offsets[-1])
         return self._sums(features, offsets[:-1] - first, slice(first, last))
 
-    def summing(self, features: torch.Tensor, order: torch.Tensor) -> Sums:
+    def summing(self, features: torch.Tensor, order: torch.Tensor | slice) -> Sums:
         """(start, stop) -> what :meth:`feature_sums` gives of the voxels in another order.
 
         On a GPU all sums are made at once if there is room: where the entries of a voxel begin
         would have to be waited for.
         """
-        if features.is_cuda and len(order) * features.shape[1] <= SUMS_AT_ONCE:
-            sums = take(self._sums(features, self.row_start[:-1], slice(None)), order)
+        if features.is_cuda and len(self.key) * features.shape[1] <= SUMS_AT_ONCE:
+            sums = self._sums(features, self.row_start[:-1], slice(None))[order]
             return lambda start, stop: sums[start:stop]
-        ordered = self.reordered(order)
+        ordered = self if isinstance(order, slice) else self.reordered(order)
         return lambda start, stop: ordered.feature_sums(features, start, stop)
 
     def _sums(self, features: torch.Tensor, begins: torch.Tensor, entries: slice) -> torch.Tensor:

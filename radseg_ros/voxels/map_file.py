@@ -8,7 +8,8 @@ options, how much of a recording or of a journal is in it). The tensors are thos
 :meth:`VoxelTable.state`: ``key`` (21 bits per axis), ``hits``, ``views`` (since version 2),
 ``rgb_sum``, stamps, and ``vectors``: per voxel the sum over its points where float32, the mean
 where float16. In place of ``vectors`` a file may have (since version 3) ``codes`` of their means,
-and the tensors of the codec (:meth:`VectorCodec.state`) that tells what they mean.
+and the tensors of the codecs (:meth:`Codecs.state`) that tell what they mean; in version 3 there
+was one codec, and codes did not begin with its number.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ import torch
 from ..config import LABELLED_SPACES, LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, InputError, MapFileError, MapGeometry
 from .coding.codec import LEAST_BYTES, VectorCodec, sample_size
+from .coding.codecs import NUMBER_BYTES, Codecs
 from .index import valid_keys
 from .tensor_file import Kind, check_digests, opened, read_tensors, save_tensors, text_digest
 from .voxel_map import VoxelMap
 
 SUFFIX = ".radmap"
-VERSION = 3  # earlier ones are read as well
+VERSION = 4  # earlier ones are read as well
 FILE = Kind("radmap", "map file", VERSION)
 MAX_CHANNELS = 65_536
 SMALLEST = 64  # times less than float32 takes: what vectors may be coded in
@@ -132,10 +134,11 @@ def _coded(
 ) -> dict[str, torch.Tensor]:
     """The tensors of a map, with codes in place of vectors."""
     nbytes = voxel_map.channels * torch.float32.itemsize // share if share else 0
-    if not 1 < share <= SMALLEST or nbytes < LEAST_BYTES:
+    least = LEAST_BYTES + NUMBER_BYTES
+    if not 1 < share <= SMALLEST or nbytes < least:
         raise InputError(
             f"vectors of {voxel_map.channels} numbers cannot be written in 1/{share} of their "
-            f"memory: from 1/2 to 1/{SMALLEST}, and at least {LEAST_BYTES} bytes for each"
+            f"memory: from 1/2 to 1/{SMALLEST}, and at least {least} bytes for each"
         )
     if voxel_map.config.space in LABELLED_SPACES:
         raise InputError("probabilities are written as they are: there is no share of them")
@@ -144,11 +147,20 @@ def _coded(
     table, count = voxel_map.table, len(voxel_map)
     random = torch.Generator().manual_seed(0)  # one map makes one file
     sample = torch.randperm(count, generator=random)[: sample_size(voxel_map.channels)]
-    codec = VectorCodec.learn(table.means(sample.to(voxel_map.device)), nbytes)
+    vectors = table.means(sample.to(voxel_map.device))
+    codecs = Codecs((VectorCodec.learn(vectors, nbytes - NUMBER_BYTES),))
     rows = torch.arange(count, device=voxel_map.device)
-    codes = torch.cat([codec.encode(table.means(some)) for some in rows.split(_ROWS)])
-    rest = {name: values for name, values in state.items() if name != "vectors"}
-    return {**rest, "codes": codes, **codec.state()}
+    codes = torch.cat([codecs.encode(table.means(some)) for some in rows.split(_ROWS)]).cpu()
+    return {**_without_vectors(state), "codes": codes, **codecs.to(codes.device).state()}
+
+
+def _without_vectors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a map but for its vectors, their codes, and the codecs."""
+    return {
+        name: values
+        for name, values in state.items()
+        if name not in _LARGE and not name.startswith("codec")
+    }
 
 
 def load_map(
@@ -189,6 +201,8 @@ def load_map(
             f"{path} holds {header.channels} numbers per voxel, here it is {channels}"
         )
     _check(str(path), state, header.channels, header.config)
+    if "codes" in state and not (config or header.config).hot_voxels:
+        state = _decoded(str(path), state, header.config)
     voxel_map = VoxelMap(header.channels, config or header.config, lift or header.lift, device)
     voxel_map.table.load(state)
     voxel_map.camera = header.camera
@@ -231,7 +245,7 @@ def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
         check_digests(path, said, state)
         _complete(said, state)
     count = state["key"].shape[0] if "key" in state else 0
-    empty = VoxelMap(1, header.config, device="cpu")
+    empty = VoxelMap(1, _in_full(header.config), device="cpu")
     state["vectors"] = empty.table.state()["vectors"].new_zeros(count, 1)
     _check(str(path), state, 1, header.config)
     empty.table.load(state)
@@ -276,40 +290,38 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The header and the tensors of a file, as this version has them."""
     header, state = read_tensors(path, FILE)
     _complete(header, state)
-    if "codes" in state and "vectors" not in state:
-        try:
-            state = _decoded(state, _understood(path, header).config)
-        except InputError as error:
-            raise MapFileError(f"{path} is damaged: {error}") from error
     return header, state
 
 
-def _decoded(state: dict[str, torch.Tensor], config: MapConfig) -> dict[str, torch.Tensor]:
-    """Vectors in place of their codes.
+def _decoded(
+    what: str, state: dict[str, torch.Tensor], config: MapConfig
+) -> dict[str, torch.Tensor]:
+    """Vectors in place of their codes, which have been checked.
 
     Raises:
-        InputError: the codes, or the codec, cannot be.
+        MapFileError: there would be too many of them for so small a file.
     """
-    codec, codes, hits = VectorCodec.of(state), state["codes"], state.get("hits")
-    if codes.dtype != torch.uint8 or codes.shape[1:] != (codec.nbytes,):
-        raise InputError("its codes do not fit the codec")
-    if hits is None or hits.shape != codes.shape[:1] or hits.dtype != torch.int64:
-        raise InputError("it has no hits for the codes")
-    kind, channels = getattr(torch, config.dtype), codec.typical.shape[1]
+    codecs, codes, hits = Codecs.of(state), state["codes"], state["hits"]
+    kind, channels = getattr(torch, config.dtype), codecs.channels
     if 4 * channels * len(codes) > max(SMALLEST * codes.nbytes, ALWAYS_DECODED):
-        raise InputError("its codes stand for more than they can")
+        raise MapFileError(f"{what} is damaged: its codes stand for more than they can")
     vectors = torch.empty(len(codes), channels, dtype=kind)
     for rows in torch.arange(len(codes)).split(_ROWS):
-        means = codec.decode(codes[rows])
+        means = codecs.decode(codes[rows])
         vectors[rows] = (means * hits[rows, None] if kind == torch.float32 else means).to(kind)
-    rest = {k: v for k, v in state.items() if k != "codes" and not k.startswith("codec_")}
-    return {**rest, "vectors": vectors}
+    return {**_without_vectors(state), "vectors": vectors}
 
 
 def _complete(header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
     """Bring the tensors of an earlier version to those of this one."""
     if header["version"] == 1 and "hits" in state:  # it did not count frames
         state["views"] = torch.ones_like(state["hits"], dtype=torch.int32)
+    if header["version"] == 3:  # it had one codec
+        for name in [name for name in state if name.startswith("codec_")]:
+            state[name.replace("codec_", "codec0_", 1)] = state.pop(name)
+        codes = state.get("codes")
+        if codes is not None and codes.ndim == 2 and codes.dtype == torch.uint8:
+            state["codes"] = torch.nn.functional.pad(codes, (NUMBER_BYTES, 0))
 
 
 def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: MapConfig) -> None:
@@ -318,8 +330,11 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
     Raises:
         MapFileError: names what is impossible, and ``what`` it is in.
     """
-    empty = VoxelMap(channels, config, device="cpu").table.state()
+    empty = VoxelMap(channels, _in_full(config), device="cpu").table.state()
     count = state["key"].shape[:1] if "key" in state else ()
+    if "codes" in state and "vectors" not in state:
+        _check_codes(what, state, channels, count)
+        del empty["vectors"]
     for name, wanted in empty.items():
         found = state.get(name)
         if (
@@ -339,7 +354,8 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
             ((-STAMP_LIMIT_NS < first) & (first <= last) & (last < STAMP_LIMIT_NS)).all()
         ),
         "counts of looks through a voxel": bool((state["seen_through"] >= 0).all()),
-        "vectors": all(
+        "vectors": "vectors" not in state
+        or all(
             bool(part.float().sum().isfinite()) or bool(part.isfinite().all())
             for part in state["vectors"].split(4096)
         ),
@@ -347,3 +363,18 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
     for part, good in sound.items():
         if not good:
             raise MapFileError(f"{what} is damaged: impossible {part}")
+
+
+def _check_codes(
+    what: str, state: dict[str, torch.Tensor], channels: int, count: tuple[int, ...]
+) -> None:
+    try:
+        codecs = Codecs.of(state)
+    except InputError as error:
+        raise MapFileError(f"{what} is damaged: {error}") from error
+    if state["codes"].shape[:1] != count or codecs.channels != channels:
+        raise MapFileError(f"{what} is damaged: its codes are not for its voxels")
+
+
+def _in_full(config: MapConfig) -> MapConfig:
+    return dataclasses.replace(config, hot_voxels=0)

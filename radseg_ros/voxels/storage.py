@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -86,6 +86,7 @@ class VectorBlocks:
     ) -> None:
         self.channels = channels
         self.dtype = dtype
+        self.exact = dtype == torch.float32  # whether what was added can be taken away again
         self.block_rows = block_rows
         self.blocks: list[torch.Tensor] = []
         self._device = device
@@ -100,6 +101,13 @@ class VectorBlocks:
     def block_nbytes(self) -> int:
         """Bytes of one block."""
         return self.block_rows * self.channels * self.dtype.itemsize
+
+    @property
+    def takes_any_order(self) -> bool:
+        """Whether :meth:`add` need not have slots in their order: not on a processor, whose caches
+        like it.
+        """
+        return self._device.type == "cuda" and len(self.blocks) == 1
 
     def resize(self, length: int) -> None:
         """Keep the first ``length`` rows; new rows are zero."""
@@ -122,7 +130,7 @@ class VectorBlocks:
         """Add points to voxels, all or none of them.
 
         Args:
-            slots: (N,) ascending, distinct.
+            slots: (N,) distinct; ascending, unless :meth:`takes_any_order`.
             before, added: (N,) int64 points that the voxels had and get.
             sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of
                 ``slots[start:stop]``.
@@ -178,14 +186,14 @@ class VectorBlocks:
                 )
         return out
 
-    def state(self) -> torch.Tensor:
-        """(M, C) all rows as stored, a copy."""
-        return torch.cat([*self.blocks, allocate((0, self.channels), self.dtype, self._device)])[
-            : self._length
-        ]
+    def state(self) -> dict[str, torch.Tensor]:
+        """``vectors``, (M, C) all rows as stored, a copy."""
+        none = allocate((0, self.channels), self.dtype, self._device)
+        return {"vectors": torch.cat([*self.blocks, none])[: self._length]}
 
-    def load(self, rows: torch.Tensor, hits: torch.Tensor) -> None:
-        """Set all rows from (M, C) as :meth:`state` gives them, of this type or the other one."""
+    def load(self, state: Mapping[str, torch.Tensor], hits: torch.Tensor) -> None:
+        """Set all rows as :meth:`state` gave them, of this type or the other one."""
+        rows = state["vectors"]
         for number, block in enumerate(self.blocks):
             span = slice(
                 number * self.block_rows, min((number + 1) * self.block_rows, self._length)
@@ -220,6 +228,10 @@ class VectorBlocks:
                     block.index_copy_(0, local, room[start:stop])
 
         return move
+
+    def follow(self, other: VectorBlocks, slots: torch.Tensor) -> None:
+        """Be as ``other``, of the same length, in (N,) distinct slots."""
+        self.write(slots, other.stored(slots))
 
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order -> (N, C) float32."""

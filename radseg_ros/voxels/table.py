@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from .coding.tiered import TieredVectors
 from .index import VoxelIndex, unpack
 from .storage import Column, VectorBlocks
 from .tensors import take
@@ -45,12 +46,20 @@ class VoxelTable:
 
     Args:
         dtype: of the vectors, float32 or float16.
+        hot_rows, share: keep so many vectors in full, float32, and the others in 1/share of the
+            memory (:class:`TieredVectors`); 0 = all of them in full.
         max_bytes: a bound that the table does not enforce, but grows towards in small steps; 0 =
             none.
     """
 
     def __init__(
-        self, channels: int, dtype: torch.dtype, device: torch.device, max_bytes: int = 0
+        self,
+        channels: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_bytes: int = 0,
+        hot_rows: int = 0,
+        share: int = 1,
     ) -> None:
         self.device = device
         self.index = VoxelIndex(device)
@@ -58,7 +67,13 @@ class VoxelTable:
         if max_bytes:
             step = max(64, max_bytes // (64 * channels * dtype.itemsize))
             self._block_rows = min(self._block_rows, step)
-        self.vectors = VectorBlocks(channels, dtype, device, self._block_rows)
+        self.vectors: VectorBlocks | TieredVectors
+        if hot_rows:
+            most = max_bytes // (2 * channels * dtype.itemsize) if max_bytes else hot_rows
+            hot_rows = min(hot_rows, most)
+            self.vectors = TieredVectors(channels, device, self._block_rows, hot_rows, share)
+        else:
+            self.vectors = VectorBlocks(channels, dtype, device, self._block_rows)
         self._columns = {
             name: Column(shape, kind, device, fill)
             for name, (shape, kind, fill) in _COLUMNS.items()
@@ -98,14 +113,22 @@ class VoxelTable:
         And the order of the keys that gives them. What is claimed and then not added to must be
         given back with :meth:`release`.
         """
+        known, slots = len(self), self.claim_unordered(key)
+        try:
+            return torch.sort(slots)
+        except BaseException:
+            self.release(known)
+            raise
+
+    def claim_unordered(self, key: torch.Tensor) -> torch.Tensor:
+        """As :meth:`claim`, but in the order of the keys."""
         slots = self.index.find(key)
         new = (slots < 0).nonzero()[:, 0]
         known = len(self)
         fresh = torch.arange(known, known + len(new), device=self.device)
         slots[new] = fresh
-        ascending, order = torch.sort(slots)
         if not len(new):
-            return ascending, order
+            return slots
         new_key = take(key, new)
         try:
             self.resize(known + len(new))
@@ -114,7 +137,7 @@ class VoxelTable:
         except BaseException:
             self._truncate(known, new_key)
             raise
-        return ascending, order
+        return slots
 
     def release(self, length: int) -> None:
         """Give the slots from ``length`` on back."""
@@ -160,18 +183,15 @@ class VoxelTable:
         slots: torch.Tensor,
         points: dict[str, torch.Tensor],
         sums: Callable[[int, int], torch.Tensor],
-    ) -> torch.Tensor:
+    ) -> None:
         """Take points away that were added to (N,) ascending slots, all or none of them.
 
         Hits and views are exact, the rest is to rounding. Stamps stay as they are: what remains of
         them without these points is not known.
 
         Args:
-            points: per slot ``hits``, ``views`` and ``rgb_sum``; no slot has fewer.
+            points: per slot ``hits``, ``views`` and ``rgb_sum``; each slot has more.
             sums: as in :meth:`VectorBlocks.add`.
-
-        Returns:
-            (n,) slots that have no points left: they must be removed.
         """
         old = {name: take(self[name], slots) for name in ("hits", "views", "rgb_sum", "changed")}
         left = old["hits"] - points["hits"]
@@ -184,7 +204,6 @@ class VoxelTable:
         }
         take_back = self.vectors.add(slots, old["hits"], -points["hits"], lambda a, b: -sums(a, b))
         self._overwrite(slots, old, new, take_back)
-        return slots[left == 0]
 
     def _overwrite(
         self,
@@ -204,16 +223,21 @@ class VoxelTable:
             raise
 
     def remove(self, gone: torch.Tensor) -> int:
-        """Remove the voxels of an (M,) mask; return how many.
+        """Remove the voxels of an (M,) mask; return how many."""
+        return self.remove_slots(gone.nonzero()[:, 0])
+
+    def remove_slots(self, slots: torch.Tensor) -> int:
+        """Remove the voxels of (N,) ascending slots; return how many.
 
         The last voxels move into the holes. The memory that this takes is asked for before
         anything changes.
         """
-        slots = gone.nonzero()[:, 0]
         if not len(slots):
             return 0
         kept = len(self) - len(slots)
-        holes, moved = slots[slots < kept], kept + (~gone[kept:]).nonzero()[:, 0]
+        holes, stay = slots[slots < kept], torch.ones_like(slots, dtype=torch.bool)
+        stay[slots[len(holes) :] - kept] = False
+        moved = kept + stay.nonzero()[:, 0]
         rows = {name: take(column.data, moved) for name, column in self._columns.items()}
         move = self.vectors.moving(moved, holes)
         gone_at = self.index.places(take(self["key"], slots))
@@ -243,7 +267,8 @@ class VoxelTable:
         """Everything that must be kept to go on later, on the CPU."""
         saved = {n: column for n, column in self._columns.items() if n not in _NOT_SAVED}
         columns = {name: column.data.cpu() for name, column in saved.items()}
-        return {**columns, "vectors": self.vectors.state().cpu()}
+        vectors = {name: values.cpu() for name, values in self.vectors.state().items()}
+        return {**columns, **vectors}
 
     def follow(self, other: VoxelTable, most: int) -> int:
         """Copy up to ``most`` rows of ``other`` that are not here yet; return how many were not.
@@ -258,7 +283,7 @@ class VoxelTable:
         slots = stale[:most]
         for name in self._columns:
             self[name][slots] = take(other[name], slots)
-        self.vectors.write(slots, other.vectors.stored(slots))
+        self.vectors.follow(other.vectors, slots)  # type: ignore[arg-type]  # of the same options
         return len(stale)
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
@@ -268,7 +293,7 @@ class VoxelTable:
             if name in state:
                 column.data.copy_(state[name])
         self["changed"].fill_(next(_revision))
-        self.vectors.load(state["vectors"], self["hits"])
+        self.vectors.load(state, self["hits"])
         self.index.assign(self["key"], torch.arange(len(self), device=self.device))
 
     def resize(self, length: int) -> None:

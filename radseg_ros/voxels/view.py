@@ -15,11 +15,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 
 from ..datatypes import MapChanges, MapGeometry
+from .coding.codec import sample_size
+from .coding.codecs import Wanted
+from .coding.coded import CodedVectors
+from .coding.tiered import TieredVectors
 from .index import unpack
 from .storage import Column, ScaledBytes, VectorBlocks
 from .tensors import take
@@ -28,12 +32,31 @@ from .voxel_map import VoxelMap
 Transform = Callable[[torch.Tensor], torch.Tensor]  # (n, C) mean vectors -> (n, W)
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
 
+
+@dataclass(slots=True, eq=False)
+class ProductScorer:
+    """A scorer that looks at products only, so that codes can be scored as they are."""
+
+    vectors: torch.Tensor  # (P, W) that answer vectors are multiplied with
+    judge: Callable[[torch.Tensor], torch.Tensor]  # (n, P) products -> (n, Q) scores
+    wanted: Wanted = field(init=False)  # the vectors, for codes
+
+    def __post_init__(self) -> None:
+        self.wanted = Wanted(self.vectors)
+
+    def __call__(self, answers: torch.Tensor) -> torch.Tensor:
+        """Scores of (n, W) answer vectors."""
+        return self.judge(answers @ self.vectors.to(answers.device, answers.dtype).T)
+
+
 STEP_BYTES = 8 << 20  # of vectors that are copied while the map is locked: some milliseconds
 STEP_ROWS = 2048  # at most: what is transformed at once is how long another question waits
 LEAST_ROWS = 64
+CODED_ROWS = 8192  # where they are compared as codes
 OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
 SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
+ON_GPU = 16  # times as many, and blocks as large: a step there is mostly the starting of it
 NARROW = 768  # numbers in a vector: below, bytes would save little and cost more of the cosine
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
@@ -49,6 +72,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "last_seen_ns": ((), torch.int64),
     "seen_at": ((), torch.int64),
 }
+_PER_VOXEL = [each.name for each in fields(MapGeometry) if each.name != "voxel_size"]
 _NOTHING = -1  # in all columns of a row to which nothing has been copied yet
 _COPIED = tuple(name for name in _COLUMNS if name != "step")
 _ROW_BYTES = 110  # of the columns of a voxel, with the slack that they grow by
@@ -72,19 +96,26 @@ class MapView:
         width: W.
         exact: keep the vectors as float32, as is done with narrow ones anyway, instead of as bytes
             with a scale for every few numbers, which moves a cosine by less than 1e-3.
+        code_bytes: of maps that keep codes (:class:`TieredVectors`), keep such of so many bytes as
+            well, as soon as there is time to learn them; 0 = never.
     """
 
     def __init__(
-        self, transform: Transform | None = None, width: int = 0, exact: bool = False
+        self,
+        transform: Transform | None = None,
+        width: int = 0,
+        exact: bool = False,
+        code_bytes: int = 0,
     ) -> None:
         self._transform, self._width = transform, width
+        self._code_bytes = code_bytes
         self._exact = exact or width < NARROW
         self._making = threading.Lock()  # one caller at a time makes vectors, for all of them
         self._lock = threading.Lock()  # guards what follows; never held while vectors are made
         self._pace = 0.0  # s that a row took the last time
         self._step = 0
         self._columns: dict[str, Column] = {}
-        self._vectors: ScaledBytes | VectorBlocks | None = None
+        self._vectors: ScaledBytes | VectorBlocks | CodedVectors | None = None
         self._scores: OrderedDict[Hashable, tuple[int, torch.Tensor]] = OrderedDict()
 
     @property
@@ -96,6 +127,7 @@ class MapView:
     def nbytes_for(self, rows: int) -> int:
         """Bytes that it takes, about, to keep so many rows."""
         row = self._width * 4 if self._exact else self._width * 17 // 16 + 64
+        row = self._code_bytes or row
         return rows * _ROW_BYTES + -(-rows // BLOCK_ROWS) * BLOCK_ROWS * row
 
     def share(self, source: VoxelMap) -> float:
@@ -158,6 +190,8 @@ class MapView:
             if new <= 0:
                 renewed_by = min(renewed_by, time.monotonic() + renew)
             try:
+                if ahead or deadline == float("inf"):
+                    self._learn(source, lock)
                 some = todo[: self._rows_at_once(source, left, deadline)]
                 left -= self._make(some, errand, source, lock)
             finally:
@@ -200,7 +234,7 @@ class MapView:
             return OUTLINE_ROWS
         if self._pace:
             most = int(min(most, (deadline - time.monotonic()) / self._pace))
-        return max(LEAST_ROWS, min(STEP_ROWS, STEP_BYTES // (4 * source.channels), most))
+        return max(LEAST_ROWS, min(_step_rows(source), most))
 
     def _make(
         self, slots: torch.Tensor, errand: _Errand, source: VoxelMap, lock: threading.Lock
@@ -217,6 +251,8 @@ class MapView:
         if self._transform is not None and means is not None and len(slots):
             start = time.monotonic()
             vectors = self._transform(means).float().to(means.device)
+            if isinstance(self._vectors, CodedVectors):
+                vectors = self._vectors.encode(vectors)
             self._pace = (time.monotonic() - start) / len(slots)
         with self._lock:
             self._store(slots, rows, vectors)
@@ -226,10 +262,12 @@ class MapView:
         self, slots: torch.Tensor, rows: dict[str, torch.Tensor], vectors: torch.Tensor | None
     ) -> None:
         """Rows that are not here any more are left out."""
-        length = len(self._columns["key"]) if self._columns else 0
+        length = self._length
         here = (slots < length).nonzero()[:, 0]
         if not len(here):
             return
+        if vectors is not None and vectors.dtype == torch.uint8 and self._vectors is None:
+            return  # cleared since they were coded
         slots = take(slots, here)
         if vectors is not None:
             if self._vectors is None:
@@ -241,10 +279,42 @@ class MapView:
             self._columns[name].data[slots] = take(values, here)
         self._columns["step"].data[slots] = self._step
 
+    def _learn(self, source: VoxelMap, lock: threading.Lock) -> None:
+        """Keep codes from now on, or learn a better codec, where it is time; takes seconds."""
+        tiers, kept = source.table.vectors, self._vectors
+        coded = kept if isinstance(kept, CodedVectors) else None
+        if not self._code_bytes or self._transform is None or not isinstance(tiers, TieredVectors):
+            return
+        if tiers.exact or (coded is not None and not coded.due):
+            return
+        sample = sampled_directly(source, lock, self._transform, sample_size(self._width))
+        if coded is not None:
+            coded.learn(sample)
+            return
+        coded = CodedVectors(self._code_bytes, source.device, BLOCK_ROWS * _times(source.device))
+        coded.learn(sample)
+        if kept is not None:
+            with self._lock:
+                coded.resize(self._length)
+                every = torch.arange(self._length, device=source.device)
+            for slots in every.split(STEP_ROWS) if len(every) else ():
+                with self._lock:
+                    slots = slots[slots < self._length]
+                    rows = kept.rows(slots)
+                coded.write(slots, coded.encode(rows))
+        with self._lock:
+            coded.resize(self._length)
+            self._vectors = coded
+
+    @property
+    def _length(self) -> int:
+        return len(self._columns["key"]) if self._columns else 0
+
     def _storage(self, device: torch.device) -> ScaledBytes | VectorBlocks:
+        rows = BLOCK_ROWS * _times(device)
         if self._exact:
-            return VectorBlocks(self._width, torch.float32, device, BLOCK_ROWS)
-        return ScaledBytes(self._width, device, BLOCK_ROWS)
+            return VectorBlocks(self._width, torch.float32, device, rows)
+        return ScaledBytes(self._width, device, rows)
 
     def _resize(self, length: int, device: torch.device) -> None:
         for name, (shape, kind) in _COLUMNS.items() if not self._columns else ():
@@ -271,9 +341,9 @@ class MapView:
             slots = (columns["step"] > since).nonzero()[:, 0]
             scores = torch.zeros(len(slots), texts, device=slots.device)
             if self._vectors is not None:
-                for some in torch.arange(len(slots)).split(SCORED_ROWS):
-                    vectors = self._vectors.rows(take(slots, some.to(slots.device)))
-                    scores[some] = scorer(vectors).to(scores.device)
+                for some in torch.arange(len(slots)).split(SCORED_ROWS * _times(slots.device)):
+                    these = self._score(take(slots, some.to(slots.device)), scorer)
+                    scores[some] = these.to(scores.device)
             rows = {name: take(values, slots) for name, values in columns.items()}
             geometry = geometry_of(rows, voxel_size)
             known = columns["changed"] != _NOTHING
@@ -309,6 +379,12 @@ class MapView:
             columns = {name: take(values, rows) for name, values in columns.items()}
             return geometry_of(columns, voxel_size), take(scores, rows)
 
+    def _score(self, slots: torch.Tensor, scorer: Scorer) -> torch.Tensor:
+        assert self._vectors is not None
+        if isinstance(self._vectors, CodedVectors) and isinstance(scorer, ProductScorer):
+            return scorer.judge(self._vectors.products(slots, scorer.wanted))
+        return scorer(self._vectors.rows(slots))
+
     def _up_to_date(self, scorer: Scorer, texts: int, question: Hashable) -> torch.Tensor:
         """(M, Q) scores of all rows; only rows that are newer than those kept are scored."""
         assert self._vectors is not None
@@ -320,13 +396,24 @@ class MapView:
         if len(scores) < len(step):
             missing = scores.new_zeros(len(step) - len(scores), texts)
             scores = torch.cat([scores, missing])
-        for slots in (step > since).nonzero()[:, 0].split(SCORED_ROWS):
-            scores[slots] = scorer(self._vectors.rows(slots)).to(scores.device)
+        at_once = CODED_ROWS if isinstance(self._vectors, CodedVectors) else SCORED_ROWS
+        at_once *= _times(step.device)
+        for slots in (step > since).nonzero()[:, 0].split(at_once):
+            scores[slots] = self._score(slots, scorer).to(scores.device)
         if question is not None and scores.numel() <= KEPT_SCORES_MOST:
             self._scores[question] = (self._step, scores)
             while len(self._scores) > KEPT_SCORES:
                 self._scores.popitem(last=False)
         return scores
+
+
+def _times(device: torch.device) -> int:
+    return ON_GPU if device.type == "cuda" else 1
+
+
+def _step_rows(source: VoxelMap) -> int:
+    """Rows that are transformed at once."""
+    return _times(source.device) * min(STEP_ROWS, STEP_BYTES // (4 * source.channels))
 
 
 def spread(count: int, most: int) -> torch.Tensor:
@@ -360,25 +447,72 @@ def scored_directly(
     Voxels are copied in steps until time.monotonic() is ``deadline``; one that is moved in the
     table meanwhile may be missed.
     """
-    parts: list[dict[str, torch.Tensor]] = []
-    scores = [torch.zeros(0, texts, device=source.device)]
-    step = max(64, min(STEP_ROWS, STEP_BYTES // (4 * source.channels)))
-    start = 0
-    while True:
+
+    def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
+        means = source.table.means(slots)
+        return lambda: scorer(transform(means).float())
+
+    step = max(64, _step_rows(source))
+    return _walk(source, lock, look, step, texts, deadline)
+
+
+def scored_from_codes(
+    source: VoxelMap,
+    lock: threading.Lock,
+    scorer: ProductScorer,
+    texts: int,
+    deadline: float = float("inf"),
+) -> tuple[MapGeometry, torch.Tensor]:
+    """As :func:`scored_directly`, of a map in tiers: its codes are compared, and not decoded.
+
+    Answers are the directions of the voxels' means.
+    """
+
+    def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
+        tiers = source.table.vectors
+        assert isinstance(tiers, TieredVectors)
+        taken = tiers.taken(slots)
+        return lambda: scorer.judge(taken.products(scorer.wanted))
+
+    return _walk(source, lock, look, CODED_ROWS, texts, deadline)
+
+
+def _walk(
+    source: VoxelMap,
+    lock: threading.Lock,
+    look: Callable[[torch.Tensor], Callable[[], torch.Tensor]],
+    step: int,
+    texts: int,
+    deadline: float,
+) -> tuple[MapGeometry, torch.Tensor]:
+    """Geometry and scores of all voxels, ``step`` of them at a time.
+
+    Args:
+        look: copies rows while the map is locked, and returns what scores the copies.
+    """
+    size, done = source.voxel_size, 0
+    whole = len(source)  # what comes meanwhile came after the question
+    out = {"scores": torch.zeros(whole, texts, device=source.device)}
+    while done < whole:
         with lock:
-            table = source.table
-            stop = max(start, min(start + step, len(table)))
-            slots = torch.arange(start, stop, device=source.device)
+            slots = torch.arange(done, min(done + step, whole, len(source)), device=source.device)
             if not len(slots):
                 break
-            parts.append({name: take(table[name], slots) for name in _COPIED})
-            means = table.means(slots)
-        scores.append(scorer(transform(means).float()).to(source.device))
-        start += step
+            columns = {name: take(source.table[name], slots) for name in _COPIED}
+            score = look(slots)
+        geometry = geometry_of(columns, size)
+        named = {name: getattr(geometry, name) for name in _PER_VOXEL}
+        for name, values in {**named, "scores": score().to(source.device)}.items():
+            if name not in out:
+                out[name] = values.new_empty(whole, *values.shape[1:])
+            out[name][done : done + len(slots)] = values
+        done += len(slots)
         if time.monotonic() >= deadline:
             break
-    columns = {name: torch.cat([part[name] for part in parts]) for name in _COPIED if parts}
-    return geometry_of(columns, source.voxel_size), torch.cat(scores)
+    scores = out.pop("scores")[:done]
+    if not done:
+        return geometry_of({}, size), scores
+    return MapGeometry(**{name: v[:done] for name, v in out.items()}, voxel_size=size), scores
 
 
 def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeometry:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from .tensors import take
 
 logger = logging.getLogger(__name__)
 
-COPY_BYTES = 4 << 20  # of vectors that are copied while a map is locked: some milliseconds
+COPY_BYTES = 4 << 20  # of vectors that are copied, or moved, at once: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
 # So many times the points that are left were taken from a worn voxel: its mean is off by 2.2e-7 of
 # the largest number for each (bench/correct.py on two recordings).
@@ -118,7 +119,12 @@ class VoxelMap:
         self._taken: list[torch.Tensor] = []  # by moves, see _all_taken
         self._halfway = False  # whether a frame that moves is in two places
         self.table = VoxelTable(
-            self.channels, getattr(torch, self.config.dtype), self.device, self.config.max_bytes
+            self.channels,
+            getattr(torch, self.config.dtype),
+            self.device,
+            self.config.max_bytes,
+            self.config.hot_voxels,
+            self.config.cold_share,
         )
 
     def __len__(self) -> int:
@@ -129,7 +135,7 @@ class VoxelMap:
         """Whether it is the sum of its frames, from which one can be taken (:meth:`move`)."""
         options = self.config
         adds_only = not (options.carve_after or options.forget_after or self.history.removed)
-        return adds_only and options.dtype == "float32"
+        return adds_only and self.table.vectors.exact
 
     @property
     def nbytes(self) -> int:
@@ -178,12 +184,15 @@ class VoxelMap:
     def _add(
         self, lifted: LiftedFrame, features: torch.Tensor, stamp_ns: int, now_ns: int
     ) -> torch.Tensor:
-        """Add the points of a frame, all or none -> (V,) slots of its voxels, ascending."""
+        """Add the points of a frame, all or none -> (V,) slots of its voxels."""
         known = len(self)
-        slots, order = self.table.claim(lifted.key)
+        slots = self.table.claim_unordered(lifted.key)
+        order: torch.Tensor | slice = slice(None)
         try:
+            if not self.table.vectors.takes_any_order:
+                slots, order = torch.sort(slots)
             stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
-            hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
+            hits, rgb_sum = lifted.hits[order], lifted.rgb_sum[order]
             rows = {"hits": hits, "rgb_sum": rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
             rows["views"] = torch.ones_like(slots, dtype=torch.int32)
@@ -208,7 +217,7 @@ class VoxelMap:
     def move(
         self, before: LiftedFrame, after: LiftedFrame, feature_map: FeatureMap, stamp_ns: int
     ) -> Iterator[None]:
-        """Put a frame in where it belongs, and take it out where it was.
+        """Put a frame in where it belongs, and take it out where it was, in short steps.
 
         Nothing is carved or forgotten by it, and no time passes; bounds are kept. A voxel that has
         no points left is gone. First and last stamps of the others stay: they are those of all
@@ -218,48 +227,83 @@ class VoxelMap:
             before, after: of :meth:`lifted`.
 
         Yields:
-            Once, so that others can have the map, in which the frame is twice then.
+            After each step, so that others can have the map: parts of the frame are in both places
+            then.
 
         Raises:
-            InputError: the map does not hold the frame where it was: it is as it was or, if that
-                has changed at half way, has the frame in both places.
+            InputError: the map does not hold the frame where it was. It is as it was, unless it has
+                lost voxels meanwhile: then it has parts of the frame in both places.
         """
         features = self._patch_features(feature_map)
-        self._check_holds(before)
+        self._holding(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
-        self._add(after, features, stamp_ns, then_ns)
+
+        def put(part: LiftedFrame) -> None:
+            self._add(part, features, stamp_ns, then_ns)
+
+        def take_out(part: LiftedFrame) -> None:
+            shared, own = self._holding(part)
+            self._subtract(shared, features)
+            try:
+                self.table.remove_slots(self.table.index.find(own.key).sort().values)
+            except BaseException:
+                put(shared)
+                raise
+
+        back: list[Callable[[], None]] = []  # what undoes each step
         self._halfway = True
         try:
-            yield
-            self._check_holds(before)
-            try:
-                self._subtract(before, features)
-            except BaseException:
-                self._subtract(after, features)
-                raise
+            for step, undo, lifted in ((put, take_out, after), (take_out, put, before)):
+                for part in self._parts(lifted):
+                    step(part)
+                    back.append(partial(undo, part))
+                    yield
             self._maintain(self._evict)
+        except (InputError, GeneratorExit):  # the map has lost voxels, or is not needed any more
+            raise
+        except BaseException:
+            while back:
+                back.pop()()
+            raise
         finally:
             self._halfway = False
 
-    def _check_holds(self, lifted: LiftedFrame) -> None:
+    def _parts(self, lifted: LiftedFrame) -> Iterator[LiftedFrame]:
+        """A frame, so few voxels at a time that adding them takes milliseconds."""
+        rows = torch.arange(len(lifted.key), device=self.device)
+        return (lifted.reordered(some) for some in rows.split(self._rows_at_once))
+
+    def _holding(self, lifted: LiftedFrame) -> tuple[LiftedFrame, LiftedFrame]:
+        """The voxels of a frame that has been added: those that others have hit as well, and those
+        that are its own.
+
+        Raises:
+            InputError: it has not.
+        """
         slots = self.table.index.find(lifted.key)
-        there = bool((slots >= 0).all())
-        if not there or bool((take(self.table["hits"], slots) < lifted.hits).any()):
+        here = (slots >= 0).nonzero()[:, 0]
+        hits = torch.zeros_like(lifted.hits)
+        hits[here] = take(self.table["hits"], take(slots, here))
+        if bool((hits < lifted.hits).any()):
             raise InputError("the map does not hold this frame where it is to be taken out")
+        shared, own = ((hits > lifted.hits).nonzero()[:, 0], (hits == lifted.hits).nonzero()[:, 0])
+        return lifted.reordered(shared), lifted.reordered(own)
 
     def _subtract(self, lifted: LiftedFrame, features: torch.Tensor) -> None:
-        """Take out the points of a frame; the map holds them."""
+        """Take the points of a frame out of voxels that have others as well."""
         slots, order = torch.sort(self.table.index.find(lifted.key))
         hits, rgb_sum = take(lifted.hits, order), take(lifted.rgb_sum, order)
         views = torch.ones_like(slots, dtype=torch.int32)
         points = {"hits": hits, "views": views, "rgb_sum": rgb_sum}
-        empty = self.table.subtract(slots, points, lifted.summing(features, order))
-        gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
-        gone[empty] = True
-        self.table.remove(gone)
+        self.table.subtract(slots, points, lifted.summing(features, order))
         self._taken.append(torch.stack([lifted.key, lifted.hits]))
         if len(self._taken) > _TAKEN_APART:
             self._taken = [self._all_taken()]
+
+    @property
+    def _rows_at_once(self) -> int:
+        vectors = self.table.vectors
+        return max(64, COPY_BYTES // (vectors.block_nbytes // vectors.block_rows))
 
     def _all_taken(self) -> torch.Tensor:
         """(2, n) keys of voxels, and the points that have been taken out of each."""
@@ -393,12 +437,10 @@ class VoxelMap:
         with lock:
             copy = VoxelMap(self.channels, self.config, self.lift, self.device)
         copy.table.resize(len(self))  # fresh memory takes longer than copying: not in the lock
-        vectors = self.table.vectors
-        step = max(64, COPY_BYTES // (vectors.block_nbytes // vectors.block_rows))
         while True:
             with lock:
-                stale = copy.table.follow(self.table, step)
-                if stale <= step and not self._halfway:
+                stale = copy.table.follow(self.table, self._rows_at_once)
+                if stale <= self._rows_at_once and not self._halfway:
                     copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
                     copy.history = replace(self.history, stale=dict(self.history.stale))
                     return copy

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # as in nav_msgs/OccupancyGrid
 MOST_SIDE = 4096  # cells; 205 m at 5 cm
 RAYS = 32, 128  # rows and columns of an image that are looked at: 5 cm apart at 5 m
 REACH = 10.0  # m along a ray
+MOST_FRAMES = 100_000  # whose numbers are known; the oldest ones stay where they are
 KNEE = 0.3  # m above grid.low: a ray that passes higher may pass above what stands on the floor
 
 
@@ -81,10 +83,9 @@ def label_grid(
 
 
 class LookedThrough:
-    """Cells across which frames have looked just above the floor.
+    """Cells across which frames have looked just above the floor. Thread safe.
 
-    It covers MOST_SIDE cells around the place from which the first frame looked. One thread adds
-    frames; others may read meanwhile.
+    It covers MOST_SIDE cells around the place from which the first frame looked.
 
     Args:
         cell: m.
@@ -92,14 +93,49 @@ class LookedThrough:
 
     def __init__(self, cell: float) -> None:
         self._cell = cell
-        self._seen = np.zeros((MOST_SIDE, MOST_SIDE), bool)  # (x, y)
-        self._first: np.ndarray | None = None  # (2,) index of _seen[0, 0]
+        self._looks = np.zeros((MOST_SIDE, MOST_SIDE), np.int32)  # (x, y), frames
+        self._first: np.ndarray | None = None  # (2,) index of _looks[0, 0]
+        self._rules: dict[int, GridConfig] = {}  # by which frames were looked at that have numbers
+        self._lock = threading.Lock()  # held for less than a millisecond
 
-    def add(self, frame: Frame, rules: GridConfig) -> None:
-        """See what the rays of a frame pass on their way; the cell that each ends in stays out."""
-        points, start = _points(frame), frame.T_world_camera[:3, 3]
+    def __contains__(self, number: object) -> bool:
+        """Whether the frame of this number can be moved."""
+        return number in self._rules
+
+    def add(self, frame: Frame, rules: GridConfig, number: int = 0) -> None:
+        """See what the rays of a frame pass on their way; the cell that each ends in stays out.
+
+        Args:
+            number: by which it can be moved; 0 = it stays.
+        """
         if self._first is None:
-            self._first = np.rint(start[:2] / self._cell).astype(np.int64) - MOST_SIDE // 2
+            start = frame.T_world_camera[:2, 3]
+            self._first = np.rint(start / self._cell).astype(np.int64) - MOST_SIDE // 2
+        self._count(frame, rules, 1)
+        if number:
+            self._rules[number] = rules
+        if len(self._rules) > MOST_FRAMES:
+            del self._rules[min(self._rules)]
+
+    def move(self, number: int, before: Frame, after: Frame) -> None:
+        """A frame that was added was elsewhere."""
+        rules = self._rules[number]
+        self._count(before, rules, -1)
+        self._count(after, rules, 1)
+
+    def _count(self, frame: Frame, rules: GridConfig, by: int) -> None:
+        x, y = self._passed(frame, rules)
+        if not len(x):
+            return
+        seen = np.zeros((np.ptp(x) + 1, np.ptp(y) + 1), np.int32)
+        west, south = x.min(), y.min()
+        seen[x - west, y - south] = by  # a frame counts once
+        with self._lock:
+            self._looks[west : west + len(seen), south : south + seen.shape[1]] += seen
+
+    def _passed(self, frame: Frame, rules: GridConfig) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the cells that rays of a frame pass."""
+        points, start = _points(frame), frame.T_world_camera[:3, 3]
         way = points - start
         length = np.linalg.norm(way[:, :2], axis=1)
         whole = np.linalg.norm(way, axis=1)
@@ -113,14 +149,14 @@ class LookedThrough:
         xy = start[:2] + t[ray, step, None] * way[ray, :2]
         cells = np.rint(xy / self._cell).astype(np.int64) - self._first
         x, y = cells[((cells >= 0) & (cells < MOST_SIDE)).all(1)].T
-        self._seen[x, y] = True
+        return x, y
 
     def cells(self) -> np.ndarray:
         """(N, 2) x and y index of the cells so far."""
         if self._first is None:
             return np.zeros((0, 2), np.int64)
-        rows = np.flatnonzero(self._seen.any(1))
-        x, y = np.nonzero(self._seen[rows])
+        rows = np.flatnonzero(self._looks.any(1))
+        x, y = np.nonzero(self._looks[rows])
         return np.stack([rows[x], y], 1) + self._first
 
 

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corrected poses: the topic `trajectory`, of whatever optimises them, and ~/correct."""
+"""Corrected poses: the topic `trajectory`, of whatever optimises them, and ~/correct.
+
+Several robots have one of each, below their names.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nav_msgs.msg import Path
@@ -17,6 +21,7 @@ from radseg_interfaces.srv import CorrectPoses
 
 from ...datatypes import InputError, RadsegRosError
 from ...frames import decode
+from ...frames.ledger import input_name
 from ...journal.correct import Correction
 from ...live_map import LiveMap
 from ..faults import Faults
@@ -37,47 +42,53 @@ class Corrections:
     ) -> None:
         self.live, self._node = live, node
         self._aside = aside
-        self._newest: Path | None = None
+        self._newest: dict[str, Path] = {}  # by robot
         self._lock = threading.Lock()
-        self._use = faults.guarded(f"correcting by {TOPIC}", self._use_newest)
-        node.create_subscription(
+        for robot in live.robots:
+            self._listen(robot, faults)
+
+    def _listen(self, robot: str, faults: Faults) -> None:
+        topic = input_name(TOPIC, robot)
+        use = faults.guarded(f"correcting by {topic}", partial(self._use_newest, robot))
+        self._node.create_subscription(
             Path,
-            TOPIC,
-            faults.guarded(f"receiving {TOPIC}", self._receive),
+            topic,
+            faults.guarded(f"receiving {topic}", partial(self._receive, robot, use)),
             QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE),
             callback_group=MutuallyExclusiveCallbackGroup(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
-    def correct(self, request: CorrectPoses.Request, response: CorrectPoses.Response) -> None:
-        """~/correct."""
-        done = self._correct(request.path)
+    def correct(
+        self, robot: str, request: CorrectPoses.Request, response: CorrectPoses.Response
+    ) -> None:
+        """~/correct, of one robot."""
+        done = self._correct(robot, request.path)
         response.moved, response.kept, response.outside = done.moved, done.kept, done.outside
         response.message = told(done)
 
-    def _receive(self, path: Path) -> None:
+    def _receive(self, robot: str, use: Callable[[], None], path: Path) -> None:
         """A newer path says all that an older one said."""
         with self._lock:
-            waiting, self._newest = self._newest is not None, path
+            waiting = robot in self._newest
+            self._newest[robot] = path
         if not waiting:
-            self._aside(self._use)
+            self._aside(use)
 
-    def _use_newest(self) -> None:
+    def _use_newest(self, robot: str) -> None:
         with self._lock:
-            path, self._newest = self._newest, None
-        if path is None:
-            return
+            path = self._newest.pop(robot)
         try:
-            done = self._correct(path)
+            done = self._correct(robot, path)
         except RadsegRosError as error:
             self.live.drops.add(
                 "trajectory that cannot be used (correct.*, journal.*)", example=str(error)
             )
             return
         if done.moved:
-            self._node.get_logger().info(f"{TOPIC}: {told(done)}")
+            self._node.get_logger().info(f"{input_name(TOPIC, robot)}: {told(done)}")
 
-    def _correct(self, path: Path) -> Correction:
+    def _correct(self, robot: str, path: Path) -> Correction:
         if not 0 < len(path.poses) <= MAX_POSES:
             raise InputError(f"a path has 1 to {MAX_POSES} poses, got {len(path.poses)}")
         with decode.reading("trajectory"):
@@ -86,7 +97,7 @@ class Corrections:
             poses = [decode.pose_matrix(each.pose) for each in path.poses]
         if not all(stamps):
             raise InputError("a pose of the path has no stamp (it is zero)")
-        return self.live.correct(stamps, poses, frame_id)
+        return self.live.correct(stamps, poses, frame_id, robot)
 
 
 def told(done: Correction) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future as FutureOf
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -37,6 +38,7 @@ from radseg_interfaces.srv import (
 from ...command import sentence
 from ...datatypes import RadsegRosError
 from ...device import give_way
+from ...frames.ledger import input_name
 from ...live_map import LiveMap
 from ..faults import Faults
 from .changes import Changes
@@ -72,8 +74,8 @@ class MapServices:
         self._pools = (queries, self._short, changes)
         group = ReentrantCallbackGroup()
         ask, change = Questions(live, show), Changes(node, live)
-        correction = Corrections(node, live, faults, self.change)
-        for type_, name, answer, pool in (
+        correct = Corrections(node, live, faults, self.change).correct
+        offered: Iterable[tuple[type, str, Answer, ThreadPoolExecutor | None]] = (
             (QueryText, "query", ask.text, queries),
             (QueryVector, "query_vector", ask.vector, queries),
             (QueryPoint, "query_point", ask.point, queries),
@@ -83,12 +85,16 @@ class MapServices:
             (LoadMap, "load_map", change.load, changes),
             (ClearBox, "clear_box", change.clear_box, changes),
             (ForgetObject, "forget_object", change.forget_object, changes),
-            (CorrectPoses, "correct", correction.correct, changes),
+            *(
+                (CorrectPoses, input_name("correct", robot), partial(correct, robot), changes)
+                for robot in live.robots
+            ),
             (Trigger, "confirm_map", change.confirm, changes),
             (Trigger, "reset", change.reset, changes),
             (Trigger, "pause", change.pause, None),
             (Trigger, "resume", change.resume, None),
-        ):
+        )
+        for type_, name, answer, pool in offered:
             callback = self._in_pool(name, answer, pool) if pool else self._at_once(name, answer)
             qos = QoSProfile(depth=QUEUE)
             node.create_service(type_, f"~/{name}", callback, qos_profile=qos, callback_group=group)
