@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import eval3d_world as world
 import numpy as np
@@ -13,6 +14,7 @@ from test_segment import colors, small_set  # noqa: F401  # a fixture
 
 from eval3d.cli import main
 from eval3d.report.difference import differences, read_result
+from eval3d.report.protocol import encoder_windows
 from radseg_ros.cli import eval2d
 from radseg_ros.datatypes import InputError
 
@@ -114,3 +116,18 @@ def test_maps_from_files_do_not_claim_what_nobody_knows(tmp_path, capsys, record
     assert theirs["encoder"] == "another program's labels" and theirs["weights"] == "unknown"
     for said in (ours, theirs):
         assert all(said[name].startswith("unknown") for name in ("frames", "resolution", "windows"))
+
+
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        ({}, "as the encoder does"),
+        ({"crop": 0, "stride": 0}, "none (single pass)"),
+        (
+            {"crop": 192, "stride": 128, "side": 384},
+            "192 px every 128 px, images at a short side of 384 px",
+        ),
+    ],
+)
+def test_windows_are_told_with_the_size_of_what_they_cut(cut, told):
+    assert encoder_windows(SimpleNamespace(**cut)) == told
