@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of one frame in the map, against the straightforward route, and against the size
-of the map.
+"""Time and memory of one frame in the map, against the straightforward route, against the memory
+that it must move, and against the size of the map.
 
     python bench/map_update.py            # everything: about three minutes and 8 GB
+    python bench/map_update.py --only floor
     python bench/map_update.py --only growth
 
 The straightforward route is the one that published programs take: bilinear features as one row per
@@ -15,6 +16,7 @@ import argparse
 import statistics
 from collections.abc import Callable
 
+import floors  # isort: skip
 import measure  # isort: skip
 
 import numpy as np  # isort: skip
@@ -129,6 +131,33 @@ def compare(rounds: int) -> None:
     )
 
 
+def against_floor(rounds: int) -> None:
+    """Frames of a known room in turns with copies, whose rate says how fast memory moves here."""
+    world, features = new_map(), rooms.features()
+    frames = [rooms.frame(step) for step in range(12)]
+    voxels = sum(world.integrate(frame, features).voxels for frame in frames)
+    source = torch.zeros(floors.COPIED, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    sides = {
+        "frames": lambda: [world.integrate(frame, features) for frame in frames],
+        "copy": lambda: target.copy_(source),
+    }
+    for run in sides.values():
+        run()
+    taken = measure.in_turns(sides, rounds)
+    patches = features.data[0].numel()
+    moved = floors.map_update_bytes(
+        frames[0].depth.size, patches, round(voxels / len(frames)), CHANNELS
+    )
+    rate = 2 * floors.COPIED / taken["copy"].wall
+    frame = taken["frames"].wall / len(frames)
+    print(
+        f"a frame: {1e3 * frame:.1f} ms ({1e3 * taken['frames'].processor / len(frames):.1f} ms of "
+        f"processor time); {moved / 1e6:.0f} MB must move, at {rate / 1e9:.1f} GB/s (a copy, read "
+        f"and written) in {1e3 * moved / rate:.1f} ms: {frame * rate / moved:.1f} x its floor"
+    )
+
+
 def growth(target: int, rounds: int) -> None:
     """Time of a frame in a small and a large map, alternating.
 
@@ -188,7 +217,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("compare", "growth", "profile"), help="one part")
+    parser.add_argument(
+        "--only", choices=("compare", "floor", "growth", "profile"), help="one part"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of the comparison")
     parser.add_argument("--voxels", type=int, default=500_000, help="size of the large map")
     parser.add_argument("--threads", type=int, default=2)
@@ -196,6 +227,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.only in (None, "compare"):
         compare(options.rounds)
+    if options.only in (None, "floor"):
+        against_floor(options.rounds)
     if options.only in (None, "growth"):
         growth(options.voxels, 3 * options.rounds)
     if options.only in (None, "profile"):

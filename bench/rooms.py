@@ -63,6 +63,7 @@ def _view(step: int, height: int, width: int) -> Frame:
 
 
 def features(channels: int = 768, height: int = 640, width: int = 864, seed: int = 0) -> FeatureMap:
-    """Random patch vectors, one per 16 x 16 px."""
+    """Random patch vectors, one per 16 x 16 px, each in one piece as an encoder leaves them."""
     generator = torch.Generator().manual_seed(seed)
-    return FeatureMap(torch.randn(channels, height // 16, width // 16, generator=generator))
+    data = torch.randn(1, channels, height // 16, width // 16, generator=generator)
+    return FeatureMap(data.contiguous(memory_format=torch.channels_last)[0])

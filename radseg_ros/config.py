@@ -31,8 +31,13 @@ MAX_CAMERAS = 8  # of a robot
 MAX_ROBOTS = 8
 MAX_NAMESPACE = 60  # characters
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # below the node's
-# preset -> crop and stride in px; crop 0 = single pass
-WINDOWS = {"paper": (336, 112), "balanced": (336, 224), "fast": (0, 0)}
+# preset -> crop, stride and short side in px; crop 0 = single pass, side 0 = images as they come
+WINDOWS = {
+    "paper": (336, 112, 0),
+    "balanced": (336, 224, 0),
+    "fast": (0, 0, 0),
+    "cpu": (192, 128, 384),
+}
 # what RADIO's last block attends by -> the options that only it has (docs/method.md 2.7)
 ATTENTIONS = {
     "scra": ("scra", "tau_scra", "recursions"),
@@ -188,11 +193,18 @@ class RadsegConfig(Options):
     preset: str = option(
         "paper",
         "paper (crop 336, stride 112), balanced (336, 224: half the time), fast (single pass: a "
-        "fifth)",
+        "fifth), cpu (192, 128 of a smaller image: a seventh, for machines without a GPU)",
         choices=WINDOWS,
     )
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says", low=-1)
     stride: int = option(-1, "window stride in px; -1 = as the preset says", low=-1)
+    side: int = option(
+        -1,
+        "px; the network sees images brought down to this short side; 0 = as they come; -1 = as "
+        "the preset says",
+        low=-1,
+        high=8192,
+    )
     attention: str = option(
         "scra",
         "what the last block attends by: scra (RADSeg), plain (RADIO as it is), or a peer method: "
@@ -334,11 +346,15 @@ class RadsegConfig(Options):
 
     def window(self) -> tuple[int, int]:
         """Crop and stride in px: the preset's, unless set; crop 0 = single pass."""
-        crop, stride = WINDOWS[self.preset]
+        crop, stride, _ = WINDOWS[self.preset]
         crop = crop if self.crop == -1 else self.crop
         if self.stride != -1:
             return crop, self.stride
         return crop, min(stride or crop, crop)
+
+    def short_side(self) -> int:
+        """Px that the network sees at most of an image's short side; 0 = all."""
+        return WINDOWS[self.preset][2] if self.side == -1 else self.side
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,9 +587,9 @@ class QueryConfig(Options):
         [], "texts that a query must beat; empty = the encoder's own", live=True
     )
     hysteresis: float = option(
-        1.0,
-        "an object consists of voxels that reach this share of query.threshold; query.min_voxels "
-        "of them reach all of it",
+        0.5,
+        "an object goes on to voxels that reach this share of the best score of its text; "
+        "query.min_voxels of them reach query.threshold; 1 = only to those that reach it, too",
         low=0,
         high=1,
         live=True,

@@ -166,7 +166,7 @@ def world_points(
     """
     rays = T_world_camera[:3, :3] @ np.linalg.inv(K) / unit
     origin = T_world_camera[:3, 3] / unit
-    columns, rows = u.double(), v.double()[:, None]
+    columns, rows, depth = u.double(), v.double()[:, None], depth.double()
     x, y, z = (
         ((columns * a + c) + rows * b).mul_(depth).add_(t)
         for (a, b, c), t in zip(rays.tolist(), origin, strict=True)

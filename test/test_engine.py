@@ -12,8 +12,9 @@ import radio_files
 import torch
 from conftest import golden_file
 
+from radseg_ros.cli.checkups import BAD, GOOD, radseg
 from radseg_ros.cli.onnx import main as radseg_onnx
-from radseg_ros.config import RadsegConfig
+from radseg_ros.config import Config, RadsegConfig
 from radseg_ros.datatypes import CheckpointError, ConfigError, InputError
 from radseg_ros.encoders.engines import graph
 from radseg_ros.encoders.engines.graph import Agreement, compare
@@ -174,10 +175,10 @@ def test_same_features_as_torch(tmp_path, options):
 
 @pytest.mark.slow
 def test_blocks_of_a_large_image(tmp_path, monkeypatch):
-    monkeypatch.setitem(correlation.BLOCK_ELEMENTS, "cpu", 1 << 11)  # rows do not fit at once
+    monkeypatch.setitem(correlation.BLOCK_ELEMENTS, "cuda", 1 << 13)  # rows do not fit at once
     options = {"crop": 0, "scga": "always"}
     engine = encoder_of(written(tmp_path / "tiny.onnx", **options), **options)
-    assert correlation.rows_at_once(117, engine.device) == 17
+    assert correlation.rows_at_once(117, torch.device("cuda")) == 70
     theirs = encoder_of(**options).encode(image()).data
     assert (engine.encode(image()).data - theirs).abs().max() <= PARITY
 
@@ -190,7 +191,8 @@ def test_half_precision(tmp_path):
     assert torch.cosine_similarity(ours, theirs, dim=0).min() > 0.999
     assert Path(engine.config.engine_file).stat().st_size < 0.6 * TINY.stat().st_size
     with pytest.raises(ConfigError, match="dtype float16, not float32"):
-        encoder_of(engine.config.engine_file)
+        encoder_of(engine.config.engine_file, dtype="float32")
+    assert encoder_of(engine.config.engine_file).config.dtype == "auto"
 
 
 @pytest.mark.slow
@@ -243,6 +245,17 @@ def test_files_that_do_not_fit(engine, tmp_path):
             encoder_of(str(tmp_path / name))
     with pytest.raises(CheckpointError, match="No such file"):
         encoder_of(str(tmp_path / "absent.onnx"))
+
+
+@pytest.mark.slow
+def test_the_doctor_tries_it(engine):
+    options = {"checkpoint": str(TINY), "engine": "onnxruntime", "device": "cpu", **WINDOWS}
+
+    def state(file: str) -> str:
+        config = Config(radseg=RadsegConfig(**options, engine_file=file))
+        return next(each.state for each in radseg(config) if each.what == "radseg.engine")
+
+    assert state(engine) == GOOD and state("/nowhere/a.onnx") == BAD
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from radseg_ros.geometry import (
     working_size,
     world_points,
 )
+from radseg_ros.voxels.index import COORDINATE_LIMIT, pack, pack_nearest
 from radseg_ros.voxels.tensors import round_half_even
 
 
@@ -164,6 +165,15 @@ def test_read_only_images_are_taken():
     locked.depth.setflags(write=False)
     locked.rgb.setflags(write=False)
     assert resize_frame(locked, 24).depth.shape == (24, 32)
+
+
+@pytest.mark.parametrize("limit", [2, 1000, COORDINATE_LIMIT - 1])
+def test_points_are_packed_as_the_nearest_voxel(limit):
+    torch.manual_seed(0)
+    points = (torch.rand(3, 5000, dtype=torch.float64) - 0.5) * 2 * limit
+    points[:, ::2] = points[:, ::2].floor() + 0.5  # half way
+    points[:, :2] = torch.tensor([limit, -limit], dtype=torch.float64)
+    assert torch.equal(pack_nearest(list(points.clone())), pack(list(points.round())))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])

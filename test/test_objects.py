@@ -16,6 +16,7 @@ from radseg_ros.answers.boxes import straight_box, turned_box
 from radseg_ros.answers.groups import connected_groups
 from radseg_ros.answers.objects import find_objects
 from radseg_ros.answers.plain import answer_dict
+from radseg_ros.answers.scores import Presence, best_odds
 from radseg_ros.config import QueryConfig
 from radseg_ros.datatypes import Answer, MapGeometry, OrientedBox, SemanticObject, Viewpoint
 from radseg_ros.voxels.index import COORDINATE_LIMIT
@@ -217,6 +218,36 @@ def test_an_object_has_its_own_voxels_only(seed, few):
 def test_scores_of_zero_are_no_division_by_zero():
     (found,) = find(world(cuboid(3, 1, 1)), [0.0, 0.0, 0.0], threshold=0.0)
     assert found.peak == pytest.approx(found.centre) and found.score == 0
+
+
+def test_what_is_seen_through_noise_is_found_whole_however_probable_it_is():
+    rng = np.random.default_rng(3)
+    room, thing = cuboid(60, 40, 2), cuboid(12, 9, 2, at=(20, 10, 0))
+    own = (room[:, None] == thing).all(2).any(1)
+    odds = torch.tensor(rng.normal(np.where(own, 7.0, 0.0)), dtype=torch.float32)[:, None]
+    geometry, voxels = world(room), set()
+    for probability in (0.52, 0.75, 0.98):
+        presence = Presence(torch.tensor([probability]), best_odds(odds), typical=0.0)
+        scores = presence.scores(odds)[:, 0].numpy()
+        (found,) = find_objects("thing", geometry, scores, QueryConfig())
+        assert np.abs(np.subtract(found.centre, (25.5 * SIZE, 14 * SIZE, SIZE / 2))).max() < SIZE
+        voxels.add(found.voxels)
+        if probability == 0.52:
+            narrow = find_objects("thing", geometry, scores, QueryConfig(hysteresis=1.0))
+            assert sum(part.voxels for part in narrow) < 0.6 * len(thing)
+    assert len(voxels) == 1 and voxels.pop() == pytest.approx(len(thing), rel=0.1)
+
+
+def test_hysteresis_moves_borders_and_never_makes_an_object():
+    line = cuboid(30, 1, 1)  # voxels side by side
+    scores = np.full(30, 0.3)
+    scores[[2, 12, 22]] = 0.9  # too far apart for a core of three
+    assert not find(world(line), scores, hysteresis=0.3, max_gap=0.06)
+    scores[[11, 13]] = 0.6
+    (found,) = find(world(line), scores, hysteresis=0.3, max_gap=0.06)
+    assert (found.voxels, found.score) == (30, pytest.approx(0.6))
+    (narrow,) = find(world(line), scores, hysteresis=0.5, max_gap=0.06)  # half of the best
+    assert narrow.voxels == 3
 
 
 # ---- plain values --------------------------------------------------------------------------------

@@ -419,10 +419,42 @@ def test_presets_and_switches():
         (96, 96),
         (0, 0),
     )
+    sides = (RadsegConfig(**options).short_side() for options in ({}, {"preset": "cpu"}))
+    assert tuple(sides) == (0, 384)
+    assert RadsegConfig(preset="cpu", side=0).short_side() == 0
     paths = from_dict(
         RadsegConfig, {"checkpoint": Path("a.pth.tar"), "text_embeddings": [Path("b.npz"), "c.npz"]}
     )
     assert (paths.checkpoint, paths.text_embeddings) == ("a.pth.tar", ["b.npz", "c.npz"])
+
+
+@pytest.mark.parametrize(
+    ("size", "seen", "windows"),
+    [
+        ((640, 864), (384, 512), 12),
+        ((480, 640), (384, 512), 12),
+        ((720, 1280), (384, 688), 15),
+        ((240, 320), (384, 384), 9),  # smaller than that: as with any preset
+    ],
+)
+def test_images_are_brought_down(size, seen, windows):
+    config = RadsegConfig(preset="cpu")
+    assert resized(size, *config.window(), side=config.short_side()) == seen
+    assert len(corners(seen, *config.window())) == windows
+
+
+def test_the_network_sees_a_smaller_image(small, golden):
+    rgb = image_of(golden)[:96, :144].astype(np.float32)
+    brought = F.interpolate(
+        torch.from_numpy(rgb).permute(2, 0, 1)[None], (32, 48), mode="bilinear", antialias=True
+    )[0].permute(1, 2, 0)
+    for windows in ({"crop": 0}, {"crop": 16, "stride": 16}):
+        ours = encoder_of(small, side=32, **windows).encode(rgb).data
+        theirs = encoder_of(small, **windows).encode(brought.numpy()).data
+        assert ours.shape[1:] == (2, 3)
+        assert (ours - theirs).abs().max() < 1e-5
+    enough = encoder_of(small, side=96).encode(rgb).data  # it is never made larger
+    assert torch.equal(enough, encoder_of(small).encode(rgb).data)
 
 
 @pytest.mark.parametrize(

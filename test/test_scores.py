@@ -123,13 +123,13 @@ def test_what_goes_with_the_map_is_likelier_where_things_go_together():
 def test_nearness_says_nothing_where_things_do_not_go_together():
     census = Census.take(odds_of(list(range(0, 80, 2))), 10, meanings(False))
     assert census.coherence < 0.7
-    lost = Census(0.0, 1.0, meanings(False)[:40], 0.0, 1.0, coherence=0.0)
+    lost = Census(0.0, 1.0, -1.0, meanings(False)[:40], 0.0, 1.0, coherence=0.0)
     torch.testing.assert_close(lost.context(meanings(False)), torch.full((NAMES,), scores.TYPICAL))
 
 
 @given(st.floats(-50, 50), st.floats(0.1, 20), st.floats(-5, 5), st.floats(0.01, 3))
 def test_probability_grows_with_evidence_and_with_context(odds, more, context, nearer):
-    census = Census(-1.0, 0.5, torch.eye(3), 0.0, 1.0, 1.0)
+    census = Census(-1.0, 0.5, -3.0, torch.eye(3), 0.0, 1.0, 1.0)
     low, high = census.presence(
         torch.tensor([odds, odds + more], dtype=torch.float64), torch.tensor([context, context])
     ).probability
@@ -140,7 +140,7 @@ def test_probability_grows_with_evidence_and_with_context(odds, more, context, n
 
 
 def test_probabilities_by_hand():
-    census = Census(-1.0, 0.5, torch.eye(3)[:1], 0.2, 0.4, 1.0)
+    census = Census(-1.0, 0.5, -3.0, torch.eye(3)[:1], 0.2, 0.4, 1.0)
     near = torch.tensor([[0.6, 0.8, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     context = census.context(near)  # cosines 0.6, 0 and 1 with the one name that is there
     torch.testing.assert_close(context, torch.tensor([1.0, 0.0, 2.0]))
@@ -165,15 +165,21 @@ def test_a_name_describes_the_voxels_where_it_beats_the_background():
     torch.testing.assert_close(held[1], names[0])  # names that win no voxel stay in their order
 
 
-def test_voxels_share_the_probability_down_to_the_level_of_what_is_not_there():
-    presence = Presence(torch.tensor([0.8]), torch.tensor([10.0]), level=0.0)
-    odds = torch.tensor([[20.0], [10.0], [7.0], [3.5], [0.0], [-9.0]])
+def test_voxels_share_the_probability_down_to_what_is_typical():
+    presence = Presence(torch.tensor([0.8]), torch.tensor([10.0]), typical=-10.0)
+    odds = torch.tensor([[20.0], [10.0], [6.0], [-2.0], [-10.0], [-19.0]])
     expected = torch.tensor([[0.8], [0.8], [0.8], [0.4], [0.0], [0.0]])
     torch.testing.assert_close(presence.scores(odds), expected)
-    lower = Presence(torch.tensor([0.8]), torch.tensor([8.0]), level=-2.0)
+    lower = Presence(torch.tensor([0.8]), torch.tensor([8.0]), typical=-12.0)
     torch.testing.assert_close(lower.scores(odds - 2), expected)
-    nothing = Presence(torch.tensor([0.1]), torch.tensor([-2.0]), level=0.0)  # below the level
+    nothing = Presence(torch.tensor([0.1]), torch.tensor([-2.0]), typical=0.0)  # fits nothing
     assert nothing.scores(odds).isfinite().all() and nothing.scores(odds).max() <= 0.1 + 1e-6
+
+
+def test_a_census_knows_what_is_typical():
+    for present in ([], list(range(0, 100, 5))):
+        census = Census.take(odds_of(present), 10, meanings(True))
+        assert census.typical == pytest.approx(-3, abs=0.1)
 
 
 def mapper_of(encoder: ColorEncoder, **options: object) -> Mapper:

@@ -30,13 +30,13 @@ UNKNOWN = "unknown (the map came from a file)"
 MANY = 12  # scenes that are named one by one
 # options of an encoder that say where things are, or are stated in words
 PLACES = frozenset(
-    "checkpoint device text_embeddings text_tower offline preset crop stride".split()
+    "checkpoint device text_embeddings text_tower offline preset crop stride side".split()
 )
 # options that the block states in words, and those that cannot change a number
 STATED = frozenset(
     "dataset root classes encoder gt gt_rule gt_voxel_size protocol ignore k denoise_threshold "
     "denoise_chunk prediction_threshold frame_skip limit short_side map.voxel_size map.space "
-    "map.labels radseg.checkpoint radseg.preset radseg.crop radseg.stride".split()
+    "map.labels radseg.checkpoint radseg.preset radseg.crop radseg.stride radseg.side".split()
 )
 IDLE = frozenset(
     "threads radseg.device lite.device map.device radseg.offline radseg.text_embeddings "
@@ -167,7 +167,8 @@ def encoder_windows(encoder: Encoder) -> str:
     crop, stride = getattr(encoder, "crop", None), getattr(encoder, "stride", None)
     if crop is None or stride is None:
         return "as the encoder does"
-    return f"{crop} px every {stride} px" if crop else "none (single pass)"
+    seen = f", images at a short side of {side} px" if (side := getattr(encoder, "side", 0)) else ""
+    return (f"{crop} px every {stride} px" if crop else "none (single pass)") + seen
 
 
 def weights_of(found: str) -> str:

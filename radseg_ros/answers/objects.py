@@ -21,9 +21,9 @@ def rows_of(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
     return values.index_select(0, chosen).cpu().numpy()
 
 
-def least_score(rules: QueryConfig) -> float:
-    """Which voxels may be part of an object: more than those that make it one."""
-    return rules.hysteresis * rules.threshold
+def least_score(rules: QueryConfig, best: float) -> float:
+    """Which voxels may be part of an object, if the best one of the map scores ``best``."""
+    return min(rules.threshold, rules.hysteresis * best)
 
 
 def find_objects(
@@ -44,25 +44,20 @@ def find_groups(
 ) -> list[tuple[np.ndarray, float]]:
     """Which voxels form one object each, and its score; the best ``config.max_objects``, in order.
 
-    They are connected and reach :func:`least_score`, and ``config.min_voxels`` of them reach
-    ``config.threshold``. So the score of an object is what its ``min_voxels``-th best voxel has:
-    one noisy voxel makes no object, and raises none above another.
+    They are connected and reach :func:`least_score`, and ``config.min_voxels`` of them, which are
+    connected by themselves, reach ``config.threshold``: its core. The score of an object is what
+    the ``min_voxels``-th best voxel of its best core has: one noisy voxel makes no object, and
+    raises none above another.
 
     Args:
         geometry: the M voxels of the map.
         scores: (M,) in 0..1.
     """
-    chosen = np.flatnonzero(scores >= least_score(config))
+    chosen, group, best = _grown(geometry, scores, config)
     if not len(chosen):
         return []
-    index = rows_of(geometry.index, chosen)
-    group = connected_groups(index, geometry.voxel_size, config.max_gap)
-    voxels = np.bincount(group)
-    large = np.flatnonzero(voxels >= config.min_voxels)
-    if not len(large):
-        return []
-    score = _nth_best(scores[chosen], group, voxels, large, config.min_voxels)
-    large, score = large[score >= config.threshold], score[score >= config.threshold]
+    large, voxels = np.flatnonzero(best >= 0), np.bincount(group)
+    score, index = best[large], rows_of(geometry.index, chosen)
     place = np.stack([np.bincount(group, axis)[large] / voxels[large] for axis in index.T])
     ranked = np.lexsort((*place[::-1], -voxels[large], -score))
     starts = np.cumsum(voxels) - voxels
@@ -75,7 +70,7 @@ def find_groups(
         own = chosen[order[starts[large[i]] :][: voxels[large[i]]]]
         whole = [(own, float(score[i]))]
         parts = sheets(rows_of(geometry.index, own), geometry.voxel_size)
-        parted = [(own[rows], _score_of(scores[own[rows]], config)) for rows in parts]
+        parted = [(own[rows], _score_of(scores[own[rows]], whole[0][1], config)) for rows in parts]
         for each in parted or whole:
             if each[1] >= config.threshold:
                 bisect.insort(found, each, key=lambda other: (-other[1], -len(other[0])))
@@ -90,10 +85,10 @@ def _enough(found: list[tuple[np.ndarray, float]], score: float, voxels: int, mo
     return (least, len(rows)) >= (score, voxels)
 
 
-def _score_of(scores: np.ndarray, config: QueryConfig) -> float:
-    """The score of an object of so many voxels; -1 = too few."""
+def _score_of(scores: np.ndarray, most: float, config: QueryConfig) -> float:
+    """The score of a part of so many voxels, no better than the whole; -1 = too few."""
     few = config.min_voxels
-    return float(np.partition(scores, -few)[-few]) if len(scores) >= few else -1.0
+    return min(most, float(np.partition(scores, -few)[-few])) if len(scores) >= few else -1.0
 
 
 def make_object(
@@ -127,19 +122,49 @@ def make_object(
     )
 
 
-def _nth_best(
-    score: np.ndarray, group: np.ndarray, voxels: np.ndarray, large: np.ndarray, rank: int
-) -> np.ndarray:
-    """The ``rank``-th highest score in each of the groups ``large``, without sorting them.
+def _grown(
+    geometry: MapGeometry, scores: np.ndarray, config: QueryConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Connected voxels that may be part of an object.
+
+    Returns:
+        (n,) the voxels in order; (n,) the group of each; (G,) score of each group, -1 = no core.
+    """
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    core = np.flatnonzero(scores >= config.threshold)
+    if len(core) < config.min_voxels:
+        return nothing
+    core_of = _connected(geometry, core, config)
+    large, score = _nth_best(scores[core], core_of, config.min_voxels)
+    if not len(large):
+        return nothing
+    chosen = np.flatnonzero(scores >= least_score(config, float(scores.max())))
+    group = core_of if len(chosen) == len(core) else _connected(geometry, chosen, config)
+    member = np.zeros(len(core), np.int64)
+    member[core_of] = core  # any voxel of each core
+    best = np.full(int(group.max()) + 1, -1, np.float32)
+    np.maximum.at(best, group[np.searchsorted(chosen, member[large])], score)
+    return chosen, group, best
+
+
+def _connected(geometry: MapGeometry, rows: np.ndarray, config: QueryConfig) -> np.ndarray:
+    """(n,) the group of each of the voxels in ``rows``."""
+    index = rows_of(geometry.index, rows)
+    return connected_groups(index, geometry.voxel_size, config.max_gap)
+
+
+def _nth_best(score: np.ndarray, group: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """The groups that have ``rank`` voxels, and the ``rank``-th highest score in each of them.
 
     Args:
         score: (N,) of each voxel, not negative.
         group: (N,) of each voxel.
-        voxels: (G,) in each group.
     """
+    voxels = np.bincount(group)
+    large = np.flatnonzero(voxels >= rank)
     # the bits of floats that are not negative are in the order of the floats
     bits = (score.astype(np.float32) + np.float32(0)).view(np.uint32)
     both = group.astype(np.uint64) << np.uint64(32) | bits
     places = np.cumsum(voxels)[large] - rank
     found = np.partition(both, places)[places] & np.uint64(0xFFFFFFFF)
-    return found.astype(np.uint32).view(np.float32)
+    return large, found.astype(np.uint32).view(np.float32)

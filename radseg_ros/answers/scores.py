@@ -26,7 +26,7 @@ FITTING = 2.0  # standard deviations: more does not make a thing likelier, and 0
 # is odd in a place, such as a fire extinguisher, is only not expected
 TYPICAL = 1.0  # context of things that are there, on average
 COHERENT = 0.05  # how much more often than not a name of the map must be nearer to the others
-SOLID = 0.7  # share of the way from what is not there to its best voxels that a thing begins at
+SOLID = 0.8  # share of the way from a typical voxel to its best ones at which a thing is whole
 SAMPLE = 8192  # voxels that a census looks at
 _SPREAD = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 _LEAST_SPREAD = 1e-3
@@ -78,6 +78,7 @@ class Census:
 
     level: float  # median, over the names, of the log odds of their best voxels
     spread: float  # the standard deviation of those that are not there
+    typical: float  # log odds of any name at any voxel, their median
     held: torch.Tensor  # (HELD, E) unit vectors of the names that describe the map
     context_level: float  # as above, of how near the names are to these
     context_spread: float
@@ -104,7 +105,8 @@ class Census:
         among[held] = True
         higher = (context[among][:, None] > context[~among]).float().mean()
         coherence = float(((higher - 0.5) / COHERENT).clamp(0, 1).nan_to_num())
-        return cls(*_centre(evidence), meanings[held], *_centre(context), coherence)
+        typical = float(odds[::16].median())  # a sample of the sample is enough
+        return cls(*_centre(evidence), typical, meanings[held], *_centre(context), coherence)
 
     def context(self, meanings: torch.Tensor) -> torch.Tensor:
         """(Q, E) vectors of texts -> (Q,) how well each goes with what is in the map.
@@ -127,7 +129,7 @@ class Census:
         # a logarithm on both sides of 0: among what is far above the rest, more says little
         surprise = torch.asinh((best.cpu() - self.level) / self.spread)
         probability = torch.sigmoid(EVIDENCE * surprise + CONTEXT * context + BIAS)
-        return Presence(probability, best.cpu(), self.level)
+        return Presence(probability, best.cpu(), self.typical)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,13 +138,13 @@ class Presence:
 
     probability: torch.Tensor  # (Q,) that the thing is there
     best: torch.Tensor  # (Q,) log odds of its best voxels
-    level: float  # of the best voxels of things that are not there
+    typical: float  # log odds of a voxel that has nothing to do with it
 
     def scores(self, odds: torch.Tensor) -> torch.Tensor:
         """How probable it is that the thing is there, and in this voxel.
 
-        Voxels that are nearly as good as the best share its probability, others have less of it,
-        down to nothing at the level of what is not there.
+        Voxels that are nearly as good as the best have its whole probability, others have less of
+        it, down to nothing at what is typical.
 
         Args:
             odds: (M, Q) log odds of voxels.
@@ -151,7 +153,7 @@ class Presence:
             (M, Q) in 0..1.
         """
         probability, best = self.probability.to(odds.device), self.best.to(odds.device)
-        above = (best - self.level).clamp_min(_LEAST_SPREAD)
+        above = (best - self.typical).clamp_min(_LEAST_SPREAD)
         return probability * (1 - (best - odds) / above).div_(SOLID).clamp_(0, 1)
 
 

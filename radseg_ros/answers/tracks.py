@@ -478,7 +478,7 @@ def _without(
     """(M,) scores, in which what is buried is below any threshold."""
     if not graves:
         return scores
-    rows = np.flatnonzero(scores >= least_score(rules))
+    rows = np.flatnonzero(scores >= least_score(rules, rules.threshold))  # in any case
     xyz = rows_of(geometry.index, rows) * geometry.voxel_size
     seen_at_ns = rows_of(geometry.seen_at_ns, rows)
     buried = np.zeros(len(rows), bool)

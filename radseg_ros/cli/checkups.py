@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import sentence
-from ..config import Config, to_dict
+from ..config import Config, RadsegConfig, to_dict
 from ..datatypes import CheckpointError, LanguageError, RadsegRosError
 
 if TYPE_CHECKING:
@@ -197,8 +197,21 @@ def radseg(config: Config) -> Iterator[Finding]:
         yield Finding("encoder radseg", BAD, sentence(error))
         return
     yield Finding("encoder radseg", GOOD, f"{encoder.name} on {encoder.device}")
+    if options.engine != "torch":
+        yield _engine(options)
     yield from _alignment(encoder, checkpoint.version)
     yield from _texts(encoder, options.text_embeddings)
+
+
+def _engine(options: RadsegConfig) -> Finding:
+    """Whether what stands in for torch is here, fits, and starts."""
+    from ..encoders.engines.encoder import EngineEncoder
+
+    try:
+        EngineEncoder(options)
+    except RadsegRosError as error:
+        return Finding("radseg.engine", BAD, sentence(error))
+    return Finding("radseg.engine", GOOD, f"{options.engine} runs {options.engine_file}")
 
 
 def _alignment(encoder: RadsegEncoder, version: str) -> Iterator[Finding]:

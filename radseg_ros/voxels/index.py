@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from .storage import Column
+from .tensors import ROUNDER, ROUNDER_BITS, round_half_even
 
 COORDINATE_LIMIT = 2**20 - 1  # voxel coordinates lie in -LIMIT < c < LIMIT: +-52 km at 5 cm
 _BITS = 21
@@ -24,6 +25,12 @@ _LOCAL = sum(
 )  # the bits of a key that say where inside the brick
 
 
+_OFFSET = COORDINATE_LIMIT * ((1 << 2 * _BITS) + (1 << _BITS) + 1)
+# what pack_nearest has too much, as int64 counts
+_TOO_MUCH = ((ROUNDER_BITS << _BITS) + ROUNDER_BITS - _OFFSET) % (1 << 64)
+_NEAREST_OFFSET = _TOO_MUCH - (1 << 64) if _TOO_MUCH >> 63 else _TOO_MUCH
+
+
 def pack(index: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
     """x, y and z, whole numbers within the limit -> int64 keys of their shape, never negative, in
     lexicographic order.
@@ -31,7 +38,20 @@ def pack(index: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
     key = index[0].to(torch.int64, copy=True)
     for axis in (1, 2):
         key = key.mul_(1 << _BITS).add_(index[axis].long())
-    return key.add_(COORDINATE_LIMIT * ((1 << 2 * _BITS) + (1 << _BITS) + 1))
+    return key.add_(_OFFSET)
+
+
+def pack_nearest(points: Sequence[torch.Tensor]) -> torch.Tensor:
+    """x, y and z, float64 within the limit, which are lost -> :func:`pack` of them rounded half to
+    even.
+
+    A third of the time: no number is converted, because the bits of a rounded one are an integer.
+    """
+    x, y, z = points
+    above = y.add_(ROUNDER).add_(round_half_even(x), alpha=1 << _BITS)  # exact: below 2^43
+    key = above.view(torch.int64).bitwise_left_shift_(_BITS)
+    key.add_(z.add_(ROUNDER).view(torch.int64))
+    return key.sub_(_NEAREST_OFFSET)
 
 
 def unpack(key: torch.Tensor) -> torch.Tensor:

@@ -139,9 +139,9 @@ def lift(
     width, patches = feature_hw[1], feature_hw[0] * feature_hw[1]
     key, voxel = torch.unique(runs.key, return_inverse=True)
     group, member = torch.unique(voxel.mul_(patches).add_(runs.cell), return_inverse=True)
-    sums = runs.sums.new_zeros(len(group), 7).index_add_(0, member, runs.sums)
+    sums = runs.sums.new_zeros(7, len(group)).index_add_(1, member, runs.sums)
     voxel = group // patches
-    one, x, y, xy = sums[:, :4].unbind(1)
+    x, y, xy, one = sums[:4]
     weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
     corner = torch.arange(4, device=group.device)
     patch = (group - voxel * patches)[:, None] + (corner % 2 + corner // 2 * width)
@@ -150,15 +150,15 @@ def lift(
     )  # a feature map of one row or column has no second one: its weight is exactly 0
     entries = torch.zeros_like(key).index_add_(0, voxel, nonzero.sum(1))
     used = nonzero.flatten().nonzero()[:, 0]
-    totals = sums.new_zeros(len(key), 7).index_add_(0, voxel, sums)
+    totals = sums.new_zeros(4, len(key)).index_add_(1, voxel, sums[3:])
     return LiftedFrame(
         key=key,
-        hits=totals[:, 0].long(),
-        rgb_sum=totals[:, 4:],
+        hits=totals[0].long(),
+        rgb_sum=totals[1:].T.contiguous(),
         row_start=torch.nn.functional.pad(entries.cumsum(0), (1, 0)),
         patch=take(patch.flatten(), used),
         weight=take(weight.flatten(), used).float(),
         feature_hw=feature_hw,
-        points=int(totals[:, 0].sum()),
+        points=int(totals[0].sum()),
         dropped=dropped,
     )

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..config import LiftConfig
 from ..datatypes import Frame
 from ..geometry import DeviceFrame, bilinear_cells, resize_colors, tensor, world_points
-from .index import COORDINATE_LIMIT, pack
-from .tensors import round_half_even, take
+from .index import COORDINATE_LIMIT, pack_nearest
+from .tensors import take
 
 # On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's
 # grain of 32 768 elements also run without a barrier between threads, which a busy machine would
@@ -31,7 +32,7 @@ class Runs:
 
     key: torch.Tensor  # (R,) int64, voxel
     cell: torch.Tensor  # (R,) int64, upper-left patch of the four
-    # (R, 7) float64, over the pixels: 1, wx, wy, wx * wy (weights of the next patch), red, green,
+    # (7, R) float64, over the pixels: wx, wy, wx * wy (weights of the next patch), 1, red, green,
     # blue
     sums: torch.Tensor
 
@@ -69,14 +70,16 @@ def find_runs(
     """The runs of the pixels that are used, and how many pixels are not, by reason."""
     scan = _Scan(frame, feature_hw, voxel_size, config, device)
     rows, width = (len(pixel_grid(size, config)) for size in frame.depth.shape)
-    nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    bands = [Runs(nothing, nothing, torch.zeros(0, 7, dtype=torch.float64, device=device))]
-    if rows and width:
-        height = max(1, BAND_PIXELS // width) if device.type == "cpu" else rows
-        bands += [scan.band(slice(start, start + height)) for start in range(0, rows, height)]
-    return Runs(
-        *(torch.cat([getattr(band, field) for band in bands]) for field in ("key", "cell", "sums"))
-    ), dict(scan.dropped)
+    if not rows or not width:
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return Runs(nothing, nothing, nothing.new_zeros(7, 0, dtype=torch.float64)), {
+            **scan.dropped
+        }
+    height = max(1, BAND_PIXELS // width) if device.type == "cpu" else rows
+    numbers = torch.arange(height * width, device=device)
+    starts = range(0, rows, height)
+    bands = [scan.band(slice(start, start + height), numbers) for start in starts]
+    return scan.runs(*map(torch.cat, zip(*bands, strict=True))), dict(scan.dropped)
 
 
 _Points = Sequence[torch.Tensor]  # world x, y and z of a band of pixels, each (h, w), in voxels
@@ -97,50 +100,77 @@ class _Scan:
         rows, columns = (pixel_grid(size, config) for size in frame.depth.shape)
         area = tuple(slice(axis.start, axis.stop, axis.step) for axis in (rows, columns))
         depth = tensor(frame.depth, device)
-        self.depth = depth[area]
-        self.edges = (
-            depth_edges(returns(depth), config.depth_edge)[area] if config.depth_edge else None
-        )
         self.rgb = at_depth_size(tensor(frame.rgb, device), depth)[area]
+        self.dropped: Counter[str] = Counter(no_return=0, out_of_range=0)
+        depth = returns(depth)
+        edges = depth_edges(depth, config.depth_edge)[area] if config.depth_edge else None
+        self.depth = self._usable_depth(depth[area], edges)
         self.v, self.u = (_numbers(axis, device) for axis in (rows, columns))
         self.cell_y, self.weight_y = bilinear_cells(self.v, frame.depth.shape[0], feature_hw[0])
         self.cell_x, weight_x = bilinear_cells(self.u, frame.depth.shape[1], feature_hw[1])
         self.cell_y *= feature_hw[1]
         self.prefix_x = torch.nn.functional.pad(weight_x.cumsum(0), (1, 0))
-        self.dropped: Counter[str] = Counter(no_return=0, out_of_range=0)
+        self.turns_x = self.cell_x[1:] != self.cell_x[:-1]
+        self.all_near = self._farthest() < COORDINATE_LIMIT - 1
 
-    def band(self, rows: slice) -> Runs:
-        """The runs of some rows of the pixel grid."""
-        depth = self._usable_depth(rows)
+    def band(
+        self, rows: slice, numbers: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The stretches of some rows of the pixel grid.
+
+        Args:
+            numbers: 0, 1, ... for every pixel of the band.
+
+        Returns:
+            Number of the first pixel in the grid, key, -1 of pixels that are not used, and sums of
+            the colours as they are stored: (S,), (S,) and (S, 3).
+        """
+        depth = self.depth[rows]
         pose, K = self.frame.T_world_camera, self.frame.K
         points: _Points = world_points(depth, self.u, self.v[rows], K, pose, self.voxel_size)
         usable, points = self._in_range(self._clip(depth > 0, points), points)
-        key = torch.where(usable, pack([round_half_even(axis) for axis in points]), -1)
+        key = torch.where(usable, pack_nearest(points), -1)
         begins = torch.ones_like(usable)
-        begins[:, 1:] = (key[:, 1:] != key[:, :-1]) | (self.cell_x[1:] != self.cell_x[:-1])
+        torch.ne(key[:, 1:], key[:, :-1], out=begins[:, 1:])
+        begins[:, 1:] |= self.turns_x
         begin = begins.flatten().nonzero()[:, 0]
-        end = torch.cat([begin[1:], begin.new_full((1,), key.numel())])
-        key = take(key.flatten(), begin)
-        colors = _color_sums(self.rgb[rows], begin)
+        colors = torch.nn.functional.embedding_bag(
+            numbers[: depth.numel()], self.rgb[rows].reshape(-1, 3).float(), begin, mode="sum"
+        )  # exact where they are bytes
+        return begin + rows.start * len(self.u), take(key.flatten(), begin), colors
+
+    def runs(self, begin: torch.Tensor, key: torch.Tensor, colors: torch.Tensor) -> Runs:
+        """The stretches of all bands that are used, as runs."""
+        end = torch.cat([begin[1:], begin.new_full((1,), self.depth.numel())])
         used = (key >= 0).nonzero()[:, 0]
-        begin, end = take(begin, used), take(end, used)
+        key, begin, end = (take(values, used) for values in (key, begin, end))
         row = begin // len(self.u)
         first = begin - row * len(self.u)
-        count, y = (end - begin).double(), take(self.weight_y[rows], row)
-        x = take(self.prefix_x, first + (end - begin)) - take(self.prefix_x, first)
-        sums = torch.cat([torch.stack([count, x, count * y, x * y], 1), take(colors, used)], 1)
-        return Runs(take(key, used), take(self.cell_y[rows], row) + take(self.cell_x, first), sums)
+        count, y = end - begin, take(self.weight_y, row)
+        x = take(self.prefix_x, first + count) - take(self.prefix_x, first)
+        weights = torch.stack([x, count * y, x * y, count.double()])
+        colors = take(colors, used).T.double()
+        if self.rgb.dtype == torch.uint8:
+            colors /= 255
+        cell = take(self.cell_y, row) + take(self.cell_x, first)
+        return Runs(key, cell, torch.cat([weights, colors]))
 
-    def _usable_depth(self, rows: slice) -> torch.Tensor:
-        """(h, w) metres, 0 where the pixel is not used."""
-        depth = returns(self.depth[rows])
+    def _usable_depth(self, depth: torch.Tensor, edges: torch.Tensor | None) -> torch.Tensor:
+        """(h, w) metres, 0 where there is none -> 0 where the pixel is not used."""
         self.dropped["no_return"] += depth.numel() - int(depth.count_nonzero())
         if self.config.min_range or self.config.max_range:
             farthest = self.config.max_range or torch.inf
             depth = self._drop("range", depth, (depth < self.config.min_range) | (depth > farthest))
-        if self.edges is not None:
-            depth = self._drop("depth_edge", depth, self.edges[rows])
+        if edges is not None:
+            depth = self._drop("depth_edge", depth, edges)
         return depth
+
+    def _farthest(self) -> float:
+        """In voxels, what no coordinate of a point exceeds."""
+        pose, (height, width) = self.frame.T_world_camera, self.frame.depth.shape
+        rays = np.abs(pose[:3, :3] @ np.linalg.inv(self.frame.K)) @ [width, height, 1.0]
+        depth = float(self.depth.max()) if self.depth.numel() else 0.0
+        return float((rays * depth + np.abs(pose[:3, 3])).max()) / self.voxel_size
 
     def _drop(self, reason: str, depth: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
         self.dropped[reason] += int((gone & (depth > 0)).sum())
@@ -161,8 +191,7 @@ class _Scan:
         """Drop points that no key can express: one far pixel must not cost the frame, nor wrap into
         a near voxel.
         """
-        extremes = torch.stack([torch.stack(axis.aminmax()) for axis in points]).abs()
-        if extremes.max() < COORDINATE_LIMIT - 1:
+        if self.all_near:
             return usable, points
         near = usable.clone()
         for axis in points:
@@ -187,14 +216,3 @@ def at_depth_size(rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
     exact = rgb.float() / 255 if rgb.dtype == torch.uint8 else rgb
     height, width = depth.shape
     return resize_colors(exact, (height, width), antialias=False)
-
-
-def _color_sums(rgb: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
-    """(h, w, 3) colours and the first pixel of each run -> (R, 3) float64 sums over the runs, in
-    [0, 1] per pixel.
-    """
-    pixels = torch.arange(rgb.shape[0] * rgb.shape[1], device=rgb.device)
-    sums = torch.nn.functional.embedding_bag(
-        pixels, rgb.reshape(-1, 3).float(), begin, mode="sum"
-    )  # uint8: exact
-    return sums.double() / 255 if rgb.dtype == torch.uint8 else sums.double()

@@ -56,6 +56,7 @@ CODED_ROWS = 8192  # where they are compared as codes
 OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
 SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
+ON_GPU = 16  # times as many, and blocks as large: a step there is mostly the starting of it
 NARROW = 768  # numbers in a vector: below, bytes would save little and cost more of the cosine
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
@@ -233,7 +234,7 @@ class MapView:
             return OUTLINE_ROWS
         if self._pace:
             most = int(min(most, (deadline - time.monotonic()) / self._pace))
-        return max(LEAST_ROWS, min(STEP_ROWS, STEP_BYTES // (4 * source.channels), most))
+        return max(LEAST_ROWS, min(_step_rows(source), most))
 
     def _make(
         self, slots: torch.Tensor, errand: _Errand, source: VoxelMap, lock: threading.Lock
@@ -290,7 +291,7 @@ class MapView:
         if coded is not None:
             coded.learn(sample)
             return
-        coded = CodedVectors(self._code_bytes, source.device, BLOCK_ROWS)
+        coded = CodedVectors(self._code_bytes, source.device, BLOCK_ROWS * _times(source.device))
         coded.learn(sample)
         if kept is not None:
             with self._lock:
@@ -310,9 +311,10 @@ class MapView:
         return len(self._columns["key"]) if self._columns else 0
 
     def _storage(self, device: torch.device) -> ScaledBytes | VectorBlocks:
+        rows = BLOCK_ROWS * _times(device)
         if self._exact:
-            return VectorBlocks(self._width, torch.float32, device, BLOCK_ROWS)
-        return ScaledBytes(self._width, device, BLOCK_ROWS)
+            return VectorBlocks(self._width, torch.float32, device, rows)
+        return ScaledBytes(self._width, device, rows)
 
     def _resize(self, length: int, device: torch.device) -> None:
         for name, (shape, kind) in _COLUMNS.items() if not self._columns else ():
@@ -339,7 +341,7 @@ class MapView:
             slots = (columns["step"] > since).nonzero()[:, 0]
             scores = torch.zeros(len(slots), texts, device=slots.device)
             if self._vectors is not None:
-                for some in torch.arange(len(slots)).split(SCORED_ROWS):
+                for some in torch.arange(len(slots)).split(SCORED_ROWS * _times(slots.device)):
                     these = self._score(take(slots, some.to(slots.device)), scorer)
                     scores[some] = these.to(scores.device)
             rows = {name: take(values, slots) for name, values in columns.items()}
@@ -395,6 +397,7 @@ class MapView:
             missing = scores.new_zeros(len(step) - len(scores), texts)
             scores = torch.cat([scores, missing])
         at_once = CODED_ROWS if isinstance(self._vectors, CodedVectors) else SCORED_ROWS
+        at_once *= _times(step.device)
         for slots in (step > since).nonzero()[:, 0].split(at_once):
             scores[slots] = self._score(slots, scorer).to(scores.device)
         if question is not None and scores.numel() <= KEPT_SCORES_MOST:
@@ -402,6 +405,15 @@ class MapView:
             while len(self._scores) > KEPT_SCORES:
                 self._scores.popitem(last=False)
         return scores
+
+
+def _times(device: torch.device) -> int:
+    return ON_GPU if device.type == "cuda" else 1
+
+
+def _step_rows(source: VoxelMap) -> int:
+    """Rows that are transformed at once."""
+    return _times(source.device) * min(STEP_ROWS, STEP_BYTES // (4 * source.channels))
 
 
 def spread(count: int, most: int) -> torch.Tensor:
@@ -440,7 +452,7 @@ def scored_directly(
         means = source.table.means(slots)
         return lambda: scorer(transform(means).float())
 
-    step = max(64, min(STEP_ROWS, STEP_BYTES // (4 * source.channels)))
+    step = max(64, _step_rows(source))
     return _walk(source, lock, look, step, texts, deadline)
 
 

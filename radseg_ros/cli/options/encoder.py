@@ -38,7 +38,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         help="weights: of RADIO a file, folder, version or hub id "
         f"({RadsegConfig().checkpoint}), of others a folder or hub id",
     )
-    group.add_argument("--preset", choices=WINDOWS, help="paper, balanced or fast")
+    group.add_argument("--preset", choices=WINDOWS, help="paper, balanced, fast or cpu")
     group.add_argument(
         "--text-embeddings",
         action="append",

@@ -29,7 +29,7 @@ class EngineEncoder(RadsegEncoder):
         super().__init__(config)
         path = Path(config.engine_file).expanduser()
         engine = Engine(path, self.device, config.engine == "tensorrt")
-        kind = str(self.dtype).removeprefix("torch.")
+        kind = str(engine.origin["dtype"] if config.dtype == "auto" else config.dtype)
         self._command = partial(command, config, kind, int8=bool(engine.origin.get(INT8)))
         wanted = origin_of(config, self.checkpoint_hash, kind, engine.size)
         if wrong := difference(engine.origin, wanted):

@@ -58,10 +58,11 @@ def read_origin(path: Path, metadata: Mapping[str, str]) -> Origin:
     """
     try:
         found = json.loads(metadata[KEY])
-        sides = [found[side] for side in SIDES]
+        good = all(type(found[side]) is int and found[side] > 0 for side in SIDES)
+        good = good and type(found["dtype"]) is str
     except (KeyError, TypeError, ValueError):
-        sides = []
-    if not (sides and all(type(side) is int and side > 0 for side in sides)):
+        good = False
+    if not good:
         raise CheckpointError(f"{path} was not written by radseg-onnx")
     return found
 
@@ -96,8 +97,7 @@ def command(config: RadsegConfig, dtype: str, size: Sequence[int], int8: bool = 
         for f in dataclasses.fields(config)
         if f.name not in ELSEWHERE and getattr(config, f.name) != f.default
     }
-    if dtype != "float32":
-        changed["dtype"] = dtype
+    changed["dtype"] = dtype
     for name, value in changed.items():
         words += ["--set", f"{name}={json.dumps(value) if type(value) is bool else value}"]
     return shlex.join([*words, *(["--int8"] if int8 else [])])

@@ -70,7 +70,7 @@ def correlate(
         mean = mean.expand(unit.shape[:-2]).reshape(-1, 1, 1)
     tokens = unit.shape[-2]
     rows = rows_at_once(tokens, unit.device)
-    heads = max(1, BLOCK_ELEMENTS[unit.device.type] // (rows * tokens))
+    heads = max(1, _entries_at_once(unit.device) // (rows * tokens))
     out = []
     for first in range(0, len(flat_unit), heads):
         some = slice(first, first + heads)
@@ -90,7 +90,8 @@ def _only_alike(scores: torch.Tensor, start: int) -> torch.Tensor:
     if torch.compiler.is_compiling():  # a graph that is written out holds no views to write into
         columns = torch.arange(scores.shape[-1], device=scores.device)
         own = columns == columns[start : start + scores.shape[-2], None]
-        return torch.where(scores < 0, torch.where(own, 0.0, -math.inf), scores)
+        zero, never = scores.new_zeros(()), scores.new_full((), -math.inf)
+        return torch.where(scores < 0, torch.where(own, zero, never), scores)
     scores.diagonal(start, -2, -1).clamp_(min=0.0)
     # keeps what is larger, in one pass: a mask of its own takes three on a CPU
     return F.threshold(scores, -torch.finfo(scores.dtype).tiny, -math.inf, inplace=True)
@@ -98,7 +99,12 @@ def _only_alike(scores: torch.Tensor, start: int) -> torch.Tensor:
 
 def rows_at_once(tokens: int, device: torch.device) -> int:
     """Rows of a (T, T) matrix that may exist at a time."""
-    return max(1, min(tokens, BLOCK_ELEMENTS[device.type] // tokens))
+    return max(1, min(tokens, _entries_at_once(device) // tokens))
+
+
+def _entries_at_once(device: torch.device) -> int:
+    # who will run a graph that is written out is not known; a CPU loses 6 % by large blocks
+    return BLOCK_ELEMENTS["cuda" if torch.onnx.is_in_onnx_export() else device.type]
 
 
 def mean_cosine(unit: torch.Tensor) -> torch.Tensor:

@@ -66,6 +66,7 @@ class RadsegEncoder:
     def __init__(self, config: RadsegConfig) -> None:
         self.config = config
         self.crop, self.stride = config.window()
+        self.side = config.short_side()
         self.device = pick_device(config.device, "radseg.device")
         self.dtype = number_type(config.dtype, self.device)
         path = find_radio(config.checkpoint, config.offline)
@@ -213,10 +214,14 @@ class RadsegEncoder:
         return self._sized(image_tensor(rgb, self.device))
 
     def _sized(self, image: torch.Tensor) -> torch.Tensor:
-        size = resized(image.shape[1:], self.crop, self.stride, self.patch)
-        if size == tuple(image.shape[1:]):
+        own = tuple(image.shape[1:])
+        size = resized(own, self.crop, self.stride, self.patch, self.side)
+        if size == own:
             return image
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        smaller = 0 < self.side < min(own)
+        return F.interpolate(
+            image[None], size=size, mode="bilinear", align_corners=False, antialias=smaller
+        )[0]
 
     def features(
         self, image: torch.Tensor, see: See | None = None, at_once: int = 0

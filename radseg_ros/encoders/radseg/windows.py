@@ -12,18 +12,21 @@ import torch
 from torch.nn import functional as F
 
 
-def resized(size: Sequence[int], crop: int, stride: int, patch: int = 16) -> tuple[int, int]:
+def resized(
+    size: Sequence[int], crop: int, stride: int, patch: int = 16, side: int = 0
+) -> tuple[int, int]:
     """(h, w) that an image is resized to: multiples of the stride and at least one window.
 
-    Single pass: of the patch.
+    Single pass, and what is brought down to a short side of ``side`` px: multiples of the patch.
     """
     h, w = size
-    if not crop:
-        return max(round(h / patch), 1) * patch, max(round(w / patch), 1) * patch
-    if h % stride or w % stride:
+    scale = side / min(size) if 0 < side < min(size) else 1.0
+    if scale < 1 or not crop:
+        h, w = (max(round(each * scale / patch), 1) * patch for each in (h, w))
+    elif h % stride or w % stride:
         long = max(h, w)
         target = math.ceil(long / stride) * stride
-        h, w = (math.ceil(int(side * target / long) / stride) * stride for side in (h, w))
+        h, w = (math.ceil(int(each * target / long) / stride) * stride for each in (h, w))
     return max(h, crop), max(w, crop)
 
 

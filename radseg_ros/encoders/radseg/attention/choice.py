@@ -48,7 +48,8 @@ def make_attention(
     if name == "resradio":
         return partial(resradio, sigma=config.sigma, tau_r=config.tau_r, lambda_r=config.lambda_r)
     if name == "scra":
-        return partial(scra, tau=config.tau_scra, recursions=config.recursions)
+        recursions, compiled = config.recursions, config.compile
+        return partial(scra, tau=config.tau_scra, recursions=recursions, compiled=compiled)
     return plain
 
 

@@ -10,20 +10,20 @@ from ..correlation import correlate, fused, product_type
 from .block import Block, attend
 
 
-def scra(block: Block, tau: float, recursions: int) -> torch.Tensor:
+def scra(block: Block, tau: float, recursions: int, compiled: bool = False) -> torch.Tensor:
     """The output of the attention, correlated with itself, is the attention of the next pass.
 
     Args:
         block: the last one of RADIO.
         tau: temperature of the correlation.
         recursions: how often; the paper does it once.
+        compiled: in half precision on a GPU the correlation may be compiled, to one kernel.
 
     Returns:
         (B, h w, C).
     """
     out = attend(block)
     kind = product_type(out.dtype, out.device)
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     alike = fused if compiled and out.is_cuda and kind != torch.float32 else correlate
     for _ in range(recursions):
         unit = F.normalize(
