@@ -104,8 +104,7 @@ class Made:
 
 
 def map_of(encoder: RadsegEncoder, seen: Sequence[Frame]) -> Made:
-    """Integrate the frames; what torch loads on its first call has been loaded."""
-    encoder.encode(seen[0].rgb[:32, :32])
+    """Integrate the frames. Medians: what is loaded with the first one does not count."""
     mapper, spent = Mapper(Config(query=QueryConfig(mode="relevancy")), encoder), []
     for frame in seen:
         start, start_processor = time.perf_counter(), time.process_time()
@@ -166,7 +165,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--settings", nargs="+", choices=settings(), metavar="NAME")
-    parser.add_argument("--frames", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=4, help="of the camera (4)")
     parser.add_argument("--least", type=float, default=LEAST, help="mean cosine (0.95)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

@@ -23,6 +23,7 @@ CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_HOST = {"tolist", "item", "__int__", "__float__", "__bool__", "__index__", "__format__"}
 # of these, one side may be the host's: copies, and indices
 BOTH_SIDES = {"copy_", "__setitem__", "__getitem__", "index_put_"}
+CONVERSIONS = {"to", "cpu", "as_tensor"}  # which give what they got if it is there already
 
 
 class Remote(torch.Tensor):
@@ -70,7 +71,7 @@ def _answer(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         made = (torch.clone if name == "cuda" else function)(
             *tree_map(_near, args), **tree_map(_near, kwargs)
         )
-        if device is not None and (device.type == "cuda") != bool(remote):
+        if name in CONVERSIONS and device is not None and (device.type == "cuda") != bool(remote):
             made = made.clone()  # what goes from one to the other is a copy
     if name in TO_HOST or (device is not None and device.type == "cpu"):
         return made

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radseg_ros.voxels import table as table_module
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.table import VoxelTable
 
@@ -209,3 +210,12 @@ def test_a_table_gives_back_all_that_it_does_not_need():
     assert table.nbytes == rows + table.vectors.nbytes + table.index.nbytes
     assert rows == 10 * sum(column.data[:1].nbytes for column in table._columns.values())
     assert table.index.nbytes == 10 * (512 * 4 + 2 * 8)
+
+
+@pytest.mark.parametrize("channels", [1, 768, 40_000, 10_000_000])
+def test_blocks_of_long_vectors_are_bounded_on_every_device(channels, monkeypatch):
+    for rows in table_module._BLOCK_ROWS.values():
+        monkeypatch.setitem(table_module._BLOCK_ROWS, "cpu", rows)
+        blocks = VoxelTable(channels, torch.float32, torch.device("cpu")).vectors
+        assert 1 <= blocks.block_rows <= rows
+        assert blocks.block_nbytes <= max(256 << 20, 64 * channels * 4)

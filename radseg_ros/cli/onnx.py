@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="round the matrix products to 8 bit: half the time on a CPU, and a little less exact",
+        help="round the matrix products to 8 bit: on a CPU two thirds of the time, less exact",
     )
     add_encoder_options(parser)
     return parser

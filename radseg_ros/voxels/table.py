@@ -20,6 +20,7 @@ from .tensors import take
 # rows of vectors that are allocated, and added to, at once: each block that a frame touches costs a
 # few launches, which a GPU feels
 _BLOCK_ROWS = {"cpu": 4096, "mps": 4096, "cuda": 65536}
+_BLOCK_BYTES = 256 << 20  # of long vectors a block has fewer rows
 _revision = itertools.count(1)  # of all tables: voxel and revision name one content for ever
 _INT64 = torch.iinfo(torch.int64)
 
@@ -63,7 +64,8 @@ class VoxelTable:
     ) -> None:
         self.device = device
         self.index = VoxelIndex(device)
-        self._block_rows = _BLOCK_ROWS[device.type]
+        widest = max(64, _BLOCK_BYTES // (channels * dtype.itemsize))
+        self._block_rows = min(_BLOCK_ROWS[device.type], widest)
         if max_bytes:
             step = max(64, max_bytes // (64 * channels * dtype.itemsize))
             self._block_rows = min(self._block_rows, step)

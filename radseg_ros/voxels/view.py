@@ -495,7 +495,8 @@ def _walk(
     out = {"scores": torch.zeros(whole, texts, device=source.device)}
     while done < whole:
         with lock:
-            slots = torch.arange(done, min(done + step, whole, len(source)), device=source.device)
+            end = max(done, min(done + step, whole, len(source)))  # it may have been forgotten
+            slots = torch.arange(done, end, device=source.device)
             if not len(slots):
                 break
             columns = {name: take(source.table[name], slots) for name in _COPIED}

@@ -88,8 +88,12 @@ def take_apart(
     earlier: QueriesAndKeys = (),
 ) -> Block:
     """The block ``layer``, prepared, with (B, T, C) tokens going into it."""
-    made = linear(layer.attention.qkv_proj, layer.norm1(tokens))
-    query, key, value = (split(layer, part) for part in made.chunk(3, -1))
+    own = layer.attention
+    made = linear(own.qkv_proj, layer.norm1(tokens))
+    made = made.unflatten(-1, (3, own.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)
+    if made.device.type == "cpu":  # a head's rows that lie far apart compete for places in a cache
+        made = made.contiguous()
+    query, key, value = made.unbind()
     return Block(layer, tokens, query, key, value, prefix, grid, earlier)
 
 
