@@ -38,6 +38,7 @@ ALL_KINDS = 200
 TILES, KINDS = 16, 12  # of a room
 NOISE = 0.3  # of a kind's length
 HITS = 20  # points of a voxel in a frame
+TURNS = 3  # in each room, of twelve frames: the first sees a room that is new
 LABELS = ["a chair", "a table", "a lamp", "a fire extinguisher"]
 
 
@@ -161,12 +162,13 @@ def building(options: argparse.Namespace) -> None:
 
 def frames(options: argparse.Namespace) -> None:
     """The same frames into a map in full and one in tiers, in turns."""
-    count = options.rooms * 12
+    count = options.rooms * TURNS * 12
     tiers = MapConfig(hot_voxels=options.hot, cold_share=options.share)
     worlds = {"in full": VoxelMap(CHANNELS, MapConfig(), device="cpu")}
     worlds["in tiers"] = VoxelMap(CHANNELS, tiers, device="cpu")
     spent: dict[str, list[float]] = {name: [] for name in worlds}
-    walk = [(step, step // 12) for step in range(count)] + [(step, 0) for step in range(12)]
+    walk = [(step, step // (TURNS * 12)) for step in range(count)]
+    walk += [(step, 0) for step in range(12)]
     for step, room in walk:  # and back to the first room, which is cold by then
         frame = rooms.frame(step, room)
         random = torch.Generator().manual_seed(step)
@@ -177,13 +179,23 @@ def frames(options: argparse.Namespace) -> None:
             world.integrate(frame, features)
             spent[name].append(time.process_time() - start)
     full, tiered = spent.values()
+    first = [step % (TURNS * 12) < 12 for step in range(count)]
     coded = worlds["in tiers"].table.vectors
     assert isinstance(coded, TieredVectors)
-    for what, part in (("walk", slice(6, count)), ("back in the first room", slice(count, None))):
-        a, b = full[part], tiered[part]
+    parts = {
+        "in a new room (a third of a frame's voxels are new)": [
+            i for i in range(6, count) if first[i]
+        ],
+        "in a known room": [i for i in range(count) if not first[i]],
+        "back in the first room": list(range(count, count + 12)),
+    }
+    parts["all frames"] = [i for part in parts.values() for i in part]
+    for what, part in parts.items():
+        a, b = [full[i] for i in part], [tiered[i] for i in part]
+        ratio = statistics.median(b) / statistics.median(a)
         print(
             f"{what}: a frame {1e3 * statistics.median(a):.0f} ms of processor time in full, "
-            f"{1e3 * statistics.median(b):.0f} ms in tiers ({sum(b) / sum(a):.2f}x), the longest "
+            f"{1e3 * statistics.median(b):.0f} ms in tiers ({ratio:.2f}x), the longest "
             f"{1e3 * max(a):.0f} and {1e3 * max(b):.0f} ms"
         )
     print(f"{len(coded)} voxels, {len(coded.codecs.all)} codecs; processor time has learning in it")

@@ -160,7 +160,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
 
     def tell(what: str, nbytes: int, vectors: torch.Tensor, rest: dict[str, float]) -> None:
-        table.vectors.load(vectors * hits[:, None], hits)
+        table.vectors.load({"vectors": vectors * hits[:, None]}, hits)
         now = score()
         alike = cosine_similarity(vectors, means)[means.any(1)]
         worst = float(alike.kthvalue(max(1, len(alike) // 100)).values)

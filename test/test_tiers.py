@@ -109,8 +109,7 @@ def test_tiers_are_one_array_of_sums(seed):
 
 
 @pytest.mark.slow
-def test_learning_goes_on_where_things_look_different(monkeypatch):
-    monkeypatch.setattr(tiered.Lesson, "done", True)  # waited for: a robot's frames are seconds
+def test_learning_goes_on_where_things_look_different():
     tiers = TieredVectors(64, CPU, 64, 512, 16)
     random = torch.Generator().manual_seed(5)
     shown = []
@@ -199,8 +198,7 @@ def test_a_small_map_is_exact_and_can_be_corrected():
 
 
 @pytest.mark.slow
-def test_one_recording_makes_one_map(monkeypatch):
-    monkeypatch.setattr(tiered.Lesson, "done", True)  # it is, where frames do not come at once
+def test_one_recording_makes_one_map():
     a, b = mapped(HALF), mapped(HALF)
     assert a.table.state()["codes"].equal(b.table.state()["codes"])
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 from .codecs import Codecs
 
 _WORSE = 2  # times what is lost of the vectors that the codec was learnt from: then it is too much
-_LITTLE = 5e-3  # of 1 - cosine more: what no codec is learnt for
+_LITTLE = 1e-3  # of 1 - cosine more: what no codec is learnt for
 
 
 @dataclass(slots=True)

@@ -34,7 +34,9 @@ _UNDO_ROWS = 256  # likewise taken back: where memory has run out there is littl
 _SPARE = 8  # 1/8 of the hot rows are kept free, for a camera that turns to what it has not seen
 _COOLED = 8  # a frame that hits n voxels codes n / 8 others towards that
 _APART = 4  # a codec is learnt anew when 1/4 of the hot rows, or more, have been coded by the last
-_AFTER = 2  # and used 1/2 later, or when it is learnt: where that is sooner, maps can be repeated
+# And used once 1/2 have been, learnt or not: later, voxels would be coded that were seen after the
+# lesson began. So one recording makes one map.
+_AFTER = 2
 _TRIED = 32  # vectors of a frame that are coded and decoded, to see what would be lost
 _ENOUGH = 128  # such vectors, before that is believed
 
@@ -59,11 +61,6 @@ class Lesson:
         codec, loss = VectorCodec.learn(self._vectors, self._nbytes), Loss()
         loss.add(self._vectors[:_AT_ONCE], Codecs((codec,)))
         return codec, loss.mean
-
-    @property
-    def done(self) -> bool:
-        """Whether nobody would have to wait."""
-        return not self._thread.is_alive()
 
     def result(self) -> tuple[VectorCodec, float]:
         """What was learnt, and what it loses of that; waits for it."""
@@ -298,8 +295,7 @@ class TieredVectors:
         """
         hot = len(self._slot)
         if self._lesson is not None:
-            due = self._cooled >= self._begun_at + hot // _AFTER
-            if self.codecs and due and self._lesson.done:
+            if self.codecs and self._cooled >= self._begun_at + hot // _AFTER:
                 self._follow_up()
         elif not self.codecs:
             if int((self._slot >= 0).sum()) >= hot // 2:
