@@ -69,7 +69,7 @@ def mapping_node(log: str, encode: float, arguments: Sequence[str]) -> None:
     from color_encoder import ColorEncoder
 
     from radseg_ros.encoders.protocol import ENCODERS
-    from radseg_ros.mapper import Mapper
+    from radseg_ros.mapper import Mapper, Prepared
     from radseg_ros.ros.mapper_node import main as run
 
     class SlowEncoder(ColorEncoder):
@@ -79,10 +79,10 @@ def mapping_node(log: str, encode: float, arguments: Sequence[str]) -> None:
 
     fuse = Mapper.fuse
 
-    def timed(mapper: Mapper, frame: Frame, *rest: Any) -> Any:
-        stats = fuse(mapper, frame, *rest)
+    def timed(mapper: Mapper, prepared: Prepared, *rest: Any) -> Any:
+        stats = fuse(mapper, prepared, *rest)
         with open(log, "a") as file:
-            print((time.time_ns() - frame.stamp_ns) / 1e9, file=file)
+            print((time.time_ns() - prepared.frame.stamp_ns) / 1e9, file=file)
         return stats
 
     ENCODERS["slow"] = lambda options: SlowEncoder()

@@ -363,7 +363,7 @@ class Mapper:
         if view is self.view and self._asks_codes:
             return False
         others = sum(other.nbytes for other in (self.view, self.outline) if other is not view)
-        if source.room_for(view.nbytes_for(len(source)) + others):
+        if source.room_for(view.nbytes_for(len(source), source.device) + others):
             return True
         view.clear()
         return False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,15 +34,29 @@ def devices() -> list:
     return ["cpu", pytest.param("cuda", marks=marks)]
 
 
-@pytest.fixture(scope="module", params=devices())
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+@contextlib.contextmanager
+def on_device(name: str) -> Iterator[torch.device]:
     """Each device that the core must run on; ``small_worlds`` makes its maps there."""
-    if request.param == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         with pretend_gpu.pretend() as pretended, small_worlds.on(pretended):
             yield pretended
     else:
-        with small_worlds.on(torch.device(request.param)) as real:
+        with small_worlds.on(torch.device(name)) as real:
             yield real
+
+
+@pytest.fixture(scope="module", params=devices())
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """For modules all of whose tests are of it."""
+    with on_device(request.param) as found:
+        yield found
+
+
+@pytest.fixture(params=devices())
+def device_for_one(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """For one test of a module."""
+    with on_device(request.param) as found:
+        yield found
 
 
 def golden_file(path: str) -> Path:

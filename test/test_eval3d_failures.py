@@ -125,8 +125,8 @@ def test_voxels_that_are_all_removed_again_are_no_result(tmp_path, capsys, monke
 
     integrate = VoxelMap.integrate
 
-    def and_forget(self, *observed):
-        stats = integrate(self, *observed)
+    def and_forget(self, *observed, **options):
+        stats = integrate(self, *observed, **options)
         self.clear()
         return stats
 

@@ -178,15 +178,15 @@ def test_points_are_packed_as_the_nearest_voxel(limit):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 @pytest.mark.parametrize("hw", [(24, 32), (6, 8), (12, 16)])
-def test_a_frame_on_a_device_is_the_same_frame(device, kind, hw):
+def test_a_frame_on_a_device_is_the_same_frame(device_for_one, kind, hw):
     rng = np.random.default_rng(0)
     rgb = rng.random((24, 32, 3)).astype(np.float32)
     observed = frame(
         rng.random((12, 16)), rgb=(255 * rgb).astype(kind) if kind is np.uint8 else rgb
     )
-    there, here = frame_on(device, observed, min(hw)), resize_frame(observed, min(hw))
+    there, here = frame_on(device_for_one, observed, min(hw)), resize_frame(observed, min(hw))
     back = arrays(there)
-    assert isinstance(there, DeviceFrame) == (device.type == "cuda")
+    assert isinstance(there, DeviceFrame) == (device_for_one.type == "cuda")
     assert (back.stamp_ns, back.rgb.dtype) == (here.stamp_ns, here.rgb.dtype)
     np.testing.assert_array_equal(back.depth, here.depth)
     np.testing.assert_array_equal(back.K, here.K)

@@ -21,6 +21,12 @@ pytestmark = pytest.mark.usefixtures("device")
 TEXTS = normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
+@pytest.fixture(autouse=True)
+def steps(monkeypatch):
+    """As many rows on any device, which the tests count."""
+    monkeypatch.setattr("radseg_ros.voxels.view.ON_GPU", 1)
+
+
 class Head:
     """A linear head that counts the vectors that it is given."""
 
@@ -550,8 +556,8 @@ def test_the_memory_that_a_view_will_take_is_known_before(width, exact):
     assert view.nbytes == 0 and view.share(world) == 0
     view.catch_up(world, threading.Lock())
     assert view.share(world) == 1 and view.share(make_map(0.2, 5)) == 1
-    assert view.nbytes <= view.nbytes_for(len(world)) <= 1.35 * view.nbytes
-    assert view.nbytes_for(0) == 0
+    assert view.nbytes <= view.nbytes_for(len(world), world.device) <= 1.35 * view.nbytes
+    assert view.nbytes_for(0, world.device) == 0
 
 
 def test_a_sample_is_spread_over_all_rows():

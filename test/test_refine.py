@@ -151,7 +151,7 @@ def assert_same(ours: Segmentation, other: Segmentation) -> None:
     assert ((ours.probabilities - other.probabilities).abs().amax(0) < 1e-4).float().mean() > 0.999
 
 
-def test_golden_numbers_of_the_authors(device: torch.device) -> None:
+def test_golden_numbers_of_the_authors(device_for_one: torch.device) -> None:
     golden = np.load(golden_file("radseg_plus.npz"))
     images = np.load(golden_file("radseg_encoder.npz"))
     encoder = encoder_of(
@@ -171,7 +171,7 @@ def test_golden_numbers_of_the_authors(device: torch.device) -> None:
     theirs = torch.from_numpy(golden["neck"])[0].flatten(1).T
     assert (neck.cpu() - theirs).abs().max() <= 1e-4
 
-    coarse = torch.from_numpy(images["prob_probs"])[0, 1:].to(device)
+    coarse = torch.from_numpy(images["prob_probs"])[0, 1:].to(device_for_one)
     regions = find_regions(coarse, 0.1, 60)
     boxes, points = prompts_of(regions, sam)
     assert np.array_equal(boxes.cpu(), golden["boxes"])

@@ -55,7 +55,7 @@ class Desk:
             create_service=self._offer,
             create_subscription=lambda *_, **__: None,
         )
-        live = SimpleNamespace(config=Config())
+        live = SimpleNamespace(config=Config(), robots=("",))
         self.services = MapServices(node, live, Faults(), lambda *_: None)  # type: ignore[arg-type]
         self.services._answer = self._answer  # type: ignore[method-assign]
 

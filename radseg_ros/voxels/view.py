@@ -57,6 +57,7 @@ OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
 SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
 ON_GPU = 16  # times as many, and blocks as large: a step there is mostly the starting of it
+GPU_BLOCK_BYTES = 64 << 20
 NARROW = 768  # numbers in a vector: below, bytes would save little and cost more of the cosine
 KEPT_SCORES = 2  # questions whose scores are kept, and brought up to date when asked again
 KEPT_SCORES_MOST = 50_000_000  # numbers in each: 200 MB
@@ -124,11 +125,12 @@ class MapView:
         vectors = 0 if self._vectors is None else self._vectors.nbytes
         return vectors + sum(column.nbytes for column in list(self._columns.values()))
 
-    def nbytes_for(self, rows: int) -> int:
-        """Bytes that it takes, about, to keep so many rows."""
+    def nbytes_for(self, rows: int, device: torch.device) -> int:
+        """Bytes that it takes, about, to keep so many rows of a map on ``device``."""
         row = self._width * 4 if self._exact else self._width * 17 // 16 + 64
         row = self._code_bytes or row
-        return rows * _ROW_BYTES + -(-rows // BLOCK_ROWS) * BLOCK_ROWS * row
+        block = _block_rows(device, row)
+        return rows * _ROW_BYTES + -(-rows // block) * block * row
 
     def share(self, source: VoxelMap) -> float:
         """Share of the voxels of ``source`` whose vectors are here, up to date or a little old.
@@ -291,7 +293,9 @@ class MapView:
         if coded is not None:
             coded.learn(sample)
             return
-        coded = CodedVectors(self._code_bytes, source.device, BLOCK_ROWS * _times(source.device))
+        coded = CodedVectors(
+            self._code_bytes, source.device, _block_rows(source.device, self._code_bytes)
+        )
         coded.learn(sample)
         if kept is not None:
             with self._lock:
@@ -311,7 +315,7 @@ class MapView:
         return len(self._columns["key"]) if self._columns else 0
 
     def _storage(self, device: torch.device) -> ScaledBytes | VectorBlocks:
-        rows = BLOCK_ROWS * _times(device)
+        rows = _block_rows(device, 4 * self._width)
         if self._exact:
             return VectorBlocks(self._width, torch.float32, device, rows)
         return ScaledBytes(self._width, device, rows)
@@ -409,6 +413,12 @@ class MapView:
 
 def _times(device: torch.device) -> int:
     return ON_GPU if device.type == "cuda" else 1
+
+
+def _block_rows(device: torch.device, row_bytes: int) -> int:
+    """Rows that are allocated at once; on a GPU more, of some MiB at most."""
+    most = max(BLOCK_ROWS, GPU_BLOCK_BYTES // max(1, row_bytes))
+    return min(BLOCK_ROWS * _times(device), most)
 
 
 def _step_rows(source: VoxelMap) -> int:

@@ -244,14 +244,14 @@ def _words(values: torch.Tensor) -> torch.Tensor:
     k-means (Lloyd) that begins with values that are far from those chosen before (k-means++, Arthur
     and Vassilvitskii 2007): so what is rare, but unlike the rest, has a word.
     """
-    random = torch.Generator(values.device).manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     squares = values.square().sum(2)
     words = values.mean(1, keepdim=True).repeat(1, WORDS, 1)
     rows = torch.arange(len(values), device=values.device)
     far = _apart(values, squares, words[:, 0])
     for i in range(1, WORDS):
         until = far.double().cumsum(1)
-        chance = torch.rand(1, dtype=torch.float64, device=far.device, generator=random)
+        chance = torch.rand(1, dtype=torch.float64, generator=random).to(far.device)
         at = torch.searchsorted(until, chance * until[:, -1:]).clamp_(max=far.shape[1] - 1)
         words[:, i] = values[rows, at[:, 0]]
         far = torch.minimum(far, _apart(values, squares, words[:, i]))
