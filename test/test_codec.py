@@ -77,6 +77,7 @@ def test_lengths_are_kept_to_a_sixteenth_of_an_octave(vectors):
         assert back.isfinite().all() and cosine_similarity(back, vectors[:9]).min() > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 8, 17])
 @pytest.mark.parametrize("count", [1, 2, 100])
 def test_few_vectors_of_few_numbers(count, channels):

@@ -491,7 +491,9 @@ def tokens_of(model, kind, pixels):
         return tokens[:, 0], tokens[0, -9:]  # 3 x 3 patches
 
 
-@pytest.mark.parametrize("kind", ["dinov2_with_registers", "clip", "siglip"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("dinov2_with_registers", marks=pytest.mark.slow), "clip", "siglip"]
+)
 def test_alignment_is_the_mean_cosine_of_patches_and_pooled_output(tmp_path, kind):
     model = vision_folder(kind, tmp_path / "model")
     measure, source = cosine_of(

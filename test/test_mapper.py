@@ -66,8 +66,12 @@ def mapper(**map_options) -> Mapper:
     [
         {"space": "backbone"},
         {"space": "language"},
-        {"space": "backbone", "hot_voxels": 3000, "cold_share": 4},
-        {"space": "language", "hot_voxels": 3000, "cold_share": 4},
+        pytest.param(
+            {"space": "backbone", "hot_voxels": 3000, "cold_share": 4}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"space": "language", "hot_voxels": 3000, "cold_share": 4}, marks=pytest.mark.slow
+        ),
         {"space": "language", "hot_voxels": 100_000, "cold_share": 4},
     ],
     ids=str,
