@@ -80,6 +80,7 @@ CUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
 @pytest.mark.parametrize("kind", TOPICS)
 @pytest.mark.parametrize("how", CUTS)

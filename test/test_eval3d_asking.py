@@ -269,6 +269,7 @@ NO_LABELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NO_LABELS)
 def test_a_label_file_that_is_none_is_refused_in_one_sentence(tmp_path, capsys, recording, case):
     content, reason = NO_LABELS[case]

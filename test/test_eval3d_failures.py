@@ -86,6 +86,7 @@ EMPTY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EMPTY)
 @pytest.mark.parametrize("truth", ["lifted", "points"])
 def test_an_empty_map_is_no_result(tmp_path, capsys, case, truth):

@@ -67,6 +67,7 @@ def walk(world: VoxelMap, stamps: list[float]) -> list:
     return stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stamps", JUMPS.values(), ids=JUMPS)
 @pytest.mark.parametrize(
     "bounds",
@@ -211,6 +212,7 @@ def map_of_small_blocks(monkeypatch, seed: int = 1, **options) -> VoxelMap:
     return world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
@@ -222,6 +224,7 @@ def test_a_failure_inside_an_integration_leaves_the_map_before_or_after_it(
     assert calls > 0, "the step is one of an integration"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [step for step in STEPS if ".lift." not in step])
 def test_a_failure_inside_a_merge_leaves_the_map_before_or_after_it(monkeypatch, step):
     known = map_of_small_blocks(monkeypatch)

@@ -353,6 +353,7 @@ CODED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CODED)
 def test_codes_that_cannot_be_are_refused(tmp_path, how):
     path = tmp_path / "a.radmap"

@@ -434,6 +434,7 @@ class FramesBetween:
             self.moments[self.world.last_stamp_ns] = rows(self.world.snapshot())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 3, 20])
 def test_a_frozen_copy_is_the_map_at_one_moment_while_frames_come(monkeypatch, times):
     world = wide_map()

@@ -149,6 +149,7 @@ def test_what_yaml_and_rclpy_deliver_is_understood(name, delivered, value):
     assert getattr(getattr(config, group), leaf) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
     "name", [o.name for o in options_of(Config).values() if o.kind in (float, list[float])]

@@ -98,6 +98,7 @@ def test_dense_pieces_that_nearly_touch_are_compared_voxel_by_voxel(monkeypatch)
 DIRECTIONS = [d for d in itertools.product((-1, 0, 1), repeat=3) if d > (0, 0, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", DIRECTIONS, ids=str)
 def test_what_is_adjacent_is_joined_before_voxels_are_compared(monkeypatch, step):
     """A line of voxels in each of the thirteen directions; comparing them would take long."""
