@@ -426,11 +426,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole, tiny, tmp_path, monkeypat
     monkeypatch.setenv("EVAL3D_REVISION", "under test")
     command = [sys.executable, "-m", "eval3d", "table", TINY, *tiny, "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: len(list(tmp_path.rglob("cells/*/*/*.npz"))) >= 2)
+    until(lambda: len(list(tmp_path.rglob("cells/*/*/[!.]*.npz"))) >= 2)
     process.kill()
     process.wait()
     assert not (tmp_path / "table.json").exists(), "it was not yet through"
-    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*/*/*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*/*/[!.]*.npz")}
     assert main(["table", TINY, *tiny, "--out", str(tmp_path)]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     assert_same_bytes(tmp_path, whole)
