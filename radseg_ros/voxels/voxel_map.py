@@ -30,6 +30,7 @@ from ..device import pick_device
 from ..geometry import DeviceFrame
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
+from .coding.tiered import TieredVectors
 from .index import BRICK_SIDE
 from .lift import LiftedFrame, lift
 from .lifting.by_sorting import SortingLift
@@ -151,6 +152,7 @@ class VoxelMap:
         feature_map: FeatureMap,
         rules: LiftConfig | None = None,
         lifted: LiftedFrame | None = None,
+        patient: bool = True,
     ) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
@@ -159,6 +161,8 @@ class VoxelMap:
         Args:
             rules: which depth pixels are used; None = those of the map.
             lifted: what :meth:`lifted` made of all that, if it is there already.
+            patient: wait for a codec that is being learnt (``map.hot_voxels``), so that the same
+                frames make the same map. A robot's frames do not.
 
         Raises:
             InputError: the features have another number of channels than the map, or are not
@@ -166,6 +170,8 @@ class VoxelMap:
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
+        if isinstance(self.table.vectors, TieredVectors):
+            self.table.vectors.patient = patient
         clock, known = self.clock.at(frame.stamp_ns), len(self)
         slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns)
         self.clock = clock
