@@ -40,8 +40,9 @@ _OCTAVE = 8  # steps of the length: it is off by at most 4.4 %
 _OWN_BOOKS = 16  # bytes that have a book each; more of one kind share one
 _NARROWEST = 1e-6  # standard deviation along an axis, of unit vectors, that a book is made for
 _ALIKE = 1e-3  # of a standard deviation, that books differ by which are one
+_LONG = 64  # numbers
 _STEPS = 8  # of k-means
-_CHOSEN = 8  # words that it begins with, at once
+_CHOSEN = 16  # words that it begins with, at once
 # axes of a byte -> cells along each: a table of some 100 KB stays in the processor's cache
 _CELLS = {1: 1 << 16, 2: 1 << 8, 4: 20}
 _PRODUCTS_AT_ONCE = 1 << 19  # of a vector with a word: they stay in the processor's cache
@@ -136,18 +137,13 @@ class VectorCodec:
         steps = (_OCTAVE * length.log2()).round_().clamp_(-127, 127) + 128
         steps[length == 0] = 0
         number = _nearest(unit[None], self.typical[None])[0]
-        along = self._multiplied(unit.sub_(take(self.typical, number)), self.axes.T)
+        along = _multiplied(unit.sub_(take(self.typical, number)), self.axes.T)
         if not self._searches:
             self._searches.extend(_search(book) for book in self.books)
         codes = [steps[:, None], number[:, None]]
         for (_, first, last), search in zip(self._places(), self._searches, strict=True):
             codes.append(search(along[:, first:last]))
         return torch.cat([some.to(torch.uint8) for some in codes], 1)
-
-    def _multiplied(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """``a @ b``, coarsely where a code does not say more and the processor is quicker at it."""
-        coarse = a.device.type == "cpu" and not len(self.books[0]) and multiplies_bfloat16()
-        return (a.bfloat16() @ b.bfloat16()).float() if coarse else a @ b
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """(n, W) uint8 -> (n, C) float32."""
@@ -159,7 +155,7 @@ class VectorCodec:
             found = take(book.flatten(0, 1), words.T.flatten().long())
             parts.append(found.view(codes.shape[1], len(book) * book.shape[2]))
             byte += len(book)
-        rest = self._multiplied(torch.cat(parts, 1), self.axes)
+        rest = _multiplied(torch.cat(parts, 1), self.axes)
         return rest.add_(take(self.typical, codes[1])).mul_(_lengths(codes[0])[:, None])
 
     def table(self, wanted: torch.Tensor) -> torch.Tensor:
@@ -237,6 +233,16 @@ def sample_size(channels: int) -> int:
 
 def _lengths(steps: torch.Tensor) -> torch.Tensor:
     return ((steps - 128) / _OCTAVE).exp2().mul_(steps > 0)
+
+
+def _is_coarse(values: torch.Tensor) -> bool:
+    """Whether products in bfloat16 are quicker."""
+    return values.device.type == "cpu" and multiplies_bfloat16()
+
+
+def _multiplied(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``a @ b``, coarsely where the processor is quicker at it: codes lose more."""
+    return (a.bfloat16() @ b.bfloat16()).float() if _is_coarse(a) else a @ b
 
 
 def _by_byte(along: torch.Tensor, axes: int) -> torch.Tensor:
@@ -331,15 +337,25 @@ def _nearest(values: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     """(B, n, d) values and (B, 256, d) words -> (B, n) which word is nearest.
 
     The largest product is looked for with the number of its word in its last eight bits: on a CPU
-    the largest of many numbers is found several times faster than the place of it.
+    the largest of many numbers is found several times faster than the place of it. Long values are
+    multiplied coarsely where the processor is quicker at it: about their mean, so that it is the
+    differences that count.
     """
+    coarse = values.shape[2] >= _LONG and _is_coarse(values)
+    if coarse:
+        middle = words.mean(1, keepdim=True)
+        values, words = (values - middle).bfloat16(), words - middle
     half = words.square().sum(2)[:, None, :] / 2
-    turned = words.transpose(1, 2).contiguous()
+    turned = words.to(values.dtype).mT.contiguous()
     number = torch.arange(WORDS, dtype=torch.int32, device=words.device)
     rows = max(1, _PRODUCTS_AT_ONCE // (WORDS * max(1, len(words))))
     found = []
     for part in values.split(rows, 1):
-        products = torch.baddbmm(half, part, turned, beta=-1)
+        products = (
+            (part @ turned).float().sub_(half)
+            if coarse
+            else torch.baddbmm(half, part, turned, beta=-1)
+        )
         products.view(torch.int32).bitwise_and_(-WORDS).bitwise_or_(number)
         found.append(products.amax(2).view(torch.int32).bitwise_and_(WORDS - 1).long())
     return torch.cat(found, 1)

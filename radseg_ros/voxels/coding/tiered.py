@@ -32,16 +32,17 @@ logger = logging.getLogger(__name__)
 
 LEAST_HOT = 2  # rows
 _WORD = 8  # bytes that are copied as one number: torch is several times faster at it
-_AT_ONCE = 1024  # vectors that are coded or decoded at once
+_AT_ONCE = 2048  # vectors that are coded or decoded at once
 _RUN = 16  # neighbouring vectors that a codec is learnt from, where all come at once
 _UNDO_ROWS = 256  # likewise taken back: where memory has run out there is little to work with
 _AHEAD = 2  # up to 1/2 of the hot rows are free, or coded before they must be
-_CODED = 12  # a frame that hits n voxels codes n / 12 others towards that
+_CODED = 8  # a frame that hits n voxels codes n / 8 others towards that
 _APART = 4  # a codec is learnt anew when 1/4 of the hot rows, or more, have been coded by the last
-# Who is patient uses a codec at the moment when 1/4 more have been coded, or 3/4 of the rows are in
+# Who is patient uses a codec at the moment when 1/8 more have been coded, or 3/4 of the rows are in
 # use, whether or not it was learnt before: so one recording makes one map.
-_AFTER = 4
-_TRIED = 32  # vectors of a frame that are coded and decoded, to see what would be lost
+_AFTER = 8
+_TRIED = 128  # vectors of a frame that are coded and decoded, to see what would be lost
+_TRIED_EVERY = 4  # frames
 _ENOUGH = 128  # such vectors, before that is believed
 _IN_HASTE = 1024  # vectors that a codec is made of in a moment
 
@@ -188,6 +189,7 @@ class TieredVectors:
         self._lesson: Lesson | None = None
         self._cooled = 0  # hot rows that were coded so far
         self._begun_at = 0  # so many were when a lesson began
+        self._untried = 0  # frames since vectors were last tried
         self.patient = True
         self._lost, self._usual = Loss(), 0.0  # by the newest codec: now; when it was learnt
 
@@ -202,9 +204,14 @@ class TieredVectors:
     @property
     def nbytes(self) -> int:
         """Bytes allocated; those of hot rows are resident once they have been used."""
-        rows = (self._hot, self._slot, self._base, self._hits, self._used, self._coded)
         codes = 0 if self._codes is None else self._codes.nbytes
-        return sum(part.nbytes for part in rows) + self._row.nbytes + codes + self.codecs.own_nbytes
+        return self.hot_nbytes + self._row.nbytes + codes + self.codecs.own_nbytes
+
+    @property
+    def hot_nbytes(self) -> int:
+        """Bytes of the hot tier."""
+        rows = (self._hot, self._slot, self._base, self._hits, self._used, self._coded)
+        return sum(part.nbytes for part in rows)
 
     @property
     def block_nbytes(self) -> int:
@@ -258,12 +265,13 @@ class TieredVectors:
         try:
             for start in range(0, len(slots), half):
                 stop = min(start + half, len(slots))
+                had = self._cooled
                 self._warm(slots[start:stop], before[start:stop])
                 for first in range(start, stop, self.block_rows):
                     some = slice(first, min(first + self.block_rows, stop))
                     self._put(slots[some], added[some], sums, first, 1)
                     done = some.stop
-                self._code_ahead((stop - start) // _CODED)
+                self._code_ahead((stop - start) // _CODED + had - self._cooled)
         except BaseException:
             take_back()
             raise
@@ -320,7 +328,7 @@ class TieredVectors:
 
     def _code_ahead(self, most: int) -> None:
         """Code rows that will be needed by others; they are kept."""
-        if not self.codecs or not most:
+        if not self.codecs or most <= 0:
             return
         waiting = (self._slot >= 0) & ~self._coded & (self._used < self._now)
         ready = len(self._slot) - int(((self._slot >= 0) & ~self._coded).sum())
@@ -335,10 +343,15 @@ class TieredVectors:
     def _code(self, rows: torch.Tensor) -> None:
         """Make codes of what is in hot rows."""
         for some in rows.split(_AT_ONCE) if len(rows) else ():
-            sums, slots = self._sums_of(some), take(self._slot, some).long()
-            self._write_codes(slots, self.codecs.encode(sums / take(self._hits, some)[:, None]))
-            self._hot.index_copy_(0, some, sums)
-            self._base.index_fill_(0, some, 0)
+            sums, slots = take(self._hot, some), take(self._slot, some).long()
+            older = (take(self._base, some) > 0).nonzero()[:, 0]
+            if len(older):  # their codes are about to be overwritten
+                rows = take(some, older)
+                whole = self._sums_of(rows)
+                sums.index_copy_(0, older, whole)
+                self._hot.index_copy_(0, rows, whole)
+                self._base.index_fill_(0, rows, 0)
+            self._write_codes(slots, self.codecs.encode(sums.div_(take(self._hits, some)[:, None])))
             self._coded.index_fill_(0, some, True)
             self._cooled += len(some)
 
@@ -361,6 +374,10 @@ class TieredVectors:
         elif len(self.codecs.all) < MOST and self._cooled >= self._begun_at + hot // _APART:
             rows = take(self._row.data, slots)
             rows = rows[rows >= 0].long()
+            self._untried += len(rows) > 0
+            if self._untried < _TRIED_EVERY:
+                return
+            self._untried = 0
             rows = rows[:: max(1, len(rows) // _TRIED)]
             means = self._sums_of(rows) / take(self._hits, rows)[:, None]
             self._lost.add(means, self.codecs)
