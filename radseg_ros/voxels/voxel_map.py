@@ -6,6 +6,7 @@ with the map.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +33,8 @@ from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .coding.tiered import TieredVectors
 from .index import BRICK_SIDE
-from .lift import LiftedFrame, lift
 from .lifting.by_sorting import SortingLift
+from .lifting.lift import LiftedFrame, lift
 from .table import VoxelTable
 from .tensors import take
 
@@ -173,7 +174,7 @@ class VoxelMap:
         if isinstance(self.table.vectors, TieredVectors):
             self.table.vectors.patient = patient
         clock, known = self.clock.at(frame.stamp_ns), len(self)
-        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns)
+        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, features.sum())
         self.clock = clock
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
@@ -188,20 +189,35 @@ class VoxelMap:
         )
 
     def _add(
-        self, lifted: LiftedFrame, features: torch.Tensor, stamp_ns: int, now_ns: int
+        self,
+        lifted: LiftedFrame,
+        features: torch.Tensor,
+        stamp_ns: int,
+        now_ns: int,
+        total: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Add the points of a frame, all or none -> (V,) slots of its voxels."""
-        known = len(self)
-        slots = self.table.claim_unordered(lifted.key)
+        """Add the points of a frame, all or none -> (V,) slots of its voxels.
+
+        Args:
+            total: sum of the features, if nobody has looked at it yet: a GPU is waited for once.
+        """
+        known, sought = len(self), self.table.seek(lifted.key)
+        totals = [] if total is None else [total.double()]
+        *found, new, bricks = torch.stack([*totals, *sought.counts()]).tolist()
+        if found:
+            _check_finite(features, *found)
+        slots = self.table.settle(sought, new, bricks)
         order: torch.Tensor | slice = slice(None)
         try:
             if not self.table.vectors.takes_any_order:
                 slots, order = torch.sort(slots)
-            stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
             hits, rgb_sum = lifted.hits[order], lifted.rgb_sum[order]
+            stamp, now = (
+                slots.new_full((1,), time).expand_as(slots) for time in (stamp_ns, now_ns)
+            )
             rows = {"hits": hits, "rgb_sum": rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
-            rows["views"] = torch.ones_like(slots, dtype=torch.int32)
+            rows["views"] = slots.new_ones(1, dtype=torch.int32).expand_as(slots)
             self.table.add(slots, rows, lifted.summing(features, order))
         except BaseException:
             self.table.release(known)
@@ -241,6 +257,7 @@ class VoxelMap:
                 lost voxels meanwhile: then it has parts of the frame in both places.
         """
         features = self._patch_features(feature_map)
+        _check_finite(features, float(features.sum()))
         self._holding(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
 
@@ -394,12 +411,7 @@ class VoxelMap:
                 f"the map holds {self.channels} channels, the feature map has "
                 f"{feature_map.channels}"
             )
-        features = data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
-        # One value that is not finite makes the sum so; a sum that overflows is looked at again,
-        # value by value.
-        if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
-            raise InputError("the feature map holds values that are not finite")
-        return features
+        return data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
 
     # ---- out -------------------------------------------------------------------------------------
 
@@ -537,3 +549,15 @@ class VoxelMap:
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[order[:count]] = True
         return self._remove(gone)
+
+
+def _check_finite(features: torch.Tensor, total: float) -> None:
+    """Refuse features of which one is not finite.
+
+    That makes their ``total`` so; a sum that overflows is looked at again, value by value.
+
+    Raises:
+        InputError: there is one.
+    """
+    if not math.isfinite(total) and not bool(features.isfinite().all()):
+        raise InputError("the feature map holds values that are not finite")
