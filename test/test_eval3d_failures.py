@@ -416,8 +416,19 @@ def scheduler(monkeypatch):
     )
     monkeypatch.setattr(cluster, "PATIENCE", 30.0)
     monkeypatch.setattr(cluster, "LOOK", 0.5)
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as local:
+    options = {"dashboard_address": None, "loop": cluster.event_loop()}
+    with distributed.LocalCluster(n_workers=0, **options) as local:
         yield local.scheduler_address
+
+
+@pytest.mark.slow
+def test_dask_starts_no_loop_which_had_to_be_there_in_ten_seconds(monkeypatch, scheduler):
+    from distributed import utils
+
+    late: list[str] = []
+    monkeypatch.setattr(utils, "_CollectErrorThread", lambda target, **_: late.append("thread"))
+    with cluster.dask_client(scheduler) as client:
+        assert client.submit and not late
 
 
 class Worker:
@@ -489,11 +500,8 @@ def test_a_cluster_whose_only_worker_is_gone_is_given_up(monkeypatch, scheduler,
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_found_before_the_work(monkeypatch, scheduler):
-
-    import distributed
-
     monkeypatch.setattr(cluster, "PATIENCE", 5.0)
-    with Worker(scheduler) as process, distributed.Client(scheduler) as client:
+    with Worker(scheduler) as process, cluster.dask_client(scheduler) as client:
         client.wait_for_workers(1, timeout=30)
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(ConfigError, match="did not answer within 5 s: restart it"):
