@@ -28,6 +28,7 @@ from ..datatypes import (
 )
 from ..device import pick_device
 from ..geometry import DeviceFrame
+from ..reading import MISFITS
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
@@ -38,6 +39,7 @@ from .tensors import take
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 1e9  # number of a vector: sums of many, and their squares, are numbers still
 COPY_BYTES = 4 << 20  # of vectors that are copied, or moved, at once: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
 # So many times the points that are left were taken from a worn voxel: its mean is off by 2.2e-7 of
@@ -73,7 +75,7 @@ class History:
         try:
             counts = {name: int(note[name]) for name in ("record", "removed", "frames")}
             stale = {int(k): check_pose(np.array(T)) for k, T in note["stale"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except MISFITS as error:
             raise InputError("impossible notes of a journal") from error
         return cls(stale=stale, **counts)
 
@@ -161,8 +163,8 @@ class VoxelMap:
             lifted: what :meth:`lifted` made of all that, if it is there already.
 
         Raises:
-            InputError: the features have another number of channels than the map, or are not
-                finite.
+            InputError: the features have another number of channels than the map, are not finite,
+                or beyond ``LARGEST``.
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
@@ -389,10 +391,10 @@ class VoxelMap:
                 f"{feature_map.channels}"
             )
         features = data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
-        # One value that is not finite makes the sum so; a sum that overflows is looked at again,
-        # value by value.
-        if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
-            raise InputError("the feature map holds values that are not finite")
+        if not bool(features.abs().amax() <= LARGEST):  # also NaN
+            raise InputError(
+                f"the feature map holds values that are not finite, or beyond {LARGEST:g}"
+            )
         return features
 
     # ---- out -------------------------------------------------------------------------------------
