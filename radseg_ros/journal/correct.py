@@ -30,8 +30,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..datatypes import Frame, InputError, MapFileError
+from ..datatypes import Frame, InputError, MapFileError, check_pose
 from ..device import give_way
+from ..reading import MISFITS
 from ..voxels.camera_path import CameraPath
 from ..voxels.lifting.lift import LiftedFrame
 from ..voxels.voxel_map import PAUSE, VoxelMap
@@ -219,10 +220,10 @@ class Corrector:
         known = self._known.get(record.number)
         if known is None and (header := self._journal.header(record)) is not None:
             try:
-                stamp_ns, pose = int(header["stamp_ns"]), np.array(header["pose"], np.float64)
+                stamp_ns, pose = int(header["stamp_ns"]), check_pose(np.array(header["pose"]))
                 camera, optical_frame = str(header["camera"]), str(header["optical_frame"])
-                known = _Known(stamp_ns, camera, optical_frame, pose.reshape(4, 4))
-            except (KeyError, TypeError, ValueError) as error:
+                known = _Known(stamp_ns, camera, optical_frame, pose)
+            except MISFITS as error:
                 self._journal.leave_out(InputError(f"{record.name}: {error}"))
                 return None
             self._known[record.number] = known

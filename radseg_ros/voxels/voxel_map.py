@@ -6,7 +6,6 @@ with the map.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from ..datatypes import (
 )
 from ..device import pick_device
 from ..geometry import DeviceFrame
+from ..reading import MISFITS
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
@@ -39,6 +39,7 @@ from .tensors import take
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 1e9  # number of a vector: sums of many, and their squares, are numbers still
 COPY_BYTES = 4 << 20  # of vectors that are copied, or moved, at once: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
 # So many times the points that are left were taken from a worn voxel: its mean is off by 2.2e-7 of
@@ -74,7 +75,7 @@ class History:
         try:
             counts = {name: int(note[name]) for name in ("record", "removed", "frames")}
             stale = {int(k): check_pose(np.array(T)) for k, T in note["stale"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except MISFITS as error:
             raise InputError("impossible notes of a journal") from error
         return cls(stale=stale, **counts)
 
@@ -162,13 +163,13 @@ class VoxelMap:
             lifted: what :meth:`lifted` made of all that, if it is there already.
 
         Raises:
-            InputError: the features have another number of channels than the map, or are not
-                finite.
+            InputError: the features have another number of channels than the map, are not finite,
+                or beyond ``LARGEST``.
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
         clock, known = self.clock.at(frame.stamp_ns), len(self)
-        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, features.sum())
+        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, _largest(features))
         self.clock = clock
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
@@ -188,18 +189,17 @@ class VoxelMap:
         features: torch.Tensor,
         stamp_ns: int,
         now_ns: int,
-        total: torch.Tensor | None = None,
+        largest: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Add the points of a frame, all or none -> (V,) slots of its voxels.
 
         Args:
-            total: sum of the features, if nobody has looked at it yet: a GPU is waited for once.
+            largest: of the features, if nobody has looked at it yet: a GPU is waited for once.
         """
         known, sought = len(self), self.table.seek(lifted.key)
-        totals = [] if total is None else [total.double()]
-        *found, new, bricks = torch.stack([*totals, *sought.counts()]).tolist()
-        if found:
-            _check_finite(features, *found)
+        unchecked = [] if largest is None else [largest.double()]
+        *checked, new, bricks = torch.stack([*unchecked, *sought.counts()]).tolist()
+        _check_size(*checked)
         slots = self.table.settle(sought, new, bricks)
         order: torch.Tensor | slice = slice(None)
         try:
@@ -251,7 +251,7 @@ class VoxelMap:
                 lost voxels meanwhile: then it has parts of the frame in both places.
         """
         features = self._patch_features(feature_map)
-        _check_finite(features, float(features.sum()))
+        _check_size(float(_largest(features)))
         self._holding(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
 
@@ -545,13 +545,12 @@ class VoxelMap:
         return self._remove(gone)
 
 
-def _check_finite(features: torch.Tensor, total: float) -> None:
-    """Refuse features of which one is not finite.
+def _largest(features: torch.Tensor) -> torch.Tensor:
+    """The largest number of a feature map, whatever its sign; NaN, if there is one."""
+    return torch.linalg.vector_norm(features, torch.inf)
 
-    That makes their ``total`` so; a sum that overflows is looked at again, value by value.
 
-    Raises:
-        InputError: there is one.
-    """
-    if not math.isfinite(total) and not bool(features.isfinite().all()):
-        raise InputError("the feature map holds values that are not finite")
+def _check_size(*largest: float) -> None:
+    """Raise InputError where a feature map has a number beyond ``LARGEST``, or none at all."""
+    if not all(number <= LARGEST for number in largest):  # NaN is not
+        raise InputError(f"the feature map holds values that are not finite, or beyond {LARGEST:g}")
