@@ -37,7 +37,7 @@ from .encoders.protocol import Encoder
 from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
 from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
-from .voxels.lift import LiftedFrame
+from .voxels.lifting.lift import LiftedFrame
 from .voxels.map_file import MapIdentity, load_map, save_map
 from .voxels.view import (
     MapView,

@@ -33,7 +33,7 @@ import torch
 from ..datatypes import Frame, InputError, MapFileError
 from ..device import give_way
 from ..voxels.camera_path import CameraPath
-from ..voxels.lift import LiftedFrame
+from ..voxels.lifting.lift import LiftedFrame
 from ..voxels.voxel_map import PAUSE, VoxelMap
 from .folder import JournalWriter
 from .record import FRAME, Content, KeyFrame, Record

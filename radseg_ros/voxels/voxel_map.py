@@ -31,8 +31,8 @@ from ..geometry import DeviceFrame
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .index import BRICK_SIDE
-from .lift import LiftedFrame, lift
 from .lifting.by_sorting import SortingLift
+from .lifting.lift import LiftedFrame, lift
 from .table import VoxelTable
 from .tensors import take
 
