@@ -170,9 +170,11 @@ class Corrector:
         numbers = list(known)
         stamps = np.array([each.stamp_ns for each in known.values()], np.int64)
         before = _stacked([self._poses.get(n, known[n].T_world_camera) for n in numbers])
-        body, inside = trajectory.at(stamps)
         mounts = {name: mounted(name) for name in {k.optical_frame for k in known.values()}}
-        after = body @ _stacked([mounts[each.optical_frame] for each in known.values()])
+        T_body_camera = _stacked([mounts[each.optical_frame] for each in known.values()])
+        first = _stacked([each.T_world_camera for each in known.values()])
+        body, inside = trajectory.at(stamps, first @ np.linalg.inv(T_body_camera))
+        after = body @ T_body_camera
         moves = np.flatnonzero(inside & moved(before, after, min_shift, min_angle))
         if len(moves):
             self._move([numbers[i] for i in moves], before[moves], after[moves])
