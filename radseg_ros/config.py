@@ -495,9 +495,16 @@ class MapConfig(Options):
 
 @dataclass(frozen=True, slots=True)
 class PersistenceConfig(Options):
-    """What is kept of a map from one run of the node to the next."""
+    """What is kept of a map on the disk, while the node runs and from one run to the next."""
 
     PREFIX: ClassVar[str] = "map."
+
+    disk_directory: str = option(
+        "",
+        "folder (of one node alone) for the coldest parts of a map beyond map.max_bytes or "
+        "map.max_voxels: they are not evicted, and come back when the camera sees them; empty = "
+        "off",
+    )
 
     load: str = option(
         "",
