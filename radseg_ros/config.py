@@ -193,7 +193,7 @@ class RadsegConfig(Options):
     preset: str = option(
         "paper",
         "paper (crop 336, stride 112), balanced (336, 224: half the time), fast (single pass: a "
-        "fifth), cpu (192, 128 of a smaller image: a seventh, for machines without a GPU)",
+        "third), cpu (192, 128 of a smaller image: a sixth, for machines without a GPU)",
         choices=WINDOWS,
     )
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says", low=-1)
