@@ -858,6 +858,14 @@ class Config(Options):
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
 
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        bound = self.map.max_bytes or self.map.max_voxels
+        _check(
+            bool(bound) or not self.persistence.disk_directory,
+            "map.disk_directory needs a bound of memory: map.max_bytes or map.max_voxels",
+        )
+
 
 # encoders without a group of this name have their options in encoder_options
 GROUPS = tuple(f.name for f in dataclasses.fields(Config) if "flat" in f.metadata)

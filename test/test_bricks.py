@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from small_worlds import assert_same, random_frame
+from test_tiers import HALF
+from test_tiers import walk as frames_of_kinds
 
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import Filter, InputError, MapFileError
@@ -214,7 +216,7 @@ def test_a_file_has_the_whole_map(tmp_path, options):
 def ask(world: VoxelMap, **options):
     """Scores of everything for two directions."""
     lock = threading.Lock()
-    vectors = torch.eye(CHANNELS)[:2]
+    vectors = torch.eye(world.channels)[:2]
 
     def directly(part: VoxelMap):
         return scored_directly(part, lock, torch.clone, lambda rows: rows @ vectors.T, 2)
@@ -473,3 +475,48 @@ def test_frames_of_a_correction_are_in_memory_while_they_move(tmp_path, keeper):
         assert not settle(keeper(host)) or not world.beyond.on_disk
     assert world.beyond.take(world, 100) >= 100
     assert_equal(world, whole)
+
+
+# ---- in tiers ------------------------------------------------------------------------------------
+
+
+def test_codes_go_to_the_disk_and_back_as_they_are(tmp_path):
+    config = MapConfig(voxel_size=0.2, hot_voxels=HALF, cold_share=4, max_voxels=10**6)
+    world = VoxelMap(24, config, device="cpu", beyond=Bricks(Shelf(tmp_path)))
+    for frame, features in frames_of_kinds():
+        world.integrate(frame, features)
+    tiers, bricks = world.table.vectors, world.beyond
+    assert not tiers.exact
+    cold = tiers.taken(torch.arange(len(world))).hot.logical_not()
+    keys, means = world.table["key"][cold], world.table.means(cold.nonzero()[:, 0])
+    hits = int(world.table["hits"].sum())
+    answers = by_voxel(ask(world))
+    whole = everything(world)
+
+    assert bricks.take(world, len(world)) == len(whole) and not len(world)
+    assert bricks.nbytes < len(whole) * 230 + len(bricks.on_disk) * 3000, "codes, not vectors"
+    assert by_voxel(ask(world)).keys() == answers.keys()
+    codecs = tiers.codecs
+    for brick in list(bricks.on_disk):
+        bricks.back(world, brick)
+    assert tiers.codecs is codecs and bool((tiers.taken(torch.arange(len(world))).hot == 0).all())
+    assert int(world.table["hits"].sum()) == hits
+    assert torch.equal(world.table.means(world.table.index.find(keys)), means)
+
+
+def test_a_map_in_tiers_is_nearly_the_same_with_bricks(tmp_path):
+    options = {"voxel_size": 0.2, "hot_voxels": HALF, "cold_share": 4}
+    whole = VoxelMap(24, MapConfig(**options), device="cpu")
+    bounded = MapConfig(**options, max_voxels=900)
+    world = VoxelMap(24, bounded, device="cpu", beyond=Bricks(Shelf(tmp_path)))
+    for frame, features in frames_of_kinds():
+        whole.integrate(frame, features)
+        assert world.integrate(frame, features).evicted == 0
+    path = tmp_path / "whole.radmap"
+    assert save_whole(path, world, MapIdentity(), {}) == len(whole)
+    for together in (everything(world), load_map(path)[0]):
+        mine, theirs = (each.table["key"].argsort() for each in (together, whole))
+        for name in ("key", "hits", "views"):
+            assert torch.equal(together.table[name][mine], whole.table[name][theirs])
+        near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
+        assert near.mean() > 0.95 and near.min() > 0.5
