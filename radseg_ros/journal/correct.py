@@ -22,7 +22,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -53,6 +53,10 @@ class Host(Protocol):
 
     def take(self, loaded: VoxelMap, merge: bool = False) -> None:
         """Go on with another map."""
+        ...
+
+    def holding(self, world: VoxelMap, key: torch.Tensor) -> AbstractContextManager[None]:
+        """Voxels of (N,) keys, as far as a map has them, are in memory while the block runs."""
         ...
 
 
@@ -310,9 +314,10 @@ class Corrector:
             after = _lifted(world, kept, target)
         steps, more = world.move(before, after, kept.features, kept.frame.stamp_ns), True
         try:
-            while more:
-                with self._working():
-                    more = self._moves_on(steps, world, number, target)
+            with self._host.holding(world, torch.cat([before.key, after.key])):
+                while more:
+                    with self._working():
+                        more = self._moves_on(steps, world, number, target)
         except InputError:
             if world.is_sum:  # else it is made anew
                 self._give_up(world, number)
@@ -394,7 +399,7 @@ class Corrector:
         None = the map file, to which the frames were added, is gone.
         """
         if story.waits or story.base is None:
-            return VoxelMap(world.channels, world.config, world.lift, world.device), 0
+            return world.another(), 0
         try:
             begun = beginning(self._journal, story, None)
             if begun.path is not None:
