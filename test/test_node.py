@@ -27,7 +27,7 @@ from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import QoSProfile
 from recordings import BagWriter, write_folder
-from robot import NODE, Process, Robot, Sender, color_node, play, running_robot, wait_for
+from robot import NODE, Process, Robot, Sender, color_node, play, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -115,12 +115,6 @@ def write_scene(path: Path) -> Path:
         T[0, 3] = 0.02 * i
         np.savetxt(path / "pose" / f"{i:06d}.txt", T)
     return path
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")

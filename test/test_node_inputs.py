@@ -17,7 +17,7 @@ require_ros()
 from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
 from rclpy.parameter import Parameter
-from robot import Robot, running_robot, wait_for
+from robot import Robot, wait_for
 from rosgraph_msgs.msg import Clock
 
 from radseg_ros.config import Config, NodeConfig
@@ -25,12 +25,6 @@ from radseg_ros.live_map import LiveMap
 from radseg_ros.ros import messages
 from radseg_ros.ros.faults import Faults
 from radseg_ros.ros.inputs import Inputs, RestExecutor
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 class Stand:

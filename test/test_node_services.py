@@ -29,7 +29,6 @@ from robot import (
     Robot,
     Sender,
     color_node,
-    running_robot,
     wait_for,
 )
 from sensor_msgs.msg import Image, PointCloud2
@@ -64,12 +63,6 @@ def looking(eye: tuple[float, float, float]) -> Frame:
     T[:3, 3] = eye
     rgb, depth, _ = render([ROOM, RED], K, T, (480, 640))
     return Frame(0, rgb, depth, K, T)
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
