@@ -66,7 +66,7 @@ def test_the_frame_in_hand_gets_into_the_map_that_is_saved_at_the_end(robot, hel
         gate.touch()
         code, text = node.result()
     assert code == 0 and f"saved {tmp_path / 'maps' / 'office.radmap'}" in text, text
-    assert (tmp_path / "maps" / "office.radmap").is_file() and "lost" not in text
+    assert (tmp_path / "maps" / "office.radmap").is_file() and "lost: it was not saved" not in text
 
 
 def test_a_second_signal_gives_up_the_frame_and_a_map_that_is_not_saved_is_told(
