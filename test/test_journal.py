@@ -184,13 +184,23 @@ def test_whatever_happens_a_restart_has_the_map_that_was_there(tmp_path_factory,
     live.close(5)
 
 
-def test_a_map_after_a_restart_is_that_of_the_journalled_frames(tmp_path):
-    live = live_map(tmp_path / "journal")
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"hot_voxels": 400, "cold_share": 4}, marks=pytest.mark.slow)],
+    ids=["full", "tiers"],
+)
+def test_a_map_after_a_restart_is_that_of_the_journalled_frames(tmp_path, options):
+    named = {f"map__{name}": value for name, value in options.items()}
+    live = live_map(tmp_path / "journal", **named)
     observe(live, range(6))
     live.close(5)
-    made = from_scratch(Journal(tmp_path / "journal"))
-    assert_equal(live.mapper.map, made)
+    assert live.mapper.map.table.vectors.exact != bool(options)
+    made = from_scratch(Journal(tmp_path / "journal"), **options)
+    assert_equal(live.mapper.map, made, coded=bool(options))
     assert live.status().journal.frames == 6
+    again = live_map(tmp_path / "journal", **named)
+    assert_equal(again.mapper.map, live.mapper.map, coded=bool(options))
+    again.close(5)
 
 
 @pytest.mark.slow  # starts several maps
