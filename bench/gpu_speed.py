@@ -21,7 +21,7 @@ from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.encoders.engines.graph import write_engine
 from radseg_ros.encoders.radseg.correlation import aggregate
 from radseg_ros.encoders.radseg.encoder import RadsegEncoder
-from radseg_ros.encoders.radseg.windows import corners, resized
+from radseg_ros.encoders.windows import corners, resized
 from radseg_ros.frames.decode import make_frame
 from radseg_ros.geometry import DeviceFrame, frame_on
 from radseg_ros.live_map import LiveMap

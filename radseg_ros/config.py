@@ -199,7 +199,7 @@ class RadsegConfig(Options):
     preset: str = option(
         "paper",
         "paper (crop 336, stride 112), balanced (336, 224: half the time), fast (single pass: a "
-        "fifth), cpu (192, 128 of a smaller image: a seventh, for machines without a GPU)",
+        "third), cpu (192, 128 of a smaller image: a sixth, for machines without a GPU)",
         choices=WINDOWS,
     )
     crop: int = option(-1, "window side in px; 0 = single pass; -1 = as the preset says", low=-1)
@@ -502,9 +502,16 @@ class MapConfig(Options):
 
 @dataclass(frozen=True, slots=True)
 class PersistenceConfig(Options):
-    """What is kept of a map from one run of the node to the next."""
+    """What is kept of a map on the disk, while the node runs and from one run to the next."""
 
     PREFIX: ClassVar[str] = "map."
+
+    disk_directory: str = option(
+        "",
+        "folder (of one node alone) for the coldest parts of a map beyond map.max_bytes or "
+        "map.max_voxels: they are not evicted, and come back when the camera sees them; empty = "
+        "off",
+    )
 
     load: str = option(
         "",
@@ -857,6 +864,14 @@ class Config(Options):
     grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        bound = self.map.max_bytes or self.map.max_voxels
+        _check(
+            bool(bound) or not self.persistence.disk_directory,
+            "map.disk_directory needs a bound of memory: map.max_bytes or map.max_voxels",
+        )
 
 
 # encoders without a group of this name have their options in encoder_options

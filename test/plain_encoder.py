@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from radseg_ros.encoders.radseg.backbone import build_radio
 from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
-from radseg_ros.encoders.radseg.windows import corners, resized
+from radseg_ros.encoders.windows import corners, resized
 
 TAU = 10.0
 

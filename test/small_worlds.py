@@ -13,7 +13,7 @@ import torch
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.voxels.index import unpack
-from radseg_ros.voxels.lift import LiftedFrame
+from radseg_ros.voxels.lifting.lift import LiftedFrame
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 K = np.array([[10.0, 0, 7.5], [0, 10.0, 5.5], [0, 0, 1]])

@@ -19,7 +19,7 @@ from eval3d.options import EvalConfig, with_options
 from eval3d.truth.ground_truth import LabelLifter, from_points
 from eval3d.truth.points import read_points
 from radseg_ros.datatypes import ConfigError, Frame, InputError, RecordingError
-from radseg_ros.voxels.lift import lift
+from radseg_ros.voxels.lifting.lift import lift
 
 SIX = ClassList("six", tuple(f"{name} wall" for name in world.FACES), tuple(range(1, 7)))
 

@@ -21,10 +21,10 @@ from small_worlds import (
 
 from radseg_ros.config import LiftConfig
 from radseg_ros.datatypes import FeatureMap, InputError
-from radseg_ros.voxels import runs as pixel_runs
 from radseg_ros.voxels.index import COORDINATE_LIMIT
-from radseg_ros.voxels.lift import lift as by_runs
+from radseg_ros.voxels.lifting import runs as pixel_runs
 from radseg_ros.voxels.lifting.by_sorting import SortingLift
+from radseg_ros.voxels.lifting.lift import lift as by_runs
 
 
 def by_sorting(frame, feature_hw, voxel_size, config, device):

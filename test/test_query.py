@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from radseg_ros.answers import groups
-from radseg_ros.answers.groups import connected_groups
+from radseg_ros.answers.groups import Closeness, connected_groups
 from radseg_ros.answers.scores import cosine, relevancy
 from radseg_ros.voxels.index import COORDINATE_LIMIT
 
@@ -71,8 +71,16 @@ def test_groups_equal_those_of_a_k_d_tree(seed, count, extent, voxel_size, gap, 
     rng = np.random.default_rng(seed)
     index = np.unique(rng.integers(-extent, extent + 1, (count, 3)), axis=0)
     index = rng.permutation(index) + shift
-    found = connected_groups(index, voxel_size, gap * voxel_size)
-    assert partition(found) == partition(groups_by_k_d_tree(index, voxel_size, gap * voxel_size))
+    near = Closeness(index, voxel_size, gap * voxel_size)
+    assert partition(near.groups()) == partition(
+        groups_by_k_d_tree(index, voxel_size, gap * voxel_size)
+    )
+    some = rng.random(len(index)) < 0.5
+    if some.any():
+        found = near.only(some).groups()
+        assert partition(found) == partition(
+            groups_by_k_d_tree(index[some], voxel_size, gap * voxel_size)
+        )
 
 
 def test_groups_across_the_whole_range_of_keys():

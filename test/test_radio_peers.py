@@ -33,7 +33,7 @@ from radseg_ros.encoders.radseg.attention.resradio import blocks_seen
 from radseg_ros.encoders.radseg.backbone import build_radio
 from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
 from radseg_ros.encoders.radseg.heads import build_head
-from radseg_ros.encoders.radseg.windows import corners
+from radseg_ros.encoders.windows import corners
 
 TOLERANCE = 5e-5  # of the reference numbers
 TINY = golden_file("tiny_radio.pth.tar")

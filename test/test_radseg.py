@@ -29,7 +29,7 @@ from radseg_ros.encoders.radseg.checkpoint import read_checkpoint
 from radseg_ros.encoders.radseg.correlation import aggregate, correlate
 from radseg_ros.encoders.radseg.linear import joined, linear
 from radseg_ros.encoders.radseg.network import Network
-from radseg_ros.encoders.radseg.windows import corners, resized, stitch
+from radseg_ros.encoders.windows import corners, resized, stitch
 from radseg_ros.segmentation.maps import Segmentation, label_map
 from radseg_ros.segmentation.probabilities import probabilities
 from radseg_ros.spaces import make_space

@@ -98,7 +98,7 @@ def from_points(
 
 
 def _pixel_voxels(frame: Frame, voxel_size: float) -> np.ndarray:
-    """(h * w,) key of every pixel's voxel, as :func:`radseg_ros.voxels.lift.lift` finds it.
+    """(h * w,) key of every pixel's voxel, as :func:`radseg_ros.voxels.lifting.lift.lift` finds it.
 
     -1 where there is no return, or one that no key can say.
     """
@@ -148,8 +148,8 @@ def _count_votes(
 class LabelLifter:
     """Collects the votes of label images: every depth pixel votes for its label in its voxel.
 
-    The voxels are those of :func:`radseg_ros.voxels.lift.lift`, so the ground truth lies exactly
-    where the map does.
+    The voxels are those of :func:`radseg_ros.voxels.lifting.lift.lift`, so the ground truth
+    lies exactly where the map does.
     """
 
     def __init__(self, voxel_size: float) -> None:

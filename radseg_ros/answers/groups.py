@@ -9,7 +9,9 @@ of a cell are near each other, and voxel by voxel only between cells of differen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from functools import cache
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -18,6 +20,7 @@ from scipy.spatial import cKDTree
 
 MARGIN = 1e-5  # relative: nearer to ``max_gap`` than this, positions decide and not the grid
 PAIRS_AT_ONCE = 1 << 20  # pairs of voxels that are compared at once: some 64 MB
+BLOCK = 4  # cells on each side of a block: no more than these are looked across
 _DIAGONAL = 3**0.5
 
 Positions = Callable[[np.ndarray], np.ndarray]  # (n,) voxels -> (n, 3) metres
@@ -32,41 +35,85 @@ def connected_groups(index: np.ndarray, voxel_size: float, max_gap: float) -> np
         index: voxel indices; the centre is index * voxel_size.
         voxel_size, max_gap: metres.
     """
-    if len(index) == 0:
-        return np.zeros(0, np.int64)
-    reach = max_gap / voxel_size  # in voxels
-    surely, perhaps = reach * (1 - MARGIN), reach * (1 + MARGIN)
-    local = index.astype(np.int64) - index.min(0)
-    small = _Cells(local, 2 if surely >= _DIAGONAL else 1)
-    group = _join_adjacent(small, local, surely)
-    side = int(surely / _DIAGONAL) + 1
-    large = small if side == small.side else _Cells(local, side)
-    group = _join_within(large, group)
+    return Closeness(index, voxel_size, max_gap).groups() if len(index) else np.zeros(0, np.int64)
 
-    def xyz(voxels: np.ndarray) -> np.ndarray:
+
+class Closeness:
+    """Which of (N, 3) voxels are near each other, N >= 1; see :func:`connected_groups`."""
+
+    def __init__(self, index: np.ndarray, voxel_size: float, max_gap: float) -> None:
+        self._index, self._voxel_size, self._max_gap = index, voxel_size, max_gap
+        reach = max_gap / voxel_size  # in voxels
+        self._surely, self._perhaps = reach * (1 - MARGIN), reach * (1 + MARGIN)
+        local = [axis.astype(np.int64) - int(axis.min()) for axis in index.T]
+        self._small = _Cells.of(local, 2 if self._surely >= _DIAGONAL else 1)
+        side = int(self._surely / _DIAGONAL) + 1
+        self._large = self._small if side == self._small.side else _Cells.of(local, side)
+        x, y, z = ((axis & self._small.side - 1).astype(np.uint8) for axis in local)
+        self._corner = np.left_shift(np.uint8(1), x << 2 | y << 1 | z)  # which one of its cell
+
+    def only(self, chosen: np.ndarray) -> Closeness:
+        """The same of the voxels for which (N,) ``chosen`` is true, at least one."""
+        some = copy(self)
+        some._index, some._corner = self._index[chosen], self._corner[chosen]
+        some._small = self._small.only(chosen)
+        some._large = some._small if self._large is self._small else self._large.only(chosen)
+        return some
+
+    def groups(self) -> np.ndarray:
+        """(N,) group numbers."""
+        group = _join_adjacent(self._small, self._corner, self._surely)
+        if self._large is not self._small:
+            group = _join_within(self._large, group)
+        side = self._large.side
+        radius = int((self._perhaps + side - 1) / side)
+        return _join_apart(self._large, group, self._xyz, self._max_gap, radius)
+
+    def _xyz(self, voxels: np.ndarray) -> np.ndarray:
         """(n,) rows -> (n, 3) metres, as the map has them."""
-        return (index[voxels] * voxel_size).astype(np.float32).astype(np.float64)
-
-    return _join_apart(large, group, xyz, max_gap, radius=int((perhaps + side - 1) / side))
+        return (self._index[voxels] * self._voxel_size).astype(np.float32).astype(np.float64)
 
 
 class _Cells:
-    """Voxels sorted into cells of ``side`` voxels."""
+    """Voxels sorted into cells of ``side`` voxels.
 
-    def __init__(self, local: np.ndarray, side: int) -> None:
-        self.side = side
-        room = 1 if side == 1 else 3  # cells on all sides: the key of a neighbour never wraps
-        x, y, z = (local >> 1 if side == 2 else local // side).T + room
-        self._y_bit = (int(z.max()) + room).bit_length()  # of a key: z, y and x, lowest first
-        self._x_bit = self._y_bit + (int(y.max()) + room).bit_length()
-        key = (x << self._x_bit) + (y << self._y_bit) + z
-        self.order, key = _sorted(key)  # the voxels, cell after cell, and their keys
-        first = np.diff(key, prepend=-1) != 0
-        self.key = key[first]  # (C,) ascending
+    Args:
+        order: (N,) the voxels, cell after cell.
+        keys: (N,) of the cell of each of these.
+        x_bit, y_bit: of a key: z, y and x, lowest first.
+    """
+
+    def __init__(
+        self, order: np.ndarray, keys: np.ndarray, side: int, x_bit: int, y_bit: int
+    ) -> None:
+        self.order, self.side, self._x_bit, self._y_bit = order, side, x_bit, y_bit
+        first = np.diff(keys, prepend=-1) != 0
+        self.key = keys[first]  # (C,) ascending
         self.starts = np.flatnonzero(first)
-        self.counts = np.diff(self.starts, append=len(key))
-        self.of_voxel = np.empty(len(key), np.int64)  # (N,) the cell of each voxel
-        self.of_voxel[self.order] = np.cumsum(first) - 1
+        self.counts = np.diff(self.starts, append=len(keys))
+        self.of_voxel = np.empty(len(keys), np.int64)  # (N,) the cell of each voxel
+        self.of_voxel[order] = np.repeat(np.arange(len(self.key)), self.counts)
+
+    @classmethod
+    def of(cls, local: Sequence[np.ndarray], side: int) -> _Cells:
+        """Three times (N,) whole numbers, from 0 on."""
+        room = 1 if side == 1 else 3  # cells on all sides: the key of a neighbour never wraps
+        x, y, z = ((axis >> 1 if side == 2 else axis // side) + room for axis in local)
+        y_bit = (int(z.max()) + room).bit_length()
+        x_bit = y_bit + (int(y.max()) + room).bit_length()
+        return cls(*_sorted((x << x_bit) + (y << y_bit) + z), side, x_bit, y_bit)
+
+    def only(self, chosen: np.ndarray) -> _Cells:
+        """Those of the voxels for which (N,) ``chosen`` is true, numbered anew."""
+        kept = chosen[self.order]
+        order = (np.cumsum(chosen) - 1)[self.order[kept]]
+        keys = np.repeat(self.key, self.counts)[kept]
+        return _Cells(order, keys, self.side, self._x_bit, self._y_bit)
+
+    def in_blocks(self) -> _Cells:
+        """The cells themselves, in cells of ``BLOCK`` cells."""
+        x, yz = self.key >> self._x_bit, self.key & (1 << self._x_bit) - 1
+        return _Cells.of((x, yz >> self._y_bit, yz & (1 << self._y_bit) - 1), BLOCK)
 
     def neighbours(
         self, cells: np.ndarray, radius: int, half: bool = False
@@ -82,18 +129,18 @@ class _Cells:
             The offset along the first two axes; rows of ``cells``; for each the offset along the
             last axis, and the neighbour there.
         """
-        last = len(self.key) - 1
+        none = np.full(2 * radius + 1, np.iinfo(np.int64).max)  # what follows the last key
+        keys, own = np.concatenate([self.key, none]), self.key[cells]
         for dx in range(0 if half else -radius, radius + 1):
             for dy in range(-radius if dx or not half else 0, radius + 1):
                 own_row = dx == dy == 0
                 nearest = 1 if half and own_row else -radius
-                begin = self.key[cells] + (dx << self._x_bit) + (dy << self._y_bit) + nearest
+                begin = own + ((dx << self._x_bit) + (dy << self._y_bit) + nearest)
                 place = np.searchsorted(self.key, begin)
                 for step in range(radius - nearest + 1):
-                    at = np.minimum(place + step, last)
-                    ahead = self.key[at] - begin
-                    rows = np.flatnonzero((ahead <= radius - nearest) & (place + step <= last))
-                    dz, at = ahead[rows] + nearest, at[rows]
+                    ahead = keys[place + step] - begin
+                    rows = np.flatnonzero(ahead <= radius - nearest)
+                    dz, at = ahead[rows] + nearest, place[rows] + step
                     if own_row and not half:
                         other = dz != 0
                         rows, dz, at = rows[other], dz[other], at[other]
@@ -120,11 +167,9 @@ def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray
     return connected_components(coo_matrix(edges, shape=(count, count)), directed=False)[1]
 
 
-def _join_adjacent(cells: _Cells, local: np.ndarray, surely: float) -> np.ndarray:
+def _join_adjacent(cells: _Cells, corner: np.ndarray, surely: float) -> np.ndarray:
     """(N,) groups by what is within ``surely`` voxels of each other in adjacent cells."""
-    x, y, z = (local & cells.side - 1).astype(np.uint8).T  # which corner of its cell
-    bit = np.left_shift(np.uint8(1), x << 2 | y << 1 | z)
-    contents = np.bitwise_or.reduceat(bit[cells.order], cells.starts)
+    contents = np.bitwise_or.reduceat(corner[cells.order], cells.starts)
     first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for (dx, dy), rows, dz, at in cells.neighbours(np.arange(len(cells.key)), 1, half=True):
         tables = np.stack([_reachable((dx, dy, z), cells.side, surely) for z in (-1, 0, 1)])
@@ -135,6 +180,7 @@ def _join_adjacent(cells: _Cells, local: np.ndarray, surely: float) -> np.ndarra
     return joined[cells.of_voxel]
 
 
+@cache
 def _reachable(offset: tuple[int, int, int], side: int, surely: float) -> np.ndarray:
     """(256,) uint8: contents of a cell -> the bits of the cell at ``offset`` that are near one."""
     corners = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), 1)
@@ -159,10 +205,12 @@ def _join_apart(
 ) -> np.ndarray:
     """(N,) groups, after joining those of which two voxels are within ``max_gap``.
 
-    Each cell is of one group. Cells of the largest group need not look around: others do.
+    Each cell is of one group. Cells of the largest group need not look around: others do, if they
+    are near any other group.
     """
     of_cell = group[cells.order[cells.starts]]
-    others = np.flatnonzero(of_cell != np.bincount(of_cell).argmax())
+    alone = _all_alike(cells, of_cell)
+    others = np.flatnonzero((of_cell != np.bincount(of_cell).argmax()) & ~alone)
     first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for _, rows, _, at in cells.neighbours(others, radius):
         apart = of_cell[others[rows]] != of_cell[at]
@@ -171,6 +219,18 @@ def _join_apart(
     a, b = np.concatenate(first), np.concatenate(second)
     near = _any_within(cells, a, b, xyz, max_gap)
     return _components(int(of_cell.max()) + 1, of_cell[a[near]], of_cell[b[near]])[group]
+
+
+def _all_alike(cells: _Cells, of_cell: np.ndarray) -> np.ndarray:
+    """(C,) groups of cells -> (C,) whether all that are at most ``BLOCK`` cells away share it."""
+    blocks = cells.in_blocks()
+    values = of_cell[blocks.order]
+    lowest, highest = (f.reduceat(values, blocks.starts) for f in (np.minimum, np.maximum))
+    least, most = lowest.copy(), highest.copy()
+    for _, rows, _, at in blocks.neighbours(np.arange(len(blocks.key)), 1):
+        least[rows] = np.minimum(least[rows], lowest[at])
+        most[rows] = np.maximum(most[rows], highest[at])
+    return (least == most)[blocks.of_voxel]
 
 
 def _any_within(

@@ -12,7 +12,7 @@ from ..config import QueryConfig
 from ..datatypes import MapGeometry, SemanticObject
 from .boxes import straight_box, turned_box
 from .folds import sheets
-from .groups import connected_groups
+from .groups import Closeness
 
 
 def rows_of(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:
@@ -134,23 +134,20 @@ def _grown(
     core = np.flatnonzero(scores >= config.threshold)
     if len(core) < config.min_voxels:
         return nothing
-    core_of = _connected(geometry, core, config)
+    chosen = np.flatnonzero(scores >= least_score(config, float(scores.max())))
+    index = rows_of(geometry.index, chosen)
+    near = Closeness(index, geometry.voxel_size, config.max_gap)
+    in_core = scores[chosen] >= config.threshold
+    core_of = near.only(in_core).groups()
     large, score = _nth_best(scores[core], core_of, config.min_voxels)
     if not len(large):
         return nothing
-    chosen = np.flatnonzero(scores >= least_score(config, float(scores.max())))
-    group = core_of if len(chosen) == len(core) else _connected(geometry, chosen, config)
+    group = core_of if len(chosen) == len(core) else near.groups()
     member = np.zeros(len(core), np.int64)
-    member[core_of] = core  # any voxel of each core
+    member[core_of] = np.flatnonzero(in_core)  # any voxel of each core
     best = np.full(int(group.max()) + 1, -1, np.float32)
-    np.maximum.at(best, group[np.searchsorted(chosen, member[large])], score)
+    np.maximum.at(best, group[member[large]], score)
     return chosen, group, best
-
-
-def _connected(geometry: MapGeometry, rows: np.ndarray, config: QueryConfig) -> np.ndarray:
-    """(n,) the group of each of the voxels in ``rows``."""
-    index = rows_of(geometry.index, rows)
-    return connected_groups(index, geometry.voxel_size, config.max_gap)
 
 
 def _nth_best(score: np.ndarray, group: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datatypes import InputError, MapFileError, brief
-from ..files import write_whole
+from ..files import locked_folder, write_whole
 from ..reading import MISFITS, read_json
 from ..voxels.map_file import MAX_CHANNELS, MapIdentity
 from ..voxels.tensor_file import opened, read_tensors, save_tensors
@@ -148,7 +148,7 @@ class JournalWriter(Journal):
 
     def __init__(self, folder: Path, about: About, max_bytes: int = 0) -> None:
         _begin(folder, about)
-        self._lock = _locked(folder)
+        self._lock = locked_folder(folder, "the journal")
         for part in folder.glob(".*.part.safetensors"):  # of a process that was killed
             part.unlink(missing_ok=True)
         super().__init__(folder)
@@ -276,25 +276,6 @@ def _begin(folder: Path, about: About) -> None:
         write_whole(folder / ABOUT, text)
     except OSError as error:
         raise InputError(f"no journal can be begun in {folder}: {error.strerror}") from error
-
-
-def _locked(folder: Path) -> int:
-    """The descriptor of a folder that this process alone writes to, as long as it is open.
-
-    Raises:
-        MapFileError: another one does.
-    """
-    import fcntl  # reading needs none
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise MapFileError(f"the journal {folder} is in use by another process") from error
-    except OSError:  # a file system without locks
-        logger.info("the file system of %s does not tell whether another process writes", folder)
-    return descriptor
 
 
 def new_id() -> str:

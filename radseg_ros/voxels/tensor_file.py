@@ -52,11 +52,31 @@ def save_tensors(
         MapFileError: the disk took less than it was given.
         OSError: the file cannot be written; names it.
     """
-    text = json.dumps({"version": kind.version, **header, "sha256": digests(state)})
+    metadata = _metadata(kind, header, state)
     with whole_file(path) as part:
-        written = _write(part, state, {kind.tag: text, f"{kind.tag}_sha256": text_digest(text)})
+        written = _write(part, state, metadata)
         if part.stat().st_size != written:
             raise MapFileError(f"the {kind.said} was not written whole to {path}")
+
+
+def write_tensors(
+    path: Path, kind: Kind, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> int:
+    """As :func:`save_tensors`, for a file that no other process will read; return its bytes.
+
+    It is in its place at once, and may not be on the disk yet, so this does not wait for it.
+    """
+    written = _write(path, state, _metadata(kind, header, state))
+    if path.stat().st_size != written:
+        raise MapFileError(f"the {kind.said} was not written whole to {path}")
+    return written
+
+
+def _metadata(
+    kind: Kind, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> dict[str, str]:
+    text = json.dumps({"version": kind.version, **header, "sha256": digests(state)})
+    return {kind.tag: text, f"{kind.tag}_sha256": text_digest(text)}
 
 
 def _write(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> int:

@@ -26,8 +26,9 @@ from ...frames.keyframes import KeyFrames
 from ...mapper import Mapper
 from ...reading import MISFITS
 from ...view.saved_map import OF_THE_MACHINE, config_of, portable
+from ...voxels.bricks.saving import save_whole
 from ...voxels.camera_path import CameraPath
-from ...voxels.map_file import read_header, save_map
+from ...voxels.map_file import read_header
 from .progress import Stop, Update, no_bar
 from .recordings import open_named
 
@@ -101,7 +102,7 @@ class RecordedMap:
         identity = mapper.identity(self.recording.map_frame or node.map_frame or WORLD)
         recording = {**self._identity(), **self._progress()}
         notes = {**mapper.notes(), "recording": recording, "camera": self.camera.note()}
-        save_map(self.path, mapper.map, identity, notes)
+        save_whole(self.path, mapper.map, identity, notes)
 
     @property
     def dropped(self) -> Counter[str]:

@@ -21,7 +21,7 @@ from ...language.templates import AS_WRITTEN, Wording
 from ...language.tower import TextTower
 from ..image import image_tensor
 from ..pamr import pamr
-from ..radseg.windows import corners, resized, stitch
+from ..windows import corners, resized, stitch
 from .attention import cosine_maps
 from .towers.clip import ClipTower, at_size, normalised
 

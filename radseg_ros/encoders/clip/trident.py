@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ...config import option
 from ...datatypes import CheckpointError
 from ...device import pick_device
-from ..radseg.windows import resized, stitch
+from ..windows import resized, stitch
 from .attention import above_mean, cosine_maps, cosines, unit_map
 from .encoder import ClipConfig, ClipEncoder
 from .proxyclip import borrowed

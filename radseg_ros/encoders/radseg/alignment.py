@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ...geometry import resize_rgb
 from ..image import image_tensor
+from ..windows import resized
 from .encoder import RadsegEncoder
-from .windows import resized
 
 # the mean cosine over 1000 ImageNet images by the last part of a version's name
 PAPER = {"v3-b": 0.48, "v3-h": 0.38, "v3-l": -0.04}

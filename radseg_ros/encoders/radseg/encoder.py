@@ -31,6 +31,7 @@ from ...language.embedder import BACKGROUND, TextEmbedder
 from ...language.tower import TextTower, tower_of
 from ...reading import border
 from ..image import image_on, image_tensor, planes
+from ..windows import corners, resized, stitch
 from .attention.block import plain
 from .attention.choice import blocks_wanted, make_attention, name_suffix
 from .backbone import build_radio
@@ -39,7 +40,6 @@ from .correlation import aggregate, product_type
 from .heads import build_head, head_size
 from .network import Network
 from .sam_features import RadioSamFeatures, sam_head
-from .windows import corners, resized, stitch
 
 logger = logging.getLogger(__name__)
 

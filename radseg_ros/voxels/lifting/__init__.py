@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lift on a GPU."""
+"""Pixels to the voxels of one frame: by runs on a CPU, by sorting on a GPU."""

@@ -25,9 +25,9 @@ from ...datatypes import Frame
 from ...geometry import DeviceFrame, bilinear_cells, tensor
 from ...gpu.replay import Replayed, Tensors
 from ..index import COORDINATE_LIMIT, pack
-from ..lift import LiftedFrame, check_lift
-from ..runs import at_depth_size, depth_edges, pixel_grid, returns
 from ..tensors import take
+from .lift import LiftedFrame, check_lift
+from .runs import at_depth_size, depth_edges, pixel_grid, returns
 
 MOST = 8  # kinds of frames that are remembered
 NO_VOXEL = torch.iinfo(torch.int64).max

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ...radseg.windows import resized
+from ...windows import resized
 from .clip import IMAGENET_MEAN, IMAGENET_STD, at_size, normalised, positions
 from .weights import Weights, load_weights
 

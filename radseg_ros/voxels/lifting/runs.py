@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..config import LiftConfig
-from ..datatypes import Frame
-from ..geometry import DeviceFrame, bilinear_cells, resize_colors, tensor, world_points
-from .index import COORDINATE_LIMIT, pack_nearest
-from .tensors import take
+from ...config import LiftConfig
+from ...datatypes import Frame
+from ...geometry import DeviceFrame, bilinear_cells, resize_colors, tensor, world_points
+from ..index import COORDINATE_LIMIT, pack_nearest
+from ..tensors import take
 
 # On a CPU the image is taken in bands of rows whose arrays stay in the cache. Bands below torch's
 # grain of 32 768 elements also run without a barrier between threads, which a busy machine would

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from ..config import LiftConfig
-from ..datatypes import Frame, InputError
-from ..geometry import DeviceFrame
+from ...config import LiftConfig
+from ...datatypes import Frame, InputError
+from ...geometry import DeviceFrame
+from ..tensors import take
 from .runs import find_runs
-from .tensors import take
 
 SUMS_AT_ONCE = 1 << 26  # numbers: 256 MiB
 Sums = Callable[[int, int], torch.Tensor]  # of the new vectors of a range of voxels
