@@ -25,7 +25,7 @@ TOPICS = {
 }
 # topics of config/mapping.rviz
 SHOWN = ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid")
-SUFFIXES = {  # of the topics with node.image_transport compressed
+SUFFIXES = {  # of the topics with compressed images
     "color/image": "/compressed",
     "depth/image": "/compressedDepth",
 }
@@ -37,6 +37,7 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "pose_source": "node.pose_source",
     "pose_type": "node.pose_type",
     "image_transport": "node.image_transport",
+    "depth_image_transport": "node.depth_image_transport",
     "camera_offset": "node.camera_offset",
     "map_frame": "node.map_frame",
     "map_directory": "node.map_directory",
@@ -74,7 +75,7 @@ OPTIONS = options_of(Config)
 
 def declare(name, default, description, choices=()):
     """One argument; empty means that it is not given."""
-    choices = ["", *choices] if choices else None
+    choices = ["", *filter(None, choices)] if choices else None
     return DeclareLaunchArgument(
         name, default_value=default, description=description, choices=choices
     )
