@@ -13,6 +13,7 @@ import difflib
 import json
 import math
 import re
+import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,12 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     for number in numbers:
         if not isinstance(number, (int, float)):
             continue
-        _check(math.isfinite(number), f"{name} must be a finite number, got {brief(value)}")
+        if isinstance(number, int):
+            _check(
+                abs(number) < 1 << 63, f"{name} takes whole numbers of 64 bits, got {brief(value)}"
+            )
+        else:
+            _check(math.isfinite(number), f"{name} must be a finite number, got {brief(value)}")
         within = (low is None or number >= low) and (high is None or number <= high)
         _check(within, f"{name} must be {bounds}, got {brief(value)}")
 
@@ -439,6 +445,7 @@ class MapConfig(Options):
         "keep the vectors of so many voxels, those seen last, in full, and code the others in "
         "1/map.cold_share of the memory; several times what a frame sees; 0 = all in full",
         low=0,
+        high=1e9,
     )
     cold_share: int = option(
         16,
@@ -1026,7 +1033,7 @@ def _as_kind(value: Any, kind: Any) -> Any:
     if kind is str and isinstance(value, PurePath):
         return str(value)
     if kind is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < sys.float_info.max else None
     return value if type(value) is kind else None
 
 

@@ -18,6 +18,9 @@ import floors  # noqa: E402
 import gpu  # noqa: E402
 import gpu_kit  # noqa: E402
 import gpu_syncs  # noqa: E402
+import pretend_gpu  # noqa: E402
+
+from radseg_ros.gpu.replay import Replayed  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -85,16 +88,51 @@ def test_waits_are_found_where_they_are():
     from radseg_ros.voxels.index import VoxelIndex
 
     key = torch.tensor([1, 2, 3])
-    with gpu_syncs.waits(CPU) as found:
+    with gpu_syncs.counted(CPU) as found:
         VoxelIndex(CPU).assign(key, key)
         assert bool((key > 0).any())
         key[key > 1] + key.sum()
-    product = {file for file, _ in found}
+    product = {file for file, _ in found.waits}
     assert product == {"radseg_ros/voxels/index.py", "elsewhere"}
-    assert found["elsewhere", 0] == 2  # a number, and a mask
-    with gpu_syncs.waits(CPU) as found:
+    assert found.waits["elsewhere", 0] == 2  # a number, and a mask
+    with gpu_syncs.counted(CPU) as found:
         key * 2 + key[torch.tensor([0])]
-    assert not found
+    assert not found.waits
+
+
+@pytest.mark.slow
+def test_launches_are_operations_and_copies_but_no_views():
+    def asked(work) -> tuple[int, int]:
+        with gpu_syncs.counted(device) as found:
+            work()
+        return found.launches.total(), found.waits.total()
+
+    pinned = torch.zeros(3)
+    with pretend_gpu.pretend() as device:
+        a = torch.zeros(3, device=device)
+        assert asked(lambda: a.view(3, 1)[1:].T) == (0, 0)
+        assert asked(lambda: torch.empty_like(a)) == (0, 0)
+        assert asked(lambda: a + 1 * a.mul_(2)) == (3, 0)
+        assert asked(lambda: a.sum().tolist()) == (2, 1)
+        assert asked(lambda: float(a.sum())) == (2, 1)
+        assert asked(lambda: a.nonzero()) == (1, 1)
+        assert asked(a.cpu) == (1, 1)
+        assert asked(lambda: pinned.to(device)) == (1, 1)
+        assert asked(lambda: pinned.to(device, non_blocking=True)) == (1, 0)
+        assert asked(lambda: torch.tensor([1.0], device=device)) == (1, 1)
+        twice = Replayed(lambda b: (b + b, b * 3))
+        assert asked(lambda: twice.taken(lambda results: results[0][1:], a)) == (2, 0)
+
+
+@pytest.mark.slow
+def test_a_frame_asks_little_of_a_gpu():
+    with pretend_gpu.pretend() as device:
+        found = gpu_syncs.asked(device, gpu_kit.Size(96, 128, (96, 128)))
+    waits = {stage: counts.waits.total() for stage, counts in found.items()}
+    assert waits == {"lift": 1, "fuse, known voxels": 1, "fuse, new voxels": 2}
+    launches = {stage: counts.launches.total() for stage, counts in found.items()}
+    assert 9 < launches["lift"] <= 12
+    assert 20 < launches["fuse, known voxels"] <= 35 < launches["fuse, new voxels"] <= 73
 
 
 def test_floors_count_each_product_once():

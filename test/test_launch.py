@@ -148,8 +148,8 @@ def test_topics_of_several_robots_are_below_each(launch):
 
 
 def test_a_trajectory_comes_from_whatever_optimises_it(launch):
-    code, words, parameters = launch("rtabmap", trajectory="/rtabmap/mapPath", journal="~/journal")
-    assert code == 0 and "trajectory:=/rtabmap/mapPath" in words
+    code, words, parameters = launch("rtabmap", trajectory="/graph/path", journal="~/journal")
+    assert code == 0 and "trajectory:=/graph/path" in words
     assert parameters["journal.directory"] == "~/journal"
 
 

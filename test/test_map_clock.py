@@ -152,7 +152,7 @@ STEPS = [
     "radseg_ros.voxels.storage.VectorBlocks._pieces",
     "radseg_ros.voxels.storage.Column._reallocate",
     "radseg_ros.voxels.storage.Column.resize",
-    "radseg_ros.voxels.index.VoxelIndex.assign",
+    "radseg_ros.voxels.index.VoxelIndex.places",
     "radseg_ros.voxels.index.VoxelIndex._add_bricks",
     "radseg_ros.voxels.lifting.lift.LiftedFrame.feature_sums",
     "radseg_ros.voxels.lifting.lift.LiftedFrame.reordered",
@@ -160,10 +160,10 @@ STEPS = [
     "radseg_ros.voxels.voxel_map.lift",
     "torch.sort",
     "torch.arange",
-    "torch.minimum",
-    "torch.zeros_like",
-    "torch.Tensor.index_add_",
-    "torch.Tensor.__setitem__",
+    "torch.stack",
+    "torch.unique",
+    "torch.where",
+    "torch.Tensor.int",
 ]
 
 
@@ -236,7 +236,7 @@ REMOVAL = [
     "radseg_ros.voxels.storage.allocate",
     "radseg_ros.voxels.storage.Column._reallocate",
     "radseg_ros.voxels.storage.VectorBlocks._pieces",
-    "radseg_ros.voxels.index.VoxelIndex._locate",
+    "radseg_ros.voxels.index.VoxelIndex.locate",
     "radseg_ros.voxels.table.take",
     "torch.arange",
     "torch.empty",

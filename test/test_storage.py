@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,22 @@ def filled(dtype: str, length: int, block_rows: int = BLOCK) -> tuple[VectorBloc
     return blocks, hits
 
 
+def add_and_fail(blocks: VectorBlocks, slots, before, added, vectors) -> torch.Tensor:
+    """Add vectors, of which the last ones cannot be had; return what was there by then."""
+    meanwhile = blocks.state()["vectors"]
+
+    def give(start: int, stop: int) -> torch.Tensor:
+        nonlocal meanwhile
+        if stop == len(slots):
+            meanwhile = blocks.state()["vectors"]
+            raise MemoryError
+        return vectors[start:stop].clone()
+
+    with pytest.raises(MemoryError) if len(slots) else contextlib.nullcontext():
+        blocks.add(slots, before, added, give)
+    return meanwhile
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(sorted(DTYPES)))
 def test_blocks_are_one_array_of_sums(seed, dtype):
@@ -108,12 +126,11 @@ def test_blocks_are_one_array_of_sums(seed, dtype):
         elif what in ("add", "take back"):
             added = rng.integers(1, 4, len(some))
             vectors = rng.normal(size=(len(some), WIDTH)).astype(np.float32)
-            give = lambda a, b, v=vectors: torch.tensor(v[a:b])  # noqa: E731
             before, more = torch.tensor(hits[some]), torch.tensor(added)
-            take_back = blocks.add(slots, before, more, give)
             if what == "take back":
-                take_back()
+                add_and_fail(blocks, slots, before, more, torch.tensor(vectors))
             else:
+                blocks.add(slots, before, more, lambda a, b, v=vectors: torch.tensor(v[a:b]))
                 sums[some] += vectors
                 hits[some] += added
         elif what == "write":
@@ -134,14 +151,13 @@ def test_blocks_are_one_array_of_sums(seed, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_than_is_undone_at_once_is_undone(dtype):
-    blocks, hits = filled(dtype, 700, block_rows=1000)
+    blocks, hits = filled(dtype, 700, block_rows=600)
     before = blocks.state()["vectors"]
     more = torch.randn(600, WIDTH)
     slots = torch.arange(100, 700)
-    take_back = blocks.add(slots, hits[slots], hits[slots], lambda a, b: more[a:b].clone())
-    changed = (blocks.state()["vectors"] != before).any(1)
-    assert not changed[:100].any() and changed[100:].all()
-    take_back()
+    meanwhile = add_and_fail(blocks, slots, hits[slots], hits[slots], more)
+    changed = (meanwhile != before).any(1)
+    assert not changed[:100].any() and changed[100:600].all() and not changed[600:].any()
     torch.testing.assert_close(blocks.state()["vectors"], before, atol=1e-5, rtol=1e-5)
 
 

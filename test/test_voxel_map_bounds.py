@@ -140,7 +140,7 @@ def test_the_reported_bytes_are_those_of_the_tensors():
         *table.vectors.blocks,
         *(column._storage for column in table._columns.values()),
     ]
-    tensors += [table.index._bricks, table.index._rows, table.index._table._storage]
+    tensors += [table.index._bricks, table.index._begins, table.index._table._storage]
     assert world.nbytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 

@@ -30,8 +30,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..datatypes import Frame, InputError, MapFileError
+from ..datatypes import Frame, InputError, MapFileError, check_pose
 from ..device import give_way
+from ..reading import MISFITS
 from ..voxels.camera_path import CameraPath
 from ..voxels.lifting.lift import LiftedFrame
 from ..voxels.voxel_map import PAUSE, VoxelMap
@@ -173,9 +174,11 @@ class Corrector:
         numbers = list(known)
         stamps = np.array([each.stamp_ns for each in known.values()], np.int64)
         before = _stacked([self._poses.get(n, known[n].T_world_camera) for n in numbers])
-        body, inside = trajectory.at(stamps)
         mounts = {name: mounted(name) for name in {k.optical_frame for k in known.values()}}
-        after = body @ _stacked([mounts[each.optical_frame] for each in known.values()])
+        T_body_camera = _stacked([mounts[each.optical_frame] for each in known.values()])
+        first = _stacked([each.T_world_camera for each in known.values()])
+        body, inside = trajectory.at(stamps, first @ np.linalg.inv(T_body_camera))
+        after = body @ T_body_camera
         moves = np.flatnonzero(inside & moved(before, after, min_shift, min_angle))
         if len(moves):
             self._move([numbers[i] for i in moves], before[moves], after[moves])
@@ -223,10 +226,10 @@ class Corrector:
         known = self._known.get(record.number)
         if known is None and (header := self._journal.header(record)) is not None:
             try:
-                stamp_ns, pose = int(header["stamp_ns"]), np.array(header["pose"], np.float64)
+                stamp_ns, pose = int(header["stamp_ns"]), check_pose(np.array(header["pose"]))
                 camera, optical_frame = str(header["camera"]), str(header["optical_frame"])
-                known = _Known(stamp_ns, camera, optical_frame, pose.reshape(4, 4))
-            except (KeyError, TypeError, ValueError) as error:
+                known = _Known(stamp_ns, camera, optical_frame, pose)
+            except MISFITS as error:
                 self._journal.leave_out(InputError(f"{record.name}: {error}"))
                 return None
             self._known[record.number] = known

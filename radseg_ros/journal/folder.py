@@ -28,7 +28,7 @@ from typing import Any
 
 from ..datatypes import InputError, MapFileError, brief
 from ..files import locked_folder, write_whole
-from ..reading import read_json
+from ..reading import MISFITS, read_json
 from ..voxels.map_file import MAX_CHANNELS, MapIdentity
 from ..voxels.tensor_file import opened, read_tensors, save_tensors
 from .record import FILE, FRAME, NOTHING, VERSION, Content, KeyFrame, Record, unpack
@@ -239,7 +239,7 @@ def _read_about(folder: Path) -> About:
         MapFileError: it is missing, damaged, or of another version.
     """
     path = folder / ABOUT
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MapFileError(f"there is no journal in {folder}")
     found = read_json(path, dict, MapFileError)
     version = found.get("version")
@@ -256,7 +256,7 @@ def _read_about(folder: Path) -> About:
         texts = (about.id, about.space, *dataclasses.astuple(identity)[:3], *identity.labels)
         sound = all(isinstance(text, str) for text in texts) and isinstance(about.options, dict)
         sound &= type(about.channels) is int and 0 < about.channels <= MAX_CHANNELS
-    except (KeyError, TypeError, ValueError) as error:
+    except MISFITS as error:
         raise MapFileError(f"{path} is damaged: a field is missing or impossible") from error
     if not sound:
         raise MapFileError(f"{path} is damaged: a field is impossible")

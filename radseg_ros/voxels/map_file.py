@@ -25,11 +25,12 @@ import torch
 
 from ..config import LABELLED_SPACES, LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, InputError, MapFileError, MapGeometry
+from ..reading import MISFITS
 from .coding.codec import LEAST_BYTES, VectorCodec, sample_size
 from .coding.codecs import NUMBER_BYTES, Codecs
 from .index import valid_keys
 from .tensor_file import Kind, check_digests, opened, read_tensors, save_tensors, text_digest
-from .voxel_map import Beyond, VoxelMap
+from .voxel_map import LARGEST, Beyond, VoxelMap
 
 SUFFIX = ".radmap"
 VERSION = 4  # earlier ones are read as well
@@ -39,6 +40,8 @@ SMALLEST = 64  # times less than float32 takes: what vectors may be coded in
 ALWAYS_DECODED = 1 << 30  # bytes of vectors, in however few of codes
 _LARGE = ("vectors", "codes")  # nearly all of a file
 ROWS = 8192  # vectors that are coded at once
+# of a voxel, so that the sum of two is a number still
+MOST_HITS, MOST_VIEWS = 1 << 52, (1 << 30) - 1
 STAMP_LIMIT_NS = 2**31 * 10**9  # seconds of a ROS stamp are an int32
 
 
@@ -213,8 +216,13 @@ def load_map(
     _check(str(path), state, header.channels, header.config)
     if "codes" in state and not (config or header.config).hot_voxels:
         state = _decoded(str(path), state, header.config)
-    config, lift = config or header.config, lift or header.lift
-    voxel_map = VoxelMap(header.channels, config, lift, device, beyond)
+    rules = config or header.config, lift or header.lift
+    try:
+        voxel_map = VoxelMap(header.channels, *rules, device, beyond)
+    except ConfigError as error:
+        if config is not None:
+            raise
+        raise MapFileError(f"{path} is damaged: {error}") from error
     voxel_map.table.load(state)
     voxel_map.camera = header.camera
     voxel_map.continue_from(header.last_stamp_ns)
@@ -288,7 +296,7 @@ def _understood(path: Path, header: dict[str, Any]) -> MapHeader:
             and all(type(c) in (int, float) and math.isfinite(c) for c in camera),
             "notes": isinstance(notes, dict),
         }
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except MISFITS as error:
         raise MapFileError(f"{path} is damaged: its header cannot be understood") from error
     for what, good in sound.items():
         if not good:
@@ -358,22 +366,25 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
     first, last = state["first_seen_ns"], state["last_seen_ns"]
     sound = {
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
-        "hits": bool((hits > 0).all()),
-        "views": bool(((views > 0) & (views <= hits)).all()),
+        "hits": bool(((hits > 0) & (hits <= MOST_HITS)).all()),
+        "views": bool(((views > 0) & (views <= hits) & (views <= MOST_VIEWS)).all()),
         "colours": bool(((rgb_sum >= 0) & (rgb_sum <= hits[:, None] * (1 + 1e-6))).all()),
         "stamps": bool(
             ((-STAMP_LIMIT_NS < first) & (first <= last) & (last < STAMP_LIMIT_NS)).all()
         ),
         "counts of looks through a voxel": bool((state["seen_through"] >= 0).all()),
-        "vectors": "vectors" not in state
-        or all(
-            bool(part.float().sum().isfinite()) or bool(part.isfinite().all())
-            for part in state["vectors"].split(4096)
-        ),
+        "vectors": "vectors" not in state or _sound(state["vectors"], hits),
     }
     for part, good in sound.items():
         if not good:
             raise MapFileError(f"{what} is damaged: impossible {part}")
+
+
+def _sound(vectors: torch.Tensor, hits: torch.Tensor) -> bool:
+    """Whether no mean is larger than a map takes it; sums are rounded."""
+    most = LARGEST * 1.001 * (hits if vectors.dtype == torch.float32 else torch.ones_like(hits))
+    parts = zip(vectors.split(ROWS), most.split(ROWS), strict=True)
+    return all(bool((some.abs().amax(1) <= limit).all()) for some, limit in parts)
 
 
 def _check_codes(

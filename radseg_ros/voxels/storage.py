@@ -27,7 +27,10 @@ def allocate(
 
 
 class Column:
-    """A tensor whose first axis grows and shrinks, at amortised constant cost per row."""
+    """A tensor whose first axis grows and shrinks, at amortised constant cost per row.
+
+    What is allocated beyond its rows holds the fill value already, so growing into it is free.
+    """
 
     def __init__(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, fill: float = 0
@@ -55,7 +58,8 @@ class Column:
         if length > capacity:
             self._reallocate(max(length, capacity + capacity // 8, 64), length)
             return
-        self._storage[self._length : length] = self._fill
+        if length < self._length:
+            self._storage[length : self._length] = self._fill
         self._length = length
         if length < capacity // 2:
             with contextlib.suppress(MemoryError, RuntimeError):  # it only gives memory back
@@ -126,24 +130,17 @@ class VectorBlocks:
         before: torch.Tensor,
         added: torch.Tensor,
         sums: Callable[[int, int], torch.Tensor],
-    ) -> Callable[[], None]:
-        """Add points to voxels, all or none of them.
+    ) -> None:
+        """Add points to voxels, all or none of them: what has been added is taken back, to
+        rounding.
 
         Args:
             slots: (N,) distinct; ascending, unless :meth:`takes_any_order`.
             before, added: (N,) int64 points that the voxels had and get.
             sums: (start, stop) -> (stop - start, C) float32 sums of the new vectors of
                 ``slots[start:stop]``.
-
-        Returns:
-            A function that takes it back, to rounding.
         """
         undo: list[Callable[[], object]] = []
-
-        def take_back() -> None:
-            while undo:
-                undo.pop()()
-
         try:
             for block, rows, start, stop in self._steps(slots):
                 new = sums(start, stop)
@@ -157,9 +154,9 @@ class VectorBlocks:
                     block.index_add_(0, rows, new)
                     undo.append(partial(_subtract, block, rows, sums, start))
         except BaseException:
-            take_back()
+            while undo:
+                undo.pop()()
             raise
-        return take_back
 
     def sums(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order and their hits -> (N, C) float32 sums over their points."""

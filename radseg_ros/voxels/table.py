@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from .coding.tiered import TieredVectors
-from .index import VoxelIndex, unpack
+from .index import Located, VoxelIndex, unpack
 from .storage import Column, VectorBlocks
 from .tensors import take
 
@@ -37,9 +38,21 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], torch.dtype, int]] = {
     "changed": ((), torch.int64, 0),  # revision: another number whenever points are added
 }
 
-
-_ADDED_TO = tuple(name for name in _COLUMNS if name != "key")  # what new points change
 _NOT_SAVED = ("changed", "seen_at")  # what follows from the rest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sought:
+    """N distinct keys that were looked for in a table, which has not changed since."""
+
+    key: torch.Tensor  # (N,) int64
+    at: Located
+    slots: torch.Tensor  # (N,) int64, -1 where there is none
+    new: torch.Tensor  # (N,) bool, whether there is none
+
+    def counts(self) -> list[torch.Tensor]:
+        """What :meth:`VoxelTable.settle` must know: two float64 numbers, on the device."""
+        return [which.sum(dtype=torch.float64) for which in (self.new, self.at.known)]
 
 
 class VoxelTable:
@@ -115,40 +128,45 @@ class VoxelTable:
         And the order of the keys that gives them. What is claimed and then not added to must be
         given back with :meth:`release`.
         """
-        known, slots = len(self), self.claim_unordered(key)
+        known, sought = len(self), self.seek(key)
+        slots = self.settle(sought, *torch.stack(sought.counts()).tolist())
         try:
             return torch.sort(slots)
         except BaseException:
             self.release(known)
             raise
 
-    def claim_unordered(self, key: torch.Tensor) -> torch.Tensor:
-        """As :meth:`claim`, but in the order of the keys."""
-        slots = self.index.find(key)
-        new = (slots < 0).nonzero()[:, 0]
+    def seek(self, key: torch.Tensor) -> Sought:
+        """The first half of :meth:`claim`, which needs no number from a GPU and changes nothing."""
+        at = self.index.locate(key)
+        slots = self.index.slots(at)
+        return Sought(key, at, slots, slots < 0)
+
+    def settle(self, sought: Sought, new: float, known_bricks: float) -> torch.Tensor:
+        """The second half of :meth:`claim`, in the order of the keys.
+
+        Args:
+            new, known_bricks: the numbers of :meth:`Sought.counts`.
+        """
+        if not new:
+            return sought.slots
         known = len(self)
-        fresh = torch.arange(known, known + len(new), device=self.device)
-        slots[new] = fresh
-        if not len(new):
-            return slots
-        new_key = take(key, new)
+        slots = torch.where(sought.new, sought.new.cumsum(0).add_(known - 1), sought.slots)
+        short = slots.int()
         try:
-            self.resize(known + len(new))
-            self["key"][fresh] = new_key
-            self.index.assign(new_key, fresh)
+            self.resize(known + int(new))
+            place = self.index.places(sought.at, int(known_bricks))
         except BaseException:
-            self._truncate(known, new_key)
+            self.resize(known)
             raise
+        self.index.put(place, short)  # from here on nothing takes memory
+        self["key"].index_copy_(0, slots, sought.key)
         return slots
 
     def release(self, length: int) -> None:
         """Give the slots from ``length`` on back."""
-        self._truncate(length, self["key"][length:].clone())
-
-    def _truncate(self, length: int, key: torch.Tensor) -> None:
-        """Keep ``length`` rows; ``key``: of those that go, as far as the index has them."""
-        found = take(key, (self.index.find(key) >= 0).nonzero()[:, 0])
-        self.index.assign(found, torch.full_like(found, -1))
+        key = self["key"][length:]
+        self.index.assign(key, torch.full_like(key, -1))
         self.resize(length)
 
     def add(
@@ -166,19 +184,14 @@ class VoxelTable:
                 and ``seen_at``.
             sums: as in :meth:`VectorBlocks.add`.
         """
-        old = {name: take(self[name], slots) for name in _ADDED_TO}
-        new = {
-            "hits": old["hits"] + points["hits"],
-            "views": old["views"] + points["views"],
-            "rgb_sum": old["rgb_sum"] + points["rgb_sum"],
-            "first_seen_ns": torch.minimum(old["first_seen_ns"], points["first_seen_ns"]),
-            "last_seen_ns": torch.maximum(old["last_seen_ns"], points["last_seen_ns"]),
-            "seen_at": torch.maximum(old["seen_at"], points["seen_at"]),
-            "seen_through": torch.zeros_like(old["seen_through"]),
-            "changed": torch.full_like(old["changed"], next(_revision)),
-        }
-        take_back = self.vectors.add(slots, old["hits"], points["hits"], sums)
-        self._overwrite(slots, old, new, take_back)
+        self.vectors.add(slots, take(self["hits"], slots), points["hits"], sums)
+        for name in ("hits", "views", "rgb_sum"):  # from here on nothing takes memory
+            self[name].index_add_(0, slots, points[name])
+        self["first_seen_ns"].scatter_reduce_(0, slots, points["first_seen_ns"], "amin")
+        for name in ("last_seen_ns", "seen_at"):
+            self[name].scatter_reduce_(0, slots, points[name], "amax")
+        self["seen_through"].index_fill_(0, slots, 0)
+        self["changed"].index_fill_(0, slots, next(_revision))
 
     def subtract(
         self,
@@ -195,34 +208,14 @@ class VoxelTable:
             points: per slot ``hits``, ``views`` and ``rgb_sum``; each slot has more.
             sums: as in :meth:`VectorBlocks.add`.
         """
-        old = {name: take(self[name], slots) for name in ("hits", "views", "rgb_sum", "changed")}
-        left = old["hits"] - points["hits"]
-        rgb_sum = (old["rgb_sum"] - points["rgb_sum"]).clamp_(min=0)
-        new = {
-            "hits": left,
-            "views": old["views"] - points["views"],
-            "rgb_sum": torch.minimum(rgb_sum, left[:, None].double()),
-            "changed": torch.full_like(old["changed"], next(_revision)),
-        }
-        take_back = self.vectors.add(slots, old["hits"], -points["hits"], lambda a, b: -sums(a, b))
-        self._overwrite(slots, old, new, take_back)
-
-    def _overwrite(
-        self,
-        slots: torch.Tensor,
-        old: dict[str, torch.Tensor],
-        new: dict[str, torch.Tensor],
-        take_back: Callable[[], None],
-    ) -> None:
-        """Set columns of some rows; what fails leaves the old ones, and the vectors taken back."""
-        try:
-            for name, values in new.items():
-                self[name][slots] = values
-        except BaseException:
-            for name, values in old.items():
-                self[name][slots] = values
-            take_back()
-            raise
+        old = {name: take(self[name], slots) for name in ("hits", "views", "rgb_sum")}
+        left = {name: values - points[name] for name, values in old.items()}
+        most = left["hits"][:, None].double()
+        left["rgb_sum"] = torch.minimum(left["rgb_sum"].clamp_(min=0), most)
+        self.vectors.add(slots, old["hits"], -points["hits"], lambda a, b: -sums(a, b))
+        for name, values in left.items():  # from here on nothing takes memory
+            self[name].index_copy_(0, slots, values)
+        self["changed"].index_fill_(0, slots, next(_revision))
 
     def remove(self, gone: torch.Tensor) -> int:
         """Remove the voxels of an (M,) mask; return how many."""
@@ -242,8 +235,8 @@ class VoxelTable:
         moved = kept + stay.nonzero()[:, 0]
         rows = {name: take(column.data, moved) for name, column in self._columns.items()}
         move = self.vectors.moving(moved, holes)
-        gone_at = self.index.places(take(self["key"], slots))
-        moved_at = self.index.places(rows["key"])
+        gone_at = self.index.locate(take(self["key"], slots)).place
+        moved_at = self.index.locate(rows["key"]).place
         none, there = torch.full_like(slots, -1, dtype=torch.int32), holes.int()
         move()  # from here on nothing takes memory
         for name, values in rows.items():

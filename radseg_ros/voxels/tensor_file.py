@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from ..datatypes import MapFileError
+from ..device import out_of_memory
 from ..files import whole_file
 
 _DTYPES = {
@@ -146,7 +148,7 @@ def opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, Any]]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for names that no file can have, too
         raise MapFileError(f"there is no {kind.said} {path}")
     try:
         with safe_open(path, framework="pt") as file:
@@ -165,6 +167,8 @@ def opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, Any]]]:
                 )
             yield file, header
     except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        if out_of_memory(error):
+            raise MapFileError(f"{path} does not fit into the memory") from error
         raise MapFileError(f"{path} is damaged, incomplete, or not a {kind.said}") from error
 
 

@@ -28,6 +28,7 @@ from ..datatypes import (
 )
 from ..device import pick_device
 from ..geometry import DeviceFrame
+from ..reading import MISFITS
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
 from .coding.tiered import LEAST_HOT, TieredVectors
@@ -39,6 +40,7 @@ from .tensors import take
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 1e9  # number of a vector: sums of many, and their squares, are numbers still
 COPY_BYTES = 4 << 20  # of vectors that are copied, or moved, at once: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
 # So many times the points that are left were taken from a worn voxel: its mean is off by 2.2e-7 of
@@ -75,7 +77,7 @@ class History:
         try:
             counts = {name: int(note[name]) for name in ("record", "removed", "frames")}
             stale = {int(k): check_pose(np.array(T)) for k, T in note["stale"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except MISFITS as error:
             raise InputError("impossible notes of a journal") from error
         return cls(stale=stale, **counts)
 
@@ -224,13 +226,13 @@ class VoxelMap:
             lifted: what :meth:`lifted` made of all that, if it is there already.
 
         Raises:
-            InputError: the features have another number of channels than the map, or are not
-                finite.
+            InputError: the features have another number of channels than the map, are not finite,
+                or beyond ``LARGEST``.
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
         clock, known = self.clock.at(frame.stamp_ns), len(self)
-        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns)
+        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, _largest(features))
         self.clock = clock
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
@@ -247,20 +249,34 @@ class VoxelMap:
         )
 
     def _add(
-        self, lifted: LiftedFrame, features: torch.Tensor, stamp_ns: int, now_ns: int
+        self,
+        lifted: LiftedFrame,
+        features: torch.Tensor,
+        stamp_ns: int,
+        now_ns: int,
+        largest: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Add the points of a frame, all or none -> (V,) slots of its voxels."""
-        known = len(self)
-        slots = self.table.claim_unordered(lifted.key)
+        """Add the points of a frame, all or none -> (V,) slots of its voxels.
+
+        Args:
+            largest: of the features, if nobody has looked at it yet: a GPU is waited for once.
+        """
+        known, sought = len(self), self.table.seek(lifted.key)
+        unchecked = [] if largest is None else [largest.double()]
+        *checked, new, bricks = torch.stack([*unchecked, *sought.counts()]).tolist()
+        _check_size(*checked)
+        slots = self.table.settle(sought, new, bricks)
         order: torch.Tensor | slice = slice(None)
         try:
             if not self.table.vectors.takes_any_order:
                 slots, order = torch.sort(slots)
-            stamp, now = (torch.full_like(slots, time) for time in (stamp_ns, now_ns))
             hits, rgb_sum = lifted.hits[order], lifted.rgb_sum[order]
+            stamp, now = (
+                slots.new_full((1,), time).expand_as(slots) for time in (stamp_ns, now_ns)
+            )
             rows = {"hits": hits, "rgb_sum": rgb_sum, "seen_at": now}
             rows |= {"first_seen_ns": stamp, "last_seen_ns": stamp}
-            rows["views"] = torch.ones_like(slots, dtype=torch.int32)
+            rows["views"] = slots.new_ones(1, dtype=torch.int32).expand_as(slots)
             self.table.add(slots, rows, lifted.summing(features, order))
         except BaseException:
             self.table.release(known)
@@ -300,6 +316,7 @@ class VoxelMap:
                 lost voxels meanwhile: then it has parts of the frame in both places.
         """
         features = self._patch_features(feature_map)
+        _check_size(float(_largest(features)))
         self._holding(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
 
@@ -479,12 +496,7 @@ class VoxelMap:
                 f"the map holds {self.channels} channels, the feature map has "
                 f"{feature_map.channels}"
             )
-        features = data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
-        # One value that is not finite makes the sum so; a sum that overflows is looked at again,
-        # value by value.
-        if not bool(features.sum().isfinite()) and not bool(features.isfinite().all()):
-            raise InputError("the feature map holds values that are not finite")
-        return features
+        return data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
 
     def part(self, state: Mapping[str, torch.Tensor], in_full: bool = False) -> VoxelMap:
         """A map of its own, without bounds, of voxels that :meth:`VoxelTable.copied` gave.
@@ -660,3 +672,14 @@ class VoxelMap:
         gone = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         gone[order[:count]] = True
         return self._remove(gone)
+
+
+def _largest(features: torch.Tensor) -> torch.Tensor:
+    """The largest number of a feature map, whatever its sign; NaN, if there is one."""
+    return torch.linalg.vector_norm(features, torch.inf)
+
+
+def _check_size(*largest: float) -> None:
+    """Raise InputError where a feature map has a number beyond ``LARGEST``, or none at all."""
+    if not all(number <= LARGEST for number in largest):  # NaN is not
+        raise InputError(f"the feature map holds values that are not finite, or beyond {LARGEST:g}")

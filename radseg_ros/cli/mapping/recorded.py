@@ -17,13 +17,14 @@ import numpy as np
 from eval3d.cluster import attempt
 
 from ...config import Config, Option, options_of, with_options
-from ...datatypes import ConfigError, Frame, InputError, MapFileError, RecordingError
+from ...datatypes import ConfigError, Frame, InputError, MapFileError, RecordingError, brief
 from ...device import with_memory
 from ...encoders.protocol import Encoder, encoder_options, make_encoder
 from ...frames.drops import Unusable
 from ...frames.folder import Recording
 from ...frames.keyframes import KeyFrames
 from ...mapper import Mapper
+from ...reading import MISFITS
 from ...view.saved_map import OF_THE_MACHINE, config_of, portable
 from ...voxels.bricks.saving import save_whole
 from ...voxels.camera_path import CameraPath
@@ -70,15 +71,15 @@ class RecordedMap:
         for what, value in here.items():
             if found.get(what) != value:
                 raise MapFileError(
-                    f"{self.path} is of another recording: {what} {found.get(what)!r}, here it is "
-                    f"{value!r}"
+                    f"{self.path} is of another recording: {what} "
+                    f"{brief(repr(found.get(what)))}, here it is {value!r}"
                 )
         try:
             self.read, self.used = int(found["read"]), int(found["used"])
             self.complete = found["complete"] is True
             self._earlier = Counter({str(k): int(n) for k, n in found["dropped"].items()})
             self._keyframes.restore(found["keyframes"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MISFITS as error:
             raise MapFileError(f"{self.path} is damaged: impossible notes of frames") from error
         self.camera = CameraPath.of(header)
         self.mapper.take(self.mapper.read(self.path)[0])
