@@ -39,7 +39,7 @@ from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
 from .voxels.bricks.asking import Everywhere, asked_everywhere
 from .voxels.bricks.bricks import Bricks
-from .voxels.bricks.keeper import bricks_of, in_memory
+from .voxels.bricks.keeper import in_memory, voxels_of
 from .voxels.bricks.saving import save_whole
 from .voxels.bricks.shelf import shelf_at
 from .voxels.coding.tiered import TieredVectors
@@ -135,8 +135,14 @@ class Mapper:
     @property
     def voxels(self) -> int:
         """In memory and on the disk."""
-        bricks = bricks_of(self.map)
-        return len(self.map) + (0 if bricks is None else bricks.voxels)
+        return voxels_of(self.map)
+
+    def kept_for(self, voxels: int) -> int:
+        """Bytes that questions and clouds keep of so many voxels in memory, if there is room."""
+        if not self.config.map.cache_projections:
+            return 0
+        views = (self.outline,) if self._asks_codes else (self.outline, self.view)
+        return sum(view.nbytes_for(voxels, self.map.device) for view in views)
 
     def close(self) -> None:
         """Let another process have what this one has on the disk; the map is of no use then."""
@@ -474,9 +480,19 @@ class Mapper:
 
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
-        with self.lock:
-            geometry = self.map.geometry()
-        return rgb_cloud(geometry, min_hits)
+
+        def outline(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
+            with lock:
+                geometry = world.geometry()
+            return geometry, torch.zeros(len(geometry), 0)
+
+        found = asked_everywhere(
+            self.map,
+            self.lock,
+            lambda: outline(self.map, self.lock),
+            lambda part: outline(part, threading.Lock()),
+        )
+        return rgb_cloud(found.geometry, min_hits)
 
     def configure(self, config: Config) -> None:
         """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""

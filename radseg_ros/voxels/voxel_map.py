@@ -93,7 +93,13 @@ class Beyond(Protocol):
         ...
 
     def take(self, world: VoxelMap, count: int) -> int:
-        """Take the coldest voxels out of memory, ``count`` or more; return how many it took."""
+        """Take the coldest voxels out of memory, ``count`` or more; return how many of these need
+        not be removed, because it took them, or they must stay for now.
+        """
+        ...
+
+    def hits(self, key: torch.Tensor) -> torch.Tensor:
+        """(N,) keys -> (N,) points that are there; 0 = there is no such voxel."""
         ...
 
     def parts(self, world: VoxelMap) -> Iterator[VoxelMap]:
@@ -401,8 +407,11 @@ class VoxelMap:
             return 0
         key, taken = self._all_taken()
         slots = self.table.index.find(key)
-        here = slots >= 0
-        return int((taken[here] > WORN * take(self.table["hits"], slots[here])).sum())
+        here, hits = slots >= 0, torch.zeros_like(taken)
+        hits[here] = take(self.table["hits"], slots[here])
+        if self.beyond is not None:
+            hits += self.beyond.hits(key)
+        return int(((hits > 0) & (taken > WORN * hits)).sum())
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
@@ -644,9 +653,12 @@ class VoxelMap:
         if bound and self.table.nbytes > bound:
             self.table.trim()
         while bound and self.table.nbytes > bound and len(self):
+            before = len(self)
             keep = int(len(self) * bound / self.table.nbytes * (1 - 1 / _SLACK))
             evicted += self._let_go(len(self) - keep)
             self.table.trim()
+            if len(self) == before:  # all that is here must stay for now
+                break
         return evicted
 
     def _let_go(self, count: int) -> int:
