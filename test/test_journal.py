@@ -521,8 +521,9 @@ def test_there_is_a_journal_of_every_version():
 
 
 @pytest.mark.slow  # processes
-def test_killed_at_random_moments_it_loses_at_most_the_frame_in_hand(tmp_path):
-    found = killed(tmp_path, rounds=10, seed=0)
+@pytest.mark.parametrize("hot", [0, 400], ids=["full", "tiers"])
+def test_killed_at_random_moments_it_loses_at_most_the_frame_in_hand(tmp_path, hot):
+    found = killed(tmp_path, rounds=10, seed=0, hot=hot)
     assert found.kills == 10 and found.frames > 10
     assert found.in_hand <= found.kills, "each time at most one was written and not told"
 
