@@ -145,7 +145,7 @@ def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["map.load:=office"], "set its parameter node.map_directory"),
+        (["map.load:=office", "node.map_directory:=''"], "with an empty node.map_directory"),
         (["map.load:=office", "node.map_directory:=/nowhere"], "there is no map file /nowhere/off"),
         (["map.autosave:=a", "node.map_directory:=/proc/maps"], "/proc/maps cannot be made"),
     ],

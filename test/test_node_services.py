@@ -404,7 +404,7 @@ def run_example(name: str, *words: str) -> tuple[int, str]:
 def test_the_example_finds_a_place_to_drive_to(robot, node):
     code, text = run_example("go_to_object", "red", "--print")
     assert code == 0 and "red: score" in text and "frame_id: map" in text, text
-    code, text = run_example("go_to_object", "blue", "--print")
+    code, text = run_example("go_to_object", "blue", "--print", "--ros-args", "-r", "a:=/b")
     assert code == 1 and "there is no blue in the map (best score 0." in text, text
 
 
