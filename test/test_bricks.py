@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small_worlds import assert_same, random_frame
+from small_worlds import assert_same, frame, random_frame
 from test_tiers import HALF
 from test_tiers import walk as frames_of_kinds
 
 from radseg_ros.config import MapConfig
-from radseg_ros.datatypes import Filter, InputError, MapFileError
+from radseg_ros.datatypes import FeatureMap, Filter, InputError, MapFileError
 from radseg_ros.voxels.bricks import cubes
 from radseg_ros.voxels.bricks import keeper as keeper_module
 from radseg_ros.voxels.bricks import shelf as shelf_module
@@ -25,6 +25,7 @@ from radseg_ros.voxels.bricks.bricks import Bricks
 from radseg_ros.voxels.bricks.keeper import Keeper, in_memory
 from radseg_ros.voxels.bricks.saving import save_whole
 from radseg_ros.voxels.bricks.shelf import Shelf
+from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.map_file import MapIdentity, load_map
 from radseg_ros.voxels.view import scored_directly
 from radseg_ros.voxels.voxel_map import VoxelMap
@@ -380,8 +381,8 @@ def test_a_folder_belongs_to_one_and_begins_empty(tmp_path):
 class Host(SimpleNamespace):
     """A map and its lock."""
 
-    def __init__(self, world: VoxelMap) -> None:
-        super().__init__(map=world, lock=threading.Lock())
+    def __init__(self, world: VoxelMap, kept: int = 0) -> None:
+        super().__init__(map=world, lock=threading.Lock(), kept_for=lambda voxels: kept * voxels)
 
 
 @pytest.fixture
@@ -419,6 +420,29 @@ def test_beside_a_keeper_no_frame_waits_for_the_disk(tmp_path, keeper, monkeypat
         assert len(world) <= 0.6 * most
     assert came, "bricks come back when they are seen"
     assert_equal(world, whole)
+
+
+def test_room_is_left_for_what_questions_keep(tmp_path, keeper):
+    world = on_disk(tmp_path, max_bytes=10**6)
+    walk(world, range(4))
+    fits, too_much = (int((share * 10**6 - world.nbytes) / len(world)) for share in (0.9, 1.2))
+    assert settle(keeper(Host(world, fits))) == 0
+    assert settle(keeper(Host(world, too_much)))
+    assert world.beyond.on_disk and too_much * len(world) + world.nbytes < 10**6
+
+
+def test_where_voxels_are_carved_all_in_view_comes_back(tmp_path, keeper):
+    for carve_after in (0, 2):
+        world = on_disk(tmp_path / str(carve_after), carve_after=carve_after)
+        world.integrate(frame(1.0), FeatureMap(torch.ones(CHANNELS, 1, 1)))
+        world.integrate(frame(6.0), FeatureMap(torch.ones(CHANNELS, 1, 1)))
+        world.beyond.take(world, len(world))
+        near, far = (int(cubes.brick_of(pack(torch.tensor([[0], [0], [z]])))[0]) for z in (10, 60))
+        assert {near, far} <= world.beyond.on_disk.keys()
+        world.integrate(frame(6.0), FeatureMap(torch.ones(CHANNELS, 1, 1)))
+        settle(keeper(Host(world)))
+        assert far not in world.beyond.on_disk
+        assert (near in world.beyond.on_disk) == (carve_after == 0)
 
 
 def test_what_is_seen_comes_back_and_stays(tmp_path, keeper):
@@ -471,7 +495,9 @@ def test_frames_of_a_correction_are_in_memory_while_they_move(tmp_path, keeper):
     host, key = Host(world), whole.table["key"]
     with in_memory(host, world, key):
         assert not world.beyond.on_disk
-        assert len(world) == len(whole) and world.beyond.take(world, 100) == 0
+        assert len(world) == len(whole)
+        assert world.beyond.take(world, 100) == 100 and not world.beyond.on_disk
+        assert walk(world, [0], 90) == walk(whole, [0], 90) == 0 and len(world) > 400
         assert not settle(keeper(host)) or not world.beyond.on_disk
     assert world.beyond.take(world, 100) >= 100
     assert_equal(world, whole)
@@ -483,8 +509,8 @@ def test_frames_of_a_correction_are_in_memory_while_they_move(tmp_path, keeper):
 def test_codes_go_to_the_disk_and_back_as_they_are(tmp_path):
     config = MapConfig(voxel_size=0.2, hot_voxels=HALF, cold_share=4, max_voxels=10**6)
     world = VoxelMap(24, config, device="cpu", beyond=Bricks(Shelf(tmp_path)))
-    for frame, features in frames_of_kinds():
-        world.integrate(frame, features)
+    for one, features in frames_of_kinds():
+        world.integrate(one, features)
     tiers, bricks = world.table.vectors, world.beyond
     assert not tiers.exact
     cold = tiers.taken(torch.arange(len(world))).hot.logical_not()
@@ -509,9 +535,9 @@ def test_a_map_in_tiers_is_nearly_the_same_with_bricks(tmp_path):
     whole = VoxelMap(24, MapConfig(**options), device="cpu")
     bounded = MapConfig(**options, max_voxels=900)
     world = VoxelMap(24, bounded, device="cpu", beyond=Bricks(Shelf(tmp_path)))
-    for frame, features in frames_of_kinds():
-        whole.integrate(frame, features)
-        assert world.integrate(frame, features).evicted == 0
+    for one, features in frames_of_kinds():
+        whole.integrate(one, features)
+        assert world.integrate(one, features).evicted == 0
     path = tmp_path / "whole.radmap"
     assert save_whole(path, world, MapIdentity(), {}) == len(whole)
     for together in (everything(world), load_map(path)[0]):

@@ -67,7 +67,7 @@ def test_questions_and_clouds_see_all_of_it(tmp_path):
     assert len(found.geometry) == len(whole) and found.covered == 1.0
     plain = {tuple(index) for index in whole.table.coordinates().tolist()}
     assert {tuple(index) for index in found.geometry.index.tolist()} == plain
-    assert len(live.cloud(["red"])) == len(whole)
+    assert len(live.cloud(["red"])) == len(live.cloud()) == len(whole)
     near = live.query(["red"], where=Filter(centre=(0, 0, 0), radius=1.0)).geometry
     here = (whole.table.coordinates() * 0.05).norm(dim=1) <= 1.0
     assert len(near) == int(here.sum()) > 0
