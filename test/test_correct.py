@@ -133,6 +133,27 @@ def test_between_nodes_of_a_graph_the_body_moved_as_odometry_saw_it():
     assert place < 0.3 * errors(odometry)[0]
 
 
+def test_a_body_that_stood_still_had_no_node_and_is_corrected_all_the_same():
+    """rtabmap adds nodes only while the body moves: here none between 1 s and 21 s."""
+    nodes = np.array([0, SECOND, 21 * SECOND, 22 * SECOND])
+    drifted = np.tile(np.eye(4), (len(nodes), 1, 1))
+    drifted[:, 0, 3] = [0.0, 1.0, 1.0, 2.0]  # as odometry has it
+    corrected = drifted.copy()
+    corrected[:, 1, 3] = 0.5
+    frames = np.arange(0, 22 * SECOND + 1, SECOND // 2)
+    seconds = frames / SECOND
+    believed = np.tile(np.eye(4), (len(frames), 1, 1))
+    believed[:, 0, 3] = np.clip(seconds, 0, 1) + np.clip(seconds - 21, 0, 1)
+    wanted = believed.copy()
+    wanted[:, 1, 3] = 0.5
+    found, known = Trajectory(nodes.tolist(), corrected, max_gap=30.0).at(frames, believed)
+    assert known.all()
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    for max_gap, told in ((10.0, believed), (30.0, None)):  # too long, or nobody saw it stand
+        known = Trajectory(nodes.tolist(), corrected, max_gap).at(frames, told)[1]
+        assert not known[(seconds > 1) & (seconds < 21)].any() and known[seconds <= 1].all()
+
+
 def test_where_frames_cannot_tell_how_the_body_moved_it_moved_straight():
     path = Trajectory([0, SECOND, 2 * SECOND], [np.eye(4)] * 3, max_gap=1.5)
     asked = np.array([SECOND // 2])  # one frame: of the nodes around it nothing was believed
