@@ -18,6 +18,7 @@ from launch.actions import (
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
+    ResetLaunchConfigurations,
     SetEnvironmentVariable,
 )
 from launch.conditions import IfCondition
@@ -53,7 +54,8 @@ def driver(context):
     started = IncludeLaunchDescription(path, launch_arguments=settings.items())
     variable = profile_variable()  # else its images are larger than what Fast DDS shares
     given = context.environment.get(variable, str(share_file("config/fastdds.xml")))
-    return [GroupAction([SetEnvironmentVariable(variable, given), started], forwarding=False)]
+    shares = SetEnvironmentVariable(variable, given)
+    return [GroupAction([ResetLaunchConfigurations(), shares, started])]
 
 
 def generate_launch_description():

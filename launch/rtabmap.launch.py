@@ -22,6 +22,7 @@ from launch.actions import (
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
+    ResetLaunchConfigurations,
 )
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
@@ -54,7 +55,7 @@ def slam(context):
     }
     path = [FindPackageShare("rtabmap_launch"), "/launch/rtabmap.launch.py"]
     started = IncludeLaunchDescription(path, launch_arguments=settings.items())
-    return [GroupAction([started], forwarding=False)]
+    return [GroupAction([ResetLaunchConfigurations(), started])]
 
 
 def generate_launch_description():

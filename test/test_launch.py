@@ -17,7 +17,7 @@ import yaml
 
 pytest.importorskip("launch_ros", reason="ROS's launch_ros is not installed")
 
-from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription, SetEnvironmentVariable
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import PushRosNamespace, SetParameter
 
@@ -189,7 +189,8 @@ from launch_ros.actions import Node
 
 def note(context):
     told = dict(context.launch_configurations)
-    told |= {n: v for n, v in context.environment.items() if n.endswith("DEFAULT_PROFILES_FILE")}
+    seen = ("PROFILES_FILE", "TO_ALL")
+    told |= {n: v for n, v in context.environment.items() if n.endswith(seen)}
     pathlib.Path(__file__).with_name("started.json").write_text(json.dumps(told))
 
 def generate_launch_description():
@@ -213,7 +214,7 @@ def test_a_driver_and_rtabmap_are_started_with_what_the_node_needs(launch, tmp_p
 
     code, words, _ = launch("rtabmap")
     assert code == 0 and not any(map(started, files))
-    around = (PushRosNamespace("robot1"),)
+    around = (PushRosNamespace("robot1"), SetEnvironmentVariable("TO_ALL", "1"))
     code, words, parameters = launch(
         "rtabmap", *around, driver="true", slam="true", camera="/cams/front", log_level="debug",
         frame_id="front_link", namespace="sub", encoder="lite",
@@ -221,6 +222,7 @@ def test_a_driver_and_rtabmap_are_started_with_what_the_node_needs(launch, tmp_p
     assert code == 0 and "color/image:=/cams/front/color/image_raw" in words
     assert parameters == {"encoder": "lite"} and "__ns:=/robot1/sub" in words
     camera, slam = map(started, files)
+    assert camera.pop("TO_ALL") == slam["TO_ALL"] == "1"
     assert Path(camera.pop(profile_variable())).name == "fastdds.xml"
     assert profile_variable() not in slam
     assert camera == {
