@@ -107,12 +107,12 @@ def test_between_nodes_of_a_graph_the_body_moved_as_odometry_saw_it():
         turn = Rotation.from_euler("zx", np.stack([2 * seconds, 0.2 * np.sin(seconds)], 1))
         tilt = Rotation.from_rotvec(np.outer(drift * seconds, [0, 0, 0.02]))
         T[:, :3, :3] = (tilt * turn).as_matrix()
-        place = np.stack([np.sin(2 * seconds), np.cos(3 * seconds), 0.1 * seconds], 1)
-        T[:, :3, 3] = place + np.outer(drift * seconds, [0.1, -0.05, 0.02])
+        place = np.stack([np.sin(2 * seconds), np.cos(3 * seconds), seconds], 1) / 4
+        T[:, :3, 3] = place + np.outer(drift * seconds, [0.06, -0.03, 0.02])
         return T
 
     rng = np.random.default_rng(0)
-    frames = np.sort(rng.choice(20 * SECOND, 100, replace=False))
+    frames = np.sort(rng.choice(20 * SECOND, 200, replace=False))
     nodes = np.arange(0, 21 * SECOND, SECOND)
     path = Trajectory(nodes.tolist(), way(nodes / SECOND, 0.0), max_gap=1.5)
     order = rng.permutation(len(frames))  # frames of several cameras need no order
@@ -131,6 +131,17 @@ def test_between_nodes_of_a_graph_the_body_moved_as_odometry_saw_it():
     (place, turn), (place_straight, turn_straight) = errors(found), errors(straight)
     assert place < 0.3 * place_straight and turn < 0.3 * turn_straight
     assert place < 0.3 * errors(odometry)[0]
+
+
+def test_where_believed_poses_jump_the_body_moved_straight():
+    """As in TF: with a loop closure between two nodes all is right at once."""
+    path = Trajectory(np.arange(5) * SECOND, np.tile(np.eye(4), (5, 1, 1)), max_gap=30.0)
+    frames = np.arange(0, 4 * SECOND + 1, SECOND // 4)
+    believed = np.tile(np.eye(4), (len(frames), 1, 1))
+    believed[frames < 2.5 * SECOND, 0, 3] = 0.5
+    found, known = path.at(frames, believed)
+    assert known.all()
+    np.testing.assert_allclose(found, np.tile(np.eye(4), (len(frames), 1, 1)), atol=1e-12)
 
 
 def test_a_body_that_stood_still_had_no_node_and_is_corrected_all_the_same():

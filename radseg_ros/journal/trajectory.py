@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from ..datatypes import InputError, check_pose
 
 STRAIGHT_NS = 1_500_000_000  # for so long a body is taken to move on a straight line
+JUMP = 0.1, 5.0  # m and degrees between two nodes: more is not odometry's drift
 
 
 class Trajectory:
@@ -55,7 +56,7 @@ class Trajectory:
             believed: (n, 4, 4) T_map_body as it was used so far. A pose graph has a node a second
                 or so, and none while the body stands still; between nodes odometry knows better
                 than a straight line how it moved. Interpolated is then by how much that was wrong,
-                where both nodes can tell.
+                where both nodes can tell, and agree: poses of TF jump with each loop closure.
         """
         a, b, inside = _around(self._stamps, stamps_ns, self._gap_ns)
         known = inside & (self._stamps[b] - self._stamps[a] <= STRAIGHT_NS)
@@ -63,7 +64,8 @@ class Trajectory:
         found[known] = self._between(self._poses, a[known], b[known], stamps_ns[known])
         if believed is not None and inside.any():
             errors, told = self._errors(stamps_ns, believed)
-            better = inside & (a != b) & told[a] & told[b]
+            smooth = ~moved(errors[a], errors[b], *JUMP)
+            better = inside & (a != b) & told[a] & told[b] & smooth
             wrong = self._between(errors, a[better], b[better], stamps_ns[better])
             found[better, :3, :3] = wrong[:, :3, :3] @ believed[better, :3, :3]
             found[better, :3, 3] = wrong[:, :3, 3] + believed[better, :3, 3]
