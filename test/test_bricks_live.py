@@ -78,6 +78,7 @@ def test_questions_and_clouds_see_all_of_it(tmp_path):
     live.close()
 
 
+@pytest.mark.slow
 def test_a_file_has_all_of_it_and_is_read_back(tmp_path):
     live = walked(tmp_path)
     whole, path = wanted(tmp_path, live), tmp_path / "whole.radmap"
@@ -93,6 +94,7 @@ def test_a_file_has_all_of_it_and_is_read_back(tmp_path):
     live.close()
 
 
+@pytest.mark.slow
 def test_a_node_that_begins_again_has_all_of_it(tmp_path):
     live = walked(tmp_path)
     whole = wanted(tmp_path, live)
@@ -108,7 +110,8 @@ def test_a_node_that_begins_again_has_all_of_it(tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"map__carve_after": 3})])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"map__carve_after": 3}])
 def test_corrected_poses_reach_what_is_on_the_disk(tmp_path, options):
     live = walked(tmp_path, **AT_ONCE, **options)
     moved = correct(live, STEPS)

@@ -20,6 +20,7 @@ from .bricks import HIGH, LOW, Bricks
 logger = logging.getLogger(__name__)
 
 IDLE = 0.05  # s between two looks whether there is anything to do
+RETRY = 1.0  # s after a brick could not be written
 RANKED_APART = 2.0  # s; ranking takes longer than a brick
 
 
@@ -87,7 +88,6 @@ class Keeper:
             self._goal = 0
             with self._host.lock:
                 world.table.trim()
-            return False
         return bool(bricks.wanted) and self._back(world, bricks)
 
     def _fill(self, world: VoxelMap) -> float:
@@ -118,6 +118,7 @@ class Keeper:
             leaving = bricks.leaving(world, brick)
         written = None if leaving is None else bricks.shelf.write(leaving.state)
         if leaving is None or written is None:
+            self._closing.wait(RETRY)
             return False
         with self._host.lock:
             if self._host.map is world:
