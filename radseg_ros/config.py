@@ -740,6 +740,11 @@ class NodeConfig(Options):
         "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)",
         choices=("raw", "compressed"),
     )
+    depth_image_transport: str = option(
+        "",
+        "the same for depth images alone: raw or compressed; empty = as node.image_transport",
+        choices=("", "raw", "compressed"),
+    )
     map_frame: str = option(
         "", "frame of the map; empty = the frame of the first pose, 'map' where poses come from tf"
     )
@@ -792,7 +797,10 @@ class NodeConfig(Options):
         high=1e6,
         live=True,
     )
-    map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
+    map_directory: str = option(
+        "~/.ros/radseg_maps",
+        "folder of ~/save_map and ~/load_map, made when a map is saved; empty = both are refused",
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

@@ -155,7 +155,7 @@ class Mapper:
         Raises:
             InputError: the features cannot be used; the map is as it was.
         """
-        return self.fuse(self.prepare(frame))
+        return self.fuse(self.prepare(frame), patient=True)
 
     @torch.inference_mode()
     def prepare(self, frame: Frame) -> Prepared:
@@ -190,18 +190,19 @@ class Mapper:
         with self.timings.stage("lift"):
             return Prepared(frame, features, self.map.lifted(frame, features, rules))
 
-    def fuse(self, prepared: Prepared, record: int = 0) -> IntegrationStats:
+    def fuse(self, prepared: Prepared, record: int = 0, patient: bool = False) -> IntegrationStats:
         """The short part of ``integrate``: what ``prepare`` gave goes into the map.
 
         Args:
             record: number that the frame will have in the journal; 0 = none.
+            patient: see :meth:`VoxelMap.integrate`.
 
         Raises:
             InputError: the features cannot be used; the map is as it was.
         """
         frame, features = prepared.frame, prepared.features
         with self.timings.stage("fuse"), self.lock:
-            stats = self.map.integrate(frame, features, lifted=prepared.lifted)
+            stats = self.map.integrate(frame, features, lifted=prepared.lifted, patient=patient)
             if record and stats.points:
                 self.map.history.record = record
                 self.map.history.frames += 1

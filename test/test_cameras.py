@@ -523,7 +523,10 @@ def test_a_camera_that_is_silent_is_named_while_the_others_go_on(live):
         assert (report.level is Level.OK) == (second < 5)
     assert "6 frames (+5)" in report.text
     assert "camera 'rear': no frame for 5 s: " in report.text
-    assert "/rear/depth: no publisher (remap?)" in report.text and "/front" not in report.text
+    assert (
+        "/rear/depth: no publisher, and none of its type" in report.text
+        and "/front" not in report.text
+    )
     assert "; dropped 5 x colour message without a stamp" in report.text, "of which camera is said"
     give(live, *images(7000, REAR), odometry(7000))
     settle(live)

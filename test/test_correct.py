@@ -329,6 +329,7 @@ MADE_ANEW = [
     {"map__forget_after": 0.3},
     {"map__max_voxels": 700},
     {"map__dtype": "float16"},
+    {"map__hot_voxels": 400, "map__cold_share": 4},
 ]
 
 
@@ -346,15 +347,42 @@ def test_a_corrected_map_is_the_one_of_corrected_poses(tmp_path, options):
     done(live)
     assert live.status().journal.unmoved == 0
     wanted = from_scratch(tmp_path, live)
-    assert_equal(live.mapper.map, wanted, stamps=bool(options))
+    coded = "map__hot_voxels" in options
+    assert coded != live.mapper.map.table.vectors.exact or "map__dtype" in options
+    assert_equal(live.mapper.map, wanted, stamps=bool(options), coded=coded)
     assert (live.mapper.map is before) == (not options), "a sum is changed, others are made anew"
     poses = live._camera.note()["positions"]
     assert poses == [corrected(step)[:3, 3].round(3).tolist() for step in range(8)]
     observe(live, [8])
     live.close(5)
     again = live_map(tmp_path, **options)
-    assert_equal(again.mapper.map, live.mapper.map, stamps=bool(options))
+    assert_equal(again.mapper.map, live.mapper.map, stamps=bool(options), coded=coded)
     again.close(5)
+
+
+@pytest.mark.slow  # starts a map
+def test_a_map_that_is_coded_while_its_last_frame_moves_is_made_anew(tmp_path, monkeypatch):
+    live = live_map(tmp_path, **AT_ONCE, map__hot_voxels=400, map__cold_share=4)
+    observe(live, range(2))
+    before, real, moves = live.mapper.map, VoxelMap.move, []
+    assert before.is_sum
+
+    def move(world, *words):
+        moves.append(world)
+        steps = real(world, *words)
+        yield next(steps)
+        vectors = world.table.vectors
+        vectors._follow_up()
+        vectors._make_room(400)
+        yield from steps
+
+    monkeypatch.setattr(VoxelMap, "move", move)
+    assert correct(live, range(2), by=3).moved == 1
+    done(live)
+    assert moves == [before] and not before.is_sum and live.mapper.map is not before
+    assert live.status().journal.unmoved == 0
+    assert_equal(live.mapper.map, from_scratch(tmp_path, live), stamps=False, coded=True)
+    live.close(5)
 
 
 @pytest.mark.parametrize(
@@ -624,8 +652,10 @@ def test_a_trajectory_of_a_body_moves_its_camera(tmp_path):
 def test_options_of_a_map_decide_what_can_be_taken_out_of_it():
     assert VoxelMap(3, MapConfig(device="cpu")).is_sum
     for options in MADE_ANEW:
-        name, value = next(iter(options.items()))
-        world = VoxelMap(3, MapConfig(device="cpu", **{name.removeprefix("map__"): value}))
-        if name == "map__max_voxels":
+        if "map__hot_voxels" in options:
+            continue  # not before there are codes
+        rules = {name.removeprefix("map__"): value for name, value in options.items()}
+        world = VoxelMap(3, MapConfig(device="cpu", **rules))
+        if "max_voxels" in rules:
             world.history.removed = 1
         assert not world.is_sum

@@ -119,6 +119,14 @@ def test_namespaces_and_parameters_around_it_count(launch):
     assert "use_sim_time:=True" in words
 
 
+def test_transforms_of_a_robot_in_a_namespace_are_those_of_nav2(launch, tmp_path):
+    code, words, _ = launch("realsense", namespace="tb1", tf="tf", rviz="true")
+    pairs = {"/tf:=tf", "/tf_static:=tf_static"}
+    assert code == 0 and pairs <= {*words}
+    shown, _ = json.loads((tmp_path / "lib" / "rviz2" / "started.json").read_text())
+    assert pairs <= {*shown}
+
+
 def test_topics_of_several_cameras_are_below_each(launch):
     code, words, parameters = launch(
         "mapping", cameras="[front, rig/rear]", color="color/image_raw", pose="/odometry"

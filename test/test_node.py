@@ -212,9 +212,7 @@ def show(robot: Robot, scene: Path) -> None:
 @pytest.mark.slow
 def test_silence_is_explained(robot, node, refused):
     """The first test: nothing has been published yet. ``refused`` starts meanwhile."""
-    line = wait_for(
-        lambda: next((line for line in node.lines if "no frame for 5 s" in line), None), 10
-    )
+    line = wait_for(lambda: next((line for line in node.lines if "no frame for 5 s" in line), None))
     assert "/depth/camera_info, /pose, /depth/image, /color/image: no publisher" in line
 
 
@@ -505,7 +503,7 @@ def test_a_burst_of_questions_is_answered_or_refused_at_once(robot, node, empty,
     client = robot.node.create_client(QueryText, "/radseg_mapping/query", qos_profile=room_for_all)
     assert client.wait_for_service(5)
     futures = [client.call_async(QueryText.Request(labels=["red"])) for _ in range(200)]
-    wait_for(lambda: all(future.done() for future in futures), 60, "200 answers")
+    wait_for(lambda: all(future.done() for future in futures), "200 answers")
     answers = [future.result() for future in futures]
     refused = [answer for answer in answers if not answer.success]
     assert all("busy: 64 requests are waiting" in answer.message for answer in refused)
@@ -535,7 +533,7 @@ def test_lite_finds_the_sofa_of_the_real_recording(robot):
     node = "/lite/radseg_mapping"
     try:
         play(str(recording), "--start", "200", "--count", "12", "--rate", "5", *there)
-        wait_for(lambda: robot.integrated(node) == 12, 60, "twelve frames")
+        wait_for(lambda: robot.integrated(node) == 12, "twelve frames")
         sofa, giraffe = robot.query("sofa", "giraffe", node=node).answers
         assert sofa.found and not giraffe.found
         centre = sofa.objects[0].centre

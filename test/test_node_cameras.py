@@ -19,7 +19,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from recordings import K
-from robot import Process, Robot, Sender, color_node, color_nodes, running_robot, wait_for
+from robot import PATIENCE, Process, Robot, Sender, color_node, color_nodes, running_robot, wait_for
 from test_node_poses import transform
 
 from radseg_ros.ros import messages
@@ -74,7 +74,7 @@ def diagnosed(robot: Robot, condition) -> DiagnosticStatus:
         found.extend(s for s in message.status if s.name.startswith("rig/") and condition(s))
 
     subscription = robot.node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
-    wait_for(lambda: found, 15, "the report")
+    wait_for(lambda: found, "the report")
     robot.node.destroy_subscription(subscription)
     return found[0]
 
@@ -121,7 +121,7 @@ def test_two_cameras_of_one_node(robot, rig):
 
 def test_a_camera_that_falls_silent_is_named(robot, rig):
     reports: list[DiagnosticStatus] = []
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not any(status.level != DiagnosticStatus.OK for status in reports):
         assert time.monotonic() < end, "no warning"
         until = time.monotonic() + 2

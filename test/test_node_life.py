@@ -131,7 +131,7 @@ def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
     keep = {"journal.directory": tmp_path / "journal", "map.frame_is_persistent": True}
     words = [word for name, value in keep.items() for word in ("-p", f"{name}:={value}")]
     node = Process(COLOR_NODE, "--ros-args", "-p", "encoder:=colors", "-p", "short_side:=0", *words)
-    wait_for(lambda: "ready" in node.text, 60, "start of the node")
+    wait_for(lambda: "ready" in node.text, "start of the node")
     play(str(red))
     wait_for(lambda: robot.integrated(), what="a map")
     wait_for(lambda: not robot.query("red").status.frames_waiting, what="the last frame")
@@ -152,7 +152,7 @@ def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["map.load:=office"], "set its parameter node.map_directory"),
+        (["map.load:=office", "node.map_directory:=''"], "with an empty node.map_directory"),
         (["map.load:=office", "node.map_directory:=/nowhere"], "there is no map file /nowhere/off"),
         (["map.autosave:=a", "node.map_directory:=/proc/maps"], "/proc/maps cannot be made"),
     ],

@@ -84,7 +84,7 @@ class Camera:
 
     def mapped(self, frames: int, what: str = "frames") -> None:
         """Wait until so many frames are in the map."""
-        wait_for(lambda: self.robot.integrated(self.node()) >= frames, 10, f"{what} of {self.name}")
+        wait_for(lambda: self.robot.integrated(self.node()) >= frames, f"{what} of {self.name}")
         assert self.robot.integrated(self.node()) == frames
 
     def voxels(self) -> set:
@@ -169,7 +169,7 @@ def test_a_bag_of_transforms_is_played_and_mapped(robot, nodes, tmp_path):
     before = robot.integrated("/tf/radseg_mapping")
     text = play(str(write_tf_bag(tmp_path / "bag")), "--ros-args", "-r", "__ns:=/tf")
     assert "11 tf" in text and "1 tf_static" in text
-    wait_for(lambda: robot.integrated("/tf/radseg_mapping") == before + 5, 10, "all frames")
+    wait_for(lambda: robot.integrated("/tf/radseg_mapping") == before + 5, "all frames")
 
 
 def test_frames_that_say_nothing_of_their_time_or_the_same_again(robot, nodes, optical):

@@ -140,7 +140,8 @@ class MapperNode(Node):
                 config = params.changed(self.live.config, values)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=sentence(error))
-            result = super().set_parameters_atomically(parameter_list)
+            may_change = [each for each in parameter_list if not params.is_fixed(each.name)]
+            result = super().set_parameters_atomically(may_change)
             if result.successful:
                 self.live.configure(config)
                 for timer in self._publishing:

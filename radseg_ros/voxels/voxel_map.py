@@ -216,6 +216,7 @@ class VoxelMap:
         feature_map: FeatureMap,
         rules: LiftConfig | None = None,
         lifted: LiftedFrame | None = None,
+        patient: bool = True,
     ) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
@@ -224,6 +225,8 @@ class VoxelMap:
         Args:
             rules: which depth pixels are used; None = those of the map.
             lifted: what :meth:`lifted` made of all that, if it is there already.
+            patient: wait for a codec that is being learnt (``map.hot_voxels``), so that the same
+                frames make the same map. A robot's frames do not.
 
         Raises:
             InputError: the features have another number of channels than the map, are not finite,
@@ -231,6 +234,8 @@ class VoxelMap:
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
+        if isinstance(self.table.vectors, TieredVectors):
+            self.table.vectors.patient = patient
         clock, known = self.clock.at(frame.stamp_ns), len(self)
         slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, _largest(features))
         self.clock = clock
