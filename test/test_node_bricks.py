@@ -14,7 +14,6 @@ require_ros()
 
 from diagnostic_msgs.msg import DiagnosticArray
 from robot import NODE, WALL, Listener, Robot, Sender, color_node, running_robot, wait_for
-from std_srvs.srv import Trigger
 from test_node_robots import shifted
 
 from radseg_interfaces.srv import SaveMap
@@ -30,12 +29,13 @@ def robot() -> Iterator[Robot]:
         yield robot
 
 
-def test_all_of_it_is_asked_saved_counted_and_forgotten(robot, tmp_path):
+def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
     bricks, send = tmp_path / "bricks", Sender(robot)
     settings = {
         "node.map_directory": tmp_path,
         "map.disk_directory": bricks,
         "map.max_voxels": BOUND,
+        "map.autosave": "kept",
         "node.backlog": 9,
     }
     health = Listener(robot, DiagnosticArray, "/diagnostics")
@@ -60,8 +60,9 @@ def test_all_of_it_is_asked_saved_counted_and_forgotten(robot, tmp_path):
         places = world.geometry().xyz[:, 0].div(4).round()
         assert [int((places == place).sum()) for place in range(8)] == [A_WALL] * 8
         assert robot.query("grey").covered == 1.0
-        assert robot.call(Trigger, f"{NODE}/reset").success
-        wait_for(lambda: said("voxels") == said("voxels on the disk") == 0, what="a reset")
+        known = robot.integrated()
+        wait_for(lambda: send() or robot.integrated() > known, what="what is not saved yet")
         assert process.stop() == 0
     health.close()
     assert not list(bricks.iterdir())
+    assert len(load_map(tmp_path / "kept.radmap")[0]) == 8 * A_WALL

@@ -80,7 +80,9 @@ class Keeper:
         if bricks is None:
             return False
         fill = self._fill(world)
-        if fill > HIGH and not self._goal:
+        if fill < LOW:
+            self._goal = 0  # of a map that is there no more, perhaps
+        elif fill > HIGH and not self._goal:
             self._goal = max(1, int(len(world) * LOW / fill))
         if self._goal:
             if len(world) > self._goal and self._out(world, bricks, rested=False):
