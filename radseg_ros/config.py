@@ -13,6 +13,7 @@ import difflib
 import json
 import math
 import re
+import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,12 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     for number in numbers:
         if not isinstance(number, (int, float)):
             continue
-        _check(math.isfinite(number), f"{name} must be a finite number, got {brief(value)}")
+        if isinstance(number, int):
+            _check(
+                abs(number) < 1 << 63, f"{name} takes whole numbers of 64 bits, got {brief(value)}"
+            )
+        else:
+            _check(math.isfinite(number), f"{name} must be a finite number, got {brief(value)}")
         within = (low is None or number >= low) and (high is None or number <= high)
         _check(within, f"{name} must be {bounds}, got {brief(value)}")
 
@@ -439,6 +445,7 @@ class MapConfig(Options):
         "keep the vectors of so many voxels, those seen last, in full, and code the others in "
         "1/map.cold_share of the memory; several times what a frame sees; 0 = all in full",
         low=0,
+        high=1e9,
     )
     cold_share: int = option(
         16,
@@ -495,9 +502,16 @@ class MapConfig(Options):
 
 @dataclass(frozen=True, slots=True)
 class PersistenceConfig(Options):
-    """What is kept of a map from one run of the node to the next."""
+    """What is kept of a map on the disk, while the node runs and from one run to the next."""
 
     PREFIX: ClassVar[str] = "map."
+
+    disk_directory: str = option(
+        "",
+        "folder (of one node alone) for the coldest parts of a map beyond map.max_bytes or "
+        "map.max_voxels: they are not evicted, and come back when the camera sees them; empty = "
+        "off",
+    )
 
     load: str = option(
         "",
@@ -549,8 +563,9 @@ class CorrectConfig(Options):
         1.0, "degrees; a frame that turns by more is moved however near", low=0, high=180, live=True
     )
     max_gap: float = option(
-        1.5,
-        "s between two poses of a trajectory; frames between poses farther apart stay",
+        30.0,
+        "s between two poses of a trajectory; frames between poses farther apart stay, as do those "
+        "in a gap of more than 1.5 s that no frames at its ends tell how to bridge",
         low=1e-3,
         high=3600,
         live=True,
@@ -726,6 +741,11 @@ class NodeConfig(Options):
         "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)",
         choices=("raw", "compressed"),
     )
+    depth_image_transport: str = option(
+        "",
+        "the same for depth images alone: raw or compressed; empty = as node.image_transport",
+        choices=("", "raw", "compressed"),
+    )
     map_frame: str = option(
         "", "frame of the map; empty = the frame of the first pose, 'map' where poses come from tf"
     )
@@ -778,7 +798,10 @@ class NodeConfig(Options):
         high=1e6,
         live=True,
     )
-    map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
+    map_directory: str = option(
+        "~/.ros/radseg_maps",
+        "folder of ~/save_map and ~/load_map, made when a map is saved; empty = both are refused",
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -850,6 +873,14 @@ class Config(Options):
     grid: GridConfig = group(GridConfig)
     sync: SyncConfig = group(SyncConfig)
     node: NodeConfig = group(NodeConfig)
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        bound = self.map.max_bytes or self.map.max_voxels
+        _check(
+            bool(bound) or not self.persistence.disk_directory,
+            "map.disk_directory needs a bound of memory: map.max_bytes or map.max_voxels",
+        )
 
 
 # encoders without a group of this name have their options in encoder_options
@@ -1011,7 +1042,7 @@ def _as_kind(value: Any, kind: Any) -> Any:
     if kind is str and isinstance(value, PurePath):
         return str(value)
     if kind is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < sys.float_info.max else None
     return value if type(value) is kind else None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import io
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .datatypes import InputError
+from .datatypes import InputError, MapFileError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 36_000_000  # of an image from outside: 8K is 33 million; decoding takes 14 bytes each
 _number = itertools.count()
@@ -125,6 +128,25 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def locked_folder(folder: Path, what: str) -> int:
+    """The descriptor of a folder that this process alone writes to, as long as it is open.
+
+    Raises:
+        MapFileError: another one does; ``what`` says what the folder is.
+    """
+    import fcntl  # reading needs none
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise MapFileError(f"{what} {folder} is in use by another process") from error
+    except OSError:  # a file system without locks
+        logger.info("the file system of %s does not tell whether another process writes", folder)
+    return descriptor
 
 
 def refuse_pipes(path: Path) -> None:

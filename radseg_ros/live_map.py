@@ -52,6 +52,7 @@ from .journal.story import CLEARED, CONFIRMED, LOADED, MERGED, RESET, RESUMED, W
 from .journal.trajectory import Trajectory
 from .language.words import read_words
 from .mapper import Mapper
+from .voxels.bricks.keeper import Keeper, bricks_of, voxels_of
 from .voxels.camera_path import CameraPath
 from .voxels.carving import depth_beyond
 from .voxels.map_file import MapIdentity, fingerprint, read_header
@@ -97,6 +98,17 @@ class JournalStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskStatus:
+    """What of the map is on the disk, and what is not."""
+
+    voxels: int  # some may have points in memory as well
+    nbytes: int
+    wanted: int  # bricks that were seen again and are on their way back
+    failed: int  # bricks that could not be written
+    damaged: int  # voxels that could not be read
+
+
+@dataclass(frozen=True, slots=True)
 class LiveStatus:
     """How far a live map is."""
 
@@ -119,6 +131,12 @@ class LiveStatus:
     failures: int  # frames among the dropped that an internal error cost
     stages: dict[str, tuple[float, int]]  # (s, calls) of each stage of the work so far
     journal: JournalStatus | None  # None = there is none
+    disk: DiskStatus | None  # likewise: map.disk_directory
+
+    @property
+    def everywhere(self) -> int:
+        """Voxels in memory and on the disk."""
+        return self.voxels + (0 if self.disk is None else self.disk.voxels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +181,7 @@ class LiveMap:
         self._pending: PendingMap | None = None
         self._journal: JournalWriter | None = None
         self._corrector: Corrector | None = None  # where there is a journal
+        self._keeper: Keeper | None = None  # where there are bricks
         self._tracks = Tracks()
         self._looked: LookedThrough | None = None  # as soon as anybody wants a floor plan
         self._closing = threading.Event()
@@ -182,6 +201,8 @@ class LiveMap:
         with self._turn:
             mapper.configure(self.config)  # which may have changed while the encoder was loaded
             self._mapper = mapper
+        if mapper.shelf is not None:
+            self._keeper = Keeper(mapper)
         if self.config.map.work_ahead:
             self._ahead.start()
 
@@ -218,11 +239,20 @@ class LiveMap:
         ended = self._worker.close(timeout)
         if self._corrector is not None:
             ended = self._corrector.close(timeout) and ended
+        if self._keeper is not None:
+            ended = self._keeper.close(timeout) and ended
         if self._ahead.is_alive():  # an interpreter that ends while a thread computes is aborted
             self._ahead.join(timeout)
         if ended and self._journal is not None:
             self._journal.close()
         return ended
+
+    def discard(self) -> None:
+        """Give back what the map has on the disk, once it is closed and saved: it is not whole
+        any more.
+        """
+        if self._mapper is not None:
+            self._mapper.close()
 
     # In
 
@@ -395,6 +425,7 @@ class LiveMap:
                 failures=self._assembler.failures,
                 stages={} if mapper is None else mapper.timings.totals(),
                 journal=self._journal_status(),
+                disk=_on_disk(mapper),
             )
 
     def query(
@@ -632,7 +663,7 @@ class LiveMap:
     def unsaved(self) -> int:
         """Voxels that would be lost now: 0 if the map is as it was last saved or loaded."""
         changed = self._mapper is not None and self._version != self._saved_version
-        return self.status().voxels if changed else 0
+        return self.status().everywhere if changed else 0
 
     def load(self, path: Path, merge: bool = False) -> int:
         """Read a map in place of this one, or add it to this one; return the voxels afterwards.
@@ -702,7 +733,7 @@ class LiveMap:
         folder = Path(config.journal.directory).expanduser()
         about = About(new_id(), identity, config.map.space, space.channels, to_dict(config))
         self._journal = JournalWriter(folder, about, config.journal.max_bytes)
-        empty = VoxelMap(space.channels, config.map, config.lift, mapper.map.device)
+        empty = mapper.map.another()
         found = remember(self._journal, path, lambda file: mapper.read(file)[0], empty)
         if found is None:
             return None
@@ -793,7 +824,7 @@ class LiveMap:
     def pending(self) -> int:
         """Voxels of a loaded map that wait for :meth:`confirm`; 0 = none."""
         waiting = self._pending
-        return 0 if waiting is None else len(waiting.map)
+        return 0 if waiting is None else voxels_of(waiting.map)
 
     def confirm(self) -> int:
         """The map that waits is in the frame of this one: join the two; return the voxels.
@@ -845,7 +876,7 @@ class LiveMap:
                 self._version += 1
                 self._saved_version = self._saved_version if merge else self._version
                 self._camera = self._camera.joined(found.camera) if merge else found.camera
-        return len(mapper.map)
+        return mapper.voxels
 
     def reset(self) -> int:
         """Forget the map, everything that waits for it, and the frame that poses brought.
@@ -858,7 +889,7 @@ class LiveMap:
         """
         mapper = self.mapper
         with self._turn:
-            voxels = len(mapper.map)
+            voxels = mapper.voxels
             with self._state:
                 self._begin_anew("input that waited when the map was reset", forget_frame=True)
             mapper.reset()
@@ -918,6 +949,14 @@ class LiveMap:
         """Forget what waits for the worker. Called with the state locked."""
         for camera, count in self._worker.clear().items():
             self._assembler.drop(reason, count, camera)
+
+
+def _on_disk(mapper: Mapper | None) -> DiskStatus | None:
+    bricks = None if mapper is None else bricks_of(mapper.map)
+    if bricks is None:
+        return None
+    failed, damaged = bricks.shelf.failed, sum(list(bricks.shelf.damaged.values()))
+    return DiskStatus(bricks.voxels, bricks.nbytes, len(bricks.wanted), failed, damaged)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,18 @@ from .encoders.protocol import Encoder
 from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
 from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
+from .voxels.bricks.asking import Everywhere, asked_everywhere
+from .voxels.bricks.bricks import Bricks
+from .voxels.bricks.keeper import in_memory, voxels_of
+from .voxels.bricks.saving import save_whole
+from .voxels.bricks.shelf import shelf_at
+from .voxels.coding.tiered import TieredVectors
 from .voxels.lifting.lift import LiftedFrame
-from .voxels.map_file import MapIdentity, load_map, save_map
+from .voxels.map_file import MapIdentity, load_map
 from .voxels.view import (
     MapView,
     ProductScorer,
+    Transform,
     sampled_directly,
     scored_directly,
     scored_from_codes,
@@ -103,7 +110,8 @@ class Mapper:
         self.lock = threading.Lock()  # guards self.map
         self._answering = threading.Lock()  # see QueryResult.turn
         device = encoder.device if config.map.device == "auto" else config.map.device
-        self.map = VoxelMap(self.space.channels, config.map, config.lift, device)
+        self.shelf = shelf_at(config.persistence.disk_directory)
+        self.map = VoxelMap(self.space.channels, config.map, config.lift, device, self._bricks())
         self._beside = SideStream(self.map.device)
         code_bytes = self.space.channels * 4 // config.map.cold_share
         self.view = MapView(
@@ -120,6 +128,26 @@ class Mapper:
     def nbytes(self) -> int:
         """Bytes allocated for the map, with index and what questions and clouds keep of it."""
         return self.map.nbytes + self.view.nbytes + self.outline.nbytes
+
+    def _bricks(self) -> Bricks | None:
+        return None if self.shelf is None else Bricks(self.shelf)
+
+    @property
+    def voxels(self) -> int:
+        """In memory and on the disk."""
+        return voxels_of(self.map)
+
+    def kept_for(self, voxels: int) -> int:
+        """Bytes that questions and clouds keep of so many voxels in memory, if there is room."""
+        if not self.config.map.cache_projections:
+            return 0
+        views = (self.outline,) if self._asks_codes else (self.outline, self.view)
+        return sum(view.nbytes_for(voxels, self.map.device) for view in views)
+
+    def close(self) -> None:
+        """Let another process have what this one has on the disk; the map is of no use then."""
+        if self.shelf is not None:
+            self.shelf.close()
 
     def integrate(self, frame: Frame) -> IntegrationStats:
         """Fuse one frame into the map.
@@ -230,24 +258,36 @@ class Mapper:
         scorer = self.space.scorer(wanted, rules)
         source = self.map
         asked_of = len(source)
-        _check_size(asked_of, len(texts))
+        _check_size(self.voxels, len(texts))
+
+        def directly(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
+            count = len(texts)
+            if isinstance(world.table.vectors, TieredVectors) and self._asks_codes:
+                return scored_from_codes(world, lock, scorer, count, deadline)
+            answers = self.space.answer_vectors
+            return scored_directly(world, lock, answers, scorer, count, deadline)
+
+        def in_memory() -> tuple[MapGeometry, torch.Tensor]:
+            if self._asks_codes or not self._may_keep(self.view, source):
+                return directly(source, self.lock)
+            self.view.catch_up(source, self.lock, deadline, renew)
+            question = (asked, prompts, rules.mode, tuple(rules.background))
+            return self.view.scored(source.voxel_size, scorer, len(texts), question)
+
         with self.timings.stage("score"):
-            if self._asks_codes:
-                geometry, scores = scored_from_codes(
-                    source, self.lock, scorer, len(texts), deadline
-                )
-            elif self._may_keep(self.view, source):
-                self.view.catch_up(source, self.lock, deadline, renew)
-                question = (asked, prompts, rules.mode, tuple(rules.background))
-                size = source.voxel_size
-                geometry, scores = self.view.scored(size, scorer, len(texts), question)
-            else:
-                geometry, scores = scored_directly(
-                    source, self.lock, self.space.answer_vectors, scorer, len(texts), deadline
-                )
+            found = asked_everywhere(
+                source,
+                self.lock,
+                in_memory,
+                lambda part: directly(part, threading.Lock()),
+                where,
+                deadline,
+            )
+            geometry, scores = found.geometry, found.scores
             if rules.mode == "calibrated" and len(geometry):
                 named = (texts, prompts) if vectors is None else None
                 scores = self._presence(scores, rules, named).scores(scores)
+        asked_of = min(asked_of, len(source)) + found.others
         return self._result(texts, geometry, scores, rules, asked_of, where)
 
     @torch.inference_mode()
@@ -288,16 +328,31 @@ class Mapper:
             usual.add_(means.double().sum(0))
             return means[:, :0]
 
+        def everywhere(transform: Transform, count: int, until: float) -> Everywhere:
+            def directly(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
+                return scored_directly(world, lock, transform, torch.clone, count, until)
+
+            return asked_everywhere(
+                source,
+                self.lock,
+                lambda: directly(source, self.lock),
+                lambda part: directly(part, threading.Lock()),
+                where,
+                until,
+            )
+
         with self.timings.stage("score"):
-            seen, _ = scored_directly(source, self.lock, add, torch.clone, 0, deadline)
-            usual /= max(1, len(seen))
+            seen = everywhere(add, 0, deadline)
+            usual /= max(1, len(seen.geometry))
             picture = features.data.flatten(1).double().mean(1).to(source.device) - usual
 
             def alike(means: torch.Tensor) -> torch.Tensor:
                 return cosine(means - usual.float(), picture[None].float()).clamp(0, 1)
 
-            geometry, scores = scored_directly(source, self.lock, alike, torch.clone, 1, deadline)
-        return self._result([name], geometry, scores, rules or self.config.query, asked_of, where)
+            found = everywhere(alike, 1, deadline)
+        asked_of = min(asked_of, len(source)) + found.others
+        rules = rules or self.config.query
+        return self._result([name], found.geometry, found.scores, rules, asked_of, where)
 
     def _result(
         self,
@@ -310,7 +365,6 @@ class Mapper:
     ) -> QueryResult:
         """Of a question to ``asked_of`` voxels."""
         source = self.map
-        asked_of = min(asked_of, len(source))  # voxels may be gone, and new ones do not count
         covered = min(1.0, len(geometry) / asked_of) if asked_of else 1.0
         if where is not None:
             geometry, scores = chosen(geometry, scores, where, source.clock.now_ns)
@@ -426,9 +480,19 @@ class Mapper:
 
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
-        with self.lock:
-            geometry = self.map.geometry()
-        return rgb_cloud(geometry, min_hits)
+
+        def outline(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
+            with lock:
+                geometry = world.geometry()
+            return geometry, torch.zeros(len(geometry), 0)
+
+        found = asked_everywhere(
+            self.map,
+            self.lock,
+            lambda: outline(self.map, self.lock),
+            lambda part: outline(part, threading.Lock()),
+        )
+        return rgb_cloud(found.geometry, min_hits)
 
     def configure(self, config: Config) -> None:
         """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""
@@ -473,12 +537,12 @@ class Mapper:
         Raises:
             MapFileError: the file cannot be written.
         """
-        frozen = self.map.frozen(self.lock)
-        said = {**self.notes(), **(notes or {})}
-        if journal:
-            said["journal"] = {"id": journal, **frozen.history.note()}
-        save_map(path, frozen, self.identity(frame_id), said)
-        return len(frozen)
+        said, identity = {**self.notes(), **(notes or {})}, self.identity(frame_id)
+        with nullcontext() if self.shelf is None else self.shelf.kept():
+            frozen = self.map.frozen(self.lock)
+            if journal:
+                said["journal"] = {"id": journal, **frozen.history.note()}
+            return save_whole(path, frozen, identity, said)
 
     def notes(self) -> dict[str, Any]:
         """What files of this map say of how it was made: enough to ask them later."""
@@ -497,7 +561,12 @@ class Mapper:
             lift=self.config.lift,
             channels=self.space.channels,
             device=self.map.device,
+            beyond=self._bricks(),
         )
+
+    def holding(self, world: VoxelMap, key: torch.Tensor) -> AbstractContextManager[None]:
+        """See :func:`in_memory`."""
+        return in_memory(self, world, key)
 
     def take(self, loaded: VoxelMap, merge: bool = False) -> None:
         """Go on with a map that ``read`` gave in place of this one, or add it to this one."""

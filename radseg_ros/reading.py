@@ -26,6 +26,8 @@ from .files import refuse_pipes
 Refusal = type[RadsegRosError]
 MAX_TEXT = 1 << 26  # bytes of a text file
 MAX_DEPTH = 64  # of JSON
+# what comes of fields that are missing, of another type, or beyond every number
+MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 # An archive may unpack to this many bytes however small its file is (8 million labelled points),
 # and beyond that to so many times its size: measurements hardly shrink, a bomb 1000 times.
 FREE_BYTES, MAX_RATIO = 1 << 28, 20

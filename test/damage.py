@@ -10,7 +10,8 @@ from typing import Any
 
 # what a value of JSON, or of a dictionary of tensors, may be instead of what it should
 OTHER_VALUES = (
-    *(None, True, 0, -1, 1.5, 10**20, 1e308, float("nan"), float("inf"), "", "x", "\ud800"),
+    *(None, True, 0, -1, 1.5, 10**20, 10**400, 1e308, float("nan"), float("inf")),
+    *("", "x", "\0", "\ud800"),
     *([], [1], [[[]]], {}, {"x": 1}, {"name": None}, "9" * 5000),
 )
 

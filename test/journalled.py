@@ -89,7 +89,7 @@ def pose_message(ms: int, T: np.ndarray, frame: str = "map") -> Message:
 
 def settle(live: LiveMap, done: Callable[[], bool] = lambda: True) -> None:
     """Wait until nothing is being worked on."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while live.status().waiting or not done():
         assert time.monotonic() < end, "the worker does not end"
         time.sleep(0.001)

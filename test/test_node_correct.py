@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
+import runpy
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import require_ros
+from conftest import ROOT, require_ros
 
 require_ros()
 
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path as PosePath
-from robot import NODE, Robot, Sender, color_node, running_robot, wait_for
+from robot import NODE, Process, Robot, Sender, color_node, wait_for
 from test_node_robots import ORIGINS, STEP, place_robots, sent_by, shifted
 from test_node_robots import frame as scene
 from test_robots import poses_in_journal
@@ -30,12 +31,6 @@ from radseg_ros.voxels.map_file import load_map
 pytestmark = pytest.mark.slow  # nodes of their own
 
 
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
-
-
 def path_of(journal: Journal, shift: float, frame: str = "map") -> PosePath:
     """Where the frames of a journal would be, so many metres further along x."""
     path = PosePath(header=messages.header(1, frame))
@@ -47,6 +42,13 @@ def path_of(journal: Journal, shift: float, frame: str = "map") -> PosePath:
             T[0, 3] += shift
             stamp = messages.header(header["stamp_ns"], frame)
             path.poses.append(PoseStamped(header=stamp, pose=messages.pose(T)))
+    return path
+
+
+def of_one_stamp(path: PosePath) -> PosePath:
+    """As rtabmap publishes its mapPath: each pose with the stamp of the newest."""
+    for pose in path.poses:
+        pose.header.stamp = path.poses[-1].header.stamp
     return path
 
 
@@ -78,6 +80,7 @@ def test_frames_move_where_the_service_and_the_topic_say(robot, tmp_path):
             (path_of(journal, 0.0, "odom"), "is in frame 'odom', the map in 'map'"),
             (PosePath(), "1 to 200000 poses"),
             (PosePath(poses=[PoseStamped()]), "not rigid|no stamp"),
+            (of_one_stamp(path_of(journal, 0.0)), "have one stamp"),
         ):
             refused = robot.call(CorrectPoses, f"{NODE}/correct", path=path)
             assert not refused.success and any(s in refused.message for s in said.split("|"))
@@ -121,3 +124,46 @@ def test_without_a_journal_a_trajectory_is_counted_and_told(robot, tmp_path):
         assert not refused.success and "need a journal" in refused.message
         robot.publish({"/trajectory": path})
         wait_for(lambda: "trajectory that cannot be used" in node.text, what="the warning")
+
+
+@pytest.mark.parametrize("name", ["rtabmap", "slam_toolbox"])
+def test_the_example_gives_the_nodes_of_a_graph_their_stamps(name):
+    """Messages with the fields of rtabmap_msgs and slam_toolbox, which are not installed here."""
+    example = runpy.run_path(str(ROOT / "examples" / "pose_graph_path.py"))
+    graph = example["PoseGraph"](example["SOURCES"][name])
+    head = messages.header(9, "map")
+    stamps = {3: 10, 4: 20, 6: 30}
+
+    def tell(number: int, stamp: int) -> None:
+        told = messages.header(stamp, "map")
+        graph.add(
+            SimpleNamespace(
+                ref_id=number, header=told, new_node_id=number, stamp=messages.time_message(stamp)
+            )
+        )
+
+    def update(*numbers: int) -> None:
+        poses = [messages.pose(shifted(float(number))) for number in numbers]
+        nodes = [SimpleNamespace(node_id=n, pose=p) for n, p in zip(numbers, poses, strict=True)]
+        graph.update(SimpleNamespace(header=head, poses_id=numbers, poses=poses, nodes=nodes))
+
+    assert graph.path() is None
+    tell(3, 10)
+    update(-7, 3)
+    assert graph.path() is None, "one pose says nothing of how the robot moved"
+    for number in (4, 6):
+        tell(number, stamps[number])
+    update(-7, 1, 3, 4, 6)  # a landmark, and a node from before the example was started
+    path = graph.path()
+    assert path.header == head and {each.header.frame_id for each in path.poses} == {"map"}
+    found = {each.header.stamp.nanosec: each.pose.position.x for each in path.poses}
+    assert found == {stamp: number for number, stamp in stamps.items()}
+    assert graph.path() is None, "nothing new"
+    tell(3, 50)  # after the graph that it is in
+    assert [each.header.stamp.nanosec for each in graph.path().poses] == [50, 20, 30]
+
+
+def test_the_example_says_whose_messages_are_missing():
+    program = str(ROOT / "examples" / "pose_graph_path.py")
+    code, text = Process(program, "slam_toolbox", "--ros-args", "-r", "trajectory:=/t").result()
+    assert code == 1 and text.endswith("the ROS package slam_toolbox is not installed\n"), text

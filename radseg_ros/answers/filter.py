@@ -23,9 +23,10 @@ def mask(geometry: MapGeometry, where: Filter, now_ns: int) -> torch.Tensor:
     low, high, centre = map(xyz.new_tensor, (where.lowest, where.highest, where.centre))
     keep = ((xyz >= low) & (xyz <= high)).all(1) & (geometry.hits >= where.min_hits)
     if where.radius:
-        keep &= (xyz - centre).square().sum(1) <= where.radius**2
+        keep &= (xyz - centre).norm(dim=1) <= where.radius
     if where.max_age:
-        keep &= geometry.seen_at_ns >= now_ns - round(1e9 * where.max_age)
+        age = min(round(1e9 * where.max_age), 1 << 62)  # of 64 bits
+        keep &= geometry.seen_at_ns >= now_ns - age
     return keep
 
 

@@ -162,6 +162,8 @@ class _Grave:
     def moved(self, shifts: Shifts) -> _Grave:
         """Where the thing was, as it is known now."""
         centre = (self.lowest + self.highest) / 2
+        if not np.isfinite(centre).all():  # a box without end stays where it is
+            return self
         by = _at(shifts.get(self.seen_ns, STAYS), centre) - centre
         return replace(self, lowest=self.lowest + by, highest=self.highest + by)
 

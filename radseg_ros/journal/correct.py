@@ -22,7 +22,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -30,8 +30,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..datatypes import Frame, InputError, MapFileError
+from ..datatypes import Frame, InputError, MapFileError, check_pose
 from ..device import give_way
+from ..reading import MISFITS
 from ..voxels.camera_path import CameraPath
 from ..voxels.lifting.lift import LiftedFrame
 from ..voxels.voxel_map import PAUSE, VoxelMap
@@ -52,6 +53,10 @@ class Host(Protocol):
 
     def take(self, loaded: VoxelMap, merge: bool = False) -> None:
         """Go on with another map."""
+        ...
+
+    def holding(self, world: VoxelMap, key: torch.Tensor) -> AbstractContextManager[None]:
+        """Voxels of (N,) keys, as far as a map has them, are in memory while the block runs."""
         ...
 
 
@@ -169,9 +174,11 @@ class Corrector:
         numbers = list(known)
         stamps = np.array([each.stamp_ns for each in known.values()], np.int64)
         before = _stacked([self._poses.get(n, known[n].T_world_camera) for n in numbers])
-        body, inside = trajectory.at(stamps)
         mounts = {name: mounted(name) for name in {k.optical_frame for k in known.values()}}
-        after = body @ _stacked([mounts[each.optical_frame] for each in known.values()])
+        T_body_camera = _stacked([mounts[each.optical_frame] for each in known.values()])
+        first = _stacked([each.T_world_camera for each in known.values()])
+        body, inside = trajectory.at(stamps, first @ np.linalg.inv(T_body_camera))
+        after = body @ T_body_camera
         moves = np.flatnonzero(inside & moved(before, after, min_shift, min_angle))
         if len(moves):
             self._move([numbers[i] for i in moves], before[moves], after[moves])
@@ -219,10 +226,10 @@ class Corrector:
         known = self._known.get(record.number)
         if known is None and (header := self._journal.header(record)) is not None:
             try:
-                stamp_ns, pose = int(header["stamp_ns"]), np.array(header["pose"], np.float64)
+                stamp_ns, pose = int(header["stamp_ns"]), check_pose(np.array(header["pose"]))
                 camera, optical_frame = str(header["camera"]), str(header["optical_frame"])
-                known = _Known(stamp_ns, camera, optical_frame, pose.reshape(4, 4))
-            except (KeyError, TypeError, ValueError) as error:
+                known = _Known(stamp_ns, camera, optical_frame, pose)
+            except MISFITS as error:
                 self._journal.leave_out(InputError(f"{record.name}: {error}"))
                 return None
             self._known[record.number] = known
@@ -307,9 +314,10 @@ class Corrector:
             after = _lifted(world, kept, target)
         steps, more = world.move(before, after, kept.features, kept.frame.stamp_ns), True
         try:
-            while more:
-                with self._working():
-                    more = self._moves_on(steps, world, number, target)
+            with self._host.holding(world, torch.cat([before.key, after.key])):
+                while more:
+                    with self._working():
+                        more = self._moves_on(steps, world, number, target)
         except InputError:
             if world.is_sum:  # else it is made anew
                 self._give_up(world, number)
@@ -393,7 +401,7 @@ class Corrector:
         None = the map file, to which the frames were added, is gone.
         """
         if story.waits or story.base is None:
-            return VoxelMap(world.channels, world.config, world.lift, world.device), 0
+            return world.another(), 0
         try:
             begun = beginning(self._journal, story, None)
             if begun.path is not None:

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ..datatypes import InputError, MapFileError, brief
-from ..files import write_whole
-from ..reading import read_json
+from ..files import locked_folder, write_whole
+from ..reading import MISFITS, read_json
 from ..voxels.map_file import MAX_CHANNELS, MapIdentity
 from ..voxels.tensor_file import opened, read_tensors, save_tensors
 from .record import FILE, FRAME, NOTHING, VERSION, Content, KeyFrame, Record, unpack
@@ -148,7 +148,7 @@ class JournalWriter(Journal):
 
     def __init__(self, folder: Path, about: About, max_bytes: int = 0) -> None:
         _begin(folder, about)
-        self._lock = _locked(folder)
+        self._lock = locked_folder(folder, "the journal")
         for part in folder.glob(".*.part.safetensors"):  # of a process that was killed
             part.unlink(missing_ok=True)
         super().__init__(folder)
@@ -239,7 +239,7 @@ def _read_about(folder: Path) -> About:
         MapFileError: it is missing, damaged, or of another version.
     """
     path = folder / ABOUT
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MapFileError(f"there is no journal in {folder}")
     found = read_json(path, dict, MapFileError)
     version = found.get("version")
@@ -256,7 +256,7 @@ def _read_about(folder: Path) -> About:
         texts = (about.id, about.space, *dataclasses.astuple(identity)[:3], *identity.labels)
         sound = all(isinstance(text, str) for text in texts) and isinstance(about.options, dict)
         sound &= type(about.channels) is int and 0 < about.channels <= MAX_CHANNELS
-    except (KeyError, TypeError, ValueError) as error:
+    except MISFITS as error:
         raise MapFileError(f"{path} is damaged: a field is missing or impossible") from error
     if not sound:
         raise MapFileError(f"{path} is damaged: a field is impossible")
@@ -276,25 +276,6 @@ def _begin(folder: Path, about: About) -> None:
         write_whole(folder / ABOUT, text)
     except OSError as error:
         raise InputError(f"no journal can be begun in {folder}: {error.strerror}") from error
-
-
-def _locked(folder: Path) -> int:
-    """The descriptor of a folder that this process alone writes to, as long as it is open.
-
-    Raises:
-        MapFileError: another one does.
-    """
-    import fcntl  # reading needs none
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise MapFileError(f"the journal {folder} is in use by another process") from error
-    except OSError:  # a file system without locks
-        logger.info("the file system of %s does not tell whether another process writes", folder)
-    return descriptor
 
 
 def new_id() -> str:

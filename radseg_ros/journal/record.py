@@ -30,6 +30,7 @@ from PIL import Image
 from ..config import LiftConfig, from_dict, to_dict
 from ..datatypes import FeatureMap, Frame, InputError
 from ..files import open_image, rgb_pixels
+from ..reading import MISFITS
 from ..voxels.map_file import MAX_CHANNELS, STAMP_LIMIT_NS
 from ..voxels.tensor_file import Kind
 
@@ -130,7 +131,7 @@ def unpack(content: Content) -> KeyFrame:
         return KeyFrame(frame, FeatureMap(features), rules, camera, frame_id, optical_frame)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except MISFITS as error:
         raise InputError("fields of a key frame are missing or impossible") from error
 
 

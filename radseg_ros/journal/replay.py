@@ -24,6 +24,7 @@ import numpy as np
 
 from ..config import LiftConfig
 from ..datatypes import FeatureMap, InputError, MapFileError, check_pose
+from ..reading import MISFITS
 from ..voxels.camera_path import CameraPath
 from ..voxels.map_file import fingerprint, load_map, read_header
 from ..voxels.voxel_map import History, VoxelMap
@@ -106,7 +107,7 @@ def poses_of(journal: Journal, records: Iterable[Record], until: int | None = No
                 frames, T = content.header["frames"], content.state["poses"].numpy()
                 numbers = [int(number) for number in frames]
                 poses |= {n: check_pose(T[i]) for i, n in enumerate(numbers)}
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except MISFITS as error:
             journal.leave_out(InputError(f"{record.name} tells impossible poses ({error})"))
     return poses
 
@@ -177,7 +178,7 @@ def _change(journal: Journal, record: Record, world: VoxelMap) -> None:
             if fingerprint(path) != header["fingerprint"]:
                 raise MapFileError(f"{path} was added to the map, and has changed since")
             world.merge(load_map(path, device=world.device)[0])
-    except (KeyError, TypeError, ValueError, MapFileError) as error:
+    except (*MISFITS, MapFileError) as error:
         journal.leave_out(error)
 
 
@@ -253,6 +254,14 @@ def frame_of(journal: Journal, records: Sequence[Record]) -> str:
     return ""
 
 
+def _pose_in(header: dict[str, Any]) -> np.ndarray | None:
+    """Where a key frame was taken; None = its record is damaged, and counted when it is used."""
+    try:
+        return check_pose(np.array(header["pose"]))
+    except MISFITS:
+        return None
+
+
 def _not_moved_yet(journal: Journal, story: Story, history: History, poses: Poses) -> Poses:
     """Frames of a map file that were moved after it was written, and where they are in it."""
     before = poses_of(journal, story.main, until=history.record)
@@ -263,7 +272,7 @@ def _not_moved_yet(journal: Journal, story: Story, history: History, poses: Pose
             continue
         T = before.get(number)
         if T is None and (header := journal.header(frames[number])) is not None:
-            T = np.array(header.get("pose"))
+            T = _pose_in(header)
         if T is not None and not np.array_equal(T, poses[number]):
             found[number] = T
     return found

@@ -72,6 +72,7 @@ class Health:
             **{f"dropped: {reason}": count for reason, count in status.drops},
             **{f"caught: {fault}": count for fault, count in self._faults.items()},
             **_of_the_journal(status),
+            **_of_the_disk(status),
         }
         described = DiagnosticStatus(
             level=bytes([report.level]),
@@ -95,6 +96,19 @@ def _of_the_journal(status: LiveStatus) -> dict[str, int]:
         "journal: damaged records": journal.damaged,
         "correction: frames to move": journal.moving,
         "correction: frames that could not be moved": journal.unmoved,
+    }
+
+
+def _of_the_disk(status: LiveStatus) -> dict[str, int]:
+    disk = status.disk
+    if disk is None:
+        return {}
+    return {
+        "voxels on the disk": disk.voxels,
+        "bricks (bytes)": disk.nbytes,
+        "bricks on their way back": disk.wanted,
+        "bricks not written": disk.failed,
+        "bricks: voxels that could not be read": disk.damaged,
     }
 
 

@@ -16,7 +16,8 @@ from ..live_map import LiveMap
 from ..mapper import Mapper
 from ..voxels.map_file import MapHeader, read_header
 
-OF_THE_MACHINE = ("device", "compile", "offline")  # ends of options that say nothing of a map
+# ends of options that say nothing of a map
+OF_THE_MACHINE = ("device", "compile", "offline", "disk_directory")
 
 
 def config_of(path: Path, header: MapHeader) -> Config:

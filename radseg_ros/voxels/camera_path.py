@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..reading import MISFITS
 from .map_file import MapHeader
 
 LONGEST = 4096  # positions
@@ -71,7 +72,7 @@ class CameraPath:
             positions = np.array(note["positions"], np.float64).reshape(-1, 3)
             up = np.array(note["up"], np.float64).reshape(3)
             count, step = int(note["count"]), int(note["step"])
-        except (KeyError, TypeError, ValueError):
+        except MISFITS:
             return path
         if np.isfinite(positions).all() and np.isfinite(up).all() and min(count, step) > 0:
             path.positions, path.up, path.frames, path._step = positions.tolist(), up, count, step

@@ -25,11 +25,12 @@ import torch
 
 from ..config import LABELLED_SPACES, LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, InputError, MapFileError, MapGeometry
+from ..reading import MISFITS
 from .coding.codec import LEAST_BYTES, VectorCodec, sample_size
 from .coding.codecs import NUMBER_BYTES, Codecs
 from .index import valid_keys
 from .tensor_file import Kind, check_digests, opened, read_tensors, save_tensors, text_digest
-from .voxel_map import VoxelMap
+from .voxel_map import LARGEST, Beyond, VoxelMap
 
 SUFFIX = ".radmap"
 VERSION = 4  # earlier ones are read as well
@@ -38,7 +39,9 @@ MAX_CHANNELS = 65_536
 SMALLEST = 64  # times less than float32 takes: what vectors may be coded in
 ALWAYS_DECODED = 1 << 30  # bytes of vectors, in however few of codes
 _LARGE = ("vectors", "codes")  # nearly all of a file
-_ROWS = 8192  # vectors that are coded at once
+ROWS = 8192  # vectors that are coded at once
+# of a voxel, so that the sum of two is a number still
+MOST_HITS, MOST_VIEWS = 1 << 52, (1 << 30) - 1
 STAMP_LIMIT_NS = 2**31 * 10**9  # seconds of a ROS stamp are an int32
 
 
@@ -93,15 +96,19 @@ def save_map(
     identity: MapIdentity | None = None,
     notes: Mapping[str, Any] | None = None,
     share: int = 1,
-) -> None:
-    """Write a map. A process that dies meanwhile leaves the old file, or none, in place.
+    whole: dict[str, torch.Tensor] | None = None,
+) -> int:
+    """Write a map; return the number of its voxels.
 
-    Its leftovers go with the next save.
+    A process that dies meanwhile leaves the old file, or none, in place; its leftovers go with the
+    next save.
 
     Args:
         notes: what else the file says of the map, as JSON (:class:`MapHeader`).
         share: write vectors in 1/share of the bytes of float32, up to 1/64: what is read back is
             near to them (docs/method.md 3.2). 1 = exact.
+        whole: its tensors, where memory has only a part of them; what bounded memory is then not
+            said, because it would not bound the map of the reader.
 
     Raises:
         InputError: there is no such share, or none of so few numbers.
@@ -109,13 +116,16 @@ def save_map(
             there.
     """
     path = Path(path)
-    state = voxel_map.table.state()
+    state = voxel_map.table.state() if whole is None else whole
     _check("the map in memory", state, voxel_map.channels, voxel_map.config)
     if share != 1:
         state = _coded(voxel_map, state, share)
+    config = voxel_map.config
+    if whole is not None:
+        config = dataclasses.replace(config, max_bytes=0, max_voxels=0)
     header = {
         "identity": dataclasses.asdict(identity or MapIdentity()),
-        "map": to_dict(voxel_map.config),
+        "map": to_dict(config),
         "lift": to_dict(voxel_map.lift),
         "channels": voxel_map.channels,
         "last_stamp_ns": voxel_map.last_stamp_ns,
@@ -127,6 +137,7 @@ def save_map(
     except OSError as error:
         reason = error.strerror or error
         raise MapFileError(f"the map cannot be written to {path}: {reason}") from error
+    return len(state["key"])
 
 
 def _coded(
@@ -150,7 +161,7 @@ def _coded(
     vectors = table.means(sample.to(voxel_map.device))
     codecs = Codecs((VectorCodec.learn(vectors, nbytes - NUMBER_BYTES),))
     rows = torch.arange(count, device=voxel_map.device)
-    codes = torch.cat([codecs.encode(table.means(some)) for some in rows.split(_ROWS)]).cpu()
+    codes = torch.cat([codecs.encode(table.means(some)) for some in rows.split(ROWS)]).cpu()
     return {**_without_vectors(state), "codes": codes, **codecs.to(codes.device).state()}
 
 
@@ -171,6 +182,7 @@ def load_map(
     lift: LiftConfig | None = None,
     channels: int | None = None,
     device: torch.device | str = "cpu",
+    beyond: Beyond | None = None,
 ) -> tuple[VoxelMap, MapIdentity]:
     """Read a map; nothing is returned unless everything in the file is sound.
 
@@ -180,6 +192,7 @@ def load_map(
             those it was saved with.
         lift: likewise.
         channels: numbers per voxel that the reader works with; None = any.
+        beyond: where voxels go that the bounds of ``config`` have no room for.
 
     Raises:
         MapFileError: the file is missing, damaged or partial, of another version, or does not fit
@@ -203,7 +216,13 @@ def load_map(
     _check(str(path), state, header.channels, header.config)
     if "codes" in state and not (config or header.config).hot_voxels:
         state = _decoded(str(path), state, header.config)
-    voxel_map = VoxelMap(header.channels, config or header.config, lift or header.lift, device)
+    rules = config or header.config, lift or header.lift
+    try:
+        voxel_map = VoxelMap(header.channels, *rules, device, beyond)
+    except ConfigError as error:
+        if config is not None:
+            raise
+        raise MapFileError(f"{path} is damaged: {error}") from error
     voxel_map.table.load(state)
     voxel_map.camera = header.camera
     voxel_map.continue_from(header.last_stamp_ns)
@@ -277,7 +296,7 @@ def _understood(path: Path, header: dict[str, Any]) -> MapHeader:
             and all(type(c) in (int, float) and math.isfinite(c) for c in camera),
             "notes": isinstance(notes, dict),
         }
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except MISFITS as error:
         raise MapFileError(f"{path} is damaged: its header cannot be understood") from error
     for what, good in sound.items():
         if not good:
@@ -306,7 +325,7 @@ def _decoded(
     if 4 * channels * len(codes) > max(SMALLEST * codes.nbytes, ALWAYS_DECODED):
         raise MapFileError(f"{what} is damaged: its codes stand for more than they can")
     vectors = torch.empty(len(codes), channels, dtype=kind)
-    for rows in torch.arange(len(codes)).split(_ROWS):
+    for rows in torch.arange(len(codes)).split(ROWS):
         means = codecs.decode(codes[rows])
         vectors[rows] = (means * hits[rows, None] if kind == torch.float32 else means).to(kind)
     return {**_without_vectors(state), "vectors": vectors}
@@ -347,22 +366,25 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
     first, last = state["first_seen_ns"], state["last_seen_ns"]
     sound = {
         "voxel keys": bool(valid_keys(key).all()) and len(key.unique()) == len(key),
-        "hits": bool((hits > 0).all()),
-        "views": bool(((views > 0) & (views <= hits)).all()),
+        "hits": bool(((hits > 0) & (hits <= MOST_HITS)).all()),
+        "views": bool(((views > 0) & (views <= hits) & (views <= MOST_VIEWS)).all()),
         "colours": bool(((rgb_sum >= 0) & (rgb_sum <= hits[:, None] * (1 + 1e-6))).all()),
         "stamps": bool(
             ((-STAMP_LIMIT_NS < first) & (first <= last) & (last < STAMP_LIMIT_NS)).all()
         ),
         "counts of looks through a voxel": bool((state["seen_through"] >= 0).all()),
-        "vectors": "vectors" not in state
-        or all(
-            bool(part.float().sum().isfinite()) or bool(part.isfinite().all())
-            for part in state["vectors"].split(4096)
-        ),
+        "vectors": "vectors" not in state or _sound(state["vectors"], hits),
     }
     for part, good in sound.items():
         if not good:
             raise MapFileError(f"{what} is damaged: impossible {part}")
+
+
+def _sound(vectors: torch.Tensor, hits: torch.Tensor) -> bool:
+    """Whether no mean is larger than a map takes it; sums are rounded."""
+    most = LARGEST * 1.001 * (hits if vectors.dtype == torch.float32 else torch.ones_like(hits))
+    parts = zip(vectors.split(ROWS), most.split(ROWS), strict=True)
+    return all(bool((some.abs().amax(1) <= limit).all()) for some, limit in parts)
 
 
 def _check_codes(

@@ -188,6 +188,14 @@ class VectorBlocks:
         none = allocate((0, self.channels), self.dtype, self._device)
         return {"vectors": torch.cat([*self.blocks, none])[: self._length]}
 
+    def copied(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As :meth:`state`, of (N,) slots."""
+        return {"vectors": self.stored(slots)}
+
+    def giving(self, slots: torch.Tensor, hits: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
+        """What :meth:`add` takes of another map: the sums of (N,) slots and their hits."""
+        return lambda a, b: self.sums(slots[a:b], hits[a:b])
+
     def load(self, state: Mapping[str, torch.Tensor], hits: torch.Tensor) -> None:
         """Set all rows as :meth:`state` gave them, of this type or the other one."""
         rows = state["vectors"]

@@ -265,6 +265,14 @@ class VoxelTable:
         vectors = {name: values.cpu() for name, values in self.vectors.state().items()}
         return {**columns, **vectors}
 
+    def copied(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All that is known of (N,) voxels, on the CPU; of vectors in tiers the codes, which these
+        codecs (or later ones of this map) are needed for.
+        """
+        columns = {name: take(column.data, slots) for name, column in self._columns.items()}
+        vectors = self.vectors.copied(slots)
+        return {name: values.cpu() for name, values in {**columns, **vectors}.items()}
+
     def follow(self, other: VoxelTable, most: int) -> int:
         """Copy up to ``most`` rows of ``other`` that are not here yet; return how many were not.
 
@@ -282,7 +290,7 @@ class VoxelTable:
         return len(stale)
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Fill an empty table with what :meth:`state` gave."""
+        """Fill an empty table with what :meth:`state` or :meth:`copied` gave."""
         self.resize(len(state["key"]))
         for name, column in self._columns.items():
             if name in state:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from ..datatypes import MapFileError
+from ..device import out_of_memory
 from ..files import whole_file
 
 _DTYPES = {
@@ -50,11 +52,31 @@ def save_tensors(
         MapFileError: the disk took less than it was given.
         OSError: the file cannot be written; names it.
     """
-    text = json.dumps({"version": kind.version, **header, "sha256": digests(state)})
+    metadata = _metadata(kind, header, state)
     with whole_file(path) as part:
-        written = _write(part, state, {kind.tag: text, f"{kind.tag}_sha256": text_digest(text)})
+        written = _write(part, state, metadata)
         if part.stat().st_size != written:
             raise MapFileError(f"the {kind.said} was not written whole to {path}")
+
+
+def write_tensors(
+    path: Path, kind: Kind, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> int:
+    """As :func:`save_tensors`, for a file that no other process will read; return its bytes.
+
+    It is in its place at once, and may not be on the disk yet, so this does not wait for it.
+    """
+    written = _write(path, state, _metadata(kind, header, state))
+    if path.stat().st_size != written:
+        raise MapFileError(f"the {kind.said} was not written whole to {path}")
+    return written
+
+
+def _metadata(
+    kind: Kind, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> dict[str, str]:
+    text = json.dumps({"version": kind.version, **header, "sha256": digests(state)})
+    return {kind.tag: text, f"{kind.tag}_sha256": text_digest(text)}
 
 
 def _write(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> int:
@@ -126,7 +148,7 @@ def opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, Any]]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for names that no file can have, too
         raise MapFileError(f"there is no {kind.said} {path}")
     try:
         with safe_open(path, framework="pt") as file:
@@ -145,6 +167,8 @@ def opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, Any]]]:
                 )
             yield file, header
     except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        if out_of_memory(error):
+            raise MapFileError(f"{path} does not fit into the memory") from error
         raise MapFileError(f"{path} is damaged, incomplete, or not a {kind.said}") from error
 
 

@@ -6,13 +6,12 @@ with the map.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,9 +28,10 @@ from ..datatypes import (
 )
 from ..device import pick_device
 from ..geometry import DeviceFrame
+from ..reading import MISFITS
 from .carving import seen_through, spheres_in_view
 from .clock import MapClock
-from .coding.tiered import TieredVectors
+from .coding.tiered import LEAST_HOT, TieredVectors
 from .index import BRICK_SIDE
 from .lifting.by_sorting import SortingLift
 from .lifting.lift import LiftedFrame, lift
@@ -40,11 +40,13 @@ from .tensors import take
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 1e9  # number of a vector: sums of many, and their squares, are numbers still
 COPY_BYTES = 4 << 20  # of vectors that are copied, or moved, at once: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
 # So many times the points that are left were taken from a worn voxel: its mean is off by 2.2e-7 of
 # the largest number for each (bench/correct.py on two recordings).
 WORN = 400
+_REJOINED = ("hits", "views", "rgb_sum", "first_seen_ns", "last_seen_ns", "seen_at")
 _TAKEN_APART = 32  # moves whose points are counted together later
 _SLACK = 16  # a full map gives up 1/16 of its voxels at once, so that it evicts rarely
 
@@ -75,9 +77,54 @@ class History:
         try:
             counts = {name: int(note[name]) for name in ("record", "removed", "frames")}
             stale = {int(k): check_pose(np.array(T)) for k, T in note["stale"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except MISFITS as error:
             raise InputError("impossible notes of a journal") from error
         return cls(stale=stale, **counts)
+
+
+class Beyond(Protocol):
+    """Where the voxels of a map are that memory has no room for (:mod:`.bricks.bricks`).
+
+    Whoever calls has the map, which is given with each call.
+    """
+
+    def saw(self, world: VoxelMap, frame: Frame | DeviceFrame, key: torch.Tensor) -> None:
+        """A frame has hit voxels of (V,) keys."""
+        ...
+
+    def take(self, world: VoxelMap, count: int) -> int:
+        """Take the coldest voxels out of memory, ``count`` or more; return how many of these need
+        not be removed, because it took them, or they must stay for now.
+        """
+        ...
+
+    def hits(self, key: torch.Tensor) -> torch.Tensor:
+        """(N,) keys -> (N,) points that are there; 0 = there is no such voxel."""
+        ...
+
+    def parts(self, world: VoxelMap) -> Iterator[VoxelMap]:
+        """All that is there, as maps that can be merged; it stays there."""
+        ...
+
+    def clear_box(self, world: VoxelMap, lowest: Sequence[float], highest: Sequence[float]) -> int:
+        """Forget voxels as :meth:`VoxelMap.clear_box` does; return how many."""
+        ...
+
+    def forget(self, world: VoxelMap, oldest_ns: int) -> int:
+        """Forget voxels that were hit before ``oldest_ns`` of the map's clock; return how many."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything."""
+        ...
+
+    def another(self) -> Beyond:
+        """An empty one, for another map."""
+        ...
+
+    def snapshot(self) -> Beyond:
+        """What is there now, as long as its files are kept."""
+        ...
 
 
 class VoxelMap:
@@ -88,6 +135,7 @@ class VoxelMap:
         config: voxel size, storage, bounds, forgetting.
         lift: which depth pixels are used.
         device: where the map lives; None = as ``config`` says.
+        beyond: where voxels go in place of being evicted; None = nowhere.
 
     Raises:
         ConfigError: the device cannot be used.
@@ -100,7 +148,9 @@ class VoxelMap:
         config: MapConfig | None = None,
         lift: LiftConfig | None = None,
         device: torch.device | str | None = None,
+        beyond: Beyond | None = None,
     ) -> None:
+        self.beyond = beyond
         self.config = config or MapConfig()
         if channels < 1:
             raise InputError(f"a map needs at least one channel, got {channels}")
@@ -128,6 +178,13 @@ class VoxelMap:
             self.config.hot_voxels,
             self.config.cold_share,
         )
+        if self.beyond is not None:
+            self.beyond.clear()
+
+    def another(self) -> VoxelMap:
+        """An empty map like this one."""
+        beyond = None if self.beyond is None else self.beyond.another()
+        return VoxelMap(self.channels, self.config, self.lift, self.device, beyond)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -143,6 +200,12 @@ class VoxelMap:
     def nbytes(self) -> int:
         """Bytes allocated for the map, with its index."""
         return self.table.nbytes
+
+    @property
+    def fill(self) -> float:
+        """Share of its bounds that is used; 0 = it has none."""
+        bounds = (len(self), self.config.max_voxels), (self.nbytes, self.config.max_bytes)
+        return max((used / most for used, most in bounds if most), default=0.0)
 
     # ---- in --------------------------------------------------------------------------------------
 
@@ -166,25 +229,27 @@ class VoxelMap:
                 frames make the same map. A robot's frames do not.
 
         Raises:
-            InputError: the features have another number of channels than the map, or are not
-                finite.
+            InputError: the features have another number of channels than the map, are not finite,
+                or beyond ``LARGEST``.
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
         if isinstance(self.table.vectors, TieredVectors):
             self.table.vectors.patient = patient
         clock, known = self.clock.at(frame.stamp_ns), len(self)
-        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, features.sum())
+        slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, _largest(features))
         self.clock = clock
         self.last_stamp_ns = clock.stamp_ns
         self.camera = tuple(frame.T_world_camera[:3, 3].tolist())
+        if self.beyond is not None:
+            self.beyond.saw(self, frame, lifted.key)
         return IntegrationStats(
             points=lifted.points,
             voxels=len(slots),
             new_voxels=len(self) - known,
             dropped=lifted.dropped,
             carved=self._maintain(lambda: self._carve(frame, slots)),
-            forgotten=self._maintain(self._forget),
+            forgotten=self._maintain(self.forget),
             evicted=self._maintain(self._evict),
         )
 
@@ -194,18 +259,17 @@ class VoxelMap:
         features: torch.Tensor,
         stamp_ns: int,
         now_ns: int,
-        total: torch.Tensor | None = None,
+        largest: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Add the points of a frame, all or none -> (V,) slots of its voxels.
 
         Args:
-            total: sum of the features, if nobody has looked at it yet: a GPU is waited for once.
+            largest: of the features, if nobody has looked at it yet: a GPU is waited for once.
         """
         known, sought = len(self), self.table.seek(lifted.key)
-        totals = [] if total is None else [total.double()]
-        *found, new, bricks = torch.stack([*totals, *sought.counts()]).tolist()
-        if found:
-            _check_finite(features, *found)
+        unchecked = [] if largest is None else [largest.double()]
+        *checked, new, bricks = torch.stack([*unchecked, *sought.counts()]).tolist()
+        _check_size(*checked)
         slots = self.table.settle(sought, new, bricks)
         order: torch.Tensor | slice = slice(None)
         try:
@@ -257,7 +321,7 @@ class VoxelMap:
                 lost voxels meanwhile: then it has parts of the frame in both places.
         """
         features = self._patch_features(feature_map)
-        _check_finite(features, float(features.sum()))
+        _check_size(float(_largest(features)))
         self._holding(before)
         then_ns = int(self.clock.ago(torch.tensor([stamp_ns])))
 
@@ -343,8 +407,11 @@ class VoxelMap:
             return 0
         key, taken = self._all_taken()
         slots = self.table.index.find(key)
-        here = slots >= 0
-        return int((taken[here] > WORN * take(self.table["hits"], slots[here])).sum())
+        here, hits = slots >= 0, torch.zeros_like(taken)
+        hits[here] = take(self.table["hits"], slots[here])
+        if self.beyond is not None:
+            hits += self.beyond.hits(key)
+        return int(((hits > 0) & (taken > WORN * hits)).sum())
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
@@ -384,9 +451,32 @@ class VoxelMap:
         self.history.removed += other.history.removed
         self.history.frames += other.history.frames
         self.history.stale.update(other.history.stale)
-        self._maintain(self._forget)
+        self._maintain(self.forget)
         self._maintain(self._evict)
+        for part in () if other.beyond is None else other.beyond.parts(other):
+            new += self.merge(part)
         return new
+
+    @torch.no_grad()
+    def rejoin(self, part: VoxelMap) -> None:
+        """Take voxels back that were away, as if they had been here; nothing is evicted.
+
+        Whatever fails, the map is afterwards as it was before.
+
+        Args:
+            part: of :meth:`part`.
+        """
+        known = len(self)
+        slots, order = self.table.claim(part.table["key"])
+        try:
+            rows = {name: take(part.table[name], order) for name in _REJOINED}
+            looks = take(part.table["seen_through"], order)
+            looks = torch.where(slots < known, take(self.table["seen_through"], slots), looks)
+            self.table.add(slots, rows, part.table.vectors.giving(order, rows["hits"]))
+        except BaseException:
+            self.table.release(known)
+            raise
+        self.table["seen_through"].index_copy_(0, slots, looks)
 
     def continue_from(self, last_stamp_ns: int | None) -> None:
         """Go on with a table that was just filled, whose newest frame had this stamp."""
@@ -412,6 +502,27 @@ class VoxelMap:
                 f"{feature_map.channels}"
             )
         return data.reshape(self.channels, -1).T.to(self.device, torch.float32).contiguous()
+
+    def part(self, state: Mapping[str, torch.Tensor], in_full: bool = False) -> VoxelMap:
+        """A map of its own, without bounds, of voxels that :meth:`VoxelTable.copied` gave.
+
+        Args:
+            in_full: with vectors, also where the voxels are coded.
+        """
+        state, tiers, hot = dict(state), self.table.vectors, 0
+        if "codes" in state and isinstance(tiers, TieredVectors):
+            if in_full:
+                codes, hits = (state.pop(name).to(self.device) for name in ("codes", "hits"))
+                state |= {"hits": hits, "vectors": tiers.codecs.decode(codes) * hits[:, None]}
+            else:
+                hot = LEAST_HOT
+        options = replace(self.config, max_bytes=0, max_voxels=0, hot_voxels=hot)
+        part = VoxelMap(self.channels, options, self.lift, self.device)
+        if isinstance(tiers, TieredVectors) and isinstance(part.table.vectors, TieredVectors):
+            part.table.vectors.know(tiers.codecs)
+        part.table.load(state)
+        part.clock, part.last_stamp_ns, part.camera = self.clock, self.last_stamp_ns, self.camera
+        return part
 
     # ---- out -------------------------------------------------------------------------------------
 
@@ -460,7 +571,9 @@ class VoxelMap:
                 stale = copy.table.follow(self.table, self._rows_at_once)
                 if stale <= self._rows_at_once and not self._halfway:
                     copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
+                    copy.clock = self.clock
                     copy.history = replace(self.history, stale=dict(self.history.stale))
+                    copy.beyond = None if self.beyond is None else self.beyond.snapshot()
                     return copy
             time.sleep(PAUSE)
 
@@ -476,7 +589,10 @@ class VoxelMap:
             for corner in (lowest, highest)
         )
         xyz = self.table.coordinates() * self.voxel_size
-        return self._remove(((xyz >= low) & (xyz <= high)).all(1))
+        removed = self._remove(((xyz >= low) & (xyz <= high)).all(1))
+        if self.beyond is not None:
+            removed += self.beyond.clear_box(self, lowest, highest)
+        return removed
 
     def _remove(self, gone: torch.Tensor) -> int:
         """Remove the voxels of an (M,) mask; return how many."""
@@ -511,11 +627,15 @@ class VoxelMap:
         gone[slots] = looks[slots] >= self.config.carve_after
         return self._remove(gone)
 
-    def _forget(self) -> int:
+    def forget(self) -> int:
+        """Remove the voxels that were not seen for too long; return how many."""
         if not self.config.forget_after:
             return 0
         oldest = self.clock.now_ns - round(1e9 * self.config.forget_after)
-        return self._remove(self.table["seen_at"] < oldest)
+        removed = self._remove(self.table["seen_at"] < oldest)
+        if self.beyond is not None:
+            removed += self.beyond.forget(self, oldest)
+        return removed
 
     def room_for(self, nbytes: int) -> bool:
         """Whether questions may keep so many bytes of this map."""
@@ -523,20 +643,28 @@ class VoxelMap:
         return self.config.cache_projections and (not bound or self.table.nbytes + nbytes <= bound)
 
     def _evict(self) -> int:
-        """Remove voxels until the map is within its bounds; return how many.
+        """Let go of voxels until the map is within its bounds; return how many are lost.
 
         What questions keep goes before any voxel: they see that there is no room for it any more.
         """
         evicted, most, bound = 0, self.config.max_voxels, self.config.max_bytes
         if most and len(self) > most:
-            evicted += self._remove_least(len(self) - (most - most // _SLACK))
+            evicted += self._let_go(len(self) - (most - most // _SLACK))
         if bound and self.table.nbytes > bound:
             self.table.trim()
         while bound and self.table.nbytes > bound and len(self):
+            before = len(self)
             keep = int(len(self) * bound / self.table.nbytes * (1 - 1 / _SLACK))
-            evicted += self._remove_least(len(self) - keep)
+            evicted += self._let_go(len(self) - keep)
             self.table.trim()
+            if len(self) == before:  # all that is here must stay for now
+                break
         return evicted
+
+    def _let_go(self, count: int) -> int:
+        """Let go of ``count`` voxels; return how many are lost, for want of another place."""
+        taken = 0 if self.beyond is None else self.beyond.take(self, count)
+        return self._remove_least(count - taken) if taken < count else 0
 
     def _remove_least(self, count: int) -> int:
         """Remove the ``count`` voxels of least use, as ``evict`` says.
@@ -551,13 +679,12 @@ class VoxelMap:
         return self._remove(gone)
 
 
-def _check_finite(features: torch.Tensor, total: float) -> None:
-    """Refuse features of which one is not finite.
+def _largest(features: torch.Tensor) -> torch.Tensor:
+    """The largest number of a feature map, whatever its sign; NaN, if there is one."""
+    return torch.linalg.vector_norm(features, torch.inf)
 
-    That makes their ``total`` so; a sum that overflows is looked at again, value by value.
 
-    Raises:
-        InputError: there is one.
-    """
-    if not math.isfinite(total) and not bool(features.isfinite().all()):
-        raise InputError("the feature map holds values that are not finite")
+def _check_size(*largest: float) -> None:
+    """Raise InputError where a feature map has a number beyond ``LARGEST``, or none at all."""
+    if not all(number <= LARGEST for number in largest):  # NaN is not
+        raise InputError(f"the feature map holds values that are not finite, or beyond {LARGEST:g}")

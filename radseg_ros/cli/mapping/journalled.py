@@ -22,8 +22,11 @@ from ...journal.replay import beginning, frame_of, poses_of, replay
 from ...journal.story import Story
 from ...spaces import Space, make_space
 from ...view.saved_map import config_with, options_in
+from ...voxels.bricks.bricks import Bricks
+from ...voxels.bricks.saving import save_whole
+from ...voxels.bricks.shelf import shelf_at
 from ...voxels.camera_path import CameraPath
-from ...voxels.map_file import MapIdentity, load_map, save_map
+from ...voxels.map_file import MapIdentity, load_map
 from ...voxels.voxel_map import VoxelMap
 from .progress import Stop
 
@@ -70,8 +73,10 @@ def map_journal(
     steps = story.aside if unconfirmed else story.main
     space, vectors = _other_space(journal, config)
     channels = journal.about.channels if space is None else space.channels
-    world = None if unconfirmed else _begun_with(journal, story, config)
-    world = world or VoxelMap(channels, config.map, config.lift)
+    shelf = shelf_at(config.persistence.disk_directory)
+    beyond = None if shelf is None else Bricks(shelf)
+    world = None if unconfirmed else _begun_with(journal, story, config, beyond)
+    world = world or VoxelMap(channels, config.map, config.lift, beyond=beyond)
     rules = config.lift if any(name.startswith("lift.") for name in given) else None
     camera, complete = CameraPath(), True
     work = replay(journal, steps, world, camera, poses_of(journal, steps), rules, vectors)
@@ -84,10 +89,11 @@ def map_journal(
         raise RecordingError(f"{folder}: no frame can be used ({why or 'there is none'})")
     identity = journal.about.identity if space is None else space.identity
     identity = dataclasses.replace(identity, frame_id=frame_of(journal, steps))
-    save_map(out, world, identity, {"options": to_dict(config), "camera": camera.note()})
+    notes = {"options": to_dict(config), "camera": camera.note()}
+    voxels = save_whole(out, world, identity, notes)
     return {
         "out": str(out),
-        "voxels": len(world),
+        "voxels": voxels,
         "bytes": out.stat().st_size,
         "used": camera.frames,
         "frames": sum(step.kind == FRAME for step in steps),
@@ -132,13 +138,15 @@ def _other_space(
     return space, vectors
 
 
-def _begun_with(journal: Journal, story: Story, config: Config) -> VoxelMap | None:
+def _begun_with(
+    journal: Journal, story: Story, config: Config, beyond: Bricks | None
+) -> VoxelMap | None:
     """The map file that the frames were added to, where it goes with the options."""
     begun = beginning(journal, story, None)
     if begun.path is None:
         return None
     try:
-        return load_map(begun.path, config=config.map, lift=config.lift)[0]
+        return load_map(begun.path, config=config.map, lift=config.lift, beyond=beyond)[0]
     except MapFileError as error:
         complain("radseg-map", f"{error}: the map has the frames of the journal only")
         return None

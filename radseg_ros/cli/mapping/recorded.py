@@ -17,16 +17,18 @@ import numpy as np
 from eval3d.cluster import attempt
 
 from ...config import Config, Option, options_of, with_options
-from ...datatypes import ConfigError, Frame, InputError, MapFileError, RecordingError
+from ...datatypes import ConfigError, Frame, InputError, MapFileError, RecordingError, brief
 from ...device import with_memory
 from ...encoders.protocol import Encoder, encoder_options, make_encoder
 from ...frames.drops import Unusable
 from ...frames.folder import Recording
 from ...frames.keyframes import KeyFrames
 from ...mapper import Mapper
+from ...reading import MISFITS
 from ...view.saved_map import OF_THE_MACHINE, config_of, portable
+from ...voxels.bricks.saving import save_whole
 from ...voxels.camera_path import CameraPath
-from ...voxels.map_file import read_header, save_map
+from ...voxels.map_file import read_header
 from .progress import Stop, Update, no_bar
 from .recordings import open_named
 
@@ -69,15 +71,15 @@ class RecordedMap:
         for what, value in here.items():
             if found.get(what) != value:
                 raise MapFileError(
-                    f"{self.path} is of another recording: {what} {found.get(what)!r}, here it is "
-                    f"{value!r}"
+                    f"{self.path} is of another recording: {what} "
+                    f"{brief(repr(found.get(what)))}, here it is {value!r}"
                 )
         try:
             self.read, self.used = int(found["read"]), int(found["used"])
             self.complete = found["complete"] is True
             self._earlier = Counter({str(k): int(n) for k, n in found["dropped"].items()})
             self._keyframes.restore(found["keyframes"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MISFITS as error:
             raise MapFileError(f"{self.path} is damaged: impossible notes of frames") from error
         self.camera = CameraPath.of(header)
         self.mapper.take(self.mapper.read(self.path)[0])
@@ -100,7 +102,7 @@ class RecordedMap:
         identity = mapper.identity(self.recording.map_frame or node.map_frame or WORLD)
         recording = {**self._identity(), **self._progress()}
         notes = {**mapper.notes(), "recording": recording, "camera": self.camera.note()}
-        save_map(self.path, mapper.map, identity, notes)
+        save_whole(self.path, mapper.map, identity, notes)
 
     @property
     def dropped(self) -> Counter[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...config import ATTENTIONS, RadsegConfig
 from ...datatypes import CheckpointError, brief
+from ...reading import MISFITS
 
 KEY = "radseg_ros"  # of the metadata
 FORMAT = 1  # rises when a file of before would give other features
@@ -60,7 +61,7 @@ def read_origin(path: Path, metadata: Mapping[str, str]) -> Origin:
         found = json.loads(metadata[KEY])
         good = all(type(found[side]) is int and found[side] > 0 for side in SIDES)
         good = good and type(found["dtype"]) is str
-    except (KeyError, TypeError, ValueError):
+    except MISFITS:
         good = False
     if not good:
         raise CheckpointError(f"{path} was not written by radseg-onnx")

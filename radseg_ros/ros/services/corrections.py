@@ -97,6 +97,11 @@ class Corrections:
             poses = [decode.pose_matrix(each.pose) for each in path.poses]
         if not all(stamps):
             raise InputError("a pose of the path has no stamp (it is zero)")
+        if len(stamps) > 1 and len(set(stamps)) == 1:
+            raise InputError(
+                f"the {len(stamps)} poses of the path have one stamp: nothing tells which frames "
+                "they are of (rtabmap's mapPath: see examples/pose_graph_path.py)"
+            )
         return self.live.correct(stamps, poses, frame_id, robot)
 
 

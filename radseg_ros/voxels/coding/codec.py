@@ -36,6 +36,7 @@ _SHARES = (8, 4, 2, 1)
 # as :func:`_words` finds its words. It is convex: the worth of more bytes falls.
 _LEFT = {0: 1.0, 1: 0.29, 2: 0.093, 4: 0.0082, 8: 4.2e-5}
 _NOTHING = 1e-12  # variance along an axis, of unit vectors: only rounding
+_LONGEST = 4.0  # number of a codec: of unit vectors, and of what a nearer one leaves of them
 _OCTAVE = 8  # steps of the length: it is off by at most 4.4 %
 _OWN_BOOKS = 16  # bytes that have a book each; more of one kind share one
 _NARROWEST = 1e-6  # standard deviation along an axis, of unit vectors, that a book is made for
@@ -105,7 +106,7 @@ class VectorCodec:
             parts.append(((*book.shape[:1], WORDS, _TOGETHER // share), book))
         for shape, found in parts:
             sound = found.shape == shape and found.dtype == torch.float32
-            if not sound or not bool(found.isfinite().all()):
+            if not sound or not bool((found.abs() <= _LONGEST).all()):
                 raise InputError("its codec has an impossible shape or number")
         return cls(typical, axes, books)
 

@@ -48,6 +48,19 @@ _IN_HASTE = 1024  # vectors that a codec is made of in a moment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CodedSums:
+    """Sums of vectors that are there as codes."""
+
+    codecs: Codecs
+    codes: torch.Tensor  # (N, W) uint8
+    hits: torch.Tensor  # (N,)
+
+    def __call__(self, start: int, stop: int) -> torch.Tensor:
+        """(stop - start, C) float32."""
+        return self.codecs.decode(self.codes[start:stop]).mul_(self.hits[start:stop, None])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Taken:
     """Rows of a map in tiers at one moment."""
 
@@ -244,12 +257,16 @@ class TieredVectors:
         before: torch.Tensor,
         added: torch.Tensor,
         sums: Callable[[int, int], torch.Tensor],
-    ) -> Callable[[], None]:
+    ) -> None:
         """As :meth:`VectorBlocks.add`.
 
-        More voxels at once than fit into half of the hot tier are added part by part; taking these
-        back is exact to what the codes lose.
+        Codes of these codecs (``sums`` is :class:`CodedSums`) are taken as they are by voxels that
+        are new. More voxels at once than fit into half of the hot tier are added part by part;
+        taking these back is exact to what the codes lose.
         """
+        if isinstance(sums, CodedSums) and self._knows(sums.codecs):
+            self._add_codes(slots, before, added, sums)
+            return
         done, half = 0, len(self._slot) // 2
         if not self.codecs and len(slots) > len(self._slot):
             self._learn_of(added, sums)
@@ -277,7 +294,22 @@ class TieredVectors:
         except BaseException:
             take_back()
             raise
-        return take_back
+
+    def _knows(self, codecs: Codecs) -> bool:
+        return self.codecs.all[: len(codecs.all)] == codecs.all
+
+    def _add_codes(
+        self, slots: torch.Tensor, before: torch.Tensor, added: torch.Tensor, sums: CodedSums
+    ) -> None:
+        """Codes to voxels that are new as they are, to others as any sums."""
+        new, known = ((before == 0).nonzero()[:, 0], (before > 0).nonzero()[:, 0])
+        self._write_codes(take(slots, new), take(sums.codes, new))  # whoever claimed them may go
+        codes, hits = take(sums.codes, known), take(sums.hits, known)
+
+        def decoded(start: int, stop: int) -> torch.Tensor:
+            return CodedSums(sums.codecs, codes, hits)(start, stop)
+
+        self.add(take(slots, known), take(before, known), take(added, known), decoded)
 
     def _put(
         self,
@@ -424,7 +456,7 @@ class TieredVectors:
             self._begin()
         assert self._lesson is not None
         codec, self._usual = self._lesson.result()
-        self._know(self.codecs.followed_by(codec))
+        self.know(self.codecs.followed_by(codec))
         self._lesson = None
 
     def _make_do(self) -> None:
@@ -433,9 +465,10 @@ class TieredVectors:
         rows = rows[:: max(1, len(rows) // _IN_HASTE)]
         means = self._sums_of(rows) / take(self._hits, rows)[:, None]
         codec = VectorCodec.learn(_telling(means), self._code_bytes - NUMBER_BYTES, haste=True)
-        self._know(self.codecs.followed_by(codec))
+        self.know(self.codecs.followed_by(codec))
 
-    def _know(self, codecs: Codecs) -> None:
+    def know(self, codecs: Codecs) -> None:
+        """Code with these from now on, which begin with those of before."""
         if codecs and self._codes is None:
             width = -(-max(codecs.nbytes, self._code_bytes) // _WORD)
             codes = VectorBlocks(width, torch.int64, self._device, self.block_rows)
@@ -542,6 +575,23 @@ class TieredVectors:
             codes[slots] = self.codecs.encode(self.means(slots))
         return {"codes": codes, **self.codecs.state()}
 
+    def copied(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As :meth:`state`, of (N,) slots, and without the codecs."""
+        rows = take(self._row.data, slots).long()
+        if not self.codecs:
+            return {"vectors": self._sums_of(rows)}
+        waiting = (rows >= 0) & ~take(self._coded, rows.clamp_min(0))
+        codes, hot = self._codes_of(slots), waiting.nonzero()[:, 0]
+        for some in hot.split(_AT_ONCE) if len(hot) else ():
+            codes[some] = self.codecs.encode(self.means(take(slots, some)))
+        return {"codes": codes}
+
+    def giving(self, slots: torch.Tensor, hits: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
+        """As :meth:`VectorBlocks.giving`."""
+        if self.codecs and bool((take(self._row.data, slots) < 0).all()):
+            return CodedSums(self.codecs, self._codes_of(slots), hits)
+        return lambda a, b: self.sums(slots[a:b], hits[a:b])
+
     def load(self, state: Mapping[str, torch.Tensor], hits: torch.Tensor) -> None:
         """Set all rows of an empty map of this length from what :meth:`state` gave here, or there.
 
@@ -549,9 +599,10 @@ class TieredVectors:
         """
         codes = state.get("codes")
         if codes is not None:
-            codecs = Codecs.of(state).to(self._device)
+            told = any(name.startswith("codec") for name in state)  # else they are known
+            codecs = Codecs.of(state).to(self._device) if told else self.codecs
             if codecs.nbytes < self._code_bytes + _WORD:
-                self._know(codecs)
+                self.know(codecs)
                 for some in torch.arange(len(self)).split(_AT_ONCE * 16):
                     self._write_codes(some.to(self._device), codes[some].to(self._device))
                 return

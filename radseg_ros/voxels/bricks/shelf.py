@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of bricks, each a file as maps are, but for its codecs, which the map keeps.
+
+They are of one process, which locks the folder, and of no use to another: what a process leaves
+behind that was killed is removed by the next one. So nothing waits until they are on the disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...datatypes import InputError, MapFileError, brief
+from ...files import locked_folder, prepare_folder
+from ..tensor_file import Kind, read_tensors, write_tensors
+
+logger = logging.getLogger(__name__)
+
+FILE = Kind("radbrick", "brick", 1)
+SUFFIX = ".radbrick"
+
+
+@dataclass(frozen=True, slots=True)
+class Brick:
+    """One that is on the disk."""
+
+    path: Path
+    voxels: int
+    nbytes: int  # of the file
+    newest: int  # time of the map's clock, ns, when the last of its voxels was hit
+
+
+class Shelf:
+    """The files of the bricks of all maps of this process. Thread safe.
+
+    A file is never changed. What a map does not need any more is removed as soon as nobody reads.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+        MapFileError: another process has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failed = 0  # bricks that could not be written: what was evicted for want of them
+        self.damaged: Counter[str] = Counter()  # voxels that could not be read, by reason
+        self._told = False
+        prepare_folder(folder)
+        descriptor = locked_folder(folder, "the folder of bricks")
+        _empty(folder)
+        self._end = weakref.finalize(self, _end, folder, descriptor)
+        self._number = itertools.count(1)
+        self._files = threading.Lock()  # guards the next two
+        self._readers = 0
+        self._discarded: list[Path] = []
+
+    def close(self) -> None:
+        """Remove all files, and let another process have the folder."""
+        self._end()
+
+    def write(self, state: Mapping[str, torch.Tensor]) -> Brick | None:
+        """A brick of what :meth:`VoxelTable.copied` gave; None = the disk does not take it."""
+        path = self.folder / f"{next(self._number):08}{SUFFIX}"
+        try:
+            nbytes = write_tensors(path, FILE, {}, state)
+        except (OSError, MapFileError) as error:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            self.failed += 1
+            self._tell(error)
+            return None
+        return Brick(path, len(state["key"]), nbytes, int(state["seen_at"].max()))
+
+    def read(self, brick: Brick) -> dict[str, torch.Tensor] | None:
+        """What was written; None = that is lost, which is counted."""
+        try:
+            if brick.path.is_file() and brick.path.stat().st_size != brick.nbytes:
+                raise MapFileError(f"{brick.path} is damaged: it has another size")
+            state = read_tensors(brick.path, FILE)[1]
+            if len(state["key"]) != brick.voxels:
+                raise MapFileError(f"{brick.path} is damaged: it is another brick")
+            return state
+        except (MapFileError, OSError, KeyError) as error:
+            reason = brief(str(error).replace(str(brick.path), "a brick"), 200)
+            if not self.damaged:
+                logger.error("%s: %d voxels are lost (others are counted)", error, brick.voxels)
+            self.damaged[reason] += brick.voxels
+            return None
+
+    def discard(self, brick: Brick) -> None:
+        """Nobody needs it any more, but for those who read now."""
+        with self._files:
+            self._discarded.append(brick.path)
+            self._remove()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """No file goes while the block runs."""
+        with self._files:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._files:
+                self._readers -= 1
+                self._remove()
+
+    def _remove(self) -> None:
+        while self._discarded and not self._readers:
+            with suppress(OSError):  # it goes with the next process
+                self._discarded.pop().unlink(missing_ok=True)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            reason = getattr(error, "strerror", None) or error
+            logger.warning(
+                "no brick can be written to %s (%s): voxels that memory has no room for are "
+                "evicted, and counted",
+                self.folder,
+                reason,
+            )
+
+
+def _empty(folder: Path) -> None:
+    for left in folder.glob(f"*{SUFFIX}"):
+        with suppress(OSError):  # it takes room, and is never read
+            left.unlink(missing_ok=True)
+
+
+def _end(folder: Path, descriptor: int) -> None:
+    _empty(folder)
+    os.close(descriptor)
+
+
+def shelf_at(directory: str) -> Shelf | None:
+    """The one that an option names; empty = none.
+
+    Raises:
+        InputError, MapFileError: as :class:`Shelf`.
+    """
+    if not directory:
+        return None
+    try:
+        return Shelf(Path(directory).expanduser())
+    except RuntimeError as error:  # of a user who is not known
+        raise InputError(f"map.disk_directory: {error}") from error

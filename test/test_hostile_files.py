@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps and journals whose checksums are honest and whose contents are not: refused in a sentence,
+or sound. What has been read can be asked, grown, joined and written again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from color_encoder import ColorEncoder
+from damage import altered, damaged
+from hostile import rewritten, taken_apart
+from journalled import live_map, observe, place, settle
+from small_worlds import make_map, random_frame
+
+from radseg_ros.config import Config, MapConfig
+from radseg_ros.datatypes import FeatureMap, Filter, InputError, MapFileError
+from radseg_ros.encoders.protocol import ENCODERS
+from radseg_ros.journal.folder import ABOUT, Journal, JournalWriter
+from radseg_ros.journal.record import FILE as RECORD
+from radseg_ros.journal.record import Content
+from radseg_ros.mapper import Mapper
+from radseg_ros.voxels.map_file import FILE as MAP
+from radseg_ros.voxels.map_file import (
+    MOST_HITS,
+    MOST_VIEWS,
+    fingerprint,
+    load_map,
+    read_geometry,
+    read_header,
+    save_map,
+)
+from radseg_ros.voxels.tensor_file import save_tensors
+from radseg_ros.voxels.voxel_map import LARGEST
+
+COLORS = len(ColorEncoder().embed_labels(["red"])[0])
+
+
+@pytest.fixture(autouse=True)
+def colors(monkeypatch):
+    monkeypatch.setitem(ENCODERS, "colors", lambda options: ColorEncoder())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def color_map(path: Path, share: int = 1) -> None:
+    """A map file of random frames, with vectors as wide as those of :class:`ColorEncoder`."""
+    world, rng = make_map(0.2, COLORS, device="cpu"), np.random.default_rng(0)
+    for step in range(3):
+        world.integrate(*random_frame(rng, stamp_ns=step, channels=COLORS))
+    save_map(path, world, share=share)
+
+
+def use(path: Path, again: Path) -> None:
+    """Whatever one does with a map; nothing that is no number may come of it."""
+    config = Config(encoder="colors", short_side=0, map=MapConfig(voxel_size=0.2, device="cpu"))
+    mapper = Mapper(config, ColorEncoder())
+    world = load_map(path, config=config.map, channels=COLORS)[0]
+    mapper.take(world)
+    for where in (None, Filter(radius=2.0, max_age=1e6)):
+        result = mapper.query(["red", "a grey wall"], where=where)
+        assert np.isfinite(result.scores).all()
+        assert all(0 <= answer.best_score <= 1 for answer in result.answers)
+        assert np.isfinite(result.cloud(1).xyz).all()
+    mapper.rgb_cloud()
+    world.integrate(*random_frame(np.random.default_rng(1), channels=COLORS))
+    world.merge(load_map(path, config=config.map)[0])
+    for part in (world.snapshot().features, world.snapshot().xyz, world.snapshot().rgb):
+        assert bool(part.isfinite().all())
+    save_map(again, world)
+    load_map(again)
+
+
+def survives(path: Path) -> bool:
+    """Whether a file is read; if so it is used."""
+    refused = 0
+    for read in (fingerprint, read_header, read_geometry, load_map):
+        try:
+            read(path)
+        except MapFileError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+            refused += 1
+    if not refused:
+        try:
+            use(path, path.with_name("again.radmap"))
+        except MapFileError as error:  # of another width, or voxel size
+            assert "here it is" in str(error)
+    return not refused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1, 4])
+def test_map_files_that_lie(tmp_path, share):
+    path = tmp_path / "a.radmap"
+    color_map(path, share)
+    whole = path.read_bytes()
+    header, state = taken_apart(path, MAP)
+    read = sum(survives(path) for _ in rewritten(path, MAP, header, state, 240, seed=share))
+    assert 5 < read < 160
+    for data in damaged(whole, 60):
+        path.write_bytes(data)
+        survives(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "old", sorted((Path(__file__).parent / "data" / "maps").glob("*.radmap")), ids=lambda p: p.stem
+)
+def test_files_of_every_version_that_lie(tmp_path, old):
+    header, state = taken_apart(old, MAP)
+    path = tmp_path / "a.radmap"
+    for _ in rewritten(path, MAP, header, state, 100):
+        survives(path)
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), 2**1024], ids=["10^400", "-10^400", "2^1024"]
+)
+@pytest.mark.parametrize("part", ["camera", "map", "lift"])
+def test_whole_numbers_beyond_all_real_ones(tmp_path, part, number):
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    header, state = taken_apart(path, MAP)
+    changes = {
+        "camera": [number, 0, 0],
+        "map": {**header["map"], "voxel_size": number},
+        "lift": {**header["lift"], "max_range": number},
+    }
+    save_tensors(path, MAP, {**header, part: changes[part]}, state)
+    for read in (read_header, load_map):
+        with pytest.raises(MapFileError, match="is damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("hits", MOST_HITS, True),
+        ("hits", MOST_HITS + 1, False),
+        ("views", MOST_VIEWS, True),
+        ("views", MOST_VIEWS + 1, False),
+        ("vectors", -LARGEST, True),
+        ("vectors", 1.01 * LARGEST, False),
+    ],
+)
+def test_the_largest_numbers_that_a_map_goes_on_with(tmp_path, name, value, good):
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    header, state = taken_apart(path, MAP)
+    if name != "vectors":
+        state["hits"][0] = max(value, int(state["hits"][0]))
+        state["rgb_sum"][0] = 0
+    else:
+        value *= int(state["hits"][0])
+    state[name][0] = value
+    save_tensors(path, MAP, header, state)
+    if not good:
+        with pytest.raises(MapFileError, match=f"impossible {name}"):
+            load_map(path)
+        return
+    world = load_map(path)[0]
+    world.merge(load_map(path)[0])
+    assert bool(
+        (world.table["hits"] >= world.table["views"]).all() & (world.table["views"] > 0).all()
+    )
+    assert bool(world.snapshot().features.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_features_that_would_spoil_a_voxel_are_refused(dtype):
+    world, rng = make_map(0.2, 5, dtype=dtype), np.random.default_rng(0)
+    frame, features = random_frame(rng)
+    for bad in (1.01 * LARGEST, -1e38, float("inf"), float("nan")):
+        data = features.data.clone()
+        data[3, 1, 2] = bad
+        with pytest.raises(InputError, match="not finite, or beyond"):
+            world.integrate(frame, FeatureMap(data))
+    assert not len(world)
+    world.integrate(frame, FeatureMap(torch.full_like(features.data, LARGEST)))
+    assert bool(world.snapshot().features.isfinite().all())
+
+
+# Journals
+
+
+def walked(folder: Path) -> JournalWriter:
+    """A journal with a record of most kinds."""
+    live = live_map(folder)
+    observe(live, range(3))
+    live.close()
+    writer = JournalWriter(folder, Journal(folder).about)
+    poses = torch.from_numpy(np.stack([place(5), place(6)]))
+    writer.append("moved", Content({"frames": [1, 2]}, {"poses": poses}))
+    writer.append("clear_box", {"lowest": [0, 0, 0], "highest": [0.1, 0.1, 0.1]})
+    writer.append("merge", {"path": "/none/a.radmap", "fingerprint": "x"})
+    writer.close()
+    return writer
+
+
+def goes_on(folder: Path, at_stamps: bool) -> None:
+    """A node begins with the journal, corrects it, and goes on."""
+    live = live_map(folder, correct__share=1.0)
+    try:
+        observe(live, [9])
+        if at_stamps:
+            stamps = [1_000_000_000 + 100_000_000 * step for step in range(12)]
+            live.correct(stamps, [place(step + 1) for step in range(12)])
+        settle(live, lambda: not live.status().journal.moving)
+        world = live.mapper.map
+        assert len(world) and bool(world.snapshot().features.isfinite().all())
+    finally:
+        live.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frame", "moved", "clear_box", "merge"])
+def test_records_that_lie_cost_themselves(tmp_path, kind):
+    written = walked(tmp_path / "whole")
+    record = next(each for each in written.records if each.kind == kind)
+    path, bad = tmp_path / "whole" / record.name, tmp_path / "bad.safetensors"
+    header, state = taken_apart(path, RECORD)
+    others = (bad.read_bytes() for _ in rewritten(bad, RECORD, header, state, 24))
+    for number, data in enumerate((*others, *damaged(path.read_bytes(), 6))):
+        folder = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / record.name).write_bytes(data)
+        goes_on(folder, number % 2 == 0)
+
+
+@pytest.mark.slow
+def test_a_journal_that_lies_of_itself_is_refused_or_read(tmp_path):
+    walked(tmp_path / "whole")
+    good = (tmp_path / "whole" / ABOUT).read_bytes()
+    others = (json.dumps(value).encode() for value in altered(json.loads(good), 40))
+    refused = 0
+    for number, data in enumerate((*others, *damaged(good, 12))):
+        folder = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / ABOUT).write_bytes(data)
+        try:
+            goes_on(folder, False)
+        except MapFileError as error:
+            assert str(folder) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert 10 < refused < 50
