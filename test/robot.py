@@ -41,7 +41,7 @@ LATCHED = QoSProfile(
 )
 
 
-PATIENCE = 60.0  # s; what has not come by then does not come, however busy the machine is
+PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
 
 
 def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = PATIENCE) -> Any:

@@ -27,7 +27,7 @@ from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import QoSProfile
 from recordings import BagWriter, write_folder
-from robot import NODE, Process, Robot, Sender, color_node, play, running_robot, wait_for
+from robot import NODE, Process, Robot, Sender, color_node, play, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -115,12 +115,6 @@ def write_scene(path: Path) -> Path:
         T[0, 3] = 0.02 * i
         np.savetxt(path / "pose" / f"{i:06d}.txt", T)
     return path
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +207,7 @@ def show(robot: Robot, scene: Path) -> None:
 def test_silence_is_explained(robot, node, refused):
     """The first test: nothing has been published yet. ``refused`` starts meanwhile."""
     line = wait_for(lambda: next((line for line in node.lines if "no frame for 5 s" in line), None))
-    assert "/depth/camera_info, /pose, /depth/image, /color/image: no publisher" in line
+    assert "/depth/camera_info, /depth/image, /color/image: no publisher" in line
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from recordings import K
-from robot import PATIENCE, Process, Robot, Sender, color_node, color_nodes, running_robot, wait_for
+from robot import PATIENCE, Process, Robot, Sender, color_node, color_nodes, wait_for
 from test_node_poses import transform
 
 from radseg_ros.ros import messages
@@ -29,12 +29,6 @@ SETTINGS = {"node.backlog": 50, "node.publish_period": 0.2}
 PLACES = {"front": 2.0, "rear": -2.0}  # m, x of each camera on the base
 NODE = "/rig/radseg_mapping"
 COLORS = {"front": (255, 0, 0), "rear": (0, 0, 255)}
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
 from rclpy.parameter import Parameter
 from recordings import SIZE, BagWriter, rgb_of
-from robot import NODE, Robot, color_node, play, running_robot, wait_for
+from robot import NODE, Robot, color_node, play, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from rosgraph_msgs.msg import Clock
 
@@ -29,12 +29,6 @@ from radseg_ros.live_map import LiveMap
 from radseg_ros.ros import messages
 from radseg_ros.ros.faults import Faults
 from radseg_ros.ros.inputs import Inputs, RestExecutor
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 class Stand:

@@ -18,7 +18,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from geometry_msgs.msg import TransformStamped
 from recordings import K, write_tf_bag
-from robot import HERE, Process, Robot, color_node, color_nodes, play, running_robot, wait_for
+from robot import HERE, Process, Robot, color_node, color_nodes, play, wait_for
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
@@ -92,12 +92,6 @@ class Camera:
         points = np.frombuffer(answer.cloud.data, messages.POINT)
         xyz = np.stack([points[name] for name in "xyz"], axis=1)
         return set(map(tuple, np.round(xyz / 0.02 - 0.5).astype(int)))
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,6 @@ from robot import (
     Robot,
     Sender,
     color_node,
-    running_robot,
     wait_for,
 )
 from sensor_msgs.msg import PointCloud2
@@ -43,12 +42,6 @@ from radseg_ros.datatypes import Frame
 
 pytestmark = pytest.mark.slow  # waits for what a node says once a second
 CLIENT = ("-m", "radseg_ros.ros.query_client")
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 class Head:

@@ -20,7 +20,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from recordings import K
-from robot import PATIENCE, Process, Robot, color_node, running_robot, wait_for
+from robot import PATIENCE, Process, Robot, color_node, wait_for
 from test_node_poses import transform
 
 from radseg_interfaces.srv import SaveMap
@@ -36,12 +36,6 @@ SIZE = (12, 16)  # px
 ORIGINS = {"a": 4.0, "b": -4.0}  # m, x of the world of each in the map
 STEP = 0.125  # m from frame to frame, no pose of which is rounded
 BEGIN = 1_000_000_000_000  # ns
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")

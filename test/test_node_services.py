@@ -29,7 +29,6 @@ from robot import (
     Robot,
     Sender,
     color_node,
-    running_robot,
     wait_for,
 )
 from sensor_msgs.msg import Image, PointCloud2
@@ -64,12 +63,6 @@ def looking(eye: tuple[float, float, float]) -> Frame:
     T[:3, 3] = eye
     rgb, depth, _ = render([ROOM, RED], K, T, (480, 640))
     return Frame(0, rgb, depth, K, T)
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -396,6 +389,7 @@ def test_the_client_asks_with_a_picture_and_says_where(robot, node, tmp_path):
     code, text = client("red", "--box", "2", "-1", "0", "3", "1", "1", "--mode", "relevancy")
     assert code == 0 and "last seen" in text and " ago" in text
     for words, reason in (
+        (("red", "--node", "mapper", "--timeout", "2"), "there is /radseg_mapping (--node)"),
         (("red", "--mode", "guess"), "query.mode: 'guess'"),
         (("--image", "/nowhere.png"), "no such file"),
         (("red", "--max-age", "-1"), "max_age must be"),

@@ -26,7 +26,7 @@ from rcl_interfaces.srv import (
 )
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from robot import LATCHED, Listener, Process, Robot, Sender, color_nodes, running_robot, wait_for
+from robot import LATCHED, Listener, Process, Robot, Sender, color_nodes, wait_for
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 from test_robot_docs import table
@@ -38,12 +38,6 @@ from radseg_ros.ros import messages
 pytestmark = pytest.mark.slow  # waits for what nodes say once a second
 ONE, TWO = "/one/radseg_mapping", "/two/radseg_mapping"
 LEVELS = {getattr(DiagnosticStatus, name): name for name in ("OK", "WARN", "ERROR", "STALE")}
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
