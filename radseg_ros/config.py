@@ -563,8 +563,9 @@ class CorrectConfig(Options):
         1.0, "degrees; a frame that turns by more is moved however near", low=0, high=180, live=True
     )
     max_gap: float = option(
-        1.5,
-        "s between two poses of a trajectory; frames between poses farther apart stay",
+        30.0,
+        "s between two poses of a trajectory; frames between poses farther apart stay, as do those "
+        "in a gap of more than 1.5 s that no frames at its ends tell how to bridge",
         low=1e-3,
         high=3600,
         live=True,

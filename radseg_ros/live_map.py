@@ -245,9 +245,14 @@ class LiveMap:
             self._ahead.join(timeout)
         if ended and self._journal is not None:
             self._journal.close()
-        if ended and self._mapper is not None:
-            self._mapper.close()
         return ended
+
+    def discard(self) -> None:
+        """Give back what the map has on the disk, once it is closed and saved: it is not whole
+        any more.
+        """
+        if self._mapper is not None:
+            self._mapper.close()
 
     # In
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .frames.assemble import SHARED
 from .frames.topics import TELLING
+from .frames.transforms import KINDS as TRANSFORMS
 
 if TYPE_CHECKING:
     from .live_map import CameraStatus, LiveStatus
@@ -212,7 +213,9 @@ def why_no_frames(
 
 def _cause(state: InputState) -> str:
     if not state.publishers and not state.others:
-        return "no publisher, and none of its type on any topic (is the driver running?)"
+        poses = state.kind in ("pose", *TRANSFORMS)
+        runs = "is odometry or SLAM running?" if poses else "is the driver running?"
+        return f"no publisher, and none of its type on any topic ({runs})"
     if not state.publishers:
         return f"no publisher (remap to {_likely(state)}?)"
     if state.type not in state.publishers:

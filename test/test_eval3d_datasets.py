@@ -107,8 +107,8 @@ def test_frame_skip_ten_takes_every_eleventh(tmp_path):
 
 
 def test_every_fault_is_named_and_counted(tmp_path):
-    root = world.write_folder(tmp_path, 9)
-    (root / "color" / "000000.png").unlink()
+    root = world.write_folder(tmp_path, 10)  # the first tells the size of depth images
+    (root / "color" / "000009.png").unlink()
     (root / "depth" / "000001.png").write_bytes((root / "depth" / "000001.png").read_bytes()[:-200])
     (root / "pose" / "000002.txt").write_text("-inf " * 16)
     (root / "pose" / "000003.txt").write_text("1 2 3")
@@ -119,7 +119,7 @@ def test_every_fault_is_named_and_counted(tmp_path):
     (root / "label" / "000008.png").write_bytes(b"no image")
     scene = open_scene("folder", root, "x", SIX)
     frames = list(scene)
-    assert [f.name for f in frames] == ["000008"] and frames[0].label is None
+    assert [f.name for f in frames] == ["000000", "000008"] and frames[1].label is None
     assert scene.dropped == {
         "colour missing": 1, "depth damaged": 1, "pose not finite": 1, "pose damaged": 1, "depth "
                                                                                           "of "

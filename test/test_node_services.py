@@ -389,6 +389,7 @@ def test_the_client_asks_with_a_picture_and_says_where(robot, node, tmp_path):
     code, text = client("red", "--box", "2", "-1", "0", "3", "1", "1", "--mode", "relevancy")
     assert code == 0 and "last seen" in text and " ago" in text
     for words, reason in (
+        (("red", "--node", "mapper", "--timeout", "2"), "there is /radseg_mapping (--node)"),
         (("red", "--mode", "guess"), "query.mode: 'guess'"),
         (("--image", "/nowhere.png"), "no such file"),
         (("red", "--max-age", "-1"), "max_age must be"),

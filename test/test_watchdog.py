@@ -67,7 +67,7 @@ def test_what_may_be_meant_by_a_topic_that_nobody_publishes_is_named():
         f"no frame for 5 s: /depth: no publisher (remap to {images[0]}, {images[2]} or "
         f"{images[1]}?); /color: no publisher (remap to {images[1]}, {images[3]} or {images[4]}?); "
         "/pose: no publisher (remap to /odom?); /tf: no publisher, and none of its type on "
-        "any topic (is the driver running?)"
+        "any topic (is odometry or SLAM running?)"
     )
 
 

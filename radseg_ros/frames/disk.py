@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIXES = DEPTH_SUFFIXES = (".png",)
 POSE_SUFFIXES = (".txt",)
+MAX_FILE = 1 << 28  # bytes: more than the largest image, unpacked
 BAG_SUFFIXES = (".mcap", ".db3")
 LAYOUT = (
     "color/NAME.jpg|png, depth/NAME.png (16 bit), pose/NAME.txt (4x4 camera to world), "
@@ -155,7 +156,7 @@ class FrameReader:
     Args:
         K: (3, 3) pixels of the depth images.
         depth_scale: m per unit of the depth images.
-        size: (h, w) of the depth images; None = as the first one that is read.
+        size: (h, w) of the depth images; None = as in the first frame that is whole.
         read: gives the bytes of a file.
     """
 
@@ -180,11 +181,13 @@ class FrameReader:
         try:
             pose, depth = self.pose(view.pose), self.depth(view.depth)
             rgb = self.color(view.color, depth.shape)
-            return Frame(stamp_ns, rgb, depth, self.K, pose)
+            frame = Frame(stamp_ns, rgb, depth, self.K, pose)
         except Unusable as fault:
             raise Unusable(fault.reason, f"{view.name}: {fault.detail}") from None
         except InputError as error:
             raise Unusable("frame refused", f"{view.name}: {error}") from None
+        self.size = (depth.shape[0], depth.shape[1])
+        return frame
 
     def pose(self, pose: Path | np.ndarray | None) -> np.ndarray:
         """(4, 4) camera to world; a file holds its 16 numbers row by row.
@@ -212,8 +215,7 @@ class FrameReader:
         if units.ndim != 2 or units.dtype.kind not in "iu" or units.dtype.itemsize < 2:
             found = f"need one channel of 16 bit, got {units.shape} {units.dtype}"
             raise Unusable("depth of wrong type", found)
-        self.size = self.size or (units.shape[0], units.shape[1])
-        if units.shape != self.size:
+        if self.size is not None and units.shape != self.size:
             raise Unusable("depth of wrong size", _sizes(units.shape, self.size))
         return to_metres(units, self.depth_scale)
 
@@ -248,11 +250,15 @@ class FrameReader:
         """What a file holds; ``what`` it is, for the messages.
 
         Raises:
-            Unusable: it cannot be read.
+            Unusable: it cannot be read, or no image or pose takes so much.
         """
         try:
             refuse_pipes(path)
+            if (size := path.stat().st_size) > MAX_FILE:
+                raise Unusable(f"{what} too large", f"{path.name}: {size >> 20} MB")
             return self._read(path)
+        except Unusable:
+            raise
         except InputError:
             raise Unusable(f"{what} missing", f"{path.name}: neither a file nor a folder") from None
         except (OSError, ValueError) as error:  # ValueError: no file can have such a name

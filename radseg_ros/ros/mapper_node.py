@@ -125,6 +125,7 @@ class MapperNode(Node):
         if (journal is None or journal.lost) and (voxels := self.live.unsaved):
             cure = "~/save_map, map.autosave, journal.directory"
             log.warning(f"the map of {voxels} voxels is lost: it was not saved ({cure})")
+        self.live.discard()
         self.destroy_node()
 
     # Parameters: rclpy answers a change of a read-only one without a reason, and Humble does not

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...config import RadsegConfig
-from ...datatypes import ConfigError, FeatureMap, InputError, Pixels
+from ...datatypes import CheckpointError, ConfigError, FeatureMap, InputError, Pixels
 from ..radseg.encoder import RadsegEncoder
 from .origin import INT8, command, difference, origin_of
 from .session import Engine
@@ -35,6 +35,11 @@ class EngineEncoder(RadsegEncoder):
         if wrong := difference(engine.origin, wanted):
             raise ConfigError(
                 f"{path} was made for {wrong}; make another: {self._command(engine.size)}"
+            )
+        if engine.channels != self.channels:
+            raise CheckpointError(
+                f"{path} is damaged: it makes {engine.channels} numbers a patch, its checkpoint "
+                f"{self.channels}"
             )
         self._engine = engine.start()
 

@@ -17,6 +17,7 @@ from .origin import INT8, SIDES, read_origin
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 INPUT, OUTPUT = "image", "features"  # names in the graph
+FLOAT = "tensor(float)"
 WHAT = "a file of radseg-onnx"
 
 
@@ -45,14 +46,14 @@ class Engine:
             # TensorRT builds for minutes: what does not fit is found before
             peek = _open(path, [CPU], quickly=True)
             self.origin = read_origin(path, peek.get_modelmeta().custom_metadata_map)
-            _, self.channels, *self._grid = peek.get_outputs()[0].shape
+            self.size = tuple(self.origin[side] for side in SIDES)
+            self.channels, *self._grid = _patches(path, peek, self.size)
             del peek
         if self.origin.get(INT8) and device.type != "cpu":
             raise ConfigError(
                 f"{path} is in int8, which is for the CPU: radseg.device cpu, or make it without "
                 "--int8, with --set dtype=float16"
             )
-        self.size = tuple(self.origin[side] for side in SIDES)
         self._wanted = wanted
         self._session: Any = None
 
@@ -130,6 +131,23 @@ def _check_installed(provider: str, device: torch.device) -> None:
             f"this onnxruntime has no {provider}, only {', '.join(have)}: install onnxruntime-gpu "
             "in its place (on a Jetson the build for its JetPack)"
         )
+
+
+def _patches(path: Path, peek: Any, size: tuple[int, ...]) -> list[int]:
+    """C, h and w of what a graph makes of images of ``size``.
+
+    Raises:
+        CheckpointError: it takes or makes something else.
+    """
+    takes, makes = (
+        {each.name: (each.type, each.shape) for each in parts}
+        for parts in (peek.get_inputs(), peek.get_outputs())
+    )
+    kind, shape = makes.get(OUTPUT, ("", []))
+    sound = takes == {INPUT: (FLOAT, [1, 3, *size])} and (kind, len(shape)) == (FLOAT, 4)
+    if not sound or not all(type(side) is int and side > 0 for side in shape) or shape[0] != 1:
+        raise CheckpointError(f"{path} is damaged: its graph is not what its metadata say")
+    return shape[1:]
 
 
 def _open(path: Path, providers: list[Any], quickly: bool = False) -> Any:

@@ -20,6 +20,7 @@ from .bricks import HIGH, LOW, Bricks
 logger = logging.getLogger(__name__)
 
 IDLE = 0.05  # s between two looks whether there is anything to do
+RETRY = 1.0  # s after a brick could not be written
 RANKED_APART = 2.0  # s; ranking takes longer than a brick
 
 
@@ -79,7 +80,9 @@ class Keeper:
         if bricks is None:
             return False
         fill = self._fill(world)
-        if fill > HIGH and not self._goal:
+        if fill < LOW:
+            self._goal = 0  # of a map that is there no more, perhaps
+        elif fill > HIGH and not self._goal:
             self._goal = max(1, int(len(world) * LOW / fill))
         if self._goal:
             if len(world) > self._goal and self._out(world, bricks, rested=False):
@@ -87,7 +90,6 @@ class Keeper:
             self._goal = 0
             with self._host.lock:
                 world.table.trim()
-            return False
         return bool(bricks.wanted) and self._back(world, bricks)
 
     def _fill(self, world: VoxelMap) -> float:
@@ -118,6 +120,7 @@ class Keeper:
             leaving = bricks.leaving(world, brick)
         written = None if leaving is None else bricks.shelf.write(leaving.state)
         if leaving is None or written is None:
+            self._closing.wait(RETRY)
             return False
         with self._host.lock:
             if self._host.map is world:

@@ -139,8 +139,8 @@ class VectorCodec:
         steps[length == 0] = 0
         number = _nearest(unit[None], self.typical[None])[0]
         along = _multiplied(unit.sub_(take(self.typical, number)), self.axes.T)
-        if not self._searches:
-            self._searches.extend(_search(book) for book in self.books)
+        if not self._searches:  # at once: two threads may come here together
+            self._searches[:] = [_search(book) for book in self.books]
         codes = [steps[:, None], number[:, None]]
         for (_, first, last), search in zip(self._places(), self._searches, strict=True):
             codes.append(search(along[:, first:last]))

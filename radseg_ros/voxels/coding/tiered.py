@@ -94,6 +94,8 @@ class Taken:
 
     def products(self, wanted: Wanted) -> torch.Tensor:
         """(N, Q) products with the direction of each row; what is cold is not decoded."""
+        if self.codes is not None and not len(self.own):  # of a large map, nearly all parts
+            return self.codecs.products(self.codes, wanted)
         vectors = wanted.vectors.to(self.own.device, self.own.dtype)
         out = vectors.new_zeros(len(self.hot), len(vectors))
         cold = (~self.hot).nonzero()[:, 0]
