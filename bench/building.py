@@ -4,10 +4,12 @@
     python bench/building.py                    # 5 000 000 voxels: some twenty minutes, 4 GB
     python bench/building.py --voxels 300000    # a look at it
     python bench/building.py --only frames      # what tiers cost a frame of 640 x 864
+    python bench/building.py --space backbone   # the map holds what must be projected for questions
 
 The building has floors of tiles of 64 x 64 voxels; sixteen tiles are a room, with twelve of the
 200 kinds of things that there are. A vector is that of a kind and noise. Each step of a walk adds a
-tile and hits the one before again. Questions are asked as a robot is asked, in space ``language``.
+tile and hits the one before again. Questions are asked as a robot is asked. In space ``backbone``
+answer vectors are made for ``--ahead`` seconds before, by a head of the size of C-RADIOv3-B's.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 
 import measure  # isort: skip
 
+import query  # isort: skip
 import rooms  # isort: skip
 import torch  # isort: skip
 from torch.nn.functional import cosine_similarity, normalize  # isort: skip
@@ -38,7 +42,9 @@ ALL_KINDS = 200
 TILES, KINDS = 16, 12  # of a room
 NOISE = 0.3  # of a kind's length
 HITS = 20  # points of a voxel in a frame
+AHEAD_ROWS = 8192  # answer vectors that are made at once
 TURNS = 3  # in each room, of twelve frames: the first sees a room that is new
+LIMIT = 5.0  # s that a question may take
 LABELS = ["a chair", "a table", "a lamp", "a fire extinguisher"]
 
 
@@ -46,14 +52,23 @@ class Texts:
     """An encoder of which only texts are needed: their vectors are those of kinds of things."""
 
     name, checkpoint_hash, language, sam = "building", "", "", None
-    channels = language_channels = CHANNELS
-    logit_scale, coarse_head = 100.0, False
+    channels = CHANNELS
+    logit_scale, coarse_head = 100.0, True
     background = ("things", "stuff", "texture", "object")
     device = torch.device("cpu")
 
+    def __init__(self, projects: bool) -> None:
+        self.head = query.Head() if projects else torch.nn.Identity()
+        self.language_channels = query.LANGUAGE if projects else CHANNELS
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(n, C) to the space of the texts."""
+        with torch.no_grad():
+            return self.head(vectors)
+
     def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
         """A kind for each."""
-        return torch.cat([kinds(len(label))[:1] for label in labels])
+        return self.project(torch.cat([kinds(len(label))[:1] for label in labels])).float()
 
     embed_prompts = embed_meanings = embed_labels
 
@@ -111,11 +126,27 @@ def resident(field: str = "VmRSS") -> float:
 def building(options: argparse.Namespace) -> None:
     """Fill a map, and ask it."""
     layout = MapConfig(
-        space="language", hot_voxels=options.hot, cold_share=options.share, device="cpu"
+        space=options.space, hot_voxels=options.hot, cold_share=options.share, device="cpu"
     )
     before = resident()
-    mapper = Mapper(Config(map=layout, query=QueryConfig(mode="relevancy")), Texts())
-    world, spent, last = mapper.map, [], None
+    texts = Texts(projects=options.space == "backbone")
+    mapper = Mapper(Config(map=layout, query=QueryConfig(mode="relevancy")), texts)
+    fill(mapper.map, options, before)
+    if options.space == "backbone":
+        until = time.perf_counter() + options.ahead
+        while time.perf_counter() < until and mapper.work_ahead(AHEAD_ROWS):
+            pass
+        print(
+            f"{options.ahead:.0f} s of work ahead: {mapper.view.share(mapper.map):.1%} of the "
+            f"voxels have answer vectors, {mapper.view.nbytes / 1e9:.2f} GB of {resident():.2f} "
+            "resident"
+        )
+    ask(mapper)
+
+
+def fill(world: VoxelMap, options: argparse.Namespace, before: float) -> None:
+    """Walk through the building, and tell what that took."""
+    spent, last = [], None
     steps = -(-options.voxels // SIDE**2)
     for number in range(steps):
         new = tile(number)
@@ -132,9 +163,16 @@ def building(options: argparse.Namespace) -> None:
         f"{len(world)} voxels x {CHANNELS}, {options.hot} in full, the rest in 1/{options.share}: "
         f"{world.nbytes / 1e9:.2f} GB allocated, {world.nbytes / len(world):.0f} bytes a voxel, "
         f"{resident():.2f} GB resident ({before:.2f} before the map), at most "
-        f"{resident('VmHWM'):.2f}; {len(tiers.codecs.all)} codecs of "
-        f"{tiers.codecs.own_nbytes / 1e6:.0f} MB"
+        f"{resident('VmHWM'):.2f}"
     )
+    parts = {
+        "rows in full": tiers.hot_nbytes,
+        f"{len(tiers.codecs.all)} codecs": tiers.codecs.own_nbytes,
+        "codes": tiers.nbytes - tiers.hot_nbytes - tiers.codecs.own_nbytes,
+        "index": world.table.index.nbytes,
+        "hits, colours, stamps": world.nbytes - tiers.nbytes - world.table.index.nbytes,
+    }
+    print("of which " + ", ".join(f"{what} {size / 1e9:.2f}" for what, size in parts.items()))
     print(
         f"a step of {2 * SIDE**2} voxels, half of them new: median "
         f"{1e3 * statistics.median(spent):.0f} ms, longest {1e3 * max(spent):.0f} ms"
@@ -146,16 +184,21 @@ def building(options: argparse.Namespace) -> None:
     cosine = torch.cat(alike)
     worst = float(cosine.kthvalue(max(1, len(cosine) // 100)).values)
     print(f"cosine with what was put in: mean {float(cosine.mean()):.4f}, worst 1 % {worst:.3f}")
+
+
+def ask(mapper: Mapper) -> None:
+    """Questions over all, of at most five seconds."""
     for texts in (LABELS[:1], LABELS):
         start, processor = time.perf_counter(), time.process_time()
-        result = mapper.query(texts)
+        result = mapper.query(texts, time_limit=LIMIT)
         scored = time.perf_counter() - start
         answers = result.answers
         took = time.perf_counter() - start
         print(
-            f"a question for {len(texts)} over all {len(result.geometry)} voxels: {took:.2f} s, of "
-            f"which {scored:.2f} s to score, {sum(len(a.objects) for a in answers)} objects; at "
-            f"most {resident('VmHWM'):.2f} GB resident since the start; "
+            f"a question for {len(texts)}: {result.covered:.1%} of {len(mapper.map)} voxels in "
+            f"{took:.2f} s, of which {scored:.2f} s to score, "
+            f"{sum(len(a.objects) for a in answers)} objects; at most "
+            f"{resident('VmHWM'):.2f} GB resident since the start; "
             f"{time.process_time() - processor:.2f} s of processor time"
         )
 
@@ -167,6 +210,8 @@ def frames(options: argparse.Namespace) -> None:
     worlds = {"in full": VoxelMap(CHANNELS, MapConfig(), device="cpu")}
     worlds["in tiers"] = VoxelMap(CHANNELS, tiers, device="cpu")
     spent: dict[str, list[float]] = {name: [] for name in worlds}
+    coded, learning = worlds["in tiers"].table.vectors, 0.0
+    assert isinstance(coded, TieredVectors)
     walk = [(step, step // (TURNS * 12)) for step in range(count)]
     walk += [(step, 0) for step in range(12)]
     for step, room in walk:  # and back to the first room, which is cold by then
@@ -176,12 +221,16 @@ def frames(options: argparse.Namespace) -> None:
         features = FeatureMap(kinds(room)[which].permute(2, 0, 1).contiguous())
         for name, world in worlds.items():
             start = time.process_time()
-            world.integrate(frame, features)
+            world.integrate(frame, features, patient=False)
             spent[name].append(time.process_time() - start)
+        start = time.process_time()
+        for thread in threading.enumerate():  # a robot's frames leave time for it
+            if thread.name == "codec":
+                thread.join()
+        learning += time.process_time() - start
     full, tiered = spent.values()
+    ratio_with = (sum(tiered) + learning) / sum(full)
     first = [step % (TURNS * 12) < 12 for step in range(count)]
-    coded = worlds["in tiers"].table.vectors
-    assert isinstance(coded, TieredVectors)
     parts = {
         "in a new room (a third of a frame's voxels are new)": [
             i for i in range(6, count) if first[i]
@@ -198,7 +247,10 @@ def frames(options: argparse.Namespace) -> None:
             f"{1e3 * statistics.median(b):.0f} ms in tiers ({ratio:.2f}x), the longest "
             f"{1e3 * max(a):.0f} and {1e3 * max(b):.0f} ms"
         )
-    print(f"{len(coded)} voxels, {len(coded.codecs.all)} codecs; processor time has learning in it")
+    print(
+        f"{len(coded)} voxels; beside that, {len(coded.codecs.all)} codecs were learnt in "
+        f"{learning:.1f} s, {1e3 * learning / len(tiered):.0f} ms a frame: {ratio_with:.2f}x in all"
+    )
 
 
 def main() -> None:
@@ -208,6 +260,8 @@ def main() -> None:
     parser.add_argument("--voxels", type=int, default=5_000_000)
     parser.add_argument("--hot", type=int, default=100_000)
     parser.add_argument("--share", type=int, default=16)
+    parser.add_argument("--space", choices=("language", "backbone"), default="language")
+    parser.add_argument("--ahead", type=float, default=60.0, help="s of work before questions")
     parser.add_argument("--rooms", type=int, default=8, help="of the walk of --only frames")
     options = parser.parse_args()
     for name, part in (("frames", frames), ("building", building)):

@@ -549,7 +549,7 @@ def storm_services(rng: random.Random, folder: Path, count: int, tally: Tally) -
                         send()
                         return robot.integrated() > before
 
-                    wait_for(mapped, PATIENCE, "a frame in the map")
+                    wait_for(mapped, "a frame in the map", PATIENCE)
                     answer = clients.good("query", labels=["white"])
                     require(answer.answers[0].found, "the wall is not found")
                 left -= burst

@@ -4,7 +4,9 @@
     python examples/go_to_object.py "fire extinguisher" --distance 1.0
 
 The node must be running, and know the floor around the thing (grid.floor). Where nav2_msgs is not
-installed, or with --print, the goal is printed instead of sent.
+installed, or with --print, the goal is printed instead of sent. Of a robot in a namespace:
+
+    ... --node /tb1/radseg_mapping --ros-args -r navigate_to_pose:=/tb1/navigate_to_pose
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import sys
 import time
 from typing import Any
 
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
+from rclpy.utilities import remove_ros_args
 
 from radseg_interfaces.srv import QueryText
 from radseg_ros.command import run_command
@@ -58,7 +62,7 @@ def send(client: MapClient, goal: PoseStamped, timeout: float) -> bool:
     navigator = ActionClient(client.node, action, "navigate_to_pose")
     if not navigator.wait_for_server(timeout):
         raise NoAnswer(f"no action navigate_to_pose after {timeout:g} s; is Nav2 running?")
-    goal.header.stamp = client.node.get_clock().now().to_msg()
+    goal.header.stamp = Time()  # the newest transform, whatever clock Nav2 goes by
     sent = navigator.send_goal_async(action.Goal(pose=goal))
     rclpy.spin_until_future_complete(client.node, sent, timeout_sec=timeout)
     handle: Any = sent.result()
@@ -92,7 +96,7 @@ def main() -> int:
     parser.add_argument("--node", default=NODE)
     parser.add_argument("--timeout", type=float, default=10.0, help="s to wait for others")
     parser.add_argument("--print", dest="only_print", action="store_true", help="do not drive")
-    options = parser.parse_args()
+    options = parser.parse_args(remove_ros_args(sys.argv)[1:])
 
     def go() -> int:
         with MapClient(options.node, options.timeout) as client:

@@ -25,7 +25,7 @@ TOPICS = {
 }
 # topics of config/mapping.rviz
 SHOWN = ("rgb_cloud", "semantic_cloud", "query_cloud", "objects", "grid", "label_grid")
-SUFFIXES = {  # of the topics with node.image_transport compressed
+SUFFIXES = {  # of the topics with compressed images
     "color/image": "/compressed",
     "depth/image": "/compressedDepth",
 }
@@ -37,6 +37,7 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "pose_source": "node.pose_source",
     "pose_type": "node.pose_type",
     "image_transport": "node.image_transport",
+    "depth_image_transport": "node.depth_image_transport",
     "camera_offset": "node.camera_offset",
     "map_frame": "node.map_frame",
     "map_directory": "node.map_directory",
@@ -56,6 +57,10 @@ ARGUMENTS = {
         TOPICS["trajectory"],
         "topic of corrected poses (nav_msgs/Path); with robots, below the namespace of each",
     ),
+    "tf": (
+        "/tf",
+        "topic of transforms, and of static ones (NAME_static); tf = as Nav2's namespace",
+    ),
     "params_file": ("", "parameter file (config/mapping.yaml lists them all)"),
     "namespace": ("", "namespace of the node, below that of the launch file around this one"),
     "node_name": ("radseg_mapping", "name of the node, in front of its services and clouds"),
@@ -74,7 +79,7 @@ OPTIONS = options_of(Config)
 
 def declare(name, default, description, choices=()):
     """One argument; empty means that it is not given."""
-    choices = ["", *choices] if choices else None
+    choices = ["", *filter(None, choices)] if choices else None
     return DeclareLaunchArgument(
         name, default_value=default, description=description, choices=choices
     )
@@ -110,7 +115,7 @@ def start(context):
     parameters += [{p: typed(p, given[name])} for name, p in PARAMETERS.items() if given[name]]
     if given["use_sim_time"]:
         parameters.append({"use_sim_time": switch("use_sim_time", given["use_sim_time"])})
-    remappings = list(remapped(given))
+    remappings = [*transforms(given), *remapped(given)]
     node = Node(
         package="radseg_ros",
         executable="radseg_mapping",
@@ -127,6 +132,12 @@ def start(context):
         emulate_tty=True,
     )
     return [node, rviz(given)] if switch("rviz", given["rviz"]) else [node]
+
+
+def transforms(given):
+    """Pairs of the topics of transforms and those that are given in their place."""
+    tf = given["tf"]
+    return [] if tf == "/tf" else [("/tf", tf), ("/tf_static", f"{tf}_static")]
 
 
 def remapped(given):
@@ -163,7 +174,10 @@ def rviz(given):
         name="rviz",
         namespace=given["namespace"],
         arguments=["-d", str(share_file("config/mapping.rviz")), "-f", given["map_frame"] or "map"],
-        remappings=[(name, f"{given['node_name']}/{name}") for name in SHOWN],
+        remappings=[
+            *transforms(given),
+            *((name, f"{given['node_name']}/{name}") for name in SHOWN),
+        ],
         output="log",
     )
 

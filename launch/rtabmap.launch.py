@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A RealSense and rtabmap: realsense.launch.py with the poses of rtabmap's odometry.
 
-Beside the driver, as realsense.launch.py wants it:
+driver:=true starts the driver, and slam:=true rtabmap without its window. Or beside the driver, as
+realsense.launch.py wants it:
 
     ros2 launch rtabmap_launch rtabmap.launch.py frame_id:=camera_link approx_sync:=false \\
         rgb_topic:=/camera/camera/color/image_raw \\
@@ -16,11 +17,45 @@ After https://github.com/introlab/rtabmap_ros, version 0.22; no camera was at ha
 
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    ResetLaunchConfigurations,
+)
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchDescription
 
-ARGUMENTS = {"pose": ("/rtabmap/odom", "topic of pose: odometry of rtabmap's frame_id")}
+ARGUMENTS = {
+    "slam": ("false", "start rtabmap as well, without its window"),
+    "frame_id": ("camera_link", "with slam: whose odometry it is"),
+    "pose": ("/rtabmap/odom", "topic of pose: odometry of rtabmap's frame_id"),
+}
+
+
+def slam(context):
+    """Rtabmap, if it is to be started. No argument of ours (namespace) is one of its own."""
+    if not IfCondition(LaunchConfiguration("slam")).evaluate(context):
+        return []
+    frame_id, color, depth, camera_info = (
+        LaunchConfiguration(name).perform(context)
+        for name in ("frame_id", "color", "depth", "camera_info")
+    )
+    settings = {
+        "frame_id": frame_id,
+        "rgb_topic": color,
+        "depth_topic": depth,
+        "camera_info_topic": camera_info,
+        "approx_sync": "false",
+        "rtabmap_viz": "false",
+    }
+    path = [FindPackageShare("rtabmap_launch"), "/launch/rtabmap.launch.py"]
+    started = IncludeLaunchDescription(path, launch_arguments=settings.items())
+    return [GroupAction([ResetLaunchConfigurations(), started])]
 
 
 def generate_launch_description():
@@ -32,5 +67,6 @@ def generate_launch_description():
                 for name, (value, about) in ARGUMENTS.items()
             ),
             IncludeLaunchDescription(str(Path(__file__).with_name("realsense.launch.py"))),
+            OpaqueFunction(function=slam),  # of the topics that are known now
         ]
     )

@@ -563,8 +563,9 @@ class CorrectConfig(Options):
         1.0, "degrees; a frame that turns by more is moved however near", low=0, high=180, live=True
     )
     max_gap: float = option(
-        1.5,
-        "s between two poses of a trajectory; frames between poses farther apart stay",
+        30.0,
+        "s between two poses of a trajectory; frames between poses farther apart stay, as do those "
+        "in a gap of more than 1.5 s that no frames at its ends tell how to bridge",
         low=1e-3,
         high=3600,
         live=True,
@@ -740,6 +741,11 @@ class NodeConfig(Options):
         "raw (sensor_msgs/Image) or compressed (CompressedImage; depth as compressedDepth)",
         choices=("raw", "compressed"),
     )
+    depth_image_transport: str = option(
+        "",
+        "the same for depth images alone: raw or compressed; empty = as node.image_transport",
+        choices=("", "raw", "compressed"),
+    )
     map_frame: str = option(
         "", "frame of the map; empty = the frame of the first pose, 'map' where poses come from tf"
     )
@@ -792,7 +798,10 @@ class NodeConfig(Options):
         high=1e6,
         live=True,
     )
-    map_directory: str = option("", "folder of ~/save_map and ~/load_map; empty = both are refused")
+    map_directory: str = option(
+        "~/.ros/radseg_maps",
+        "folder of ~/save_map and ~/load_map, made when a map is saved; empty = both are refused",
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

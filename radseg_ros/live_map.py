@@ -52,7 +52,7 @@ from .journal.story import CLEARED, CONFIRMED, LOADED, MERGED, RESET, RESUMED, W
 from .journal.trajectory import Trajectory
 from .language.words import read_words
 from .mapper import Mapper
-from .voxels.bricks.keeper import Keeper, bricks_of
+from .voxels.bricks.keeper import Keeper, bricks_of, voxels_of
 from .voxels.camera_path import CameraPath
 from .voxels.carving import depth_beyond
 from .voxels.map_file import MapIdentity, fingerprint, read_header
@@ -245,9 +245,14 @@ class LiveMap:
             self._ahead.join(timeout)
         if ended and self._journal is not None:
             self._journal.close()
-        if ended and self._mapper is not None:
-            self._mapper.close()
         return ended
+
+    def discard(self) -> None:
+        """Give back what the map has on the disk, once it is closed and saved: it is not whole
+        any more.
+        """
+        if self._mapper is not None:
+            self._mapper.close()
 
     # In
 
@@ -819,7 +824,7 @@ class LiveMap:
     def pending(self) -> int:
         """Voxels of a loaded map that wait for :meth:`confirm`; 0 = none."""
         waiting = self._pending
-        return 0 if waiting is None else len(waiting.map)
+        return 0 if waiting is None else voxels_of(waiting.map)
 
     def confirm(self) -> int:
         """The map that waits is in the frame of this one: join the two; return the voxels.

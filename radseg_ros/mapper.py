@@ -39,7 +39,7 @@ from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
 from .voxels.bricks.asking import Everywhere, asked_everywhere
 from .voxels.bricks.bricks import Bricks
-from .voxels.bricks.keeper import bricks_of, in_memory
+from .voxels.bricks.keeper import in_memory, voxels_of
 from .voxels.bricks.saving import save_whole
 from .voxels.bricks.shelf import shelf_at
 from .voxels.coding.tiered import TieredVectors
@@ -135,8 +135,14 @@ class Mapper:
     @property
     def voxels(self) -> int:
         """In memory and on the disk."""
-        bricks = bricks_of(self.map)
-        return len(self.map) + (0 if bricks is None else bricks.voxels)
+        return voxels_of(self.map)
+
+    def kept_for(self, voxels: int) -> int:
+        """Bytes that questions and clouds keep of so many voxels in memory, if there is room."""
+        if not self.config.map.cache_projections:
+            return 0
+        views = (self.outline,) if self._asks_codes else (self.outline, self.view)
+        return sum(view.nbytes_for(voxels, self.map.device) for view in views)
 
     def close(self) -> None:
         """Let another process have what this one has on the disk; the map is of no use then."""
@@ -149,7 +155,7 @@ class Mapper:
         Raises:
             InputError: the features cannot be used; the map is as it was.
         """
-        return self.fuse(self.prepare(frame))
+        return self.fuse(self.prepare(frame), patient=True)
 
     @torch.inference_mode()
     def prepare(self, frame: Frame) -> Prepared:
@@ -184,18 +190,19 @@ class Mapper:
         with self.timings.stage("lift"):
             return Prepared(frame, features, self.map.lifted(frame, features, rules))
 
-    def fuse(self, prepared: Prepared, record: int = 0) -> IntegrationStats:
+    def fuse(self, prepared: Prepared, record: int = 0, patient: bool = False) -> IntegrationStats:
         """The short part of ``integrate``: what ``prepare`` gave goes into the map.
 
         Args:
             record: number that the frame will have in the journal; 0 = none.
+            patient: see :meth:`VoxelMap.integrate`.
 
         Raises:
             InputError: the features cannot be used; the map is as it was.
         """
         frame, features = prepared.frame, prepared.features
         with self.timings.stage("fuse"), self.lock:
-            stats = self.map.integrate(frame, features, lifted=prepared.lifted)
+            stats = self.map.integrate(frame, features, lifted=prepared.lifted, patient=patient)
             if record and stats.points:
                 self.map.history.record = record
                 self.map.history.frames += 1
@@ -473,9 +480,19 @@ class Mapper:
 
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
-        with self.lock:
-            geometry = self.map.geometry()
-        return rgb_cloud(geometry, min_hits)
+
+        def outline(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
+            with lock:
+                geometry = world.geometry()
+            return geometry, torch.zeros(len(geometry), 0)
+
+        found = asked_everywhere(
+            self.map,
+            self.lock,
+            lambda: outline(self.map, self.lock),
+            lambda part: outline(part, threading.Lock()),
+        )
+        return rgb_cloud(found.geometry, min_hits)
 
     def configure(self, config: Config) -> None:
         """Go on with other options, of those that may change meanwhile (``Option.fixed``)."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from .frames.assemble import SHARED
+from .frames.topics import TELLING
+from .frames.transforms import KINDS as TRANSFORMS
 
 if TYPE_CHECKING:
     from .live_map import CameraStatus, LiveStatus
@@ -24,10 +27,12 @@ class InputState:
     type: str  # that the node expects, e.g. nav_msgs/msg/Odometry
     publishers: Sequence[str]  # type of each publisher on the topic
     received: int  # messages during the last period
+    others: Sequence[str] = ()  # topics of that type that are published, where this one is not
 
 
 LOADING = "loading the encoder"
 WAITING = "waiting for frames"
+MOST_NAMED = 3  # topics that may be meant by one that nobody publishes
 
 StateReader = Callable[[str, int], InputState]
 
@@ -207,16 +212,32 @@ def why_no_frames(
 
 
 def _cause(state: InputState) -> str:
+    if not state.publishers and not state.others:
+        poses = state.kind in ("pose", *TRANSFORMS)
+        runs = "is odometry or SLAM running?" if poses else "is the driver running?"
+        return f"no publisher, and none of its type on any topic ({runs})"
     if not state.publishers:
-        return "no publisher (remap?)"
+        return f"no publisher (remap to {_likely(state)}?)"
     if state.type not in state.publishers:
         found = ", ".join(sorted(set(state.publishers)))
         parameter = {
             "pose": "node.pose_type",
             "color": "node.image_transport",
-            "depth": "node.image_transport",
+            "depth": "node.depth_image_transport",
         }.get(state.kind)
         cure = f"set {parameter}" if parameter else "remap?"
         return f"published as {found}, expected {state.type} ({cure})"
     cure = "paused? images are lost without the shared-memory profile config/fastdds.xml"
     return f"published, but nothing arrives ({cure})"
+
+
+def _likely(state: InputState) -> str:
+    """What may be meant by a topic that nobody publishes: those with telling names first."""
+
+    def untold(topic: str) -> tuple[bool, bool, str]:
+        depth = re.search("depth", topic, re.IGNORECASE) is not None
+        telling = re.search(TELLING.get(state.kind, ""), topic, re.IGNORECASE)
+        return depth != (state.kind == "depth"), telling is None, topic
+
+    *others, last = sorted(state.others, key=untold)[:MOST_NAMED]
+    return f"{', '.join(others)} or {last}" if others else last

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,15 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 def device_for_one(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """For one test of a module."""
     with on_device(request.param) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def robot() -> Iterator[Any]:
+    """A ROS node of the tests' own: a :class:`robot.Robot`."""
+    from robot import running_robot
+
+    with running_robot() as found:
         yield found
 
 

@@ -215,14 +215,6 @@ def write_bag(path: Path, frames: int = FRAMES) -> Path:
     from scipy.spatial.transform import Rotation
 
     with BagWriter(path, StoragePlugin.MCAP) as bag:
-        roi = bag.message(
-            "sensor_msgs/msg/RegionOfInterest",
-            x_offset=0,
-            y_offset=0,
-            height=0,
-            width=0,
-            do_rectify=False,
-        )
         for i in range(frames):
             ns = 1_000_000_000 + i * 100_000_000
             rgb, depth, _ = render(pose_of(i))
@@ -243,21 +235,7 @@ def write_bag(path: Path, frames: int = FRAMES) -> Path:
                 ),
                 ns,
             )
-            info = bag.message(
-                "sensor_msgs/msg/CameraInfo",
-                header=bag.header(ns, "camera"),
-                height=SIZE[0],
-                width=SIZE[1],
-                distortion_model="",
-                d=np.zeros(0),
-                k=K.ravel(),
-                r=np.eye(3).ravel(),
-                p=np.zeros(12),
-                binning_x=0,
-                binning_y=0,
-                roi=roi,
-            )
-            bag.write("/depth/camera_info", info, ns)
+            bag.info("/depth/camera_info", ns, K, SIZE)
             bag.image("/color/image", ns, rgb, "rgb8")
             if i != 2:
                 bag.image("/depth/image", ns, millimetres(depth), "16UC1")

@@ -35,11 +35,12 @@ class Killed:
     saves: int = 0  # files of the map that restarts began with
 
 
-def _map(folder: str, start: int, ended: Connection) -> None:
+def _map(folder: str, start: int, hot: int, ended: Connection) -> None:
     """In a process of its own: map frames from ``start`` on and tell of each that it is done."""
     torch.set_num_threads(1)
     file = Path(folder) / "auto.radmap"
-    live = live_map(Path(folder) / "journal", load=file if file.exists() else None)
+    load = file if file.exists() else None
+    live = live_map(Path(folder) / "journal", load=load, **_tiers(hot))
     ended.send(-1)
     for step in itertools.count(start):
         observe(live, [step])
@@ -48,19 +49,27 @@ def _map(folder: str, start: int, ended: Connection) -> None:
             live.autosave(file)
 
 
-def killed(folder: Path, rounds: int, seed: int) -> Killed:
+def _tiers(hot: int) -> dict[str, int]:
+    return {"map__hot_voxels": hot, "map__cold_share": 4}
+
+
+def killed(folder: Path, rounds: int, seed: int, hot: int = 0) -> Killed:
     """Kill so many processes, each at a random moment.
 
     After each, the journal must hold every frame that was told to be done and at most one more,
     and a restart must have the map of the frames in the journal.
+
+    Args:
+        hot: ``map.hot_voxels``.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["radseg_ros.live_map"])  # torch, once
     moments, found, file = random.Random(seed), Killed(), folder / "auto.radmap"
-    wanted, known = VoxelMap(8, MapConfig(device="cpu")), 0
+    layout = MapConfig(hot_voxels=hot, cold_share=4, device="cpu")
+    wanted, known = VoxelMap(8, layout), 0
     for number in range(rounds):
         told, ended = context.Pipe(duplex=False)
-        process = context.Process(target=_map, args=(str(folder), known, ended), daemon=True)
+        process = context.Process(target=_map, args=(str(folder), known, hot, ended), daemon=True)
         process.start()
         ended.close()
         assert told.poll(60) and told.recv() == -1
@@ -79,8 +88,9 @@ def killed(folder: Path, rounds: int, seed: int) -> Killed:
         known, found.kills, found.frames = len(frames), number + 1, len(frames)
         with_file = file.exists() and number % FROM_THE_JOURNAL > 0
         found.saves += with_file
-        again = live_map(folder / "journal", load=file if with_file else None)
-        assert_equal(again.mapper.map, wanted)
+        load = file if with_file else None
+        again = live_map(folder / "journal", load=load, **_tiers(hot))
+        assert_equal(again.mapper.map, wanted, coded=hot > 0)
         assert not journal.damaged
         again.close(10)
     return found

@@ -108,7 +108,7 @@ class BagWriter:
         )
         self.write(topic, message, ns)
 
-    def info(self, topic: str, ns: int) -> None:
+    def info(self, topic: str, ns: int, K: np.ndarray = K, size: tuple[int, int] = SIZE) -> None:
         roi = self.message(
             "sensor_msgs/msg/RegionOfInterest",
             x_offset=0,
@@ -120,8 +120,8 @@ class BagWriter:
         message = self.message(
             "sensor_msgs/msg/CameraInfo",
             header=self.header(ns, "camera"),
-            height=SIZE[0],
-            width=SIZE[1],
+            height=size[0],
+            width=size[1],
             distortion_model="",
             d=np.zeros(0),
             k=K.ravel(),

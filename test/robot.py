@@ -41,7 +41,10 @@ LATCHED = QoSProfile(
 )
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 20.0, what: str = "") -> Any:
+PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
+
+
+def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = PATIENCE) -> Any:
     """The first true value of ``condition``."""
     end = time.monotonic() + timeout
     while not (value := condition()):
@@ -74,7 +77,7 @@ class Process:
     def text(self) -> str:
         return "".join(self.lines)
 
-    def result(self, timeout: float = 40.0) -> tuple[int, str]:
+    def result(self, timeout: float = PATIENCE) -> tuple[int, str]:
         code = self.process.wait(timeout)
         self._reader.join(5)
         return code, self.text
@@ -96,7 +99,7 @@ class Process:
     def end(self) -> int:
         """Wait for its end, which it was asked for; its code."""
         try:
-            self.process.wait(15)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
         return self.result()[0]
@@ -116,7 +119,7 @@ def color_node(
     """The mapping node with the test encoder, ready to map; it must end cleanly."""
     process = _start(settings, *ros_args, **environment)
     try:
-        wait_for(lambda: "ready" in process.text or process.ended, 60, "start of the node")
+        wait_for(lambda: "ready" in process.text or process.ended, "start of the node")
         yield process
     finally:
         code = process.stop()
@@ -129,7 +132,7 @@ def color_nodes(settings: Mapping[str, Any], *names: str) -> Iterator[dict[str, 
     nodes = {name: _start(settings, "-r", f"__ns:=/{name}") for name in names}
     try:
         for name, node in nodes.items():
-            wait_for(lambda node=node: "ready" in node.text or node.ended, 60, f"start of {name}")
+            wait_for(lambda node=node: "ready" in node.text or node.ended, f"start of {name}")
         yield nodes
     finally:
         for node in nodes.values():
@@ -167,17 +170,21 @@ class Robot:
         self._thread.join()
         self.node.destroy_node()
 
-    def call(self, type_: Any, name: str, timeout: float = 15.0, **request: Any) -> Any:
-        new = name not in self._clients
-        client = self._clients.get(name) or self._clients.setdefault(
-            name, self.node.create_client(type_, name)
-        )
+    def call(self, type_: Any, name: str, timeout: float = PATIENCE, **request: Any) -> Any:
+        if name not in self._clients:
+            self._clients[name] = self.client(type_, name, timeout)
+        client = self._clients[name]
         assert client.wait_for_service(timeout), f"no service {name}"
-        if new:
-            self._introduce(name)
         future = client.call_async(type_.Request(**request))
-        wait_for(future.done, timeout, f"answer of {name}")
+        wait_for(future.done, f"answer of {name}", timeout)
         return future.result()
+
+    def client(self, type_: Any, name: str, timeout: float = PATIENCE) -> Any:
+        """A client that its server knows."""
+        client = self.node.create_client(type_, name)
+        assert client.wait_for_service(timeout), f"no service {name}"
+        self._introduce(name)
+        return client
 
     def forget_servers(self) -> None:
         """Of a node that was killed: to its end it seems to be there, and the next is another."""
@@ -195,7 +202,7 @@ class Robot:
             time.sleep(DISCOVERY_SLACK)
             return
         status = self.node.create_subscription(MapStatus, topic, lambda _: heard.set(), LATCHED)
-        assert heard.wait(20), f"no status from {topic}"
+        assert heard.wait(PATIENCE), f"no status from {topic}"
         self.node.destroy_subscription(status)
 
     def query(self, *labels: str, node: str = NODE, **request: Any) -> Any:
@@ -233,13 +240,8 @@ class Listener:
 
     def __init__(self, robot: Robot, type_: type, topic: str, qos: QoSProfile | int = 10) -> None:
         self.got: list[Any] = []
-        self.since = time.monotonic()
         self._robot = robot
-        self._subscription = robot.node.create_subscription(type_, topic, self._take, qos)
-
-    def _take(self, message: Any) -> None:
-        self.after = time.monotonic() - self.since  # s
-        self.got.append(message)
+        self._subscription = robot.node.create_subscription(type_, topic, self.got.append, qos)
 
     def close(self) -> None:
         self._robot.node.destroy_subscription(self._subscription)

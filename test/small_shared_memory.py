@@ -43,7 +43,7 @@ def main() -> None:
     recording = write_recording(Path(sys.argv[1]))
     with color_node({"short_side": 48, "node.backlog": FRAMES}) as node:
         play(str(recording), "--rate", str(RATE))
-        wait_for(lambda: not status()["waiting"], 60, "the last frame")
+        wait_for(lambda: not status()["waiting"], "the last frame")
         print(json.dumps({"sent": FRAMES, **status(), "log": node.text}))
 
 

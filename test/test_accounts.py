@@ -6,6 +6,8 @@ received = used + superseded + waiting + dropped, for each kind and at every mom
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from radseg_ros.config import SyncConfig
 from radseg_ros.frames.assemble import KINDS, Assembler
 from radseg_ros.frames.decode import Damaged
 from radseg_ros.frames.drops import Unusable
-from radseg_ros.frames.ledger import IMAGES, Account, Ledger
+from radseg_ros.frames.ledger import IMAGES, Account, Ledger, input_name
 from radseg_ros.frames.sync import FrameSync
 
 MS = 1_000_000
@@ -70,6 +72,53 @@ good = st.tuples(st.just("good"), st.sampled_from(KINDS), stamps, jumps)
 bad = st.tuples(st.just("bad"), st.sampled_from(KINDS), st.sampled_from(sorted(GARBAGE)))
 control = st.tuples(st.sampled_from(["clear", "reset", "flush"]))
 rounds = st.tuples(st.sampled_from(["frame", "frame without info"]), stamps)
+
+
+class Tally:
+    """An assembler of several cameras or robots, and all that is sent to it."""
+
+    def __init__(self, assembler: Assembler, cameras: Iterable[str]) -> None:
+        self.assembler, self.cameras = assembler, cameras
+        self.sent: Counter[str] = Counter()  # by input
+        self.hand: list[Any] = []  # frames of which nobody knows yet what becomes
+
+    def send(self, kind: str, message: Any, source: str) -> None:
+        several = isinstance(message, Message) and hasattr(message, "transforms")
+        self.sent[input_name(kind, source)] += len(message.transforms) if several else 1
+        self.hand += self.assembler.add(kind, message, source)
+
+    def meet(self, event: str, *rest: str) -> None:
+        """What happens to it beside messages."""
+        if event == "left out":
+            kind, source = rest
+            self.sent[input_name(kind, source)] += 1
+            self.assembler.leave_out(kind, "paused", source)
+        elif event == "flush":
+            self.hand += self.assembler.flush()
+        else:
+            self.assembler.clear("because", forget_frame=event == "reset")
+
+    def go_on(self, data: st.DataObject) -> None:
+        """Some frames are mapped, or lost; every account is even at every moment."""
+        even(self.assembler.accounts())
+        while self.hand and data.draw(st.booleans()):
+            camera = self.hand.pop().camera
+            if data.draw(st.booleans()):
+                self.assembler.used(camera)
+            else:
+                self.assembler.drop(RuntimeError("encoder"), camera=camera)
+            even(self.assembler.accounts())
+
+    def check(self) -> None:
+        """All that was sent is accounted for, and what waits is bounded."""
+        accounts = self.assembler.accounts()
+        assert {name: account.received for name, account in accounts.items()} == {
+            name: self.sent[name] for name in accounts
+        }
+        for camera in self.cameras:
+            in_hand = sum(o.camera == camera for o in self.hand)
+            assert self.assembler.in_hand(camera) == in_hand
+            assert accounts[f"{camera}/color"].waiting <= 3 * SMALL.queue + in_hand
 
 
 @settings(max_examples=250, deadline=None)

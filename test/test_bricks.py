@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small_worlds import assert_same, random_frame
+from small_worlds import assert_same, frame, random_frame
 from test_tiers import HALF
 from test_tiers import walk as frames_of_kinds
 
 from radseg_ros.config import MapConfig
-from radseg_ros.datatypes import Filter, InputError, MapFileError
+from radseg_ros.datatypes import FeatureMap, Filter, InputError, MapFileError
 from radseg_ros.voxels.bricks import cubes
 from radseg_ros.voxels.bricks import keeper as keeper_module
 from radseg_ros.voxels.bricks import shelf as shelf_module
@@ -25,13 +25,19 @@ from radseg_ros.voxels.bricks.bricks import Bricks
 from radseg_ros.voxels.bricks.keeper import Keeper, in_memory
 from radseg_ros.voxels.bricks.saving import save_whole
 from radseg_ros.voxels.bricks.shelf import Shelf
+from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.map_file import MapIdentity, load_map
 from radseg_ros.voxels.view import scored_directly
 from radseg_ros.voxels.voxel_map import VoxelMap
 
-CHANNELS, VOXEL = 5, 0.1
-OUT_AND_BACK = [*range(8), *range(7, -1, -1)]
+CHANNELS, VOXEL = 5, 0.2
+OUT_AND_BACK = [*range(6), *range(5, -1, -1)]
 COLUMNS = ("hits", "views", "rgb_sum", "first_seen_ns", "last_seen_ns", "seen_at")
+
+
+def slow(value):
+    """A case that costs more than it is likely to find."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def on_disk(folder: Path, channels: int = CHANNELS, **options) -> VoxelMap:
@@ -45,12 +51,12 @@ def in_memory_alone(channels: int = CHANNELS, **options) -> VoxelMap:
 
 
 def walk(world: VoxelMap, steps, begun: int = 0) -> int:
-    """Add frames taken along a line, 4 m and a second apart; return the voxels that were lost."""
+    """Add frames taken along a line, 6 m and a second apart; return the voxels that were lost."""
     lost = 0
     for number, step in enumerate(steps, begun):
         rng, stamp_ns = np.random.default_rng(step), number * 10**9
         one, features = random_frame(rng, channels=world.channels, shift=0.0, stamp_ns=stamp_ns)
-        one.T_world_camera[0, 3] = 4 * step
+        one.T_world_camera[0, 3] = 6 * step
         lost += world.integrate(one, features).evicted
     return lost
 
@@ -81,7 +87,7 @@ def assert_equal(world: VoxelMap, whole: VoxelMap, tolerance: float = 1e-5) -> N
 # ---- without a thread ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}, {"evict": "farthest"}])
+@pytest.mark.parametrize("options", [{}, slow({"dtype": "float16"}), slow({"evict": "farthest"})])
 def test_nothing_is_lost_on_a_walk_out_and_back(tmp_path, options):
     whole = in_memory_alone(**options)
     walk(whole, OUT_AND_BACK)
@@ -93,6 +99,7 @@ def test_nothing_is_lost_on_a_walk_out_and_back(tmp_path, options):
     assert world.is_sum == whole.is_sum
 
 
+@pytest.mark.slow
 def test_bytes_are_bounded_as_well(tmp_path):
     whole, world = in_memory_alone(300), on_disk(tmp_path, 300, max_bytes=700_000)
     for step in range(8):
@@ -149,6 +156,7 @@ def test_boxes_are_cleared_on_the_disk_as_well(tmp_path):
     assert len(list(tmp_path.glob("*.radbrick"))) == len(world.beyond.on_disk) < files
 
 
+@pytest.mark.slow
 def test_what_is_old_is_forgotten_on_the_disk_as_well(tmp_path):
     kept, (whole, world) = in_memory_alone(), full(tmp_path, forget_after=3.5)
     walk(kept, OUT_AND_BACK)
@@ -158,7 +166,7 @@ def test_what_is_old_is_forgotten_on_the_disk_as_well(tmp_path):
     assert len(again) < len(wanted) / 4, "hit again while it was on the disk: it keeps its points"
     for index in wanted.keys() - set(again):
         assert found[index] == pytest.approx(wanted[index], abs=1e-5)
-    old = [brick for brick in world.beyond.on_disk.values() if brick.newest < 11 * 10**9]
+    old = [brick for brick in world.beyond.on_disk.values() if brick.newest < 7.5e9]
     keys = cubes.brick_of(world.table["key"]).tolist()
     assert all(number in keys for number, brick in world.beyond.on_disk.items() if brick in old)
 
@@ -181,6 +189,7 @@ def test_a_map_that_nobody_has_gives_its_files_back(tmp_path):
     assert not list(tmp_path.glob("*.radbrick"))
 
 
+@pytest.mark.slow
 def test_maps_merge_with_all_that_they_have(tmp_path):
     whole, world = full(tmp_path / "a")
     other = on_disk(tmp_path / "b", max_voxels=400)
@@ -193,7 +202,7 @@ def test_maps_merge_with_all_that_they_have(tmp_path):
     assert_equal(world, whole)
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}])
+@pytest.mark.parametrize("options", [{}, slow({"dtype": "float16"})])
 def test_a_file_has_the_whole_map(tmp_path, options):
     whole, world = full(tmp_path / "bricks", **options)
     path = tmp_path / "whole.radmap"
@@ -329,7 +338,7 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["missing", "short", "flipped", "another"])
+@pytest.mark.parametrize("how", [slow("missing"), slow("short"), "flipped", slow("another")])
 def test_a_damaged_brick_costs_itself_alone_and_is_counted(tmp_path, how, caplog):
     whole, world = full(tmp_path)
     bricks = world.beyond
@@ -380,8 +389,8 @@ def test_a_folder_belongs_to_one_and_begins_empty(tmp_path):
 class Host(SimpleNamespace):
     """A map and its lock."""
 
-    def __init__(self, world: VoxelMap) -> None:
-        super().__init__(map=world, lock=threading.Lock())
+    def __init__(self, world: VoxelMap, kept: int = 0) -> None:
+        super().__init__(map=world, lock=threading.Lock(), kept_for=lambda voxels: kept * voxels)
 
 
 @pytest.fixture
@@ -410,15 +419,37 @@ def test_beside_a_keeper_no_frame_waits_for_the_disk(tmp_path, keeper, monkeypat
     monkeypatch.setattr(keeper_module, "HIGH", 0.6)  # a frame is a third of what there is room for
     monkeypatch.setattr(keeper_module, "LOW", 0.5)
     monkeypatch.setattr(Bricks, "take", lambda *_: pytest.fail("a frame waits"))
-    came = 0
+    came, old = [], Bricks.came
+    monkeypatch.setattr(Bricks, "came", lambda *of: (came.append(of[2]), old(*of)))
     for number, step in enumerate(OUT_AND_BACK):
-        before = len(world.beyond.on_disk)
         assert walk(world, [step], 20 * number) == 0
         settle(kept)
-        came += len(world.beyond.on_disk) < before
         assert len(world) <= 0.6 * most
     assert came, "bricks come back when they are seen"
     assert_equal(world, whole)
+
+
+def test_room_is_left_for_what_questions_keep(tmp_path, keeper):
+    world = on_disk(tmp_path, max_bytes=10**6)
+    walk(world, range(4))
+    fits, too_much = (int((share * 10**6 - world.nbytes) / len(world)) for share in (0.9, 1.2))
+    assert settle(keeper(Host(world, fits))) == 0
+    assert settle(keeper(Host(world, too_much)))
+    assert world.beyond.on_disk and too_much * len(world) + world.nbytes < 10**6
+
+
+def test_where_voxels_are_carved_all_in_view_comes_back(tmp_path, keeper):
+    for carve_after in (0, 2):
+        world = on_disk(tmp_path / str(carve_after), carve_after=carve_after)
+        world.integrate(frame(1.0), FeatureMap(torch.ones(CHANNELS, 1, 1)))
+        world.integrate(frame(8.0), FeatureMap(torch.ones(CHANNELS, 1, 1)))
+        world.beyond.take(world, len(world))
+        near, far = (int(cubes.brick_of(pack(torch.tensor([[0], [0], [z]])))[0]) for z in (5, 40))
+        assert {near, far} <= world.beyond.on_disk.keys()
+        world.integrate(frame(8.0), FeatureMap(torch.ones(CHANNELS, 1, 1)))
+        settle(keeper(Host(world)))
+        assert far not in world.beyond.on_disk
+        assert (near in world.beyond.on_disk) == (carve_after == 0)
 
 
 def test_what_is_seen_comes_back_and_stays(tmp_path, keeper):
@@ -434,6 +465,7 @@ def test_what_is_seen_comes_back_and_stays(tmp_path, keeper):
     assert settle(kept) == 0
 
 
+@pytest.mark.slow
 def test_two_places_that_do_not_fit_together_do_not_take_turns(tmp_path, keeper):
     whole = in_memory_alone()
     turns = [0, 5] * 10
@@ -466,12 +498,15 @@ def test_a_brick_that_changes_while_it_is_written_stays(tmp_path):
         assert not list(tmp_path.glob("*.radbrick"))
 
 
+@pytest.mark.slow
 def test_frames_of_a_correction_are_in_memory_while_they_move(tmp_path, keeper):
     whole, world = full(tmp_path)
     host, key = Host(world), whole.table["key"]
     with in_memory(host, world, key):
         assert not world.beyond.on_disk
-        assert len(world) == len(whole) and world.beyond.take(world, 100) == 0
+        assert len(world) == len(whole)
+        assert world.beyond.take(world, 100) == 100 and not world.beyond.on_disk
+        assert walk(world, [0], 90) == walk(whole, [0], 90) == 0 and len(world) > 400
         assert not settle(keeper(host)) or not world.beyond.on_disk
     assert world.beyond.take(world, 100) >= 100
     assert_equal(world, whole)
@@ -480,11 +515,12 @@ def test_frames_of_a_correction_are_in_memory_while_they_move(tmp_path, keeper):
 # ---- in tiers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_codes_go_to_the_disk_and_back_as_they_are(tmp_path):
     config = MapConfig(voxel_size=0.2, hot_voxels=HALF, cold_share=4, max_voxels=10**6)
     world = VoxelMap(24, config, device="cpu", beyond=Bricks(Shelf(tmp_path)))
-    for frame, features in frames_of_kinds():
-        world.integrate(frame, features)
+    for one, features in frames_of_kinds():
+        world.integrate(one, features)
     tiers, bricks = world.table.vectors, world.beyond
     assert not tiers.exact
     cold = tiers.taken(torch.arange(len(world))).hot.logical_not()
@@ -504,14 +540,15 @@ def test_codes_go_to_the_disk_and_back_as_they_are(tmp_path):
     assert torch.equal(world.table.means(world.table.index.find(keys)), means)
 
 
+@pytest.mark.slow
 def test_a_map_in_tiers_is_nearly_the_same_with_bricks(tmp_path):
     options = {"voxel_size": 0.2, "hot_voxels": HALF, "cold_share": 4}
     whole = VoxelMap(24, MapConfig(**options), device="cpu")
     bounded = MapConfig(**options, max_voxels=900)
     world = VoxelMap(24, bounded, device="cpu", beyond=Bricks(Shelf(tmp_path)))
-    for frame, features in frames_of_kinds():
-        whole.integrate(frame, features)
-        assert world.integrate(frame, features).evicted == 0
+    for one, features in frames_of_kinds():
+        whole.integrate(one, features)
+        assert world.integrate(one, features).evicted == 0
     path = tmp_path / "whole.radmap"
     assert save_whole(path, world, MapIdentity(), {}) == len(whole)
     for together in (everything(world), load_map(path)[0]):

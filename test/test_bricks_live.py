@@ -30,6 +30,11 @@ def walked(folder: Path, **options) -> LiveMap:
     return live
 
 
+def ended(live: LiveMap) -> None:
+    assert live.close(5)
+    live.discard()
+
+
 def everything(live: LiveMap) -> VoxelMap:
     """All of the map, in memory."""
     with live.mapper.lock:
@@ -57,6 +62,8 @@ def test_nothing_is_lost_and_the_account_says_where_it_is(tmp_path):
     assert status.disk.nbytes > 0 and not status.disk.failed and not status.disk.damaged
     assert_equal(everything(live), wanted(tmp_path, live))
     assert live.close(5)
+    assert live.save(tmp_path / "at_the_end.radmap") == len(everything(live))
+    live.discard()
     assert not list((tmp_path / "bricks").iterdir())
 
 
@@ -67,7 +74,7 @@ def test_questions_and_clouds_see_all_of_it(tmp_path):
     assert len(found.geometry) == len(whole) and found.covered == 1.0
     plain = {tuple(index) for index in whole.table.coordinates().tolist()}
     assert {tuple(index) for index in found.geometry.index.tolist()} == plain
-    assert len(live.cloud(["red"])) == len(whole)
+    assert len(live.cloud(["red"])) == len(live.cloud()) == len(whole)
     near = live.query(["red"], where=Filter(centre=(0, 0, 0), radius=1.0)).geometry
     here = (whole.table.coordinates() * 0.05).norm(dim=1) <= 1.0
     assert len(near) == int(here.sum()) > 0
@@ -75,9 +82,10 @@ def test_questions_and_clouds_see_all_of_it(tmp_path):
     assert 0 < hasty.covered < 0.7
     image = np.full((16, 16, 3), (255, 0, 0), np.uint8)
     assert len(live.query_image(image, "red").geometry) == len(whole)
-    live.close()
+    ended(live)
 
 
+@pytest.mark.slow
 def test_a_file_has_all_of_it_and_is_read_back(tmp_path):
     live = walked(tmp_path)
     whole, path = wanted(tmp_path, live), tmp_path / "whole.radmap"
@@ -90,25 +98,27 @@ def test_a_file_has_all_of_it_and_is_read_back(tmp_path):
     twice = everything(live)
     assert int(twice.table["hits"].sum()) == 2 * int(whole.table["hits"].sum())
     assert live.status().voxels <= BOUND
-    live.close()
+    ended(live)
 
 
+@pytest.mark.slow
 def test_a_node_that_begins_again_has_all_of_it(tmp_path):
     live = walked(tmp_path)
     whole = wanted(tmp_path, live)
     with pytest.raises(MapFileError, match="in use"):
         Mapper(live.mapper.config, live.mapper.encoder)
-    live.close()
+    ended(live)
     (tmp_path / "bricks" / "00000001.radbrick").write_bytes(b"of a node that was killed")
     again = live_map(
         tmp_path / "journal", map__disk_directory=str(tmp_path / "bricks"), map__max_voxels=BOUND
     )
     assert again.status().voxels <= BOUND
     assert_equal(everything(again), whole)
-    again.close()
+    ended(again)
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"map__carve_after": 3})])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"map__carve_after": 3}])
 def test_corrected_poses_reach_what_is_on_the_disk(tmp_path, options):
     live = walked(tmp_path, **AT_ONCE, **options)
     moved = correct(live, STEPS)
@@ -121,7 +131,7 @@ def test_corrected_poses_reach_what_is_on_the_disk(tmp_path, options):
     else:
         assert_equal(everything(live), wanted(tmp_path, live), stamps=False)
         assert live.mapper.map.is_sum
-    live.close()
+    ended(live)
 
 
 def test_a_folder_without_a_bound_is_refused():
@@ -172,4 +182,4 @@ def test_a_storm_of_everything_at_once_loses_nothing(tmp_path):
     assert_equal(everything(live), wanted(tmp_path, live), stamps=False)
     live.save(tmp_path / "all.radmap")
     assert_equal(load_map(tmp_path / "all.radmap")[0], wanted(tmp_path, live), stamps=False)
-    assert live.close(5)
+    ended(live)

@@ -17,7 +17,7 @@ from color_encoder import ColorEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_messages import Message, image, info, pose, transforms
-from test_accounts import GARBAGE, SMALL, even
+from test_accounts import GARBAGE, SMALL, Tally, even
 from test_worker import Gate, idle
 
 from radseg_ros.config import Config, NodeConfig, SyncConfig
@@ -230,12 +230,10 @@ def good_message(kind: str, ms: int, camera: str) -> Message:
     st.data(),
 )
 def test_any_sequence_of_two_cameras_is_accounted_for(events, source, data):
-    assembler, sent, hand = assembler_of(SMALL, pose_source=source), Counter(), []
+    tally = Tally(assembler_of(SMALL, pose_source=source), CAMERAS)
 
     def send(kind: str, message: object, camera: str) -> None:
-        source = "" if kind in SHARED else camera
-        sent[input_name(kind, source)] += 1
-        hand.extend(assembler.add(kind, message, source))
+        tally.send(kind, message, "" if kind in SHARED else camera)
 
     for event, *rest in events:
         if event == "good":
@@ -248,30 +246,10 @@ def test_any_sequence_of_two_cameras_is_accounted_for(events, source, data):
                 send(kind, good_message(kind, rest[0], camera), camera)
         elif event == "bad":
             send(rest[0], GARBAGE[rest[2]], rest[1])
-        elif event == "left out":
-            kind, camera = rest
-            sent[input_name(kind, camera)] += 1
-            assembler.leave_out(kind, PAUSED, camera)
-        elif event == "flush":
-            hand += assembler.flush()
         else:
-            assembler.clear("because", forget_frame=event == "reset")
-        even(assembler.accounts())
-        while hand and data.draw(st.booleans()):
-            camera = hand.pop().camera
-            if data.draw(st.booleans()):
-                assembler.used(camera)
-            else:
-                assembler.drop(RuntimeError("encoder"), camera=camera)
-            even(assembler.accounts())
-    accounts = assembler.accounts()
-    assert {name: account.received for name, account in accounts.items()} == {
-        name: sent[name] for name in accounts
-    }
-    for camera in CAMERAS:
-        in_hand = sum(o.camera == camera for o in hand)
-        assert assembler.in_hand(camera) == in_hand
-        assert accounts[f"{camera}/color"].waiting <= 3 * SMALL.queue + in_hand
+            tally.meet(event, *rest)
+        tally.go_on(data)
+    tally.check()
 
 
 # Turns
@@ -523,7 +501,10 @@ def test_a_camera_that_is_silent_is_named_while_the_others_go_on(live):
         assert (report.level is Level.OK) == (second < 5)
     assert "6 frames (+5)" in report.text
     assert "camera 'rear': no frame for 5 s: " in report.text
-    assert "/rear/depth: no publisher (remap?)" in report.text and "/front" not in report.text
+    assert (
+        "/rear/depth: no publisher, and none of its type" in report.text
+        and "/front" not in report.text
+    )
     assert "; dropped 5 x colour message without a stamp" in report.text, "of which camera is said"
     give(live, *images(7000, REAR), odometry(7000))
     settle(live)

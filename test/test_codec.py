@@ -89,6 +89,26 @@ def test_few_vectors_of_few_numbers(count, channels):
         assert cosine_similarity(codec.decode(codes), some).min() > 0.99, "each has its own word"
 
 
+@pytest.mark.slow
+def test_bytes_that_are_many_share_a_book_and_lose_no_more(monkeypatch):
+    some = things(4000, 160) * torch.linspace(1, 0.2, 160)
+    for nbytes in (34, 42):
+        loss = []
+        for own in (codec_module._OWN_BOOKS, 1000):
+            monkeypatch.setattr(codec_module, "_OWN_BOOKS", own)
+            codec = VectorCodec.learn(some[:2000], nbytes)
+            back = codec.decode(codec.encode(some[2000:]))
+            loss.append(1 - float(cosine_similarity(back, some[2000:]).mean()))
+        assert loss[0] < 1.05 * loss[1] + 1e-5
+
+
+@pytest.mark.slow
+def test_a_codec_in_haste_is_a_codec(vectors):
+    codec = VectorCodec.learn(vectors[:1000], 16, haste=True)
+    back = codec.decode(codec.encode(vectors[1000:]))
+    assert cosine_similarity(back, vectors[1000:]).mean() > 0.98
+
+
 def test_vectors_that_are_all_alike():
     some = torch.ones(500, CHANNELS)
     codec = VectorCodec.learn(some, 20)

@@ -107,12 +107,12 @@ def test_between_nodes_of_a_graph_the_body_moved_as_odometry_saw_it():
         turn = Rotation.from_euler("zx", np.stack([2 * seconds, 0.2 * np.sin(seconds)], 1))
         tilt = Rotation.from_rotvec(np.outer(drift * seconds, [0, 0, 0.02]))
         T[:, :3, :3] = (tilt * turn).as_matrix()
-        place = np.stack([np.sin(2 * seconds), np.cos(3 * seconds), 0.1 * seconds], 1)
-        T[:, :3, 3] = place + np.outer(drift * seconds, [0.1, -0.05, 0.02])
+        place = np.stack([np.sin(2 * seconds), np.cos(3 * seconds), seconds], 1) / 4
+        T[:, :3, 3] = place + np.outer(drift * seconds, [0.06, -0.03, 0.02])
         return T
 
     rng = np.random.default_rng(0)
-    frames = np.sort(rng.choice(20 * SECOND, 100, replace=False))
+    frames = np.sort(rng.choice(20 * SECOND, 200, replace=False))
     nodes = np.arange(0, 21 * SECOND, SECOND)
     path = Trajectory(nodes.tolist(), way(nodes / SECOND, 0.0), max_gap=1.5)
     order = rng.permutation(len(frames))  # frames of several cameras need no order
@@ -131,6 +131,38 @@ def test_between_nodes_of_a_graph_the_body_moved_as_odometry_saw_it():
     (place, turn), (place_straight, turn_straight) = errors(found), errors(straight)
     assert place < 0.3 * place_straight and turn < 0.3 * turn_straight
     assert place < 0.3 * errors(odometry)[0]
+
+
+def test_where_believed_poses_jump_the_body_moved_straight():
+    """As in TF: with a loop closure between two nodes all is right at once."""
+    path = Trajectory(np.arange(5) * SECOND, np.tile(np.eye(4), (5, 1, 1)), max_gap=30.0)
+    frames = np.arange(0, 4 * SECOND + 1, SECOND // 4)
+    believed = np.tile(np.eye(4), (len(frames), 1, 1))
+    believed[frames < 2.5 * SECOND, 0, 3] = 0.5
+    found, known = path.at(frames, believed)
+    assert known.all()
+    np.testing.assert_allclose(found, np.tile(np.eye(4), (len(frames), 1, 1)), atol=1e-12)
+
+
+def test_a_body_that_stood_still_had_no_node_and_is_corrected_all_the_same():
+    """rtabmap adds nodes only while the body moves: here none between 1 s and 21 s."""
+    nodes = np.array([0, SECOND, 21 * SECOND, 22 * SECOND])
+    drifted = np.tile(np.eye(4), (len(nodes), 1, 1))
+    drifted[:, 0, 3] = [0.0, 1.0, 1.0, 2.0]  # as odometry has it
+    corrected = drifted.copy()
+    corrected[:, 1, 3] = 0.5
+    frames = np.arange(0, 22 * SECOND + 1, SECOND // 2)
+    seconds = frames / SECOND
+    believed = np.tile(np.eye(4), (len(frames), 1, 1))
+    believed[:, 0, 3] = np.clip(seconds, 0, 1) + np.clip(seconds - 21, 0, 1)
+    wanted = believed.copy()
+    wanted[:, 1, 3] = 0.5
+    found, known = Trajectory(nodes.tolist(), corrected, max_gap=30.0).at(frames, believed)
+    assert known.all()
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    for max_gap, told in ((10.0, believed), (30.0, None)):  # too long, or nobody saw it stand
+        known = Trajectory(nodes.tolist(), corrected, max_gap).at(frames, told)[1]
+        assert not known[(seconds > 1) & (seconds < 21)].any() and known[seconds <= 1].all()
 
 
 def test_where_frames_cannot_tell_how_the_body_moved_it_moved_straight():
@@ -329,6 +361,7 @@ MADE_ANEW = [
     {"map__forget_after": 0.3},
     {"map__max_voxels": 700},
     {"map__dtype": "float16"},
+    {"map__hot_voxels": 400, "map__cold_share": 4},
 ]
 
 
@@ -346,15 +379,42 @@ def test_a_corrected_map_is_the_one_of_corrected_poses(tmp_path, options):
     done(live)
     assert live.status().journal.unmoved == 0
     wanted = from_scratch(tmp_path, live)
-    assert_equal(live.mapper.map, wanted, stamps=bool(options))
+    coded = "map__hot_voxels" in options
+    assert coded != live.mapper.map.table.vectors.exact or "map__dtype" in options
+    assert_equal(live.mapper.map, wanted, stamps=bool(options), coded=coded)
     assert (live.mapper.map is before) == (not options), "a sum is changed, others are made anew"
     poses = live._camera.note()["positions"]
     assert poses == [corrected(step)[:3, 3].round(3).tolist() for step in range(8)]
     observe(live, [8])
     live.close(5)
     again = live_map(tmp_path, **options)
-    assert_equal(again.mapper.map, live.mapper.map, stamps=bool(options))
+    assert_equal(again.mapper.map, live.mapper.map, stamps=bool(options), coded=coded)
     again.close(5)
+
+
+@pytest.mark.slow  # starts a map
+def test_a_map_that_is_coded_while_its_last_frame_moves_is_made_anew(tmp_path, monkeypatch):
+    live = live_map(tmp_path, **AT_ONCE, map__hot_voxels=400, map__cold_share=4)
+    observe(live, range(2))
+    before, real, moves = live.mapper.map, VoxelMap.move, []
+    assert before.is_sum
+
+    def move(world, *words):
+        moves.append(world)
+        steps = real(world, *words)
+        yield next(steps)
+        vectors = world.table.vectors
+        vectors._follow_up()
+        vectors._make_room(400)
+        yield from steps
+
+    monkeypatch.setattr(VoxelMap, "move", move)
+    assert correct(live, range(2), by=3).moved == 1
+    done(live)
+    assert moves == [before] and not before.is_sum and live.mapper.map is not before
+    assert live.status().journal.unmoved == 0
+    assert_equal(live.mapper.map, from_scratch(tmp_path, live), stamps=False, coded=True)
+    live.close(5)
 
 
 @pytest.mark.parametrize(
@@ -624,8 +684,10 @@ def test_a_trajectory_of_a_body_moves_its_camera(tmp_path):
 def test_options_of_a_map_decide_what_can_be_taken_out_of_it():
     assert VoxelMap(3, MapConfig(device="cpu")).is_sum
     for options in MADE_ANEW:
-        name, value = next(iter(options.items()))
-        world = VoxelMap(3, MapConfig(device="cpu", **{name.removeprefix("map__"): value}))
-        if name == "map__max_voxels":
+        if "map__hot_voxels" in options:
+            continue  # not before there are codes
+        rules = {name.removeprefix("map__"): value for name, value in options.items()}
+        world = VoxelMap(3, MapConfig(device="cpu", **rules))
+        if "max_voxels" in rules:
             world.history.removed = 1
         assert not world.is_sum

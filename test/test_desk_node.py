@@ -74,7 +74,7 @@ def test_the_office_is_the_same_at_the_desk_and_through_the_node(tmp_path, monke
     }
     with running_robot() as robot, color_node(settings):
         play(str(bag))
-        wait_for(lambda: robot.integrated() == FRAMES, 60, "all frames")
+        wait_for(lambda: robot.integrated() == FRAMES, "all frames")
         robot.call(SaveMap, f"{NODE}/save_map", path=node.name)
     here, there = (load_map(path)[0].snapshot() for path in (desk, node))
     assert len(here) > 5000

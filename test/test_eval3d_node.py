@@ -29,7 +29,7 @@ def map_of_the_node(recording: Path, folder: Path) -> Path:
     settings = {"short_side": SHORT_SIDE, "node.backlog": 50, "node.map_directory": folder}
     with running_robot() as robot, color_node(settings):
         play(str(recording), "--rate", "5")
-        wait_for(lambda: robot.integrated() == world.FRAMES, 30, "all frames")
+        wait_for(lambda: robot.integrated() == world.FRAMES, "all frames")
         saved = robot.call(SaveMap, "/radseg_mapping/save_map", path="node.radmap")
         assert saved.success, saved.message
         return Path(saved.path)

@@ -184,13 +184,23 @@ def test_whatever_happens_a_restart_has_the_map_that_was_there(tmp_path_factory,
     live.close(5)
 
 
-def test_a_map_after_a_restart_is_that_of_the_journalled_frames(tmp_path):
-    live = live_map(tmp_path / "journal")
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"hot_voxels": 400, "cold_share": 4}, marks=pytest.mark.slow)],
+    ids=["full", "tiers"],
+)
+def test_a_map_after_a_restart_is_that_of_the_journalled_frames(tmp_path, options):
+    named = {f"map__{name}": value for name, value in options.items()}
+    live = live_map(tmp_path / "journal", **named)
     observe(live, range(6))
     live.close(5)
-    made = from_scratch(Journal(tmp_path / "journal"))
-    assert_equal(live.mapper.map, made)
+    assert live.mapper.map.table.vectors.exact != bool(options)
+    made = from_scratch(Journal(tmp_path / "journal"), **options)
+    assert_equal(live.mapper.map, made, coded=bool(options))
     assert live.status().journal.frames == 6
+    again = live_map(tmp_path / "journal", **named)
+    assert_equal(again.mapper.map, live.mapper.map, coded=bool(options))
+    again.close(5)
 
 
 @pytest.mark.slow  # starts several maps
@@ -511,8 +521,9 @@ def test_there_is_a_journal_of_every_version():
 
 
 @pytest.mark.slow  # processes
-def test_killed_at_random_moments_it_loses_at_most_the_frame_in_hand(tmp_path):
-    found = killed(tmp_path, rounds=10, seed=0)
+@pytest.mark.parametrize("hot", [0, 400], ids=["full", "tiers"])
+def test_killed_at_random_moments_it_loses_at_most_the_frame_in_hand(tmp_path, hot):
+    found = killed(tmp_path, rounds=10, seed=0, hot=hot)
     assert found.kills == 10 and found.frames > 10
     assert found.in_hand <= found.kills, "each time at most one was written and not told"
 

@@ -17,11 +17,12 @@ import yaml
 
 pytest.importorskip("launch_ros", reason="ROS's launch_ros is not installed")
 
-from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription, SetEnvironmentVariable
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import PushRosNamespace, SetParameter
 
 from launch import LaunchContext, LaunchDescription, LaunchService
+from radseg_ros.ros.transport import profile_variable
 
 FOLDER = Path(__file__).parents[1] / "launch"
 PROGRAM = f"""#!{sys.executable}
@@ -47,6 +48,7 @@ def launch(tmp_path, monkeypatch) -> Launch:
         program.chmod(0o755)
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}")
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
+    monkeypatch.delenv(profile_variable(), raising=False)
 
     def run(name: str, *before: object, **arguments: str) -> tuple[int, list[str], dict]:
         source = PythonLaunchDescriptionSource(str(FOLDER / f"{name}.launch.py"))
@@ -119,6 +121,14 @@ def test_namespaces_and_parameters_around_it_count(launch):
     assert "use_sim_time:=True" in words
 
 
+def test_transforms_of_a_robot_in_a_namespace_are_those_of_nav2(launch, tmp_path):
+    code, words, _ = launch("realsense", namespace="tb1", tf="tf", rviz="true")
+    pairs = {"/tf:=tf", "/tf_static:=tf_static"}
+    assert code == 0 and pairs <= {*words}
+    shown, _ = json.loads((tmp_path / "lib" / "rviz2" / "started.json").read_text())
+    assert pairs <= {*shown}
+
+
 def test_topics_of_several_cameras_are_below_each(launch):
     code, words, parameters = launch(
         "mapping", cameras="[front, rig/rear]", color="color/image_raw", pose="/odometry"
@@ -169,6 +179,64 @@ def test_a_camera_brings_its_topics(launch, name, color, more):
     _, words, _ = launch(name, camera="/front", depth="/other")
     assert any(word.startswith("color/image:=/front/") for word in words)
     assert "depth/image:=/other" in words
+
+
+OTHER = """
+import json, pathlib
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch_ros.actions import Node
+
+def note(context):
+    told = dict(context.launch_configurations)
+    seen = ("PROFILES_FILE", "TO_ALL")
+    told |= {n: v for n, v in context.environment.items() if n.endswith(seen)}
+    pathlib.Path(__file__).with_name("started.json").write_text(json.dumps(told))
+
+def generate_launch_description():
+    own = DeclareLaunchArgument("log_level", default_value="info")
+    return LaunchDescription([own, OpaqueFunction(function=note)])
+"""
+
+
+def test_a_driver_and_rtabmap_are_started_with_what_the_node_needs(launch, tmp_path):
+    """Launch files of the names of theirs, which write down what they were given."""
+    files = {}
+    for package, name in (("realsense2_camera", "rs_launch"), ("rtabmap_launch", "rtabmap.launch")):
+        (tmp_path / "share" / "ament_index" / "resource_index" / "packages" / package).touch()
+        files[package] = tmp_path / "share" / package / "launch" / f"{name}.py"
+        files[package].parent.mkdir(parents=True)
+        files[package].write_text(OTHER)
+
+    def started(package: str) -> dict[str, str]:
+        note = files[package].with_name("started.json")
+        return json.loads(note.read_text()) if note.exists() else {}
+
+    code, words, _ = launch("rtabmap")
+    assert code == 0 and not any(map(started, files))
+    around = (PushRosNamespace("robot1"), SetEnvironmentVariable("TO_ALL", "1"))
+    code, words, parameters = launch(
+        "rtabmap", *around, driver="true", slam="true", camera="/cams/front", log_level="debug",
+        frame_id="front_link", namespace="sub", encoder="lite",
+    )  # fmt: skip
+    assert code == 0 and "color/image:=/cams/front/color/image_raw" in words
+    assert parameters == {"encoder": "lite"} and "__ns:=/robot1/sub" in words
+    camera, slam = map(started, files)
+    assert camera.pop("TO_ALL") == slam["TO_ALL"] == "1"
+    assert Path(camera.pop(profile_variable())).name == "fastdds.xml"
+    assert profile_variable() not in slam
+    assert camera == {
+        "camera_namespace": "cams", "camera_name": "front", "align_depth.enable": "true",
+        "enable_sync": "true", "log_level": "info",
+    }, "its own default, and nothing of ours"  # fmt: skip
+    assert slam["frame_id"] == "front_link" and slam["approx_sync"] == "false"
+    assert slam["rgb_topic"] == "/cams/front/color/image_raw" and "namespace" not in slam
+    assert slam["depth_topic"] == "/cams/front/aligned_depth_to_color/image_raw"
+
+
+def test_a_driver_that_is_not_installed_is_named(launch, caplog):
+    code, _, _ = launch("realsense", driver="true")
+    assert code == 1 and "package 'realsense2_camera' not found" in caplog.text
 
 
 @pytest.mark.parametrize(

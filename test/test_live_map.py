@@ -262,9 +262,9 @@ def test_questions_are_answered_while_the_encoder_works(live):
     assert live.status().waiting == 1
 
 
-def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
-    encode = live.mapper.encoder.encode
-    calls = []
+def break_once(live, monkeypatch):
+    """The encoder fails at the next frame, and at no other."""
+    encode, calls = live.mapper.encoder.encode, []
 
     def once_broken(rgb):
         calls.append(1)
@@ -273,6 +273,10 @@ def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
         return encode(rgb)
 
     monkeypatch.setattr(live.mapper.encoder, "encode", once_broken)
+
+
+def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
+    break_once(live, monkeypatch)
     feed(live, *frames(100, 200))
     settle(live)
     assert live.status().integrated == 1
@@ -734,15 +738,7 @@ def test_frames_near_to_a_key_frame_are_skipped_and_counted(live):
 
 def test_a_key_frame_that_was_lost_is_none(live, monkeypatch):
     live.configure(with_options(live.config, {"node.keyframe_distance": 0.5}))
-    encode, calls = live.mapper.encoder.encode, []
-
-    def once_broken(rgb):
-        calls.append(1)
-        if len(calls) == 1:
-            raise RuntimeError("CUDA went away")
-        return encode(rgb)
-
-    monkeypatch.setattr(live.mapper.encoder, "encode", once_broken)
+    break_once(live, monkeypatch)
     for ms in (100, 200):
         feed(live, *frames(ms))
         settle(live)

@@ -19,7 +19,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from recordings import K
-from robot import Process, Robot, Sender, color_node, color_nodes, running_robot, wait_for
+from robot import PATIENCE, Process, Robot, Sender, color_node, color_nodes, wait_for
 from test_node_poses import transform
 
 from radseg_ros.ros import messages
@@ -29,12 +29,6 @@ SETTINGS = {"node.backlog": 50, "node.publish_period": 0.2}
 PLACES = {"front": 2.0, "rear": -2.0}  # m, x of each camera on the base
 NODE = "/rig/radseg_mapping"
 COLORS = {"front": (255, 0, 0), "rear": (0, 0, 255)}
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,7 @@ def diagnosed(robot: Robot, condition) -> DiagnosticStatus:
         found.extend(s for s in message.status if s.name.startswith("rig/") and condition(s))
 
     subscription = robot.node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
-    wait_for(lambda: found, 15, "the report")
+    wait_for(lambda: found, "the report")
     robot.node.destroy_subscription(subscription)
     return found[0]
 
@@ -121,7 +115,7 @@ def test_two_cameras_of_one_node(robot, rig):
 
 def test_a_camera_that_falls_silent_is_named(robot, rig):
     reports: list[DiagnosticStatus] = []
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not any(status.level != DiagnosticStatus.OK for status in reports):
         assert time.monotonic() < end, "no warning"
         until = time.monotonic() + 2

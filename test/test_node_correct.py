@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import runpy
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ require_ros()
 
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path as PosePath
-from robot import NODE, Process, Robot, Sender, color_node, running_robot, wait_for
+from robot import NODE, Process, Robot, Sender, color_node, wait_for
 from test_node_robots import ORIGINS, STEP, place_robots, sent_by, shifted
 from test_node_robots import frame as scene
 from test_robots import poses_in_journal
@@ -30,12 +29,6 @@ from radseg_ros.ros import messages
 from radseg_ros.voxels.map_file import load_map
 
 pytestmark = pytest.mark.slow  # nodes of their own
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 def path_of(journal: Journal, shift: float, frame: str = "map") -> PosePath:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,20 +18,17 @@ require_ros()
 from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
 from rclpy.parameter import Parameter
-from robot import Robot, running_robot, wait_for
+from recordings import SIZE, BagWriter, rgb_of
+from robot import NODE, Robot, color_node, play, wait_for
+from rosbags.rosbag2 import StoragePlugin
 from rosgraph_msgs.msg import Clock
 
+from radseg_interfaces.srv import SaveMap
 from radseg_ros.config import Config, NodeConfig
 from radseg_ros.live_map import LiveMap
 from radseg_ros.ros import messages
 from radseg_ros.ros.faults import Faults
 from radseg_ros.ros.inputs import Inputs, RestExecutor
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 class Stand:
@@ -143,3 +141,32 @@ def test_an_input_that_takes_long_holds_up_no_other_callback(stand, robot, monke
     assert ticked.wait(5) and not go.is_set()
     go.set()
     wait_for(lambda: stand.received("pose") == 1, what="the pose")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", ["", "raw"])
+def test_compressed_images_are_mapped_and_the_map_is_saved_where_nothing_was_set(
+    robot, tmp_path, depth
+):
+    """A bag as its camera sent it, also with depth that was not compressed."""
+    millimetres = np.full(SIZE, 1500, np.uint16)
+    with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:
+        for i in range(3):
+            ns = (i + 1) * 100_000_000
+            bag.info("/camera_info", ns)
+            bag.pose("/odom", ns, i / 10, odometry=True)
+            bag.compressed("/rgb/compressed", ns, rgb_of(9), "rgb8; png compressed bgr8")
+            if depth:
+                bag.image("/depth", ns, millimetres, "16UC1")
+            else:
+                twin = "/depth/compressedDepth"
+                bag.compressed(twin, ns, millimetres, "16UC1; compressedDepth png", bytes(12))
+    given = {"node.image_transport": "compressed", "node.backlog": 9}
+    given |= {"node.depth_image_transport": depth} if depth else {}
+    with color_node(given, HOME=str(tmp_path)):
+        play(str(tmp_path / "bag"))
+        wait_for(lambda: robot.integrated() == 3, what="three frames")
+        saved = robot.call(SaveMap, f"{NODE}/save_map", path="office")
+        assert saved.success and saved.voxels > 0, saved.message
+        assert Path(saved.path) == tmp_path / ".ros" / "radseg_maps" / "office.radmap"
+        assert Path(saved.path).stat().st_size == saved.bytes

@@ -18,7 +18,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from geometry_msgs.msg import TransformStamped
 from recordings import K, write_tf_bag
-from robot import HERE, Process, Robot, color_node, color_nodes, play, running_robot, wait_for
+from robot import HERE, Process, Robot, color_node, color_nodes, play, wait_for
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
@@ -84,7 +84,7 @@ class Camera:
 
     def mapped(self, frames: int, what: str = "frames") -> None:
         """Wait until so many frames are in the map."""
-        wait_for(lambda: self.robot.integrated(self.node()) >= frames, 10, f"{what} of {self.name}")
+        wait_for(lambda: self.robot.integrated(self.node()) >= frames, f"{what} of {self.name}")
         assert self.robot.integrated(self.node()) == frames
 
     def voxels(self) -> set:
@@ -92,12 +92,6 @@ class Camera:
         points = np.frombuffer(answer.cloud.data, messages.POINT)
         xyz = np.stack([points[name] for name in "xyz"], axis=1)
         return set(map(tuple, np.round(xyz / 0.02 - 0.5).astype(int)))
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +163,7 @@ def test_a_bag_of_transforms_is_played_and_mapped(robot, nodes, tmp_path):
     before = robot.integrated("/tf/radseg_mapping")
     text = play(str(write_tf_bag(tmp_path / "bag")), "--ros-args", "-r", "__ns:=/tf")
     assert "11 tf" in text and "1 tf_static" in text
-    wait_for(lambda: robot.integrated("/tf/radseg_mapping") == before + 5, 10, "all frames")
+    wait_for(lambda: robot.integrated("/tf/radseg_mapping") == before + 5, "all frames")
 
 
 def test_frames_that_say_nothing_of_their_time_or_the_same_again(robot, nodes, optical):

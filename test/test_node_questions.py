@@ -9,7 +9,6 @@ import pty
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import (
     LATCHED,
     NODE,
+    PATIENCE,
     WALL,
     Listener,
     Process,
     Robot,
     Sender,
     color_node,
-    running_robot,
     wait_for,
 )
 from sensor_msgs.msg import PointCloud2
@@ -43,12 +42,6 @@ from radseg_ros.datatypes import Frame
 
 pytestmark = pytest.mark.slow  # waits for what a node says once a second
 CLIENT = ("-m", "radseg_ros.ros.query_client")
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 class Head:
@@ -109,16 +102,14 @@ def see(robot: Robot, place: int) -> None:
 def status(robot: Robot) -> MapStatus:
     """The next status that comes; no question is needed for it."""
     heard = Listener(robot, MapStatus, f"{NODE}/status", 1)
-    wait_for(lambda: heard.got, 5, "a status")
+    wait_for(lambda: heard.got, "a status")
     heard.close()
     return heard.got[0]
 
 
 def ask(robot: Robot, count: int = 1, **request: Any) -> list[Any]:
     """Questions that nobody waits for yet."""
-    client = robot.node.create_client(QueryText, f"{NODE}/query")
-    assert client.wait_for_service(5)
-    time.sleep(0.3)  # the server learns a little later where answers go
+    client = robot.client(QueryText, f"{NODE}/query")
     return [client.call_async(QueryText.Request(labels=["white"], **request)) for _ in range(count)]
 
 
@@ -144,9 +135,9 @@ def test_six_slow_questions_starve_nobody(robot, half_ready):
     for place in (2, 3, 4):
         see(robot, place)
     assert status(robot).voxels > before.voxels
-    wait_for(lambda: clouds.got and clouds.got[-1].width > before.voxels, 5, "a larger cloud")
+    wait_for(lambda: clouds.got and clouds.got[-1].width > before.voxels, "a larger cloud")
     heard = len(health.got)
-    wait_for(lambda: len(health.got) > heard + 1, 5, "the watchdog, twice")
+    wait_for(lambda: len(health.got) > heard + 1, "the watchdog, twice")
     assert health.got[-1].status[0].level == DiagnosticStatus.OK
     for service in ("pause", "resume"):
         assert robot.call(Trigger, f"{NODE}/{service}").success
@@ -187,7 +178,7 @@ def test_the_client_shows_a_bar_on_a_terminal_only(robot, half_ready):
         while "50 % of the map is ready" not in shown:
             shown += os.read(ours, 1000).decode()
         half_ready.go_on()
-        table, _ = on_terminal.communicate(timeout=20)
+        table, _ = on_terminal.communicate(timeout=PATIENCE)
     assert re.search(r"\[#{20} {20}\]  50 %", shown)
     assert on_terminal.returncode == 0 and "white" in table and "#" not in table
     code, text = elsewhere.result()

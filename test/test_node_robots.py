@@ -20,7 +20,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from recordings import K
-from robot import Process, Robot, color_node, running_robot, wait_for
+from robot import PATIENCE, Process, Robot, color_node, wait_for
 from test_node_poses import transform
 
 from radseg_interfaces.srv import SaveMap
@@ -36,12 +36,6 @@ SIZE = (12, 16)  # px
 ORIGINS = {"a": 4.0, "b": -4.0}  # m, x of the world of each in the map
 STEP = 0.125  # m from frame to frame, no pose of which is rounded
 BEGIN = 1_000_000_000_000  # ns
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +100,7 @@ def diagnosed(robot: Robot, condition) -> DiagnosticStatus:
         found.extend(s for s in message.status if condition(s))
 
     subscription = robot.node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
-    wait_for(lambda: found, 15, "the report")
+    wait_for(lambda: found, "the report")
     robot.node.destroy_subscription(subscription)
     return found[0]
 
@@ -160,7 +154,7 @@ def test_two_robots_of_one_node(robot, node, folder):
 def test_a_robot_that_falls_silent_and_sends_nonsense_leaves_the_other_alone(robot, node):
     before = robot.query("red").status
     reports: list[DiagnosticStatus] = []
-    end, step = time.monotonic() + 20, 100
+    end, step = time.monotonic() + PATIENCE, 100
     while not any(status.level != DiagnosticStatus.OK for status in reports):
         assert time.monotonic() < end, "no warning"
         until = time.monotonic() + 2

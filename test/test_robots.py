@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journalled import assert_equal, settle
 from plain_messages import Message, image, info, pose, transforms
-from test_accounts import GARBAGE, SMALL, even
+from test_accounts import GARBAGE, SMALL, Tally, even
 
 from radseg_ros.config import (
     Config,
@@ -37,7 +36,7 @@ from radseg_ros.frames.transforms import NotConnected, Transforms
 from radseg_ros.journal.folder import Journal
 from radseg_ros.journal.record import FRAME
 from radseg_ros.journal.replay import poses_of
-from radseg_ros.live_map import BUSY, PAUSED, LiveMap
+from radseg_ros.live_map import BUSY, LiveMap
 from radseg_ros.mapper import Mapper
 from radseg_ros.watchdog import InputState, Level, Watchdog
 
@@ -361,47 +360,22 @@ def good_message(kind: str, ms: int, robot: str) -> Message:
 )
 def test_any_sequence_of_two_robots_is_accounted_for(events, source, given_origins, data):
     placed = {"robot_origins": origins(1.0, 2.0)} if given_origins else {}
-    assembler, sent, hand = assembler_of(SMALL, pose_source=source, **placed), Counter(), []
-
-    def send(kind: str, message: object, source: str) -> None:
-        several = isinstance(message, Message) and hasattr(message, "transforms")
-        sent[input_name(kind, source)] += len(message.transforms) if several else 1
-        hand.extend(assembler.add(kind, message, source))
-
+    tally = Tally(assembler_of(SMALL, pose_source=source, **placed), ROBOTS)
     for event, *rest in events:
         if event in ("good", "shared"):
             kind, robot, ms, jump = rest
-            send(kind, good_message(kind, ms + jump, robot), "" if event == "shared" else robot)
+            message = good_message(kind, ms + jump, robot)
+            tally.send(kind, message, "" if event == "shared" else robot)
         elif event == "frame":
             robot, ms = rest
             for kind in KINDS:
-                send(kind, good_message(kind, ms, robot), robot)
+                tally.send(kind, good_message(kind, ms, robot), robot)
         elif event == "bad":
-            send(rest[0], GARBAGE[rest[2]], rest[1])
-        elif event == "left out":
-            kind, robot = rest
-            sent[input_name(kind, robot)] += 1
-            assembler.leave_out(kind, PAUSED, robot)
-        elif event == "flush":
-            hand += assembler.flush()
+            tally.send(rest[0], GARBAGE[rest[2]], rest[1])
         else:
-            assembler.clear("because", forget_frame=event == "reset")
-        even(assembler.accounts())
-        while hand and data.draw(st.booleans()):
-            camera = hand.pop().camera
-            if data.draw(st.booleans()):
-                assembler.used(camera)
-            else:
-                assembler.drop(RuntimeError("encoder"), camera=camera)
-            even(assembler.accounts())
-    accounts = assembler.accounts()
-    assert {name: account.received for name, account in accounts.items()} == {
-        name: sent[name] for name in accounts
-    }
-    for robot in ROBOTS:
-        in_hand = sum(o.camera == robot for o in hand)
-        assert assembler.in_hand(robot) == in_hand
-        assert accounts[f"{robot}/color"].waiting <= 3 * SMALL.queue + in_hand
+            tally.meet(event, *rest)
+        tally.go_on(data)
+    tally.check()
 
 
 def test_without_robots_nothing_is_named():

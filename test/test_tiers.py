@@ -7,6 +7,7 @@ import itertools
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -80,10 +81,14 @@ def test_tiers_are_one_array_of_sums(seed):
             mean = KINDS[torch.from_numpy(kind[some])]
             give = lambda a, b, m=mean, n=added: m[a:b] * n[a:b, None]  # noqa: E731
             before = torch.from_numpy(hits[some])
-            take_back = tiers.add(torch.from_numpy(some), before, added, give)
-            if what == "take back":
-                take_back()
-            elif what == "take away":
+            if what == "take back" and len(some):
+                with pytest.raises(MemoryError):
+                    tiers.add(
+                        torch.from_numpy(some), before, added, partial(until, give, len(some))
+                    )
+                continue
+            tiers.add(torch.from_numpy(some), before, added, give)
+            if what == "take away":
                 less = lambda a, b, give=give: -give(a, b)  # noqa: E731
                 tiers.add(torch.from_numpy(some), before + added, -added, less)
             else:
@@ -283,9 +288,8 @@ def test_a_failure_leaves_the_map_as_it_was(monkeypatch):
 
     add = world.table.vectors.add
 
-    def fail(*points):
-        add(*points)()  # and takes them back
-        raise MemoryError
+    def fail(slots, before, added, sums):
+        add(slots, before, added, partial(until, sums, len(slots)))
 
     monkeypatch.setattr(world.table.vectors, "add", fail)
     with pytest.raises(MemoryError):
@@ -295,6 +299,13 @@ def test_a_failure_leaves_the_map_as_it_was(monkeypatch):
     a, b = (np.stack([side[key][4:] for key in right]) for side in (left, right))
     near = torch.cosine_similarity(torch.from_numpy(a), torch.from_numpy(b))
     assert near.mean() > 0.99 and near.min() > 0.6
+
+
+def until(sums, end, start, stop):
+    """Sums of all rows but the last ones, for which there is no memory."""
+    if stop == end:
+        raise MemoryError
+    return sums(start, stop)
 
 
 @pytest.mark.slow
@@ -310,6 +321,58 @@ def test_a_lesson_that_fails_is_learnt_when_it_is_needed(monkeypatch):
     monkeypatch.setattr(tiered.VectorCodec, "learn", learn)
     alike(mapped(HALF), mapped(0))
     assert len(calls) > 1
+
+
+@pytest.mark.slow
+def test_a_robot_waits_for_no_codec(monkeypatch):
+    """Those that are being learnt are never ready, until all is seen."""
+    may_end, real = threading.Event(), tiered.VectorCodec.learn
+
+    def learn(*words, haste=False):
+        assert haste or may_end.wait(30)
+        return real(*words, haste=haste)
+
+    monkeypatch.setattr(tiered.VectorCodec, "learn", learn)
+    world, frames = make_map(0.2, 24, hot_voxels=HALF, cold_share=4), walk(steps=14)
+    for frame, features in itertools.islice(frames, 12):
+        world.integrate(frame, features, patient=False)
+    vectors = world.table.vectors
+    assert len(vectors.codecs.all) == 1 and len(world) > 2 * HALF
+    alike(world, mapped(0))
+    may_end.set()
+    vectors._lesson._thread.join()
+    for frame, features in frames:
+        world.integrate(frame, features, patient=False)
+    assert len(vectors.codecs.all) == 2
+    alike(world, mapped(0, steps=14))
+
+
+def test_what_is_coded_ahead_and_hit_again_is_exact():
+    tiers, count = TieredVectors(WIDTH, CPU, 8, HOT, 4), HOT * 3 // 4
+    slots, one = torch.arange(count), torch.ones(count, dtype=torch.int64)
+    some = KINDS[slots % len(KINDS)] + torch.randn(count, WIDTH, generator=torch.Generator()) / 9
+    tiers.resize(count)
+    tiers.add(slots, one * 0, one, lambda a, b: some[a:b])
+    tiers._follow_up()
+    tiers._code(slots)
+    assert bool(tiers._coded.any()) and not tiers.exact
+    assert torch.equal(tiers.means(slots, one), some), "rows stay as they are"
+    tiers.add(slots, one, one, lambda a, b: 3 * some[a:b])
+    torch.testing.assert_close(tiers.means(slots, one), 2 * some)
+    assert not bool(tiers._coded.any())
+    state = tiers.state()["codes"]
+    assert near(tiers.codecs.decode(state), 2 * some), "the code of before is not said"
+
+
+def test_vectors_without_a_direction_can_be_coded():
+    tiers, nothing = TieredVectors(WIDTH, CPU, 8, 4, 4), torch.zeros(12, WIDTH)
+    for patient in (True, False):
+        tiers.patient = patient
+        for first in range(0, 12, 2):
+            slots, one = torch.arange(first, first + 2), torch.ones(2, dtype=torch.int64)
+            tiers.resize(max(len(tiers), first + 2))
+            tiers.add(slots, one * 0, one, lambda a, b: nothing[a:b])
+    assert torch.equal(tiers.means(torch.arange(12)), nothing)
 
 
 def test_what_cannot_be_in_tiers_is_refused():

@@ -52,6 +52,25 @@ def test_every_silent_input_is_explained():
     assert "camera_info" not in line and "dropped 7 x colour image without" in line
 
 
+def test_what_may_be_meant_by_a_topic_that_nobody_publishes_is_named():
+    camera = "/camera/camera"
+    images = [
+        f"{camera}/aligned_depth_to_color/image_raw", f"{camera}/color/image_raw",
+        f"{camera}/depth/image_rect_raw", f"{camera}/infra1/image_rect_raw",
+        f"{camera}/infra2/image_rect_raw",
+    ]  # fmt: skip
+    inputs = [
+        InputState(kind, f"/{kind}", "T", [], 0, others)
+        for kind, others in (("depth", images), ("color", images), ("pose", ["/odom"]), ("tf", []))
+    ]
+    assert why_no_frames(inputs, [], 5.0) == (
+        f"no frame for 5 s: /depth: no publisher (remap to {images[0]}, {images[2]} or "
+        f"{images[1]}?); /color: no publisher (remap to {images[1]}, {images[3]} or {images[4]}?); "
+        "/pose: no publisher (remap to /odom?); /tf: no publisher, and none of its type on "
+        "any topic (is odometry or SLAM running?)"
+    )
+
+
 def heard(messages: int) -> dict[str, Account]:
     return {"color": Account(messages, 0, 0, messages)}
 
@@ -92,7 +111,7 @@ def test_silence_is_a_warning_after_a_period_and_progress_ends_it(clock):
     assert (first.level, first.text) == (Level.OK, "waiting for frames")
     silent = clock.look()
     assert silent.level is Level.WARN
-    assert silent.text == "no frame for 5 s: /color: no publisher (remap?)"
+    assert silent.text.startswith("no frame for 5 s: /color: no publisher, and none of its type")
     report = clock.look(integrated=3, accounts=heard(10), drops=[("a", 2), ("b", 4)])
     assert report.level is Level.OK
     assert report.text == "3 frames (+3), 6 inputs dropped, most: b; 0 voxels"
@@ -240,7 +259,7 @@ def test_a_path_inside_its_folder(tmp_path):
     assert confined(str(tmp_path), "office.radmap") == tmp_path.resolve() / "office.radmap"
     assert confined(str(tmp_path), "a/b..c") == tmp_path.resolve() / "a" / "b..c"
     assert confined(str(tmp_path), "link/x") == tmp_path.resolve() / "real" / "x"
-    with pytest.raises(InputError, match="set its parameter node.map_directory"):
+    with pytest.raises(InputError, match="started with an empty node.map_directory"):
         confined("", "x")
 
 

@@ -349,7 +349,9 @@ class Corrector:
             for _ in steps:
                 return True
             world.history.stale[number] = target
-            if self._poses[number] is target:  # not corrected once more meanwhile
+            # else it was taken out of codes meanwhile: a map that is made anew is nearer
+            right = world.is_sum or not self._complete()
+            if right and self._poses[number] is target:  # not corrected once more meanwhile
                 del world.history.stale[number]
             return False
 

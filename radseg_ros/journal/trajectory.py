@@ -10,6 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from ..datatypes import InputError, check_pose
 
+STRAIGHT_NS = 1_500_000_000  # for so long a body is taken to move on a straight line
+JUMP = 0.1, 5.0  # m and degrees between two nodes: more is not odometry's drift
+
 
 class Trajectory:
     """Poses of a body between stamps.
@@ -17,7 +20,8 @@ class Trajectory:
     Args:
         stamps_ns: (N,) N >= 1, in any order; of two equal ones the last counts.
         poses: (N, 4, 4) T_world_body.
-        max_gap: s between two stamps; what is between them farther apart is not known.
+        max_gap: s between two stamps; what is between them farther apart is not known, nor what is
+            more than STRAIGHT_NS apart where nothing tells how the body moved.
         T_map_world: (4, 4); None = the world is the map.
 
     Raises:
@@ -50,18 +54,22 @@ class Trajectory:
 
         Args:
             believed: (n, 4, 4) T_map_body as it was used so far. A pose graph has a node a second
-                or so, and between nodes odometry knows better than a straight line how the body
-                moved: interpolated is then by how much that was wrong, where both nodes can tell.
+                or so, and none while the body stands still; between nodes odometry knows better
+                than a straight line how it moved. Interpolated is then by how much that was wrong,
+                where both nodes can tell, and agree: poses of TF jump with each loop closure.
         """
-        a, b, known = _around(self._stamps, stamps_ns, self._gap_ns)
+        a, b, inside = _around(self._stamps, stamps_ns, self._gap_ns)
+        known = inside & (self._stamps[b] - self._stamps[a] <= STRAIGHT_NS)
         found = np.tile(np.eye(4), (len(stamps_ns), 1, 1))
         found[known] = self._between(self._poses, a[known], b[known], stamps_ns[known])
-        if believed is not None and known.any():
+        if believed is not None and inside.any():
             errors, told = self._errors(stamps_ns, believed)
-            better = known & (a != b) & told[a] & told[b]
+            smooth = ~moved(errors[a], errors[b], *JUMP)
+            better = inside & (a != b) & told[a] & told[b] & smooth
             wrong = self._between(errors, a[better], b[better], stamps_ns[better])
             found[better, :3, :3] = wrong[:, :3, :3] @ believed[better, :3, :3]
             found[better, :3, 3] = wrong[:, :3, 3] + believed[better, :3, 3]
+            known |= better
         return found, known
 
     def _errors(self, stamps_ns: np.ndarray, believed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +80,7 @@ class Trajectory:
             map; (N,) bool, where that is known.
         """
         old_stamps, rows = np.unique(stamps_ns, return_index=True)
-        a, b, told = _around(old_stamps, self._stamps, self._gap_ns)
+        a, b, told = _around(old_stamps, self._stamps, STRAIGHT_NS)
         old = np.tile(np.eye(4), (len(a), 1, 1))
         share = _share(old_stamps, a[told], b[told], self._stamps[told])
         old[told] = between(believed[rows][a[told]], believed[rows][b[told]], share)

@@ -16,6 +16,7 @@ from ..datatypes import Answer, OrientedBox, RadsegRosError, SemanticObject, Vie
 
 NODE = "/radseg_mapping"
 POLL = 0.2  # s between two looks whether there is anything to show
+NOBODY = "is the node running, and on the same ROS_DOMAIN_ID?"
 ACQUAINTANCE = 2.0  # s that a node without ~/status is given to learn where its answer goes
 
 
@@ -130,12 +131,18 @@ class MapClient:
             raise NoAnswer(f"node {self._name}: {' '.join(str(error).split())}") from error
         if not client.wait_for_service(self._timeout):
             self.node.destroy_client(client)
-            raise NoAnswer(
-                f"no service {client.srv_name} after {self._timeout:g} s; is the node running, "
-                "and on the same ROS_DOMAIN_ID?"
-            )
+            others = self._others(type_, service)
+            cure = f"there is {' or '.join(others)} (--node)" if others else NOBODY
+            raise NoAnswer(f"no service {client.srv_name} after {self._timeout:g} s; {cure}")
         self._meet()
         return self._clients.setdefault(service, client)
+
+    def _others(self, type_: Any, service: str) -> list[str]:
+        """Names of the nodes that offer a service of this type and name."""
+        name = f"{type_.__module__.split('.')[0]}/srv/{type_.__name__}"
+        offered = self.node.get_service_names_and_types()
+        end = f"/{service}"
+        return [s.removesuffix(end) for s, types in offered if name in types and s.endswith(end)]
 
     def _listen(self) -> None:
         """Hear ~/status, by a subscription that is younger than every client."""

@@ -49,6 +49,16 @@ POSE_TYPES = {
     "pose": PoseStamped,
     "pose_with_covariance": PoseWithCovarianceStamped,
 }
+IMAGE_TOPICS = {
+    "depth": {
+        "raw": (Image, "depth/image"),
+        "compressed": (CompressedImage, "depth/image/compressedDepth"),
+    },
+    "color": {
+        "raw": (Image, "color/image"),
+        "compressed": (CompressedImage, "color/image/compressed"),
+    },
+}
 SMALL_QUEUE = 200  # poses and transforms are small and may come at 200 Hz
 NO_TF2_MSGS = "the ROS package tf2_msgs is not installed (apt: ros-$ROS_DISTRO-tf2-msgs)"
 JUMP_PERIOD = 5.0  # s between two warnings that time ran backwards
@@ -75,15 +85,15 @@ def inputs_of(config: Config, robots: Mapping[str, Sequence[str]]) -> dict[str, 
     """
     if TFMessage is None and config.node.pose_source == "tf":
         raise ConfigError(f"node.pose_source is tf, but {NO_TF2_MSGS}")
-    raw = config.node.image_transport == "raw"
-    image = Image if raw else CompressedImage
+    color = config.node.image_transport
+    depth = config.node.depth_image_transport or color
     transforms = {kind: (TFMessage, kind) for kind in TRANSFORMS if TFMessage is not None}
     of_kinds = {
         "info": (CameraInfo, "depth/camera_info"),
         "pose": (POSE_TYPES[config.node.pose_type], "pose"),
         **transforms,
-        "depth": (image, "depth/image" if raw else "depth/image/compressedDepth"),
-        "color": (image, "color/image" if raw else "color/image/compressed"),
+        "depth": IMAGE_TOPICS["depth"][depth],
+        "color": IMAGE_TOPICS["color"][color],
     }
     cameras = [camera for names in robots.values() for camera in names]
     return {
@@ -212,7 +222,17 @@ class Inputs:
         source, topic = self._inputs[name], self._subscriptions[name].topic_name
         publishers = [info.topic_type for info in self._node.get_publishers_info_by_topic(topic)]
         full_name = f"{source.type.__module__.split('.')[0]}/msg/{source.type.__name__}"
-        return InputState(source.kind, topic, full_name, publishers, received)
+        others = () if publishers else self._published(full_name)
+        return InputState(source.kind, topic, full_name, publishers, received, others)
+
+    def _published(self, type_name: str) -> list[str]:
+        """Topics of a type that somebody publishes and that are no inputs of this node."""
+        own = {each.topic_name for each in self._subscriptions.values()}
+        return [
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if type_name in types and topic not in own and self._node.count_publishers(topic)
+        ]
 
     def _look_for_poses(self) -> None:
         """Where the source of poses is open: who remaps their topic or publishes on it means it."""

@@ -125,6 +125,7 @@ class MapperNode(Node):
         if (journal is None or journal.lost) and (voxels := self.live.unsaved):
             cure = "~/save_map, map.autosave, journal.directory"
             log.warning(f"the map of {voxels} voxels is lost: it was not saved ({cure})")
+        self.live.discard()
         self.destroy_node()
 
     # Parameters: rclpy answers a change of a read-only one without a reason, and Humble does not
@@ -140,7 +141,8 @@ class MapperNode(Node):
                 config = params.changed(self.live.config, values)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=sentence(error))
-            result = super().set_parameters_atomically(parameter_list)
+            may_change = [each for each in parameter_list if not params.is_fixed(each.name)]
+            result = super().set_parameters_atomically(may_change)
             if result.successful:
                 self.live.configure(config)
                 for timer in self._publishing:

@@ -46,14 +46,21 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
         values: as ROS delivers them; None = the parameter is to be removed.
 
     Raises:
-        ConfigError: see :func:`config_from_overrides`; also for a parameter that cannot change.
+        ConfigError: see :func:`config_from_overrides`; also for a parameter that cannot change, and
+            has another value (`ros2 param load` sets all that are in a file).
     """
     for name in _own(values):
-        if fixed := find_option(Config, name).fixed:
-            raise ConfigError(f"{name} cannot change while the node runs: {fixed}")
-        if values[name] is None:
+        option, value = find_option(Config, name), values[name]
+        if option.fixed and (value is None or _plain(option, value) != _value(config, option)):
+            raise ConfigError(f"{name} cannot change while the node runs: {option.fixed}")
+        if value is None:
             raise ConfigError(f"{name} cannot be removed")
     return _with_parameters(config, values)
+
+
+def is_fixed(name: str) -> bool:
+    """Whether it is a parameter of ours that cannot change while the node runs."""
+    return bool(_own([name])) and bool(find_option(Config, name).fixed)
 
 
 def _with_parameters(config: Config, values: Mapping[str, Any]) -> Config:
@@ -92,11 +99,16 @@ def declare(node: Any, describe: Callable[[Option], Any]) -> Config:
         {name: parameter.value for name, parameter in node._parameter_overrides.items()}
     )
     for option in options_of(Config).values():
-        value = config
-        for part in option.path:
-            value = getattr(value, part)
+        value = _value(config, option)
         node.declare_parameter(option.name, value, describe(option), ignore_override=True)
     return config
+
+
+def _value(config: Config, option: Option) -> Any:
+    value: Any = config
+    for part in option.path:
+        value = getattr(value, part)
+    return value
 
 
 def to_yaml(node_name: str = "/**") -> str:

@@ -35,7 +35,9 @@ def confined(directory: str, name: str, suffix: str = "", others: tuple[str, ...
             file or a loop, or leaves the directory by '..' or a symbolic link.
     """
     if not directory:
-        raise InputError("the node has no folder for maps: set its parameter node.map_directory")
+        raise InputError(
+            "the node has no folder for maps: it was started with an empty node.map_directory"
+        )
     shown = name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "..."
     parts = Path(name).parts
     plain = name.isprintable() and not Path(name).is_absolute() and ".." not in parts

@@ -41,10 +41,9 @@ def pack(index: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
     """x, y and z, whole numbers within the limit -> int64 keys of their shape, never negative, in
     lexicographic order.
     """
-    key = index[0].to(torch.int64, copy=True)
-    for axis in (1, 2):
-        key = key.mul_(1 << _BITS).add_(index[axis].long())
-    return key.add_(_OFFSET)
+    x, y, z = (axis.long() for axis in index)
+    above = torch.add(y, x, alpha=1 << _BITS)
+    return torch.add(z, above, alpha=1 << _BITS).add_(_OFFSET)
 
 
 def pack_nearest(points: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -93,7 +93,13 @@ class Beyond(Protocol):
         ...
 
     def take(self, world: VoxelMap, count: int) -> int:
-        """Take the coldest voxels out of memory, ``count`` or more; return how many it took."""
+        """Take the coldest voxels out of memory, ``count`` or more; return how many of these need
+        not be removed, because it took them, or they must stay for now.
+        """
+        ...
+
+    def hits(self, key: torch.Tensor) -> torch.Tensor:
+        """(N,) keys -> (N,) points that are there; 0 = there is no such voxel."""
         ...
 
     def parts(self, world: VoxelMap) -> Iterator[VoxelMap]:
@@ -210,6 +216,7 @@ class VoxelMap:
         feature_map: FeatureMap,
         rules: LiftConfig | None = None,
         lifted: LiftedFrame | None = None,
+        patient: bool = True,
     ) -> IntegrationStats:
         """Fuse one frame, then carve, forget and evict as configured.
 
@@ -218,6 +225,8 @@ class VoxelMap:
         Args:
             rules: which depth pixels are used; None = those of the map.
             lifted: what :meth:`lifted` made of all that, if it is there already.
+            patient: wait for a codec that is being learnt (``map.hot_voxels``), so that the same
+                frames make the same map. A robot's frames do not.
 
         Raises:
             InputError: the features have another number of channels than the map, are not finite,
@@ -225,6 +234,8 @@ class VoxelMap:
         """
         features = self._patch_features(feature_map)
         lifted = lifted or self.lifted(frame, feature_map, rules)
+        if isinstance(self.table.vectors, TieredVectors):
+            self.table.vectors.patient = patient
         clock, known = self.clock.at(frame.stamp_ns), len(self)
         slots = self._add(lifted, features, frame.stamp_ns, clock.now_ns, _largest(features))
         self.clock = clock
@@ -396,8 +407,11 @@ class VoxelMap:
             return 0
         key, taken = self._all_taken()
         slots = self.table.index.find(key)
-        here = slots >= 0
-        return int((taken[here] > WORN * take(self.table["hits"], slots[here])).sum())
+        here, hits = slots >= 0, torch.zeros_like(taken)
+        hits[here] = take(self.table["hits"], slots[here])
+        if self.beyond is not None:
+            hits += self.beyond.hits(key)
+        return int(((hits > 0) & (taken > WORN * hits)).sum())
 
     @torch.no_grad()
     def merge(self, other: VoxelMap) -> int:
@@ -639,9 +653,12 @@ class VoxelMap:
         if bound and self.table.nbytes > bound:
             self.table.trim()
         while bound and self.table.nbytes > bound and len(self):
+            before = len(self)
             keep = int(len(self) * bound / self.table.nbytes * (1 - 1 / _SLACK))
             evicted += self._let_go(len(self) - keep)
             self.table.trim()
+            if len(self) == before:  # all that is here must stay for now
+                break
         return evicted
 
     def _let_go(self, count: int) -> int:

@@ -96,6 +96,9 @@ def _whole(
         state = world.table.copied(slots) if len(slots) else None
     in_memory = None if state is None else world.part(state, in_full=read is not None)
     part = in_memory if read is None else bricks.read(world, read, in_full=state is not None)
+    if part is None and read is not None:
+        with lock:
+            bricks.came(world, brick, read, None)
     if part is not None and in_memory is not None and read is not None:
         part.rejoin(in_memory)
     part = in_memory if part is None else part

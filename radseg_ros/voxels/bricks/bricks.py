@@ -105,16 +105,19 @@ class Bricks:
 
     def take(self, world: VoxelMap, count: int) -> int:
         """As :meth:`Beyond.take`; waits for the disk."""
-        taken, order = 0, cubes.coldest(*self.places(world))
-        while taken < count and order:
-            brick, _ = order.pop(0)
-            if brick not in self._pinned:
-                leaving = self.leaving(world, brick)
-                written = None if leaving is None else self.shelf.write(leaving.state)
-                if leaving is None or written is None or not self.left(world, leaving, written):
-                    break
-                taken += written.voxels
-        return taken
+        taken = 0
+        for brick, _ in cubes.coldest(*self.places(world)):
+            if taken >= count:
+                return taken
+            if brick in self._pinned:
+                continue
+            leaving = self.leaving(world, brick)
+            written = None if leaving is None else self.shelf.write(leaving.state)
+            if leaving is None or written is None:
+                return taken
+            self.left(world, leaving, written)
+            taken += written.voxels
+        return max(taken, count)  # what is left is pinned
 
     def leaving(self, world: VoxelMap, brick: int) -> Leaving | None:
         """A brick that is to be written; None = there is nothing of it in memory.
@@ -170,6 +173,23 @@ class Bricks:
         camera = torch.tensor(world.camera, dtype=torch.float64, device=world.device)
         key, seen_at = world.table["key"].clone(), world.table["seen_at"].clone()
         return key, seen_at, camera / world.voxel_size, world.config.evict == "farthest"
+
+    def hits(self, key: torch.Tensor) -> torch.Tensor:
+        """As :meth:`Beyond.hits`; needs no lock."""
+        found = torch.zeros_like(key)
+        brick = cubes.brick_of(key)
+        with self.shelf.kept():
+            there = dict(self.on_disk)
+            for number in set(torch.unique(brick).tolist()) & there.keys():
+                state = self.shelf.read(there[number])
+                if state is None:
+                    continue
+                mine = (brick == number).nonzero()[:, 0]
+                sorted_key, order = state["key"].to(key.device).sort()
+                at = torch.searchsorted(sorted_key, key[mine]).clamp_(max=len(order) - 1)
+                same = sorted_key[at] == key[mine]
+                found[mine[same]] = state["hits"].to(key.device)[order[at[same]]]
+        return found
 
     # Into memory
 

@@ -20,6 +20,7 @@ from .bricks import HIGH, LOW, Bricks
 logger = logging.getLogger(__name__)
 
 IDLE = 0.05  # s between two looks whether there is anything to do
+RETRY = 1.0  # s after a brick could not be written
 RANKED_APART = 2.0  # s; ranking takes longer than a brick
 
 
@@ -29,10 +30,20 @@ class Host(Protocol):
     map: VoxelMap
     lock: threading.Lock  # guards it
 
+    def kept_for(self, voxels: int) -> int:
+        """Bytes that questions keep of so many voxels in memory, where there is room."""
+        ...
+
 
 def bricks_of(world: VoxelMap) -> Bricks | None:
     """Those of a map; None = it has none."""
     return world.beyond if isinstance(world.beyond, Bricks) else None
+
+
+def voxels_of(world: VoxelMap) -> int:
+    """In memory and on the disk."""
+    bricks = bricks_of(world)
+    return len(world) + (0 if bricks is None else bricks.voxels)
 
 
 class Keeper:
@@ -68,16 +79,26 @@ class Keeper:
         bricks = bricks_of(world)
         if bricks is None:
             return False
-        if world.fill > HIGH and not self._goal:
-            self._goal = max(1, int(len(world) * LOW / world.fill))
+        fill = self._fill(world)
+        if fill < LOW:
+            self._goal = 0  # of a map that is there no more, perhaps
+        elif fill > HIGH and not self._goal:
+            self._goal = max(1, int(len(world) * LOW / fill))
         if self._goal:
             if len(world) > self._goal and self._out(world, bricks, rested=False):
                 return True
             self._goal = 0
             with self._host.lock:
                 world.table.trim()
-            return False
         return bool(bricks.wanted) and self._back(world, bricks)
+
+    def _fill(self, world: VoxelMap) -> float:
+        """Share of the bounds that is used, with what questions keep: nothing is lost by leaving
+        room for that.
+        """
+        bound = world.config.max_bytes
+        kept = self._host.kept_for(len(world)) / bound if bound else 0.0
+        return world.fill + kept
 
     def _out(self, world: VoxelMap, bricks: Bricks, rested: bool) -> bool:
         """Bring the coldest brick to the disk; False = there is none, or the disk is full."""
@@ -99,6 +120,7 @@ class Keeper:
             leaving = bricks.leaving(world, brick)
         written = None if leaving is None else bricks.shelf.write(leaving.state)
         if leaving is None or written is None:
+            self._closing.wait(RETRY)
             return False
         with self._host.lock:
             if self._host.map is world:
@@ -118,8 +140,9 @@ class Keeper:
                 del bricks.wanted[brick]
         if brick is None or here is None:
             return False
-        share = world.fill / max(1, len(world))
-        if world.fill + here.voxels * share > HIGH and not self._out(world, bricks, rested=True):
+        fill = self._fill(world)
+        full = fill * (1 + here.voxels / max(1, len(world))) > HIGH
+        if full and not self._out(world, bricks, rested=True):
             bricks.wanted.clear()  # until it is seen again
             return False
         bring_back(self._host, world, bricks, [brick])

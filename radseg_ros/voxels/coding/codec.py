@@ -14,7 +14,7 @@ vector, and its products with others, not its cosines, are the best estimates of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -22,10 +22,12 @@ import torch
 from torch.nn.functional import embedding_bag, normalize, pad
 
 from ...datatypes import InputError
+from ...device import multiplies_bfloat16
 from ..tensors import take
 
 LEARNT_FROM = 1 << 24  # numbers of all vectors that typical directions are learnt from: 64 MB
 BOOK_FROM = 2048  # vectors that each book is learnt from
+COMMON_FROM = 1 << 14  # parts of vectors that a book is learnt from which many bytes share
 WORDS = 256  # typical directions, and words of each book: one byte
 LEAST_BYTES = 2  # length and typical direction
 _TOGETHER = 8  # axes that share a number of bytes:
@@ -36,8 +38,14 @@ _LEFT = {0: 1.0, 1: 0.29, 2: 0.093, 4: 0.0082, 8: 4.2e-5}
 _NOTHING = 1e-12  # variance along an axis, of unit vectors: only rounding
 _LONGEST = 4.0  # number of a codec: of unit vectors, and of what a nearer one leaves of them
 _OCTAVE = 8  # steps of the length: it is off by at most 4.4 %
+_OWN_BOOKS = 16  # bytes that have a book each; more of one kind share one
+_NARROWEST = 1e-6  # standard deviation along an axis, of unit vectors, that a book is made for
+_ALIKE = 1e-3  # of a standard deviation, that books differ by which are one
+_LONG = 64  # numbers
 _STEPS = 8  # of k-means
-_CELLS = 128  # of a plane, along each axis
+_CHOSEN = 16  # words that it begins with, at once
+# axes of a byte -> cells along each: a table of some 100 KB stays in the processor's cache
+_CELLS = {1: 1 << 16, 2: 1 << 8, 4: 20}
 _PRODUCTS_AT_ONCE = 1 << 19  # of a vector with a word: they stay in the processor's cache
 
 
@@ -49,21 +57,22 @@ class VectorCodec:
     axes: torch.Tensor  # (K, C), orthonormal, of the largest variance first
     # of the bytes for one, two, four and eight axes: (B, 256, axes)
     books: tuple[torch.Tensor, ...]
-    _planes: list[_Planes] = field(default_factory=list)  # of the book for two axes, once needed
+    _searches: list[_Search] = field(default_factory=list)  # of each book, once needed
 
     @classmethod
-    def learn(cls, vectors: torch.Tensor, nbytes: int) -> VectorCodec:
+    def learn(cls, vectors: torch.Tensor, nbytes: int, haste: bool = False) -> VectorCodec:
         """Learn from vectors that are like those that will be coded.
 
         Args:
             vectors: (n, C) float32, n >= 1; what :func:`sample_size` says is enough.
             nbytes: W, bytes that a coded vector may take, at least 2.
+            haste: do nothing that takes long: axes are those of the vectors, and words some of the
+                vectors.
         """
-        unit = normalize(vectors.float(), dim=1)
-        typical = _words(unit[None])[0]
+        unit, steps = normalize(vectors.float(), dim=1), 0 if haste else _STEPS
+        typical = _words(unit[None], steps)[0]
         rest = unit - take(typical, _nearest(unit[None], typical[None])[0])
-        variance, axes = torch.linalg.eigh((rest.T @ rest).double())
-        variance, axes = variance.flip(0) / len(unit), axes.flip(1).T.float()
+        variance, axes = _own_axes(rest) if haste else _principal(rest)
         variance[variance < _NOTHING] = 0
         beyond = -len(axes) % _TOGETHER
         groups = pad(variance, (0, beyond)).unflatten(0, (-1, _TOGETHER)).sum(1).tolist()
@@ -72,7 +81,7 @@ class VectorCodec:
         along, books, first = rest @ axes.T, [], 0
         for share in _SHARES:
             last = first + _TOGETHER * shares.count(share)
-            books.append(_words(_by_byte(along[:BOOK_FROM, first:last], _TOGETHER // share)))
+            books.append(_books(_by_byte(along[:, first:last], _TOGETHER // share), steps))
             first = last
         return cls(typical, axes, tuple(books))
 
@@ -124,24 +133,18 @@ class VectorCodec:
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """(n, C) float32 -> (n, W) uint8."""
-        length, unit = vectors.norm(dim=1), normalize(vectors, dim=1)
+        length = vectors.norm(dim=1)
+        unit = vectors / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None]
         steps = (_OCTAVE * length.log2()).round_().clamp_(-127, 127) + 128
         steps[length == 0] = 0
         number = _nearest(unit[None], self.typical[None])[0]
-        along = (unit - take(self.typical, number)) @ self.axes.T
-        codes = [steps[None], number[None]]
-        for book, first, last in self._places():
-            values = _by_byte(along[:, first:last], book.shape[2])
-            in_planes = book.shape[2] == 2 and len(book) > 0
-            codes.append(
-                self._of_two(book).nearest(values) if in_planes else _nearest(values, book)
-            )
-        return torch.cat([some.to(torch.uint8) for some in codes]).T.contiguous()
-
-    def _of_two(self, book: torch.Tensor) -> _Planes:
-        if not self._planes:
-            self._planes.append(_Planes(book))
-        return self._planes[0]
+        along = _multiplied(unit.sub_(take(self.typical, number)), self.axes.T)
+        if not self._searches:  # at once: two threads may come here together
+            self._searches[:] = [_search(book) for book in self.books]
+        codes = [steps[:, None], number[:, None]]
+        for (_, first, last), search in zip(self._places(), self._searches, strict=True):
+            codes.append(search(along[:, first:last]))
+        return torch.cat([some.to(torch.uint8) for some in codes], 1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """(n, W) uint8 -> (n, C) float32."""
@@ -153,8 +156,8 @@ class VectorCodec:
             found = take(book.flatten(0, 1), words.T.flatten().long())
             parts.append(found.view(codes.shape[1], len(book) * book.shape[2]))
             byte += len(book)
-        unit = torch.addmm(take(self.typical, codes[1]), torch.cat(parts, 1), self.axes)
-        return unit * _lengths(codes[0])[:, None]
+        rest = _multiplied(torch.cat(parts, 1), self.axes)
+        return rest.add_(take(self.typical, codes[1])).mul_(_lengths(codes[0])[:, None])
 
     def table(self, wanted: torch.Tensor) -> torch.Tensor:
         """(Q, C) vectors -> ((W - 1) * 256, Q), their products with each value of each byte."""
@@ -181,27 +184,47 @@ class VectorCodec:
             yield book, first, last
 
 
-class _Planes:
-    """Finds words of two numbers by the cell of the plane that a value is in: most bytes are such.
+_Search = Callable[[torch.Tensor], torch.Tensor]  # (n, B * axes) values -> (n, B) nearest words
 
-    Each cell knows the word that is nearest to its centre. That is a twentieth of the time of
-    looking at all words, and cosines fall by less than 1e-4 on the average.
+
+def _search(book: torch.Tensor) -> _Search:
+    """What finds words of (B, 256, axes) books."""
+    count, _, axes = book.shape
+    scale = book.square().mean(1, keepdim=True).sqrt().clamp_min(_NARROWEST / 10)
+    words = book / scale
+    if axes in _CELLS and count and bool(((words - words[:1]).abs() < _ALIKE).all()):
+        return _Cells(words[0], scale.flatten())
+    return lambda values: _nearest(_by_byte(values, axes), book).T
+
+
+class _Cells:
+    """Finds words that many bytes share, by the cell that a value is in.
+
+    Each cell knows the word that is nearest to its centre. That is a tenth of the time of looking
+    at all words.
+
+    Args:
+        words: (256, axes), for values of standard deviation 1.
+        scale: (B * axes,) standard deviations.
     """
 
-    def __init__(self, book: torch.Tensor) -> None:
-        self._low = book.amin(1, keepdim=True)
-        step = (book.amax(1, keepdim=True) - self._low) / _CELLS
-        self._step = step.clamp_min(torch.finfo(step.dtype).tiny)
-        centre = torch.arange(_CELLS, device=book.device) + 0.5
-        cells = torch.cartesian_prod(centre, centre) * self._step + self._low
-        self._words = _nearest(cells, book).to(torch.uint8).flatten()
-        self._base = _CELLS**2 * torch.arange(len(book), device=book.device)[:, None]
+    def __init__(self, words: torch.Tensor, scale: torch.Tensor) -> None:
+        axes, device = words.shape[1], words.device
+        self._axes = axes
+        self._most = _CELLS[axes] - 1
+        low = float(words.amin())
+        step = max((float(words.amax()) - low) / _CELLS[axes], _NARROWEST)
+        centre = (torch.arange(_CELLS[axes], device=device) + 0.5) * step + low
+        cells = torch.cartesian_prod(*[centre] * axes).view(-1, axes)
+        self._words = _nearest(cells[None], words[None])[0].to(torch.uint8)
+        self._factor, self._shift = 1 / (scale * step), -low / step
+        self._place = (self._most + 1.0) ** torch.arange(axes - 1, -1, -1, device=device)
 
-    def nearest(self, values: torch.Tensor) -> torch.Tensor:
-        """(B, n, 2) values -> (B, n) which word is nearest."""
-        at = ((values - self._low) / self._step).clamp_(0, _CELLS - 1).long()
-        place = at[:, :, 0] * _CELLS + at[:, :, 1] + self._base
-        return take(self._words, place.flatten()).view(place.shape)
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """(n, B * axes) values -> (n, B) which word is nearest."""
+        at = (values * self._factor).add_(self._shift).clamp_(0, self._most).floor_()
+        place = at.view(-1, self._axes) @ self._place
+        return take(self._words, place.int()).view(len(values), self._factor.numel() // self._axes)
 
 
 def sample_size(channels: int) -> int:
@@ -211,6 +234,16 @@ def sample_size(channels: int) -> int:
 
 def _lengths(steps: torch.Tensor) -> torch.Tensor:
     return ((steps - 128) / _OCTAVE).exp2().mul_(steps > 0)
+
+
+def _is_coarse(values: torch.Tensor) -> bool:
+    """Whether products in bfloat16 are quicker."""
+    return values.device.type == "cpu" and multiplies_bfloat16()
+
+
+def _multiplied(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``a @ b``, coarsely where the processor is quicker at it: codes lose more."""
+    return (a.bfloat16() @ b.bfloat16()).float() if _is_coarse(a) else a @ b
 
 
 def _by_byte(along: torch.Tensor, axes: int) -> torch.Tensor:
@@ -239,52 +272,91 @@ def _shared_out(nbytes: int, variances: list[float]) -> list[int]:
         shares[best] = steps[shares[best]]
 
 
-def _words(values: torch.Tensor) -> torch.Tensor:
+def _principal(rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, C) -> (C,) variances, which descend, and (C, C) the axes that they are along."""
+    variance, axes = torch.linalg.eigh((rest.T @ rest).double())
+    return variance.flip(0) / len(rest), axes.flip(1).T.float()
+
+
+def _own_axes(rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`_principal`, of the axes that vectors have."""
+    variance, order = rest.square().mean(0).sort(descending=True)
+    return variance, torch.eye(len(order), device=rest.device)[order]
+
+
+def _books(values: torch.Tensor, steps: int) -> torch.Tensor:
+    """(B, n, axes) values -> (B, 256, axes) words of each byte.
+
+    Where bytes are many, they share what is learnt from all of them, and are wider or narrower.
+    """
+    if len(values) <= _OWN_BOOKS:
+        return _words(values[:, :BOOK_FROM], steps)
+    scale = values.square().mean(1, keepdim=True).sqrt().clamp_min(_NARROWEST)
+    parts = (values / scale).flatten(0, 1)
+    parts = parts[:: max(1, len(parts) // COMMON_FROM)]
+    return _words(parts[None], steps) * scale
+
+
+def _words(values: torch.Tensor, steps: int) -> torch.Tensor:
     """(B, n, d) values -> (B, 256, d) words, of which one is near to each value.
 
     k-means (Lloyd) that begins with values that are far from those chosen before (k-means++, Arthur
-    and Vassilvitskii 2007): so what is rare, but unlike the rest, has a word.
+    and Vassilvitskii 2007; several at once as Bahmani et al. 2012): so what is rare, but unlike the
+    rest, has a word.
     """
     random = torch.Generator().manual_seed(0)
     squares = values.square().sum(2)
     words = values.mean(1, keepdim=True).repeat(1, WORDS, 1)
-    rows = torch.arange(len(values), device=values.device)
-    far = _apart(values, squares, words[:, 0])
-    for i in range(1, WORDS):
+    rows = torch.arange(len(values), device=values.device)[:, None]
+    far = _apart(values, squares, words[:, :1])
+    for first in range(1, WORDS, _CHOSEN):
+        count = min(_CHOSEN, WORDS - first)
         until = far.double().cumsum(1)
-        chance = torch.rand(1, dtype=torch.float64, generator=random).to(far.device)
+        chance = torch.rand(1, count, dtype=torch.float64, generator=random).to(far.device)
         at = torch.searchsorted(until, chance * until[:, -1:]).clamp_(max=far.shape[1] - 1)
-        words[:, i] = values[rows, at[:, 0]]
-        far = torch.minimum(far, _apart(values, squares, words[:, i]))
-    base = WORDS * rows[:, None]
-    for _ in range(_STEPS):
+        words[:, first : first + count] = values[rows, at]
+        far = torch.minimum(far, _apart(values, squares, words[:, first : first + count]))
+    base = WORDS * rows
+    for _ in range(steps):
         place = (_nearest(values, words) + base).flatten()
-        count = torch.bincount(place, minlength=WORDS * len(values))[:, None]
+        points = torch.bincount(place, minlength=WORDS * len(values))[:, None]
         sums = torch.zeros_like(words).flatten(0, 1).index_add_(0, place, values.flatten(0, 1))
-        means = (sums / count.clamp_min(1)).view_as(words)
-        words = torch.where(count.view(*words.shape[:2], 1) > 0, means, words)
+        means = (sums / points.clamp_min(1)).view_as(words)
+        words = torch.where(points.view(*words.shape[:2], 1) > 0, means, words)
     return words
 
 
-def _apart(values: torch.Tensor, squares: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
-    """(B, n, d) values with their (B, n) squares, and (B, d) words -> (B, n) squared distances."""
-    products = (values @ word[:, :, None])[:, :, 0]
-    return (squares + word.square().sum(1, keepdim=True) - 2 * products).clamp_min_(0)
+def _apart(values: torch.Tensor, squares: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """(B, n, d) values with their (B, n) squares, and (B, w, d) words -> (B, n) squared distances
+    from the nearest of these.
+    """
+    products = torch.baddbmm(words.square().sum(2)[:, None], values, words.mT, alpha=-2)
+    return (squares + products.amin(2)).clamp_min_(0)
 
 
 def _nearest(values: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     """(B, n, d) values and (B, 256, d) words -> (B, n) which word is nearest.
 
     The largest product is looked for with the number of its word in its last eight bits: on a CPU
-    the largest of many numbers is found several times faster than the place of it.
+    the largest of many numbers is found several times faster than the place of it. Long values are
+    multiplied coarsely where the processor is quicker at it: about their mean, so that it is the
+    differences that count.
     """
+    coarse = values.shape[2] >= _LONG and _is_coarse(values)
+    if coarse:
+        middle = words.mean(1, keepdim=True)
+        values, words = (values - middle).bfloat16(), words - middle
     half = words.square().sum(2)[:, None, :] / 2
-    turned = words.transpose(1, 2).contiguous()
+    turned = words.to(values.dtype).mT.contiguous()
     number = torch.arange(WORDS, dtype=torch.int32, device=words.device)
     rows = max(1, _PRODUCTS_AT_ONCE // (WORDS * max(1, len(words))))
     found = []
     for part in values.split(rows, 1):
-        products = torch.baddbmm(half, part, turned, beta=-1)
+        products = (
+            (part @ turned).float().sub_(half)
+            if coarse
+            else torch.baddbmm(half, part, turned, beta=-1)
+        )
         products.view(torch.int32).bitwise_and_(-WORDS).bitwise_or_(number)
         found.append(products.amax(2).view(torch.int32).bitwise_and_(WORDS - 1).long())
     return torch.cat(found, 1)

@@ -119,12 +119,13 @@ class Codecs:
         self, codes: torch.Tensor
     ) -> Iterator[tuple[VectorCodec, torch.Tensor | slice, torch.Tensor]]:
         """Each codec with the rows that are of it, and their codes without its number."""
-        if len(self.all) == 1:
-            only = self.all[0]
-            yield only, slice(None), codes[:, NUMBER_BYTES : NUMBER_BYTES + only.nbytes]
-            return
-        for number, codec in enumerate(self.all):
-            rows = (codes[:, 0] == number).nonzero()[:, 0]
-            if len(rows):
-                own = take(codes, rows)[:, NUMBER_BYTES : NUMBER_BYTES + codec.nbytes]
-                yield codec, rows, own
+        numbers = codes[:, 0].int()
+        there = torch.bincount(numbers, minlength=1).nonzero()[:, 0].tolist()
+        for number in there:
+            codec = self.all[number]
+            own = slice(NUMBER_BYTES, NUMBER_BYTES + codec.nbytes)
+            if len(there) == 1:
+                yield codec, slice(None), codes[:, own]
+            else:
+                rows = (numbers == number).nonzero()[:, 0]
+                yield codec, rows, take(codes, rows)[:, own]

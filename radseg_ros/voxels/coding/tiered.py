@@ -4,6 +4,10 @@
 A voxel that is hit gets a row of the hot tier, and the code that it had stays: the row holds the
 sum over the points that came since. So nothing is decoded when the camera comes back; the two are
 added when somebody asks, and coded as one when the row is needed by others.
+
+Coding takes longer than adding. So each frame codes a few rows that were hit longest ago before
+others need them, and these stay where they are: if they are hit again, the code is forgotten. A
+camera that comes to where all is new finds half of the rows coded.
 """
 
 from __future__ import annotations
@@ -28,44 +32,19 @@ logger = logging.getLogger(__name__)
 
 LEAST_HOT = 2  # rows
 _WORD = 8  # bytes that are copied as one number: torch is several times faster at it
-_AT_ONCE = 1024  # vectors that are coded or decoded at once
+_AT_ONCE = 2048  # vectors that are coded or decoded at once
 _RUN = 16  # neighbouring vectors that a codec is learnt from, where all come at once
 _UNDO_ROWS = 256  # likewise taken back: where memory has run out there is little to work with
-_SPARE = 8  # 1/8 of the hot rows are kept free, for a camera that turns to what it has not seen
-_COOLED = 8  # a frame that hits n voxels codes n / 8 others towards that
+_AHEAD = 2  # up to 1/2 of the hot rows are free, or coded before they must be
+_CODED = 8  # a frame that hits n voxels codes n / 8 others towards that
 _APART = 4  # a codec is learnt anew when 1/4 of the hot rows, or more, have been coded by the last
-# And used once 1/2 have been, learnt or not: later, voxels would be coded that were seen after the
-# lesson began. So one recording makes one map.
-_AFTER = 2
-_TRIED = 32  # vectors of a frame that are coded and decoded, to see what would be lost
+# Who is patient uses a codec at the moment when 1/8 more have been coded, or 3/4 of the rows are in
+# use, whether or not it was learnt before: so one recording makes one map.
+_AFTER = 8
+_TRIED = 128  # vectors of a frame that are coded and decoded, to see what would be lost
+_TRIED_EVERY = 4  # frames
 _ENOUGH = 128  # such vectors, before that is believed
-
-
-class Lesson:
-    """A codec that is learnt in a thread of its own, because it takes seconds."""
-
-    def __init__(self, vectors: torch.Tensor, nbytes: int) -> None:
-        self._vectors, self._nbytes = vectors, nbytes
-        self._learnt: tuple[VectorCodec, float] | None = None
-        self._thread = threading.Thread(target=self._learn, name="codec")
-        self._thread.start()
-
-    def _learn(self) -> None:
-        give_way()
-        try:
-            self._learnt = self._learnt_now()
-        except (MemoryError, RuntimeError):  # torch raises the latter when memory runs out
-            logger.exception("a codec could not be learnt; tried again when it is needed")
-
-    def _learnt_now(self) -> tuple[VectorCodec, float]:
-        codec, loss = VectorCodec.learn(self._vectors, self._nbytes), Loss()
-        loss.add(self._vectors[:_AT_ONCE], Codecs((codec,)))
-        return codec, loss.mean
-
-    def result(self) -> tuple[VectorCodec, float]:
-        """What was learnt, and what it loses of that; waits for it."""
-        self._thread.join()
-        return self._learnt or self._learnt_now()
+_IN_HASTE = 1024  # vectors that a codec is made of in a moment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,9 +66,10 @@ class Taken:
 
     codecs: Codecs
     codes: torch.Tensor | None  # (N, W) uint8; None = nothing has been coded yet
-    hot: torch.Tensor  # (n,) bool, which of the N rows have one in the hot tier
-    own: torch.Tensor  # (n, C) what that holds
+    hot: torch.Tensor  # (N,) bool, which of the rows have one in the hot tier
+    own: torch.Tensor  # (n, C) what these n hold
     base: torch.Tensor  # (n,) points that are in the code only
+    hits: torch.Tensor  # (n,) points
 
     def sums(self) -> torch.Tensor:
         """(n, C) sums over the points of the hot rows."""
@@ -102,8 +82,20 @@ class Taken:
             sums.index_add_(0, some, means.mul_(take(self.base, some)[:, None]))
         return sums
 
+    def means(self) -> torch.Tensor:
+        """(N, C) means over the points; what has neither a code nor a hot row has none, 0."""
+        out = self.own.new_zeros(len(self.hot), self.own.shape[1])
+        out[self.hot] = self.sums() / self.hits[:, None]
+        if self.codes is not None:
+            cold = (~self.hot).nonzero()[:, 0]
+            for some in cold.split(_AT_ONCE) if len(cold) else ():
+                out[some] = self.codecs.decode(take(self.codes, some))
+        return out
+
     def products(self, wanted: Wanted) -> torch.Tensor:
         """(N, Q) products with the direction of each row; what is cold is not decoded."""
+        if self.codes is not None and not len(self.own):  # of a large map, nearly all parts
+            return self.codecs.products(self.codes, wanted)
         vectors = wanted.vectors.to(self.own.device, self.own.dtype)
         out = vectors.new_zeros(len(self.hot), len(vectors))
         cold = (~self.hot).nonzero()[:, 0]
@@ -111,6 +103,55 @@ class Taken:
             out[cold] = self.codecs.products(take(self.codes, cold), wanted)
         out[self.hot] = normalize(self.sums(), dim=1) @ vectors.T
         return out
+
+
+class Lesson:
+    """A codec that is learnt in a thread of its own, because it takes seconds.
+
+    Args:
+        means: gives the vectors to learn from; the thread calls it.
+        nbytes: of a code.
+    """
+
+    def __init__(self, means: Callable[[], torch.Tensor], nbytes: int) -> None:
+        self._means, self._nbytes = means, nbytes
+        self._learnt: tuple[VectorCodec, float] | None = None
+        self._thread = threading.Thread(target=self._learn, name="codec")
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody has to wait any more."""
+        return not self._thread.is_alive()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is over, and nothing was learnt."""
+        return self.over and self._learnt is None
+
+    def _learn(self) -> None:
+        give_way()
+        try:
+            self._learnt = self._learnt_now()
+        except (MemoryError, RuntimeError):  # torch raises the latter when memory runs out
+            logger.exception("a codec could not be learnt; tried again when it is needed")
+
+    def _learnt_now(self) -> tuple[VectorCodec, float]:
+        vectors, loss = _telling(self._means()), Loss()
+        codec = VectorCodec.learn(vectors, self._nbytes)
+        loss.add(vectors[:_AT_ONCE], Codecs((codec,)))
+        return codec, loss.mean
+
+    def result(self) -> tuple[VectorCodec, float]:
+        """What was learnt, and what it loses of that; waits for it."""
+        self._thread.join()
+        return self._learnt or self._learnt_now()
+
+
+def _telling(vectors: torch.Tensor) -> torch.Tensor:
+    """Those of (n, C) vectors that have a direction; the first one where none has."""
+    some = vectors[vectors.any(1)]
+    return some if len(some) else vectors[:1]
 
 
 class TieredVectors:
@@ -124,6 +165,11 @@ class TieredVectors:
     Args:
         hot_rows: H, voxels that are kept in full.
         share: the others take 1/share of the memory of float32, and five bytes each.
+
+    Attributes:
+        patient: whether :meth:`add` waits for a codec that is being learnt, so that the same
+            vectors make the same codes. Who is not goes on with the codec before it; with one that
+            is made in a moment where there is none.
 
     Raises:
         ConfigError: so short vectors have no such share, or the hot tier is too small.
@@ -151,12 +197,15 @@ class TieredVectors:
         self._base = allocate((hot_rows,), torch.int64, device)  # points that are in the code
         self._hits = allocate((hot_rows,), torch.int64, device)  # points, with those in the code
         self._used = allocate((hot_rows,), torch.int64, device)  # see _now
+        self._coded = allocate((hot_rows,), torch.bool, device)  # whether the code says all of it
         self._now = 0  # calls of add
         self._row = Column((), torch.int32, device, -1)  # hot row of each slot; -1 = it is coded
         self._codes: VectorBlocks | None = None  # of all slots; what is new has none yet
         self._lesson: Lesson | None = None
         self._cooled = 0  # hot rows that were coded so far
         self._begun_at = 0  # so many were when a lesson began
+        self._untried = 0  # frames since vectors were last tried
+        self.patient = True
         self._lost, self._usual = Loss(), 0.0  # by the newest codec: now; when it was learnt
 
     def __len__(self) -> int:
@@ -170,9 +219,14 @@ class TieredVectors:
     @property
     def nbytes(self) -> int:
         """Bytes allocated; those of hot rows are resident once they have been used."""
-        rows = (self._hot, self._slot, self._base, self._hits, self._used)
         codes = 0 if self._codes is None else self._codes.nbytes
-        return sum(part.nbytes for part in rows) + self._row.nbytes + codes + self.codecs.own_nbytes
+        return self.hot_nbytes + self._row.nbytes + codes + self.codecs.own_nbytes
+
+    @property
+    def hot_nbytes(self) -> int:
+        """Bytes of the hot tier."""
+        rows = (self._hot, self._slot, self._base, self._hits, self._used, self._coded)
+        return sum(part.nbytes for part in rows)
 
     @property
     def block_nbytes(self) -> int:
@@ -203,7 +257,7 @@ class TieredVectors:
         before: torch.Tensor,
         added: torch.Tensor,
         sums: Callable[[int, int], torch.Tensor],
-    ) -> Callable[[], None]:
+    ) -> None:
         """As :meth:`VectorBlocks.add`.
 
         Codes of these codecs (``sums`` is :class:`CodedSums`) are taken as they are by voxels that
@@ -211,7 +265,8 @@ class TieredVectors:
         taking these back is exact to what the codes lose.
         """
         if isinstance(sums, CodedSums) and self._knows(sums.codecs):
-            return self._add_codes(slots, before, added, sums)
+            self._add_codes(slots, before, added, sums)
+            return
         done, half = 0, len(self._slot) // 2
         if not self.codecs and len(slots) > len(self._slot):
             self._learn_of(added, sums)
@@ -222,29 +277,30 @@ class TieredVectors:
             while done:
                 first = max(0, done - min(_UNDO_ROWS, half))
                 some = slice(first, done)
-                self._warm(slots[some], before[some] + added[some], ahead=0)
+                self._warm(slots[some], before[some] + added[some])
                 self._put(slots[some], -added[some], sums, first, -1)
                 done = first
 
         try:
             for start in range(0, len(slots), half):
                 stop = min(start + half, len(slots))
-                self._warm(slots[start:stop], before[start:stop], (stop - start) // _COOLED)
+                had = self._cooled
+                self._warm(slots[start:stop], before[start:stop])
                 for first in range(start, stop, self.block_rows):
                     some = slice(first, min(first + self.block_rows, stop))
                     self._put(slots[some], added[some], sums, first, 1)
                     done = some.stop
+                self._code_ahead((stop - start) // _CODED + had - self._cooled)
         except BaseException:
             take_back()
             raise
-        return take_back
 
     def _knows(self, codecs: Codecs) -> bool:
         return self.codecs.all[: len(codecs.all)] == codecs.all
 
     def _add_codes(
         self, slots: torch.Tensor, before: torch.Tensor, added: torch.Tensor, sums: CodedSums
-    ) -> Callable[[], None]:
+    ) -> None:
         """Codes to voxels that are new as they are, to others as any sums."""
         new, known = ((before == 0).nonzero()[:, 0], (before > 0).nonzero()[:, 0])
         self._write_codes(take(slots, new), take(sums.codes, new))  # whoever claimed them may go
@@ -253,7 +309,7 @@ class TieredVectors:
         def decoded(start: int, stop: int) -> torch.Tensor:
             return CodedSums(sums.codecs, codes, hits)(start, stop)
 
-        return self.add(take(slots, known), take(before, known), take(added, known), decoded)
+        self.add(take(slots, known), take(before, known), take(added, known), decoded)
 
     def _put(
         self,
@@ -268,54 +324,69 @@ class TieredVectors:
         rows = take(self._row.data, slots).long()
         self._hot.index_add_(0, rows, new, alpha=sign)
         self._hits.index_add_(0, rows, added)
+        self._coded.index_fill_(0, rows, False)
 
-    def _warm(self, slots: torch.Tensor, before: torch.Tensor, ahead: int) -> None:
-        """Give rows of the hot tier to (N,) slots with ``before`` points; N is at most half of it.
-
-        Args:
-            ahead: others that may be coded before they must be.
-        """
+    def _warm(self, slots: torch.Tensor, before: torch.Tensor) -> None:
+        """Give rows of the hot tier to (N,) slots with ``before`` points, at most half of it."""
         self._now += 1
         rows = take(self._row.data, slots)
         self._used.index_fill_(0, rows[rows >= 0].long(), self._now)
         cold = (rows < 0).nonzero()[:, 0]
-        self._make_room(len(cold), ahead)
         if not len(cold):
             return
+        self._make_room(len(cold))
         rows = (self._slot < 0).nonzero()[: len(cold), 0]
         slots, points = take(slots, cold), take(before, cold)
         self._hot.index_fill_(0, rows, 0)
         self._base.index_copy_(0, rows, points)
         self._hits.index_copy_(0, rows, points)
         self._used.index_fill_(0, rows, self._now)
+        self._coded.index_fill_(0, rows, False)
         self._slot.index_copy_(0, rows, slots.int())
         self._row.data.index_copy_(0, slots, rows.int())
 
-    def _make_room(self, needed: int, ahead: int) -> None:
-        """Code what was added to longest ago, if it must be, or a few ahead of need."""
-        free = int((self._slot < 0).sum())
-        if needed > free and not self.codecs:
-            self._follow_up()
+    def _make_room(self, needed: int) -> None:
+        """Give the rows back that were added to longest ago, as many as are needed."""
+        short = needed - int((self._slot < 0).sum())
+        if short <= 0:
+            return
         if not self.codecs:
-            return
-        short = needed - free
-        count = max(short, min(short + len(self._slot) // _SPARE, ahead))
-        if count <= 0:
-            return
-        old = ((self._slot >= 0) & (self._used < self._now)).nonzero()[:, 0]
-        count = min(count, len(old))
-        oldest = take(self._used, old).topk(count, largest=False).indices
-        self._cool(take(old, oldest))
+            if self.patient or (self._lesson is not None and self._due(self._lesson)):
+                self._follow_up()
+            else:
+                self._make_do()
+        oldest = self._oldest((self._slot >= 0) & (self._used < self._now), short)
+        self._code(oldest[~take(self._coded, oldest)])
+        self._row.data.index_fill_(0, take(self._slot, oldest).long(), -1)
+        self._slot.index_fill_(0, oldest, -1)
 
-    def _cool(self, rows: torch.Tensor) -> None:
-        """Code what is in hot rows, and give these back."""
-        for some in rows.split(_AT_ONCE):
-            means = self._sums_of(some) / take(self._hits, some)[:, None]
-            codes = self.codecs.encode(means)
-            slots = take(self._slot, some).long()
-            self._write_codes(slots, codes)
-            self._row.data.index_fill_(0, slots, -1)
-            self._slot.index_fill_(0, some, -1)
+    def _code_ahead(self, most: int) -> None:
+        """Code rows that will be needed by others; they are kept."""
+        if not self.codecs or most <= 0:
+            return
+        waiting = (self._slot >= 0) & ~self._coded & (self._used < self._now)
+        ready = len(self._slot) - int(((self._slot >= 0) & ~self._coded).sum())
+        self._code(self._oldest(waiting, min(most, len(self._slot) // _AHEAD - ready)))
+
+    def _oldest(self, which: torch.Tensor, most: int) -> torch.Tensor:
+        """Up to ``most`` of the hot rows of an (H,) mask: those that were added to longest ago."""
+        rows = which.nonzero()[:, 0]
+        count = max(0, min(most, len(rows)))
+        return take(rows, take(self._used, rows).topk(count, largest=False).indices)
+
+    def _code(self, rows: torch.Tensor) -> None:
+        """Make codes of what is in hot rows."""
+        for some in rows.split(_AT_ONCE) if len(rows) else ():
+            sums, slots = take(self._hot, some), take(self._slot, some).long()
+            older = (take(self._base, some) > 0).nonzero()[:, 0]
+            if len(older):  # their codes are about to be overwritten
+                rows = take(some, older)
+                whole = self._sums_of(rows)
+                sums.index_copy_(0, older, whole)
+                self._hot.index_copy_(0, rows, whole)
+                self._base.index_fill_(0, rows, 0)
+            self._write_codes(slots, self.codecs.encode(sums.div_(take(self._hits, some)[:, None])))
+            self._coded.index_fill_(0, some, True)
             self._cooled += len(some)
 
     # Learning
@@ -327,14 +398,20 @@ class TieredVectors:
         """
         hot = len(self._slot)
         if self._lesson is not None:
-            if self.codecs and self._cooled >= self._begun_at + hot // _AFTER:
+            if self._due(self._lesson):
                 self._follow_up()
+            elif self._lesson.failed and not self.patient:
+                self._lesson = None
         elif not self.codecs:
             if int((self._slot >= 0).sum()) >= hot // 2:
                 self._begin()
         elif len(self.codecs.all) < MOST and self._cooled >= self._begun_at + hot // _APART:
             rows = take(self._row.data, slots)
             rows = rows[rows >= 0].long()
+            self._untried += len(rows) > 0
+            if self._untried < _TRIED_EVERY:
+                return
+            self._untried = 0
             rows = rows[:: max(1, len(rows) // _TRIED)]
             means = self._sums_of(rows) / take(self._hits, rows)[:, None]
             self._lost.add(means, self.codecs)
@@ -343,18 +420,26 @@ class TieredVectors:
                     self._begin()
                 self._lost = Loss()
 
+    def _due(self, lesson: Lesson) -> bool:
+        """Whether what is being learnt is used from now on."""
+        hot = len(self._slot)
+        if not self.patient:
+            return lesson.over and not lesson.failed
+        if not self.codecs:
+            return int((self._slot >= 0).sum()) >= hot * 3 // 4
+        return self._cooled >= self._begun_at + hot // _AFTER
+
     def _begin(self) -> None:
         """Learn from the map: half of the vectors are of voxels seen lately."""
         random = torch.Generator().manual_seed(len(self.codecs.all))
-        most, rows = sample_size(self.channels), (self._slot >= 0).nonzero()[:, 0]
+        most, rows = sample_size(self.channels) // 2, (self._slot >= 0).nonzero()[:, 0]
         most = most // 2 if self.codecs else most
         some = torch.randperm(len(rows), generator=random)[:most].to(self._device)
         slots = take(self._slot, take(rows, some)).long()
         if self.codecs:
             others = torch.randint(len(self), (min(most, len(self)),), generator=random)
             slots = torch.cat([slots, others.to(self._device)])
-        vectors = torch.cat([self.means(some) for some in slots.split(_AT_ONCE)])
-        self._lesson = Lesson(vectors[vectors.any(1)], self._code_bytes - NUMBER_BYTES)
+        self._lesson = Lesson(self.taken(slots).means, self._code_bytes - NUMBER_BYTES)
         self._begun_at = self._cooled
 
     def _learn_of(self, added: torch.Tensor, sums: Callable[[int, int], torch.Tensor]) -> None:
@@ -362,17 +447,25 @@ class TieredVectors:
         apart = max(_RUN, len(added) * _RUN // sample_size(self.channels))
         runs = [(a, min(a + _RUN, len(added))) for a in range(0, len(added), apart)]
         vectors = torch.cat([sums(a, b) / added[a:b, None] for a, b in runs])
-        self._lesson = Lesson(vectors[vectors.any(1)], self._code_bytes - NUMBER_BYTES)
+        self._lesson = Lesson(lambda: vectors, self._code_bytes - NUMBER_BYTES)
         self._follow_up()
 
     def _follow_up(self) -> None:
-        """Use what is being learnt, or learn at once."""
+        """Use what is being learnt; waits for it, or learns at once."""
         if self._lesson is None:
             self._begin()
         assert self._lesson is not None
         codec, self._usual = self._lesson.result()
         self.know(self.codecs.followed_by(codec))
         self._lesson = None
+
+    def _make_do(self) -> None:
+        """Use a codec that is made in a moment, until a better one has been learnt."""
+        rows = (self._slot >= 0).nonzero()[:, 0]
+        rows = rows[:: max(1, len(rows) // _IN_HASTE)]
+        means = self._sums_of(rows) / take(self._hits, rows)[:, None]
+        codec = VectorCodec.learn(_telling(means), self._code_bytes - NUMBER_BYTES, haste=True)
+        self.know(self.codecs.followed_by(codec))
 
     def know(self, codecs: Codecs) -> None:
         """Code with these from now on, which begin with those of before."""
@@ -402,15 +495,7 @@ class TieredVectors:
     def means(self, slots: torch.Tensor, hits: torch.Tensor | None = None) -> torch.Tensor:
         """(N,) slots in any order -> (N, C) float32 means over their points."""
         del hits  # hot rows know their own
-        rows = take(self._row.data, slots).long()
-        out = torch.zeros(len(slots), self.channels, device=self._device)
-        hot = (rows >= 0).nonzero()[:, 0]
-        which = take(rows, hot)
-        out[hot] = self._sums_of(which).div_(take(self._hits, which)[:, None])
-        if self.codecs and len(hot) < len(slots):
-            for some in (rows < 0).nonzero()[:, 0].split(_AT_ONCE):
-                out[some] = self.codecs.decode(self._codes_of(take(slots, some)))
-        return out
+        return self.taken(slots).means()
 
     def taken(self, slots: torch.Tensor) -> Taken:
         """A copy of (N,) rows in any order, which is quick to make."""
@@ -418,7 +503,8 @@ class TieredVectors:
         hot = rows >= 0
         rows = rows[hot].long()
         codes = self._codes_of(slots) if self.codecs else None
-        return Taken(self.codecs, codes, hot, take(self._hot, rows), take(self._base, rows))
+        own, base, hits = (take(of, rows) for of in (self._hot, self._base, self._hits))
+        return Taken(self.codecs, codes, hot, own, base, hits)
 
     def sums(self, slots: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
         """(N,) slots in any order and their hits -> (N, C) float32 sums over their points."""
@@ -468,7 +554,7 @@ class TieredVectors:
         hot = (theirs >= 0).nonzero()[:, 0]
         theirs, slots = take(theirs, hot), take(slots, hot)
         mine = (self._slot < 0).nonzero()[: len(hot), 0]
-        for name in ("_hot", "_base", "_hits"):
+        for name in ("_hot", "_base", "_hits", "_coded"):
             getattr(self, name).index_copy_(0, mine, take(getattr(other, name), theirs))
         self._slot.index_copy_(0, mine, slots.int())
         self._row.data.index_copy_(0, slots, mine.int())
@@ -484,8 +570,9 @@ class TieredVectors:
         codes = torch.empty(len(self), self.codecs.nbytes, dtype=torch.uint8, device=self._device)
         for some in every.split(_AT_ONCE * 16):
             codes[some] = self._codes_of(some)
-        for some in (self._row.data >= 0).nonzero()[:, 0].split(_AT_ONCE):
-            codes[some] = self.codecs.encode(self.means(some))
+        waiting = ((self._slot >= 0) & ~self._coded).nonzero()[:, 0]
+        for slots in take(self._slot, waiting).long().sort().values.split(_AT_ONCE):
+            codes[slots] = self.codecs.encode(self.means(slots))
         return {"codes": codes, **self.codecs.state()}
 
     def copied(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -493,7 +580,8 @@ class TieredVectors:
         rows = take(self._row.data, slots).long()
         if not self.codecs:
             return {"vectors": self._sums_of(rows)}
-        codes, hot = self._codes_of(slots), (rows >= 0).nonzero()[:, 0]
+        waiting = (rows >= 0) & ~take(self._coded, rows.clamp_min(0))
+        codes, hot = self._codes_of(slots), waiting.nonzero()[:, 0]
         for some in hot.split(_AT_ONCE) if len(hot) else ():
             codes[some] = self.codecs.encode(self.means(take(slots, some)))
         return {"codes": codes}

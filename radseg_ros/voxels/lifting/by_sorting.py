@@ -102,6 +102,7 @@ class _Kind:
     u: torch.Tensor  # (N,) float64
     v: torch.Tensor
     cell: torch.Tensor  # (N,) int64, the upper-left patch of its four
+    corners: torch.Tensor  # (4,) int64, from that one to each of the four
     weights: torch.Tensor  # (3, N) float64: wx, wy, wx * wy
 
     @classmethod
@@ -124,7 +125,13 @@ class _Kind:
         v, u, wx, wy = v[y], u[x], weight_x[x], weight_y[y]
         weights = torch.stack([wx, wy, wx * wy])
         pixel = v * size[1] + u
-        return cls(feature_hw, config, voxel_size, pixel, u.double(), v.double(), cell, weights)
+        # a single row or column of patches has no next one; what is left of its weight is rounding
+        down, right = (int(cells > 1) for cells in feature_hw)
+        down *= feature_hw[1]
+        corners = torch.tensor([0, right, down, down + right], device=device)
+        return cls(
+            feature_hw, config, voxel_size, pixel, u.double(), v.double(), cell, corners, weights
+        )
 
     def steps(self, depth: torch.Tensor, rgb: torch.Tensor, camera: torch.Tensor) -> Tensors:
         """All that is done without knowing how many voxels there are.
@@ -134,99 +141,102 @@ class _Kind:
             camera: (3, 4) of :func:`_camera`.
 
         Returns:
-            Counts, (3 + reasons,): voxels V, groups G, points, and the drops by :func:`_reasons`;
-            and key, hits, rgb_sum, row_start, patch, weight, of which the first V, V + 1 or G are
-            meant.
+            Counts, (2 + reasons,): voxels V, groups G, and the pixels that are left after each of
+            :func:`_reasons`; (6, N + 1) key, hits, colour and row_start of voxels, of which the
+            first V, or V + 1, are meant, colour as the bits of float64; and (N, 4) patch and
+            weight of groups, of which the first G are.
         """
-        key, drops = self._keys(depth, camera)
+        key, left = self._keys(depth, camera)
         key, order = torch.sort(key, stable=True)
         cell, count = take(self.cell, order), len(key)
         begins = torch.ones(2, count, dtype=torch.bool, device=key.device)  # voxels, groups
         torch.ne(key[1:], key[:-1], out=begins[0, 1:])
         torch.logical_or(begins[0, 1:], cell[1:] != cell[:-1], out=begins[1, 1:])
-        number = _running(begins) - 1
-        # place of the first pixel of each; behind the last one N, and what is no first goes away
+        counts = torch.stack([*(begins & (key != NO_VOXEL)), *left]).sum(1)
+        number = _running(begins)  # of those that begin before each pixel
+        # place of the first pixel of each, behind the last one N; place 0 is of what begins none
         first = torch.full((2, count + 2), count, device=key.device)
         place = torch.arange(count, device=key.device).expand(2, -1)
-        first.scatter_(1, torch.where(begins, number, count + 1), place)
-        first = first[:, :-1]
+        first = first.scatter_(1, number[:, 1:] * begins, place)[:, 1:]
+
+        values = torch.empty(6, count, dtype=torch.float64, device=key.device)
+        torch.index_select(self.weights, 1, order, out=values[:3])
         color = take(at_depth_size(rgb, depth).reshape(-1, 3), take(self.pixel, order))
-        color = color.double() / 255 if color.dtype == torch.uint8 else color.double()
-        values = torch.cat([torch.index_select(self.weights, 1, order), color.T])
-        prefix = torch.nn.functional.pad(_running(values), (1, 0))
-        x, y, xy = torch.index_select(prefix[:3], 1, first[1]).diff(dim=1)
-        colors = torch.index_select(prefix[3:], 1, first[0]).diff(dim=1)
-        one = first[1].diff().double()
-        weight = torch.stack([one - x - y + xy, x - xy, y - xy, xy], 1)
-        corner = torch.arange(4, device=key.device)
-        width, patches = self.feature_hw[1], self.feature_hw[0] * self.feature_hw[1]
+        values[3:] = color.T
+        if color.dtype == torch.uint8:
+            values[3:].div_(255)
+        prefix = _running(values)
+        sums = torch.index_select(prefix[:3], 1, first[1]).diff(dim=1)
+        one, (x, y, xy) = first[1].diff().double(), sums
+        weight = torch.stack([one - x - y + xy, *(sums[:2] - xy), xy], 1).float()
+
         inside = first[:, :-1].clamp(max=count - 1)
-        patch = take(cell, inside[1])[:, None] + (corner % 2 + corner // 2 * width)
-        groups = torch.cat([number[1], number[1, -1:] + 1])  # up to each pixel
-        used = key != NO_VOXEL
-        counts = torch.cat([(begins & used).sum(1), used.sum()[None], drops])
-        return (
-            counts,
-            take(key, inside[0]),
-            first[0].diff(),
-            colors.T,
-            4 * take(groups, first[0]),
-            # one row or column of patches has no second one; its weight is 0 to rounding
-            patch.clamp(max=patches - 1),
-            weight.float(),
-        )
+        voxels = torch.empty(6, count + 1, dtype=torch.int64, device=key.device)
+        torch.index_select(key, 0, inside[0], out=voxels[0, :-1])
+        torch.sub(first[0, 1:], first[0, :-1], out=voxels[1, :-1])
+        colors = torch.index_select(prefix[3:], 1, first[0])
+        torch.sub(colors[:, 1:], colors[:, :-1], out=voxels[2:5, :-1].view(torch.float64))
+        torch.mul(take(number[1], first[0]), 4, out=voxels[5])
+        return counts, voxels, take(cell, inside[1])[:, None] + self.corners, weight
 
-    def _keys(self, depth: torch.Tensor, camera: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N,) voxel of each pixel, NO_VOXEL for unused ones, and the drops of :func:`_reasons`."""
+    def _keys(
+        self, depth: torch.Tensor, camera: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(N,) voxel of each pixel, NO_VOXEL for unused ones.
+
+        And (N,) bool, which pixels are left after each of :func:`_reasons`.
+        """
         config = self.config
-        whole = returns(depth)
-        d = take(whole.view(-1), self.pixel)
-        usable = d > 0
-        drops = [len(d) - usable.sum()]
-
-        def keep(good: torch.Tensor) -> torch.Tensor:
-            left = usable & good
-            drops.append(usable.sum() - left.sum())
-            return left
-
+        d = take(depth.reshape(-1), self.pixel)
+        left = [(d > 0) & (d < torch.inf)]
         if config.min_range or config.max_range:
-            usable = keep((d >= config.min_range) & (d <= (config.max_range or torch.inf)))
+            near = (d >= config.min_range) & (d <= (config.max_range or torch.inf))
+            left.append(left[-1] & near)
         if config.depth_edge:
-            edges = depth_edges(whole, config.depth_edge)
-            usable = keep(~take(edges.view(-1), self.pixel))
-        axes = [((self.u * a + c) + self.v * b) * d + t for a, b, c, t in camera]
+            edges = depth_edges(returns(depth), config.depth_edge)
+            left.append(left[-1] & ~take(edges.view(-1), self.pixel))
+        a, b, c, t = camera[:, :, None].unbind(1)
+        axes = (self.u * a).add_(c).add_(self.v * b).mul_(d).add_(t)  # (3, N)
         if config.clip_min or config.clip_max:
-            inside = torch.ones_like(usable)
+            inside = left[-1].clone()
             for limits, compare in ((config.clip_min, torch.ge), (config.clip_max, torch.le)):
                 for axis, limit in zip(axes, limits, strict=False):
                     inside &= compare(axis, limit / self.voxel_size)
-            usable = keep(inside)
-        index = torch.stack(axes).round_()
-        usable = keep((index.abs() < COORDINATE_LIMIT).all(0))
-        key = pack(index.where(usable, 0.0))
-        return key.where(usable, NO_VOXEL), torch.stack(drops)
+            left.append(inside)
+        index = axes.round_()
+        left.append(left[-1] & (index.abs() < COORDINATE_LIMIT).all(0))
+        # what is not left may be anything, not only a number
+        return pack(index.long()).where(left[-1], NO_VOXEL), left
 
     def lifted(self, results: Tensors) -> LiftedFrame:
         """What :meth:`steps` gave, cut to size, in memory of its own."""
-        counts, *rest = results
-        voxels, groups, points, *drops = counts.tolist()
-        key, hits, rgb_sum, row_start, patch, weight = rest
+        counts, every, patch, weight = results
+        voxels, groups, *left = counts.tolist()
+        cut = every[:, : voxels + 1].clone()
+        pixels = zip([len(self.pixel), *left], left, strict=False)
         return LiftedFrame(
-            key=key[:voxels].clone(),
-            hits=hits[:voxels].clone(),
-            rgb_sum=rgb_sum[:voxels].clone(memory_format=torch.contiguous_format),
-            row_start=row_start[: voxels + 1].clone(),
-            patch=patch[:groups].clone().flatten(),
-            weight=weight[:groups].clone().flatten(),
+            key=cut[0, :-1],
+            hits=cut[1, :-1],
+            rgb_sum=cut[2:5, :-1].view(torch.float64).T,
+            row_start=cut[5],
+            patch=patch[:groups].flatten().clone(),
+            weight=weight[:groups].flatten().clone(),
             feature_hw=self.feature_hw,
-            points=points,
-            dropped=dict(zip(_reasons(self.config), drops, strict=True)),
+            points=left[-1],
+            dropped=dict(zip(_reasons(self.config), (a - b for a, b in pixels), strict=True)),
         )
 
 
 def _running(rows: torch.Tensor) -> torch.Tensor:
-    """(r, N) -> the running sums along each row; one by one, which a GPU does 20 times as fast."""
-    return torch.stack([row.cumsum(0) for row in rows])
+    """(r, N) -> (r, N + 1) the sums of what is before each column and of all, by row.
+
+    One row after the other, which a GPU does 20 times as fast as all at once.
+    """
+    kind = torch.int64 if rows.dtype == torch.bool else rows.dtype
+    sums = torch.zeros(len(rows), rows.shape[1] + 1, dtype=kind, device=rows.device)
+    for row, out in zip(rows, sums, strict=True):
+        torch.cumsum(row, 0, out=out[1:])
+    return sums
 
 
 def _reasons(config: LiftConfig) -> list[str]:

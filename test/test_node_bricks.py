@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 (what needs ROS is imported after the check that it is there)
+"""A real node whose map is larger than its memory may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from conftest import require_ros
+
+require_ros()
+
+from diagnostic_msgs.msg import DiagnosticArray
+from robot import NODE, WALL, Listener, Robot, Sender, color_node, running_robot, wait_for
+from test_node_robots import shifted
+
+from radseg_interfaces.srv import SaveMap
+from radseg_ros.voxels.map_file import load_map
+
+pytestmark = pytest.mark.slow  # nodes of their own
+BOUND, A_WALL = 200, 80  # voxels
+
+
+@pytest.fixture(scope="module")
+def robot() -> Iterator[Robot]:
+    with running_robot() as robot:
+        yield robot
+
+
+def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
+    bricks, send = tmp_path / "bricks", Sender(robot)
+    settings = {
+        "node.map_directory": tmp_path,
+        "map.disk_directory": bricks,
+        "map.max_voxels": BOUND,
+        "map.autosave": "kept",
+        "node.backlog": 9,
+    }
+    health = Listener(robot, DiagnosticArray, "/diagnostics")
+
+    def said(key: str) -> int:
+        statuses = [status for message in health.got[-1:] for status in message.status]
+        values = {each.key: each.value for status in statuses for each in status.values}
+        return int(values.get(key, 0))
+
+    with color_node(settings) as process:
+        for place in range(8):
+            known = robot.integrated() if place else 0
+            walls = replace(WALL, T_world_camera=shifted(4.0 * place))
+            wait_for(lambda known=known, walls=walls: send(walls) or robot.integrated() > known)
+        wait_for(lambda: said("voxels on the disk") > 2 * BOUND, what="what is on the disk")
+        assert said("voxels") <= BOUND and not said("bricks not written")
+        assert list(bricks.glob("*.radbrick"))
+        saved = robot.call(SaveMap, f"{NODE}/save_map", path="all")
+        assert saved.success and saved.voxels == 8 * A_WALL, saved.message
+        world = load_map(tmp_path / "all.radmap")[0]
+        assert len(world) == saved.voxels
+        places = world.geometry().xyz[:, 0].div(4).round()
+        assert [int((places == place).sum()) for place in range(8)] == [A_WALL] * 8
+        assert robot.query("grey").covered == 1.0
+        known = robot.integrated()
+        wait_for(lambda: send() or robot.integrated() > known, what="what is not saved yet")
+        assert process.stop() == 0
+    health.close()
+    assert not list(bricks.iterdir())
+    assert len(load_map(tmp_path / "kept.radmap")[0]) == 8 * A_WALL
