@@ -40,7 +40,8 @@ def mapper_of(layout: MapConfig, folder: str = "") -> Mapper:
     """A mapper that is asked, and whose map is made by hand."""
     persistence = PersistenceConfig(disk_directory=folder)
     rules = QueryConfig(mode="relevancy")
-    return Mapper(Config(map=layout, persistence=persistence, query=rules), building.Texts())
+    texts = building.Texts(projects=False)
+    return Mapper(Config(map=layout, persistence=persistence, query=rules), texts)
 
 
 def walk(count: int) -> list[tuple[str, int, int]]:

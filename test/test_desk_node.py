@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import recordings
 from conftest import require_ros, shared
 from scipy.spatial.transform import Rotation
 
@@ -28,14 +27,12 @@ from radseg_ros.voxels.map_file import load_map
 FIRST, FRAMES = 200, 12
 
 
-def write_bag(path: Path, folder: FolderRecording, monkeypatch) -> Path:
+def write_bag(path: Path, folder: FolderRecording) -> Path:
     """Some frames of a folder as a bag, with a pose behind the last one."""
     with BagWriter(path, StoragePlugin.SQLITE3) as bag:
         for number, frame in folder.frames(FIRST, FIRST + FRAMES):
-            monkeypatch.setattr(recordings, "K", frame.K)
-            monkeypatch.setattr(recordings, "SIZE", frame.depth.shape)
             ns = 1_000_000_000 + number * 100_000_000
-            bag.info("/depth/camera_info", ns)
+            bag.info("/depth/camera_info", ns, frame.K, frame.depth.shape)
             write_pose(bag, ns, frame.T_world_camera)
             bag.image("/color/image", ns, frame.rgb, "rgb8")
             bag.image("/depth/image", ns, np.round(1000 * frame.depth).astype("<u2"), "16UC1")
@@ -62,7 +59,7 @@ def write_pose(bag: BagWriter, ns: int, T: np.ndarray) -> None:
 @pytest.mark.slow
 def test_the_office_is_the_same_at_the_desk_and_through_the_node(tmp_path, monkeypatch):
     office = FolderRecording(shared("data/hololens_office"))
-    bag = write_bag(tmp_path / "office", office, monkeypatch)
+    bag = write_bag(tmp_path / "office", office)
     monkeypatch.setitem(ENCODERS, "colors", lambda options: ColorEncoder())
     desk, node = tmp_path / "desk.radmap", tmp_path / "node.radmap"
     words = ["--encoder", "colors", "--set", "short_side=0"]

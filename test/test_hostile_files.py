@@ -19,6 +19,7 @@ from hostile import rewritten, taken_apart
 from journalled import live_map, observe, place, settle
 from small_worlds import make_map, random_frame
 
+from radseg_ros.cli.info import main as info
 from radseg_ros.config import Config, MapConfig
 from radseg_ros.datatypes import FeatureMap, Filter, InputError, MapFileError
 from radseg_ros.encoders.protocol import ENCODERS
@@ -26,6 +27,8 @@ from radseg_ros.journal.folder import ABOUT, Journal, JournalWriter
 from radseg_ros.journal.record import FILE as RECORD
 from radseg_ros.journal.record import Content
 from radseg_ros.mapper import Mapper
+from radseg_ros.view.saved_map import config_of
+from radseg_ros.voxels.camera_path import CameraPath
 from radseg_ros.voxels.map_file import FILE as MAP
 from radseg_ros.voxels.map_file import (
     MOST_HITS,
@@ -39,6 +42,12 @@ from radseg_ros.voxels.map_file import (
 from radseg_ros.voxels.tensor_file import save_tensors
 from radseg_ros.voxels.voxel_map import LARGEST
 
+NOTES = {
+    "options": {"encoder": "lite", "encoder_options": ["a=1"], "query": {"threshold": 0.3}},
+    "camera": {"positions": [[0.0, 1.0, 2.0]], "up": [0.0, 0.0, 1.0], "count": 1, "step": 1},
+    "journal": {"id": "x", "record": 3, "removed": 0, "frames": 2, "stale": {}},
+    "recording": {"read": 3, "used": 3, "complete": True, "dropped": {"x": 1}, "keyframes": []},
+}
 COLORS = len(ColorEncoder().embed_labels(["red"])[0])
 
 
@@ -55,7 +64,7 @@ def color_map(path: Path, share: int = 1) -> None:
     world, rng = make_map(0.2, COLORS, device="cpu"), np.random.default_rng(0)
     for step in range(3):
         world.integrate(*random_frame(rng, stamp_ns=step, channels=COLORS))
-    save_map(path, world, share=share)
+    save_map(path, world, notes=NOTES, share=share)
 
 
 def use(path: Path, again: Path) -> None:
@@ -78,6 +87,17 @@ def use(path: Path, again: Path) -> None:
     load_map(again)
 
 
+def told(path: Path) -> int:
+    """What radseg-info ends with; what a file notes may be anything."""
+    try:
+        header = read_header(path)
+        CameraPath.of(header)
+        config_of(path, header)
+    except MapFileError as error:
+        assert "\n" not in str(error)
+    return info([str(path)])
+
+
 def survives(path: Path) -> bool:
     """Whether a file is read; if so it is used."""
     refused = 0
@@ -87,12 +107,23 @@ def survives(path: Path) -> bool:
         except MapFileError as error:
             assert "\n" not in str(error) and len(str(error)) < 600
             refused += 1
+    told(path)
     if not refused:
         try:
             use(path, path.with_name("again.radmap"))
         except MapFileError as error:  # of another width, or voxel size
             assert "here it is" in str(error)
     return not refused
+
+
+@pytest.mark.slow
+def test_notes_that_lie(tmp_path):
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    header, state = taken_apart(path, MAP)
+    for notes in altered(NOTES, 100):
+        save_tensors(path, MAP, {**header, "notes": notes}, state)
+        told(path)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import run_command
+from ..datatypes import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NAME = "radseg-info"
 STOREY = 3.0  # m
 AXES = "xyz"
+LONGEST_ROW = 4000  # characters
 FIRST_DATE = 1e8  # s; smaller stamps are no dates but begin with a recording
 
 
@@ -122,7 +124,10 @@ def changed_options(path: Path, header: MapHeader) -> dict[str, Any]:
 
 
 def _summary(recording: dict[str, Any]) -> dict[str, Any]:
-    return {k: recording.get(k) for k in ("name", "frames", "used", "complete", "dropped")}
+    found = {k: recording.get(k) for k in ("name", "frames", "used", "complete", "dropped")}
+    counts = found["dropped"] if isinstance(found["dropped"], dict) else {}
+    counts = {reason: count for reason, count in counts.items() if type(count) is int}
+    return {**found, "dropped": counts}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -145,7 +150,7 @@ def table(found: dict[str, Any]) -> str:
         "options": ", ".join(f"{name}={value}" for name, value in found["options"].items()),
         "size": f"{found['bytes'] / 1e6:.1f} MB",
     }
-    lines = [f"  {name:<10}{text}" for name, text in rows.items() if text]
+    lines = [f"  {name:<10}{brief(text, LONGEST_ROW)}" for name, text in rows.items() if text]
     return "\n".join([found["file"], *lines])
 
 
@@ -172,7 +177,7 @@ def _recording(recording: dict[str, Any] | None) -> str:
     if recording is None:
         return ""
     state = "" if recording["complete"] else ", not complete: radseg-map --resume goes on"
-    dropped = sum((recording["dropped"] or {}).values())
+    dropped = sum(recording["dropped"].values())
     unused = f", {dropped} not used" if dropped else ""
     return (
         f"{recording['name']}: {recording['used']} of {recording['frames']} frames{unused}{state}"
