@@ -59,7 +59,9 @@ def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
         assert len(world) == saved.voxels
         places = world.geometry().xyz[:, 0].div(4).round()
         assert [int((places == place).sum()) for place in range(8)] == [A_WALL] * 8
-        assert robot.query("grey").covered == 1.0
+        answer = robot.query("grey")
+        assert answer.covered == 1.0
+        assert answer.status.voxels_on_disk > 2 * BOUND
         known = robot.integrated()
         wait_for(lambda: send() or robot.integrated() > known, what="what is not saved yet")
         assert process.stop() == 0

@@ -197,6 +197,7 @@ def status_message(status: LiveStatus) -> MapStatus:
         encoder=status.encoder,
         paused=status.paused,
         voxels=status.voxels,
+        voxels_on_disk=0 if status.disk is None else status.disk.voxels,
         pending_voxels=status.pending,
         answerable=status.answerable,
         map_bytes=status.map_bytes,
