@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from conftest import require_ros
 require_ros()
 
 from diagnostic_msgs.msg import DiagnosticArray
-from robot import NODE, WALL, Listener, Robot, Sender, color_node, running_robot, wait_for
+from robot import NODE, WALL, Listener, Sender, color_node, wait_for
 from test_node_robots import shifted
 
 from radseg_interfaces.srv import SaveMap
@@ -21,12 +20,6 @@ from radseg_ros.voxels.map_file import load_map
 
 pytestmark = pytest.mark.slow  # nodes of their own
 BOUND, A_WALL = 200, 80  # voxels
-
-
-@pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
-    with running_robot() as robot:
-        yield robot
 
 
 def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
