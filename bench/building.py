@@ -201,6 +201,7 @@ def ask(mapper: Mapper) -> None:
             f"{resident('VmHWM'):.2f} GB resident since the start; "
             f"{time.process_time() - processor:.2f} s of processor time"
         )
+        del result, answers  # before the next one is made
 
 
 def frames(options: argparse.Namespace) -> None:
