@@ -173,7 +173,8 @@ class VectorCodec:
         Those of unit length give cosines; what has no length gives 0. Nothing is decoded.
         """
         base = WORDS * torch.arange(self.nbytes - 1, device=codes.device, dtype=torch.int32)
-        found = embedding_bag(codes[:, 1:].int() + base, table, mode="sum")
+        places = codes[:, 1:].int().add_(base)
+        found = embedding_bag(places, table, mode="sum")
         return found.mul_((codes[:, :1] > 0).float())
 
     def _places(self) -> Iterator[tuple[torch.Tensor, int, int]]:
