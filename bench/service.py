@@ -106,21 +106,24 @@ class Clients:
         self.seconds: list[float] = []
         self.covered: list[float] = []
         self.refused = 0
-        self._closed = False
+        self._closed, self._waiting = False, 0
         for client in self._clients:
             client.wait_for_service()
         time.sleep(DISCOVERY_SLACK)
 
     def run(self, seconds: float) -> None:
-        """Ask for so long, and until every client had an answer."""
+        """Ask for so long, and until every client had an answer; then wait for what is asked."""
         end = time.monotonic() + seconds
         for client in self._clients:
             self._ask(client)
         while time.monotonic() < end or len(self.seconds) < len(self._clients):
             time.sleep(0.1)
         self._closed = True
+        while self._waiting:
+            time.sleep(0.1)
 
     def _ask(self, client: Any) -> None:
+        self._waiting += 1
         begun = time.perf_counter()
 
         def answered(future: Any) -> None:
@@ -131,6 +134,7 @@ class Clients:
             self.refused += not response.success
             if not self._closed:
                 self._ask(client)
+            self._waiting -= 1
 
         client.call_async(self._request).add_done_callback(answered)
 
