@@ -470,9 +470,11 @@ def once_there(file: Path, then: Callable[[], Any]) -> Iterator[None]:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    yield
-    over.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.slow
