@@ -6,15 +6,10 @@ The numbers are the same. A scene that fails, or takes its process with it, cost
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import gc
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import wait
@@ -203,41 +198,18 @@ def dask_client(address: str) -> Iterator[Any]:
         raise ConfigError(f"--cluster local:N takes a number of processes, got {address!r}")
     with ExitStack() as stack:
         stack.enter_context(_quiet("distributed"))
-        failure = ""
         try:
-            loop = event_loop()
             if local:
                 cluster = LocalCluster(
-                    n_workers=int(count), threads_per_worker=1, dashboard_address=None, loop=loop
+                    n_workers=int(count), threads_per_worker=1, dashboard_address=None
                 )
                 stack.callback(cluster.close, timeout=10)
-            client = Client(cluster if local else address, timeout=CONNECT, loop=loop)
+            client = Client(cluster if local else address, timeout=CONNECT)
         except Exception as error:  # OSError, TimeoutError, ValueError, those of its protocols
-            failure = type(error).__name__
-        if failure:
-            gc.collect()  # half a client is closed here: the thread of the loop could not do it
             what = "Dask cannot be started" if local else "no Dask scheduler answers"
-            raise ConfigError(f"{what} at {address} ({failure})")
+            raise ConfigError(f"{what} at {address} ({type(error).__name__})") from error
         stack.callback(client.close, timeout=10)
         yield client
-
-
-@functools.cache
-def event_loop() -> Any:
-    """The loop that Dask runs in here, for as long as the process runs.
-
-    One of its own would have to come up within ten seconds. A busy machine may need longer.
-    """
-    from tornado.ioloop import IOLoop
-
-    ready: Future[Any] = Future()
-
-    async def run() -> None:
-        ready.set_result(IOLoop.current())
-        await asyncio.Event().wait()
-
-    threading.Thread(target=lambda: asyncio.run(run()), name="Dask", daemon=True).start()
-    return ready.result()
 
 
 @contextmanager
