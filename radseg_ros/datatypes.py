@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, Union
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
@@ -243,6 +243,22 @@ class MapGeometry:
 
     def __len__(self) -> int:
         return int(self.index.shape[0])
+
+    def kept(self, which: torch.Tensor) -> MapGeometry:
+        """The voxels of an (M,) mask."""
+        return replace(self, **{name: values[which] for name, values in self._columns().items()})
+
+    def joined(self, others: Sequence[MapGeometry]) -> MapGeometry:
+        """These voxels and those of ``others``, one after the other."""
+        import torch
+
+        parts = [self._columns(), *(other._columns() for other in others)]
+        columns: dict[str, Any] = {n: torch.cat([part[n] for part in parts]) for n in parts[0]}
+        return replace(self, **columns)
+
+    def _columns(self) -> dict[str, Any]:
+        names = (field.name for field in fields(self) if field.name != "voxel_size")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from ..datatypes import Filter, MapGeometry
@@ -35,9 +33,4 @@ def chosen(
 ) -> tuple[MapGeometry, torch.Tensor]:
     """The voxels that may answer, and their scores: (M, Q) -> (m, Q)."""
     keep = mask(geometry, where, now_ns)
-    columns = {
-        field.name: getattr(geometry, field.name)[keep]
-        for field in dataclasses.fields(geometry)
-        if isinstance(getattr(geometry, field.name), torch.Tensor)
-    }
-    return dataclasses.replace(geometry, **columns), scores[keep.to(scores.device)]
+    return geometry.kept(keep), scores[keep.to(scores.device)]

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -70,8 +68,11 @@ def asked_everywhere(
     here = torch.isin(cubes.brick_of(pack(geometry.index.T)), torch.tensor(asked).to(scores.device))
     if len(here) and bool(here.any()):
         others -= int(here.sum())
-        found[0] = kept(geometry, scores, ~here)
-    return Everywhere(*joined(found), others)
+        found[0] = geometry.kept(~here), scores[~here]
+    if len(found) == 1:
+        return Everywhere(*found[0], others)
+    first, *rest = (geometry for geometry, _ in found)
+    return Everywhere(first.joined(rest), torch.cat([scores for _, scores in found]), others)
 
 
 def _in_order(world: VoxelMap, there: Mapping[int, Brick], where: Filter | None) -> list[int]:
@@ -105,30 +106,3 @@ def _whole(
     if part is not None:
         part.forget()
     return part
-
-
-def kept(geometry: MapGeometry, scores: torch.Tensor, keep: torch.Tensor) -> Answered:
-    """Those of an (M,) mask."""
-    columns = {name: getattr(geometry, name)[keep] for name in _columns(geometry)}
-    return dataclasses.replace(geometry, **columns), scores[keep]
-
-
-def joined(parts: list[Answered]) -> Answered:
-    """The voxels of all parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0][0]
-    columns: dict[str, Any] = {
-        name: torch.cat([getattr(geometry, name) for geometry, _ in parts])
-        for name in _columns(first)
-    }
-    scores = torch.cat([scores for _, scores in parts])
-    return dataclasses.replace(first, **columns), scores
-
-
-def _columns(geometry: MapGeometry) -> list[str]:
-    return [
-        field.name
-        for field in dataclasses.fields(geometry)
-        if isinstance(getattr(geometry, field.name), torch.Tensor)
-    ]
