@@ -39,6 +39,7 @@ from scipy.spatial.transform import Rotation
 from radseg_ros.config import Config, MapConfig
 from radseg_ros.datatypes import FeatureMap, Frame
 from radseg_ros.demo.gallery import generate, is_complete
+from radseg_ros.device import give_way
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.geometry import arrays
 from radseg_ros.journal.correct import Corrector
@@ -216,6 +217,7 @@ def meanwhile(frames: list[Frame], folder: Path, rate: float, rounds: int) -> No
     ended, answers = threading.Event(), []
 
     def ask() -> None:
+        give_way()  # as the node's questions do
         while not ended.wait(0.5):
             before = time.perf_counter()
             walk.mapper.query(texts, renew=0.5)
@@ -251,7 +253,8 @@ def meanwhile(frames: list[Frame], folder: Path, rate: float, rounds: int) -> No
         print(
             f"meanwhile: {name}, {len(every)} frames: median {1e3 * statistics.median(every):.0f} "
             f"ms; longest of each round, in medians without a correction: "
-            f"{', '.join(f'{max(part) / median:.2f}' for part in parts)}"
+            f"{', '.join(f'{max(part) / median:.2f}' for part in parts)}; "
+            f"over 2: {sum(time > 2 * median for time in every)}"
         )
     print(
         f"meanwhile: a step has the map for {1e3 * statistics.median(lock.held[1:]):.1f} ms, at "

@@ -37,6 +37,7 @@ import rclpy
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from tf2_msgs.msg import TFMessage
 
 from radseg_interfaces.srv import QueryText
@@ -92,7 +93,11 @@ def mapping_node(log: str, encode: float, arguments: Sequence[str]) -> None:
 
 def bare_node() -> None:
     """What any node in Python pays for these topics."""
-    rclpy.init(args=["--ros-args", "-r", f"__ns:={NAMESPACE}"])
+    # It has nothing to put away: a signal ends it at once, without rclpy's shutdown.
+    rclpy.init(
+        args=["--ros-args", "-r", f"__ns:={NAMESPACE}"],
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
     node = rclpy.create_node("bare")
     qos = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
     for type_, topic in ((Odometry, "pose"), (TFMessage, "/tf")):

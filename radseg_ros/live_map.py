@@ -329,10 +329,11 @@ class LiveMap:
         else:
             content = self._packed(observation, *with_memory(lambda: mapper.see(observed)))
             kept = unpack(content)  # so that the map is what the journal makes of it again
-            prepared = mapper.lifted(kept.frame, kept.features, kept.rules)
         with self._turn:
             if epoch != self._epoch:
                 raise Unusable(self._epoch_reason)
+            if content is not None:
+                prepared = mapper.lifted(kept.frame, kept.features, kept.rules)
             record = 0 if journal is None else journal.next
             stats = with_memory(lambda: mapper.fuse(prepared, record))
             if stats.points and journal is not None and content is not None:

@@ -42,6 +42,7 @@ from .replay import Poses, beginning, poses_of, replay
 from .story import MOVED, Story
 from .trajectory import Trajectory, moved
 
+PATIENCE = 0.1  # s that a step lets a frame go first, at most
 CATCHING_UP = 20  # looks whether a map has all frames, until the last one may be added in turn
 
 
@@ -94,7 +95,8 @@ class Corrector:
     """Moves frames of a map, one by one, in a thread of its own.
 
     Args:
-        turn: held by whoever changes the map as a whole or adds to the journal.
+        turn: held by whoever changes the map as a whole or adds a frame, from its lift to the
+            journal.
         read: a map file, as the map that goes on with it.
         share: of one core's time.
         changed: is called when frames have been moved; at last with the way of the camera, if all
@@ -267,7 +269,12 @@ class Corrector:
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Some work, and the rest after it; a frame that waits for the map can have it then."""
+        """Some work, and the rest after it; a frame that waits for the map can have it then.
+
+        A frame in hand goes first: on a small machine it is what both would be slow for.
+        """
+        if self._turn.acquire(timeout=PATIENCE):
+            self._turn.release()
         begun = time.monotonic()
         yield
         rest = (time.monotonic() - begun) * (1 / self._share - 1)
