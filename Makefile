@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := source scripts/env.sh &&
-PYTEST := python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# What is compiled is kept, whatever the shell says: two workers and each program that the tests start would compile it again.
+PYTEST := PYTHONDONTWRITEBYTECODE= python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 OUT ?= demo_out
 
 .PHONY: help setup demo test test-quick lint clean

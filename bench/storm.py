@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -134,12 +135,17 @@ def encoded(kind: str, size: tuple[int, int] = (16, 12)) -> bytes:
 PNG = encoded("png")
 BOMB = PNG[:16] + (60_000).to_bytes(4, "big") * 2 + PNG[24:]
 RVL = np.array([16, 12, 0x08838AF3], "<u4").tobytes() + bytes(96)  # 1000 everywhere
-PICTURES = (PNG, encoded("jpeg"), PNG[:40], BOMB, encoded("png", (6000, 5000)), encoded("gif"),
-            RVL, RVL[:15], RVL[:-20], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"",
-            bytes(99))  # fmt: skip
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
 HOSTILE = (None, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "rgb8",
            "32FC1", "x" * 1_000_000, "map\nERROR", "\ud800", b"", bytes(7), [], [float("nan")] * 9,
            [0.0] * 16, [1e308] * 9, ["a"] * 9, {}, object(), Message())  # fmt: skip
+
+
+@cache
+def pictures() -> tuple[bytes, ...]:
+    """What compressed images may hold."""
+    files = (PNG, encoded("jpeg"), PNG[:40], BOMB, encoded("png", (6000, 5000)), encoded("gif"))
+    return (*files, RVL, RVL[:15], RVL[:-20], POSTSCRIPT, b"", bytes(99))
 
 
 def frame_messages(ms: int, rng: random.Random) -> list[tuple[str, Any]]:
@@ -160,7 +166,7 @@ def hostile(kind: str, ms: int, message: Any, rng: random.Random) -> Any:
     if kind in ("color", "depth") and rng.random() < 0.2:
         kinds = ("", " png", " rvl")
         formats = ("jpeg", "png", "x" * 1000, *(f"16UC1; compressedDepth{kind}" for kind in kinds))
-        data = rng.choice((b"", bytes(12))) + rng.choice(PICTURES)
+        data = rng.choice((b"", bytes(12))) + rng.choice(pictures())
         return Message(header=head(ms), format=rng.choice(formats), data=data)
     for _ in range(rng.choice([1, 1, 2])):
         place = message

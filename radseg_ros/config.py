@@ -889,11 +889,14 @@ GROUPS = tuple(f.name for f in dataclasses.fields(Config) if "flat" in f.metadat
 # From names and values to configurations
 
 
+_kinds = cache(typing.get_type_hints)  # field -> type, of a configuration class
+
+
 @cache
 def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
     """Every option of a configuration class by the name that users write, in source order."""
     found: dict[str, Option] = {}
-    kinds = typing.get_type_hints(cls)
+    kinds = _kinds(cls)
     for f in dataclasses.fields(cls):
         kind = kinds[f.name]
         if dataclasses.is_dataclass(kind):
@@ -962,7 +965,7 @@ def from_dict(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
         ConfigError: an option does not exist (named in full, with the nearest known one), has the
             wrong type, or a value that it cannot have.
     """
-    kinds = typing.get_type_hints(cls)
+    kinds = _kinds(cls)
     options = options_of(cls, prefix)
     groups = {f.name: f.metadata["flat"] for f in dataclasses.fields(cls) if "flat" in f.metadata}
     fields = {f.name for f in dataclasses.fields(cls)}
@@ -1003,9 +1006,9 @@ def from_texts(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 def _home(cls: Any, name: str, key: str) -> str:
     """The group that ``key`` belongs to, of ``name`` and the one whose options begin like it."""
-    kinds = typing.get_type_hints(cls)
+    kinds = _kinds(cls)
     for f in dataclasses.fields(cls):
-        if f.metadata.get("flat") == f"{name}." and key in typing.get_type_hints(kinds[f.name]):
+        if f.metadata.get("flat") == f"{name}." and key in _kinds(kinds[f.name]):
             return f.name
     return name
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,18 @@ import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """What the tests import stays: the collector looks at a million objects of it only once."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +96,12 @@ def shared(path: str) -> Path:
     if not found.exists():
         pytest.skip(f"reference data {path} is not in {DATA} (set RADSEG_TEST_DATA)")
     return found
+
+
+def require_package(name: str, reason: str) -> None:
+    """Skip a whole test file where a package is missing, without importing it."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(reason, allow_module_level=True)
 
 
 def require_ros() -> None:

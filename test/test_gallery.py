@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("skimage", reason="the photographs of scikit-image are not installed")
-pytest.importorskip("sklearn", reason="the photographs of scikit-learn are not installed")
+from conftest import require_package
 
 from radseg_ros.datatypes import check_pose
 from radseg_ros.demo import gallery
 from radseg_ros.demo.raycast import Box, Cylinder, render
 from radseg_ros.frames.folder import open_recording
+
+require_package("skimage", reason="the photographs of scikit-image are not installed")
+require_package("sklearn", reason="the photographs of scikit-learn are not installed")
 
 SIZE = (48, 64)
 K = np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])

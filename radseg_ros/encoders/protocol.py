@@ -178,8 +178,9 @@ def make_encoder(name: str, **options: Any) -> Encoder:
         ConfigError: unknown encoder or option; the message names the known ones.
         CheckpointError: the weights cannot be had or are damaged.
     """
-    one_of("encoder", name, known_encoders())
-    return ENCODERS[name](options) if name in ENCODERS else _installed(name, options)
+    if name in ENCODERS:  # what packages bring is read from the disk
+        return ENCODERS[name](options)
+    return _installed(one_of("encoder", name, known_encoders()), options)
 
 
 def encoder_options(config: Config, name: str) -> dict[str, Any]:
