@@ -13,6 +13,11 @@ from .datatypes import RadsegRosError, brief
 from .device import let_threads_sleep, out_of_memory
 
 LONGEST = 2000  # characters of a sentence
+CHECKOUT = "or, in a checkout, make setup and source scripts/env.sh"
+ROS_CURES = {  # what every program that talks to ROS imports, and what to do if that fails
+    "rclpy": f"source /opt/ros/DISTRO/setup.bash, {CHECKOUT}",
+    "radseg_interfaces": f"colcon build, and source install/setup.bash, {CHECKOUT}",
+}
 
 
 def run_command(name: str, work: Callable[[], int], refused: int = 1) -> int:
@@ -33,6 +38,11 @@ def run_command(name: str, work: Callable[[], int], refused: int = 1) -> int:
     except (RadsegRosError, OSError, MemoryError) as error:
         complain(name, sentence(error))
         return refused
+    except ImportError as error:
+        if not (cure := ros_cure(error)):
+            raise
+        complain(name, f"{error}: {cure}")
+        return refused
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -41,6 +51,11 @@ def run_command(name: str, work: Callable[[], int], refused: int = 1) -> int:
     except KeyboardInterrupt:
         complain(name, "interrupted")
         return 130
+
+
+def ros_cure(error: ImportError) -> str:
+    """What to do about ROS or messages that cannot be imported; empty if it is neither."""
+    return ROS_CURES.get((error.name or "").partition(".")[0], "")
 
 
 def positive(text: str) -> int:

@@ -9,17 +9,16 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from radseg_ros.device import let_threads_sleep
 
-let_threads_sleep()  # read when torch is loaded
+if TYPE_CHECKING:  # imported on use: the process that deals tests out to others needs none of it
+    import torch
 
-import pretend_gpu  # noqa: E402
-import small_worlds  # noqa: E402
-import torch  # noqa: E402
+let_threads_sleep()  # read when torch is loaded
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
@@ -27,12 +26,11 @@ DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[object]:
-    """What the tests import stays: the collector looks at a million objects of it only once."""
+    """What the tests import stays: the collector need not look at its million objects."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.collect()
         gc.freeze()
         gc.enable()
 
@@ -40,11 +38,15 @@ def pytest_collection() -> Iterator[object]:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """The worlds are small: threads that wait for each other cost more than they bring."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 def devices() -> list:
     """A CPU, and a GPU: a pretended one, beside the quick tests, where there is no real one."""
+    import torch
+
     marks = () if torch.cuda.is_available() else pytest.mark.slow
     return ["cpu", pytest.param("cuda", marks=marks)]
 
@@ -52,6 +54,10 @@ def devices() -> list:
 @contextlib.contextmanager
 def on_device(name: str) -> Iterator[torch.device]:
     """Each device that the core must run on; ``small_worlds`` makes its maps there."""
+    import pretend_gpu
+    import small_worlds
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         with pretend_gpu.pretend() as pretended, small_worlds.on(pretended):
             yield pretended

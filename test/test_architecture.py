@@ -8,6 +8,7 @@ import functools
 import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,21 +74,25 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold others
+
+
+def statements(tree: ast.AST, top_level_only: bool) -> Iterator[ast.AST]:
+    """All of a file, or without functions and what is under TYPE_CHECKING."""
+    inside = isinstance(tree, ast.FunctionDef) or (
+        isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.dump(tree.test)
+    )
+    yield tree
+    for block in BLOCKS if not (inside and top_level_only) else ():
+        for statement in getattr(tree, block, ()):
+            yield from statements(statement, top_level_only)
+
+
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     """Full names of what a file imports: inside functions and under TYPE_CHECKING as well."""
-    tree = tree_of(path)
-    inside = {
-        id(node)
-        for block in (ast.walk(tree) if top_level_only else ())
-        if isinstance(block, ast.FunctionDef)
-        or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test))
-        for node in ast.walk(block)
-    }
     package = path.relative_to(ROOT).parent.parts
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in inside:
-            continue
+    for node in statements(tree_of(path), top_level_only):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from conftest import require_ros
+from recordings import write_folder
 
 from radseg_ros.command import LONGEST, one_line, run_command, sentence
 from radseg_ros.datatypes import CheckpointError, InputError
@@ -19,6 +21,10 @@ def raising(error):
     return work
 
 
+def absent(module: str) -> ImportError:
+    return ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+
 ERRORS = {
     "ours": (InputError("a sentence"), "a sentence"),
     "ours, of two lines": (CheckpointError("a\nb\x1b[31m"), "a b"),
@@ -27,6 +33,8 @@ ERRORS = {
     "a full disk": (OSError(28, "No space left on device"), "No space left on device"),
     "memory": (MemoryError(), "out of memory"),
     "the allocator": (RuntimeError("[..] can't allocate memory: you tried"), "out of memory"),
+    "messages that were not built": (absent("radseg_interfaces.msg"), "colcon build, and source"),
+    "no ROS": (absent("rclpy"), "No module named 'rclpy': source /opt/ros/DISTRO/setup.bash"),
     "a name of other bytes": (InputError("\udcff.png"), "\\udcff.png"),
 }
 
@@ -42,7 +50,7 @@ def test_what_is_expected_to_go_wrong_is_one_line(capsys, case):
 
 
 def test_what_nobody_expects_is_not_hidden():
-    for error in (KeyError("x"), RuntimeError("a bug"), AssertionError()):
+    for error in (KeyError("x"), RuntimeError("a bug"), AssertionError(), absent("torch")):
         with pytest.raises(type(error)):
             run_command("tool", raising(error))
 
@@ -78,3 +86,31 @@ def test_output_that_nobody_reads_is_no_error():
 def test_names_of_other_bytes_can_be_printed():
     done = subprocess.run(run_print("'\\udcff'"), capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"\\udcff\n")
+
+
+PROGRAMS = {
+    "radseg_mapping": ("radseg_ros.ros", []),
+    "radseg-play": ("radseg_ros.ros.player", ["recording"]),
+    "radseg-query": ("radseg_ros.cli.query", ["sofa"]),
+    "radseg-view": ("radseg_ros.cli.view", []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_says_what_to_do_without_the_messages(tmp_path, name):
+    require_ros()
+    module, arguments = PROGRAMS[name]
+    write_folder(tmp_path / "recording", [0])
+    code = (
+        "import sys\n"
+        "sys.modules['radseg_interfaces'] = None\n"  # importing it fails from now on
+        f"from {module} import main\n"
+        f"sys.exit(main({arguments}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"{name}: ") and "colcon build, and source install/setup.bash" in last

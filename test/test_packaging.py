@@ -106,7 +106,8 @@ def test_every_path_that_setup_names_exists(setup):
         assert files and all((ROOT / file).is_file() for file in files), target
     for script in setup["entry_points"]["console_scripts"]:
         module = script.split("=")[1].split(":")[0].strip()
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), script
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), script
 
 
 def test_every_folder_of_code_is_installed(setup):

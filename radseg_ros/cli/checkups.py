@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import sentence
+from ..command import ROS_CURES, sentence
 from ..config import Config, RadsegConfig, to_dict
 from ..datatypes import CheckpointError, LanguageError, RadsegRosError
 
@@ -117,12 +117,11 @@ def ros(config: Config) -> Iterator[Finding]:
     del config
     distro = os.environ.get("ROS_DISTRO", "")
     if importlib.util.find_spec("rclpy") is None:
-        cure = "source /opt/ros/DISTRO/setup.bash, or scripts/setup.sh for one from pip"
-        yield Finding("ROS 2", LACKS, "rclpy cannot be imported", cure)
+        yield Finding("ROS 2", LACKS, "rclpy cannot be imported", ROS_CURES["rclpy"])
         return
     yield Finding("ROS 2", GOOD, distro or f"no ROS is sourced: rclpy {_version('ros-rclpy')}")
     for package, cure in (
-        ("radseg_interfaces", "colcon build, and source install/setup.bash"),
+        ("radseg_interfaces", ROS_CURES["radseg_interfaces"]),
         ("tf2_msgs", f"apt install ros-{distro or 'DISTRO'}-tf2-msgs"),
     ):
         try:

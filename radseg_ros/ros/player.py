@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..command import run_command
 from ..config import NodeConfig
-from ..datatypes import RadsegRosError, RecordingError
+from ..datatypes import RecordingError
 from ..frames.folder import FolderRecording, open_recording
 from ..frames.images.depth import DEPTH_SCALE
 from .transport import image_transport
@@ -244,6 +245,8 @@ def _open(
     node = NodeConfig(depth_scale=options.depth_scale)
     recording = open_recording(options.path, rate=options.rate, topics=topics, node=node)
     if isinstance(recording, FolderRecording):
+        from . import messages  # noqa: F401  # made of a folder: tell now if they cannot be
+
         pose = Odometry if options.pose == "odometry" else PoseStamped
         return recording, {"info": CameraInfo, "pose": pose, "depth": Image, "color": Image}, set()
     if recording.is_ros1:
@@ -308,19 +311,18 @@ def main(args: Sequence[str] | None = None) -> int:
     unknown = ros_args[: ros_args.index("--ros-args")] if "--ros-args" in ros_args else ros_args
     if unknown:
         parser().error(f"unrecognized arguments: {' '.join(unknown)}")
-    import rclpy
 
-    rclpy.init(args=ros_args)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        return 130
-    except RadsegRosError as error:
-        print(f"radseg-play: {error}", file=sys.stderr)
-        return 1
-    finally:
-        rclpy.try_shutdown()
-    return 0
+    def play() -> int:
+        import rclpy
+
+        rclpy.init(args=ros_args)
+        try:
+            run(options)
+        finally:
+            rclpy.try_shutdown()
+        return 0
+
+    return run_command("radseg-play", play)
 
 
 if __name__ == "__main__":
