@@ -232,6 +232,13 @@ def test_whatever_the_numbers_every_depth_is_one_that_came(lens, data):
     assert np.isin(frame.depth, [0, *depth.ravel()]).all() and frame.rgb.shape == rgb.shape
 
 
+def test_a_side_that_opencv_cannot_hold_is_refused():
+    long = np.ones((1, 32767), np.float32)
+    with pytest.raises(Unusable, match="sides below 32767 px"):
+        Rectifier().depth(long, camera_lens(info("plumb_bob")))
+    assert Rectifier().depth(long[:, 1:], camera_lens(info("plumb_bob"))).shape == (1, 32766)
+
+
 # Where it is kept, and what it needs
 
 

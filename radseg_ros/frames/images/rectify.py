@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...datatypes import ConfigError
+from ..drops import Unusable
 
 # distortion_model of CameraInfo -> how many coefficients it takes
 MODELS = {
@@ -24,6 +25,7 @@ MODELS = {
 SKEWED = (2, 3)  # coefficients of the first two models that act on no radius: p1 p2, ...
 RADIAL = 8  # ... and all from here on
 STEPS = 1024  # on the way from the axis to the farthest corner, where a lens may fold the image
+LONGEST_SIDE = 2**15 - 1  # px; OpenCV keeps places in 16 bit
 OUTSIDE = -2.0  # px; a place of which no part is in the image
 
 
@@ -80,6 +82,8 @@ class Rectifier:
 
     def _remapped(self, image: np.ndarray, lens: Lens, interpolation: int) -> np.ndarray:
         size = image.shape[:2]
+        if max(size) >= LONGEST_SIDE:
+            raise Unusable("image too large", f"node.rectify takes sides below {LONGEST_SIDE} px")
         key = (lens.model, lens.D, lens.K.tobytes(), lens.P.tobytes(), size)
         kept = self._kept.get(interpolation)
         if kept is None or kept[0] != key:
@@ -100,8 +104,8 @@ class Rectifier:
         u, v = self._distorted(lens, lens.K, lens.P, (width, height))
         inside = (np.abs(2 * u - (width - 1)) <= width) & (np.abs(2 * v - (height - 1)) <= height)
         (fx, _, cx), (_, fy, cy), _ = lens.P
-        x, y = (np.arange(width) - cx) / fx, ((np.arange(height) - cy) / fy)[:, None]
-        inside &= x * x + y * y <= self._reach(lens, np.hypot(abs(x).max(), abs(y).max())) ** 2
+        x, y = np.abs(np.arange(width) - cx) / fx, np.abs(np.arange(height) - cy)[:, None] / fy
+        inside &= x * x + y * y <= self._reach(lens, np.hypot(x.max(), y.max())) ** 2
         # half a pixel beside the outermost ones they still are the nearest, and alone
         u = np.where(inside, u.clip(0, width - 1), np.float32(OUTSIDE))
         v = np.where(inside, v.clip(0, height - 1), np.float32(OUTSIDE))
@@ -112,7 +116,7 @@ class Rectifier:
         D = lens.D
         if lens.model != "equidistant":
             D = tuple(d if i < RADIAL and i not in SKEWED else 0.0 for i, d in enumerate(D))
-        step = farthest / (STEPS - 1)
+        step = max(farthest, 1e-9) / (STEPS - 1)
         line = np.diag([1 / step, 1.0, 1.0])
         radius = self._distorted(replace(lens, D=D), np.eye(3), line, (STEPS, 1))[0][0]
         with np.errstate(invalid="ignore"):
