@@ -77,9 +77,9 @@ def look(xy: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def poses() -> list[np.ndarray]:
     """(4, 4) camera to world: around the middle of the room."""
     found = []
-    for i, angle in enumerate((0.0, 0.9, 1.9, 2.8, -1.0, -2.0)):
+    for i, angle in enumerate((0.0, 0.9, 1.9, -2.3)):
         T = np.eye(4)
         T[0, [0, 2]], T[2, [0, 2]] = (np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))
-        T[:3, 3] = (0.12 * i - 0.3, 0.05 * i - 0.1, 0.4 - 0.03 * i)
+        T[:3, 3] = (0.2 * i - 0.3, 0.05 * i - 0.1, 0.4 - 0.03 * i)
         found.append(T)
     return found

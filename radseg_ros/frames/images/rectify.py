@@ -22,8 +22,6 @@ MODELS = {
     "rational_polynomial": (8, 12, 14),  # the same and k4 k5 k6, thin prism, tilt of the sensor
     "equidistant": (4,),  # k1 k2 k3 k4 (Kannala and Brandt 2006)
 }
-SKEWED = (2, 3)  # coefficients of the first two models that act on no radius: p1 p2, ...
-RADIAL = 8  # ... and all from here on
 STEPS = 1024  # on the way from the axis to the farthest corner, where a lens may fold the image
 LONGEST_SIDE = 2**15 - 1  # px; OpenCV keeps places in 16 bit
 OUTSIDE = -2.0  # px; a place of which no part is in the image
@@ -56,6 +54,7 @@ class Rectifier:
 
     Raises:
         ConfigError: OpenCV is not installed.
+        Unusable: an image, later: OpenCV cannot hold its longer side.
     """
 
     def __init__(self) -> None:
@@ -112,15 +111,15 @@ class Rectifier:
         return u, v
 
     def _reach(self, lens: Lens, farthest: float) -> float:
-        """The distance from the axis (tangent of the angle) up to which a lens turns outwards."""
-        D = lens.D
-        if lens.model != "equidistant":
-            D = tuple(d if i < RADIAL and i not in SKEWED else 0.0 for i, d in enumerate(D))
+        """The distance from the axis (tangent of the angle) up to which a lens turns outwards.
+
+        Along x, which tells for all directions: what is not radial in a lens is small.
+        """
         step = max(farthest, 1e-9) / (STEPS - 1)
         line = np.diag([1 / step, 1.0, 1.0])
-        radius = self._distorted(replace(lens, D=D), np.eye(3), line, (STEPS, 1))[0][0]
+        place = self._distorted(lens, np.eye(3), line, (STEPS, 1))[0][0]
         with np.errstate(invalid="ignore"):
-            back = ~(np.diff(radius) > 0)  # NaN compares as false
+            back = ~(np.diff(place) > 0)  # NaN compares as false
         return float(back.argmax() * step) if back.any() else np.inf
 
     def _distorted(
