@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import itertools
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +149,21 @@ def locked_folder(folder: Path, what: str) -> int:
     except OSError:  # a file system without locks
         logger.info("the file system of %s does not tell whether another process writes", folder)
     return descriptor
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a file of at most ``most`` bytes. Never waits for a writer.
+
+    Raises:
+        OSError: there is none, it is larger, or no plain file, or cannot be read.
+    """
+    with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read(most)
 
 
 def refuse_pipes(path: Path) -> None:

@@ -139,6 +139,18 @@ def test_a_folder_without_a_bound_is_refused():
         Config(persistence=PersistenceConfig(disk_directory="bricks"))
 
 
+def test_a_folder_that_the_journal_has_is_refused(tmp_path):
+    live = live_map(tmp_path / "journal")
+    ended(live)
+    for other in ("journal", "a/../journal/"):
+        with pytest.raises(ConfigError, match=r"disk_directory and journal\.directory must be two"):
+            live_map(
+                tmp_path / "journal",
+                map__disk_directory=f"{tmp_path}/{other}",
+                map__max_voxels=BOUND,
+            )
+
+
 @pytest.mark.slow
 def test_a_storm_of_everything_at_once_loses_nothing(tmp_path):
     """Frames, questions, files and corrections beside each other, and the disk behind them."""

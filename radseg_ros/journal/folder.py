@@ -30,7 +30,8 @@ from ..datatypes import InputError, MapFileError, brief
 from ..files import locked_folder, write_whole
 from ..reading import MISFITS, read_json
 from ..voxels.map_file import MAX_CHANNELS, MapIdentity
-from ..voxels.tensor_file import opened, read_tensors, save_tensors
+from ..voxels.tensor_file import opened, read_small, save_tensors
+from ..voxels.voxel_map import MOST_RECORDS
 from .record import FILE, FRAME, NOTHING, VERSION, Content, KeyFrame, Record, unpack
 from .story import Story, tell
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 ABOUT = "journal.json"
 NAME = re.compile(r"(\d{10})-([a-z_]{1,20})\.safetensors")
 HEADER_BYTES = 4096  # of a record, about
+MOST_BYTES = 1 << 30  # of a record: an image of MAX_PIXELS takes a third of that
 MOST_OWED = 1000  # small records that wait for a disk that cannot be written
 
 
@@ -103,7 +105,7 @@ class Journal:
     def content(self, record: Record) -> Content | None:
         """All that a record holds; None = it is damaged, which is counted."""
         try:
-            return Content(*read_tensors(self.folder / record.name, FILE))
+            return Content(*read_small(self.folder / record.name, FILE, MOST_BYTES))
         except MapFileError as error:
             self.leave_out(error)
             return None
@@ -227,7 +229,8 @@ class JournalWriter(Journal):
 def _listed(folder: Path) -> list[Record]:
     found = []
     for entry in os.scandir(folder):
-        if (match := NAME.fullmatch(entry.name)) and entry.is_file():
+        match = NAME.fullmatch(entry.name)
+        if match and int(match[1]) <= MOST_RECORDS and entry.is_file():
             found.append(Record(int(match[1]), match[2], entry.stat().st_size))
     return sorted(found)
 
