@@ -18,7 +18,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ import torch
 from ...datatypes import InputError, MapFileError, brief
 from ...files import locked_folder, prepare_folder
 from ..tensor_file import read_back, write_tensors
+from . import cubes
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Brick:
     nbytes: int  # of the file
     digest: str  # SHA-256 of the file
     newest: int  # time of the map's clock, ns, when the last of its voxels was hit
+    outline: torch.Tensor = field(compare=False)  # (voxels,), see cubes.outline
 
 
 class Shelf:
@@ -58,7 +60,7 @@ class Shelf:
         self.folder = folder
         self.failed = 0  # bricks that could not be written: what was evicted for want of them
         self.damaged: Counter[str] = Counter()  # voxels that could not be read, by reason
-        self._told = False
+        self._begun = self._told = False  # what the log has said
         prepare_folder(folder)
         descriptor = locked_folder(folder, "the folder of bricks")
         _empty(folder)
@@ -85,7 +87,15 @@ class Shelf:
             self.failed += 1
             self._tell(error)
             return None
-        return Brick(path, len(state["key"]), nbytes, digest, int(state["seen_at"].max()))
+        if not self._begun:
+            self._begun = True
+            logger.info(
+                "memory has no room for all of the map: parts of it go to %s; published clouds "
+                "show what is in memory",
+                self.folder,
+            )
+        newest, outline = int(state["seen_at"].max()), cubes.outline(state["key"], state["hits"])
+        return Brick(path, len(outline), nbytes, digest, newest, outline)
 
     def read(self, brick: Brick) -> dict[str, torch.Tensor] | None:
         """What was written; None = that is lost, which is counted once.
