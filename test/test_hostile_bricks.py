@@ -5,18 +5,21 @@ lost alone, and counted once; nothing waits, and nothing of it gets into the map
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from damage import damaged
 from hostile import distorted
+from journalled import assert_equal, observe
 from test_bricks import (
     OUT_AND_BACK,
     Host,
@@ -29,6 +32,10 @@ from test_bricks import (
     slow,
     walk,
 )
+from test_bricks_live import BOUND, ended, walked, wanted
+from test_bricks_live import everything as all_of
+from test_correct import AT_ONCE, correct
+from test_correct import done as corrected
 
 from radseg_ros.voxels.bricks import shelf as shelf_module
 from radseg_ros.voxels.bricks.keeper import IDLE, Keeper, voxels_of
@@ -207,3 +214,82 @@ def test_a_thread_that_fails_again_and_again_does_not_fill_the_log(monkeypatch, 
     assert failed.wait(5)
     time.sleep(3 * IDLE)
     assert thread.close(5) and len(caplog.records) == 1
+
+
+# ---- while a robot maps --------------------------------------------------------------------------
+
+
+def attack(folder: Path, rng: random.Random) -> None:
+    """Do something to a brick that is on the disk."""
+    bricks = [path for path in folder.glob("*.radbrick") if path.is_file()]
+    if len(bricks) < 2:
+        return
+    one, two = rng.sample(bricks, 2)
+    how = rng.choice(("cut", "flip", "remove", "swap", "copy", "link", "pipe"))
+    with contextlib.suppress(OSError):  # it has come back meanwhile, or is a link to the other
+        if how == "cut":
+            os.truncate(one, rng.randrange(one.stat().st_size + 1))
+        elif how == "flip":
+            with one.open("r+b") as file:
+                file.seek(rng.randrange(one.stat().st_size + 1))
+                file.write(b"\xff\0\xff")
+        elif how == "copy":
+            shutil.copyfile(two, one)
+        elif how == "swap":
+            one.rename(folder / "third"), two.rename(one), (folder / "third").rename(two)
+        else:
+            one.unlink()
+            if how == "link":
+                one.symlink_to(two)
+            elif how == "pipe":
+                os.mkfifo(one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_happens_to_bricks_the_map_goes_on_and_the_journal_makes_it_whole(tmp_path, seed):
+    """Frames, questions, files and floor plans, while somebody else works in the folder."""
+    live, rng = walked(tmp_path, **AT_ONCE), random.Random(seed)
+    stop, failures = threading.Event(), []
+
+    def until_stopped(work: Callable[[], object]) -> threading.Thread:
+        def run() -> None:
+            while not stop.wait(0.005):
+                try:
+                    work()
+                except Exception as error:
+                    failures.append(error)
+                    return
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    beside = [
+        until_stopped(lambda: attack(tmp_path / "bricks", rng)),
+        until_stopped(lambda: live.query(["red"])),
+        until_stopped(lambda: live.save(tmp_path / "some.radmap")),
+        until_stopped(live.floor_plan),
+    ]
+    for turn in range(3):
+        observe(live, range(20 * turn, 20 * turn + 20))
+    stop.set()
+    for thread in beside:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert not failures
+    live.query(["red"])  # finds the last ones
+    status, whole = live.status(), wanted(tmp_path, live)
+    left, removed = all_of(live), live.mapper.map.history.removed
+    assert removed >= status.disk.damaged > 0  # more where a file was cut while it was written
+    assert status.voxels <= BOUND and status.everywhere >= len(left)
+    slots = whole.table.index.find(left.table["key"])
+    assert bool((slots >= 0).all()) and len(whole) - len(left) <= removed
+    assert bool((left.table["hits"] <= whole.table["hits"][slots]).all())
+    assert bool(left.snapshot().features.isfinite().all())
+    assert load_map(tmp_path / "some.radmap")[0].channels == left.channels
+
+    correct(live, range(60))  # a map that has lost voxels is made anew
+    corrected(live)
+    assert_equal(all_of(live), wanted(tmp_path, live), stamps=False)
+    ended(live)
