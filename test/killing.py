@@ -86,7 +86,9 @@ def killed(folder: Path, rounds: int, seed: int, hot: int = 0, bound: int = 0) -
     wanted, known = VoxelMap(8, layout), 0
     for number in range(rounds):
         told, ended = context.Pipe(duplex=False)
-        process = context.Process(target=_map, args=(str(folder), known, options, ended), daemon=True)
+        process = context.Process(
+            target=_map, args=(str(folder), known, options, ended), daemon=True
+        )
         process.start()
         ended.close()
         assert told.poll(60) and told.recv() == -1
