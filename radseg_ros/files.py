@@ -136,11 +136,14 @@ def locked_folder(folder: Path, what: str) -> int:
     """The descriptor of a folder that this process alone writes to, as long as it is open.
 
     Raises:
-        MapFileError: another one does; ``what`` says what the folder is.
+        MapFileError: another one does, or it cannot be opened; ``what`` says what the folder is.
     """
     import fcntl  # reading needs none
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise MapFileError(f"{what} {folder} cannot be opened: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -164,6 +167,20 @@ def read_bytes(path: Path, most: int) -> bytes:
         if found.st_size > most:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read(most)
+
+
+def read_through(path: Path) -> None:
+    """Read a file and keep nothing: what is mapped into memory later can be read.
+
+    A disk that fails is an error here; a process that has the file mapped is killed (SIGBUS).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    room = bytearray(1 << 20)  # stays in the processor's cache
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(room):
+            pass
 
 
 def refuse_pipes(path: Path) -> None:

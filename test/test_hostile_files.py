@@ -5,10 +5,12 @@ or sound. What has been read can be asked, grown, joined and written again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ import torch
 from color_encoder import ColorEncoder
 from damage import altered, damaged
 from hostile import rewritten, taken_apart
-from journalled import live_map, observe, place, settle
+from journalled import assert_equal, live_map, observe, place, settle
 from small_worlds import make_map, random_frame
+from test_correct import AT_ONCE, correct, corrected
+from test_correct import done as corrections_end
 
 from radseg_ros.cli.info import main as info
 from radseg_ros.config import Config, MapConfig
@@ -29,6 +33,7 @@ from radseg_ros.journal.record import FILE as RECORD
 from radseg_ros.journal.record import Content
 from radseg_ros.mapper import Mapper
 from radseg_ros.view.saved_map import config_of
+from radseg_ros.voxels import tensor_file
 from radseg_ros.voxels.camera_path import CameraPath
 from radseg_ros.voxels.map_file import FILE as MAP
 from radseg_ros.voxels.map_file import (
@@ -174,6 +179,19 @@ def test_a_map_of_single_numbers_is_none(tmp_path):
         for read in (load_map, read_geometry):
             with pytest.raises(MapFileError, match="is damaged: "):
                 read(path)
+
+
+def test_a_disk_that_fails_is_damage(tmp_path, monkeypatch):
+    """It is met while the file is read, and not while it is mapped, which would end the process."""
+    path = tmp_path / "a.radmap"
+    color_map(path)
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(tensor_file, "read_through", fails)
+    with pytest.raises(MapFileError, match="is damaged"):
+        load_map(path)
 
 
 def test_codes_that_stand_for_numbers_beyond_any_map(tmp_path):
@@ -338,6 +356,45 @@ def test_a_record_is_read_and_not_mapped(tmp_path):
     with (tmp_path / frame.name).open("wb") as file:
         file.truncate(MOST_BYTES + 1)
     assert writer.content(frame) is None
+
+
+def test_a_journal_that_may_not_be_read_is_told_in_a_sentence(tmp_path, monkeypatch):
+    about = walked(tmp_path).about
+
+    def refused(path: object, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name, said in (("scandir", "cannot be read"), ("open", "cannot be opened")):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, refused)
+            with pytest.raises(MapFileError, match=f"{said}: Permission denied"):
+                JournalWriter(tmp_path, about)
+
+
+@pytest.mark.slow
+def test_records_that_broke_before_frames_are_moved(tmp_path):
+    """Frames are where they were or where they belong, and the account of both is whole."""
+    live = live_map(tmp_path, **AT_ONCE)
+    observe(live, range(12))
+    records = [each for each in live.journal.records if each.kind == "frame"]
+    frames = [live.journal.key_frame(record) for record in records]
+    for number, record in enumerate(records[::2]):
+        path, good = tmp_path / record.name, (tmp_path / record.name).read_bytes()
+        path.unlink()
+        if number % 3 == 1:
+            path.write_bytes(good[: len(good) // 2])
+        elif number % 3 == 2:  # only this one tells its stamp
+            path.write_bytes(good[:-9] + bytes(9))
+    asked = correct(live, range(12))
+    corrections_end(live)
+    status, world = live.status().journal, live.mapper.map
+    assert (asked.moved, status.unmoved, status.lost) == (8, 2, 0) and status.damaged >= 6
+    wanted = VoxelMap(world.channels, live.mapper.config.map, device="cpu")
+    for step, kept in enumerate(frames):
+        T = corrected(step) if step % 2 else place(step)
+        wanted.integrate(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
+    assert_equal(world, wanted, stamps=False)
+    assert live.close(5)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ class JournalWriter(Journal):
         _begin(folder, about)
         self._lock = locked_folder(folder, "the journal")
         for part in folder.glob(".*.part.safetensors"):  # of a process that was killed
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         super().__init__(folder)
         self.about.require(about, folder)
         self.lost = 0  # frames that could not be written
@@ -227,11 +229,19 @@ class JournalWriter(Journal):
 
 
 def _listed(folder: Path) -> list[Record]:
+    """Its records, by number.
+
+    Raises:
+        MapFileError: the folder cannot be read.
+    """
     found = []
-    for entry in os.scandir(folder):
-        match = NAME.fullmatch(entry.name)
-        if match and int(match[1]) <= MOST_RECORDS and entry.is_file():
-            found.append(Record(int(match[1]), match[2], entry.stat().st_size))
+    try:
+        for entry in os.scandir(folder):
+            match = NAME.fullmatch(entry.name)
+            if match and int(match[1]) <= MOST_RECORDS and entry.is_file():
+                found.append(Record(int(match[1]), match[2], entry.stat().st_size))
+    except OSError as error:
+        raise MapFileError(f"the journal {folder} cannot be read: {error.strerror}") from error
     return sorted(found)
 
 

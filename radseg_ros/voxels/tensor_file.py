@@ -22,7 +22,7 @@ import torch
 
 from ..datatypes import MapFileError
 from ..device import out_of_memory
-from ..files import read_bytes, whole_file
+from ..files import read_bytes, read_through, whole_file
 
 _DTYPES = {
     torch.uint8: "U8",
@@ -159,6 +159,7 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, torc
         MapFileError: the file is missing, damaged, of another kind or version.
     """
     with opened(path, kind) as (file, header):
+        read_through(path)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return _agreeing(path, header, state)
 
@@ -176,8 +177,7 @@ def _agreeing(
 def read_small(path: Path, kind: Kind, most: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """As :func:`read_tensors`, of a file of at most ``most`` bytes, which is read and not mapped.
 
-    A file that is cut meanwhile, or a disk that fails, is damage then; a process that has it mapped
-    would be killed (SIGBUS).
+    So one that is cut meanwhile is damaged, too; a process that has it mapped is killed (SIGBUS).
 
     Raises:
         MapFileError: as :func:`read_tensors`.
