@@ -674,11 +674,13 @@ class LiveMap:
         Raises:
             NotReadyError: the encoder is still loading.
             MapFileError: the file is damaged, or was made with other weights, options or in another
-                frame; nothing changed.
+                frame, or is being written; nothing changed.
         """
-        mapper = self.mapper
+        mapper, known = self.mapper, fingerprint(path)
         found, kind = self._read(mapper, path), MERGED if merge else LOADED
-        told = {"path": str(path.absolute()), "fingerprint": fingerprint(path)}
+        if fingerprint(path) != known:  # of what was read: the journal tells it
+            raise MapFileError(f"{path} was written while it was read: ask again")
+        told = {"path": str(path.absolute()), "fingerprint": known}
         return self._take(mapper, found, merge, kind, told)
 
     def resume(self, path: Path | None = None) -> bool:

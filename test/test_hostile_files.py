@@ -371,6 +371,29 @@ def test_a_journal_that_may_not_be_read_is_told_in_a_sentence(tmp_path, monkeypa
                 JournalWriter(tmp_path, about)
 
 
+def test_a_map_file_that_is_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """Or the journal would tell of another file than the one that was read."""
+    live, path, other = live_map(tmp_path / "journal"), tmp_path / "a.radmap", tmp_path / "b.radmap"
+    observe(live, [0])
+    live.save(path)
+    observe(live, [1])
+    live.save(other)
+    before, read = len(live.mapper.map), Mapper.read
+
+    def slowly(mapper: Mapper, file: Path):
+        found = read(mapper, file)
+        shutil.copyfile(other, file)
+        return found
+
+    monkeypatch.setattr(Mapper, "read", slowly)
+    with pytest.raises(MapFileError, match="was written while it was read"):
+        live.load(path)
+    assert len(live.mapper.map) == before
+    assert not [each for each in live.journal.records if each.kind == "load"]
+    assert live.load(path) == before
+    assert live.close(5)
+
+
 @pytest.mark.slow
 def test_records_that_broke_before_frames_are_moved(tmp_path):
     """Frames are where they were or where they belong, and the account of both is whole."""
