@@ -246,10 +246,11 @@ def attack(folder: Path, rng: random.Random) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_whatever_happens_to_bricks_the_map_goes_on_and_the_journal_makes_it_whole(tmp_path, seed):
+@pytest.mark.parametrize("hot", [0, 400], ids=["full", "tiers"])
+def test_whatever_happens_to_bricks_the_map_goes_on_and_the_journal_makes_it_whole(tmp_path, hot):
     """Frames, questions, files and floor plans, while somebody else works in the folder."""
-    live, rng = walked(tmp_path, **AT_ONCE), random.Random(seed)
+    tiers = {"map__hot_voxels": hot, "map__cold_share": 4}
+    live, rng = walked(tmp_path, **AT_ONCE, **tiers), random.Random(hot)
     stop, failures = threading.Event(), []
 
     def until_stopped(work: Callable[[], object]) -> threading.Thread:
@@ -291,5 +292,5 @@ def test_whatever_happens_to_bricks_the_map_goes_on_and_the_journal_makes_it_who
 
     correct(live, range(60))  # a map that has lost voxels is made anew
     corrected(live)
-    assert_equal(all_of(live), wanted(tmp_path, live), stamps=False)
+    assert_equal(all_of(live), wanted(tmp_path, live), stamps=False, coded=hot > 0)
     ended(live)
