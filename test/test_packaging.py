@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import re
 import runpy
@@ -18,7 +17,7 @@ import setuptools
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import ROS, tree_of
+from test_architecture import ROS, imports, roots
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
@@ -50,14 +49,7 @@ def sources(*folders: str) -> list[Path]:
 
 def imported(*folders: str) -> set[str]:
     """First names of everything that the Python files of some folders import."""
-    found = set()
-    for path in sources(*folders):
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-                found.add(node.module.split(".")[0])
-    return found
+    return roots(set().union(*(imports(path) for path in sources(*folders))))
 
 
 def modules_in(distribution: str) -> set[str]:
