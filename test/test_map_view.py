@@ -260,7 +260,7 @@ def test_a_step_is_no_longer_than_the_time_that_is_left(monkeypatch):
     assert sizes == [STEP_ROWS, 3072 - STEP_ROWS], "of a pace it learns of with the first"
 
 
-def test_what_is_given_up_while_vectors_are_made_is_made_again():
+def test_what_is_given_up_while_vectors_are_made_is_left_to_the_next_question():
     world, head = wide_map(), Head()
 
     def given_up(means):
@@ -269,6 +269,10 @@ def test_what_is_given_up_while_vectors_are_made_is_made_again():
         return head(means)
 
     view = MapView(given_up, 3, exact=True)
+    life = view.life
+    assert view.catch_up(world, threading.Lock()) == len(world) - STEP_ROWS
+    assert head.rows == STEP_ROWS and view.life != life, "its memory is wanted for something else"
+    assert view.nbytes == 0 and not len(view.scored(world.voxel_size, scorer, len(TEXTS))[0])
     geometry, _ = ask(view, world)
     assert_same_geometry(geometry, world.geometry())
 

@@ -115,6 +115,7 @@ class MapView:
         self._lock = threading.Lock()  # guards what follows; never held while vectors are made
         self._pace = 0.0  # s that a row took the last time
         self._step = 0
+        self._life = 0
         self._columns: dict[str, Column] = {}
         self._vectors: ScaledBytes | VectorBlocks | CodedVectors | None = None
         self._scores: OrderedDict[Hashable, tuple[int, torch.Tensor]] = OrderedDict()
@@ -146,9 +147,15 @@ class MapView:
         """Grows whenever rows are copied."""
         return self._step
 
+    @property
+    def life(self) -> int:
+        """Another number after each :meth:`clear`: what is read then is not all that was made."""
+        return self._life
+
     def clear(self) -> None:
-        """Give all memory back."""
+        """Give all memory back; who makes rows at the moment makes no more."""
         with self._lock:
+            self._life += 1
             self._columns, self._vectors = {}, None
             self._scores.clear()
 
@@ -178,14 +185,15 @@ class MapView:
             ahead: only so many rows, the newest first, because nobody waits for them; 0 = all.
 
         Returns:
-            The number of rows that are still to be made.
+            The number of rows that are still to be made; at once, where they are given up
+            (:meth:`clear`): their memory is wanted for something else.
         """
         with self._lock:  # what is being made now was copied before
-            begun = self._step + self._making.locked()
+            life, begun = self._life, self._step + self._making.locked()
         errand = _Errand(begun, len(source), newest=ahead > 0)
         todo, new = self._plan(errand, source, lock, again=False)
         left, renewed_by = ahead or sys.maxsize, float("inf")
-        while len(todo) and left > 0:
+        while len(todo) and left > 0 and self._life == life:
             wait = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
             if not self._making.acquire(timeout=wait):
                 break  # who makes vectors all the time makes these as well
@@ -200,7 +208,7 @@ class MapView:
                 self._making.release()
             todo, new = todo[len(some) :], new - len(some)
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline or self._life != life:
                 break
             if not ahead and (not len(todo) or now >= renewed_by):
                 todo, new = self._plan(errand, source, lock, again=True)
@@ -289,6 +297,7 @@ class MapView:
             return
         if tiers.exact or (coded is not None and not coded.due):
             return
+        life = self._life
         sample = sampled_directly(source, lock, self._transform, sample_size(self._width))
         if coded is not None:
             coded.learn(sample)
@@ -307,8 +316,9 @@ class MapView:
                     rows = kept.rows(slots)
                 coded.write(slots, coded.encode(rows))
         with self._lock:
-            coded.resize(self._length)
-            self._vectors = coded
+            if self._life == life:
+                coded.resize(self._length)
+                self._vectors = coded
 
     @property
     def _length(self) -> int:
@@ -372,10 +382,11 @@ class MapView:
                 it is asked again; None = do not keep them.
         """
         with self._lock:
-            if self._vectors is None:
-                return geometry_of({}, voxel_size), torch.zeros(0, texts)
-            scores = self._up_to_date(scorer, texts, question)
             columns = {name: column.data for name, column in self._columns.items()}
+            if self._vectors is None:
+                geometry = geometry_of({n: values[:0] for n, values in columns.items()}, voxel_size)
+                return geometry, geometry.xyz.new_zeros(0, texts)
+            scores = self._up_to_date(scorer, texts, question)
             known = columns["changed"] != _NOTHING
             if bool(known.all()):
                 return geometry_of(columns, voxel_size), scores.clone()
@@ -522,7 +533,7 @@ def _walk(
             break
     scores = out.pop("scores")[:done]
     if not done:
-        return geometry_of({}, size), scores
+        return geometry_of({name: source.table[name][:0] for name in _COPIED}, size), scores
     return MapGeometry(**{name: v[:done] for name, v in out.items()}, voxel_size=size), scores
 
 
