@@ -30,7 +30,6 @@ from .datatypes import (
     Filter,
     Frame,
     InputError,
-    MapFileError,
     MapGeometry,
     NotReadyError,
     SemanticObject,
@@ -842,7 +841,7 @@ class LiveMap:
             raise InputError("no loaded map waits to be confirmed")
         try:
             return self._take(mapper, waiting, True, CONFIRMED)
-        except MapFileError:
+        except BaseException:  # another frame, or no memory for both: the map is as it was
             self._pending = waiting
             raise
 

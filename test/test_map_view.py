@@ -452,6 +452,28 @@ def test_a_frozen_copy_is_the_map_at_one_moment_while_frames_come(monkeypatch, t
         np.testing.assert_array_equal(found[index], row)
 
 
+def test_a_frozen_copy_ends_however_fast_frames_come(monkeypatch):
+    world, steps = wide_map(), []
+    monkeypatch.setattr("radseg_ros.voxels.voxel_map.COPY_BYTES", 1500 * 4 * 5)
+    monkeypatch.setattr("radseg_ros.voxels.voxel_map.PAUSE", 0.0)
+    whole = frame(np.full((120, 120), 2.0, np.float32), camera=np.diag([40.0, 40.0, 1.0]))
+
+    class Changed:
+        """A lock; before anybody has it, a frame has changed every voxel."""
+
+        def __enter__(self) -> None:
+            steps.append(world.integrate(whole, FeatureMap(torch.ones(5, 30, 30))).voxels)
+            assert len(steps) < 50, "the copy does not end"
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    copy = world.frozen(Changed())
+    assert min(steps) == len(world), "all of it, each time"
+    kept, there = copy.table.state(), world.table.state()
+    assert kept.keys() == there.keys() and all(torch.equal(kept[n], there[n]) for n in there)
+
+
 # ---- bytes with a scale --------------------------------------------------------------------------
 
 

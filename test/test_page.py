@@ -48,6 +48,10 @@ def request(path: str = "/", **headers: str) -> Any:
         (request(Host="elsewhere.example:8080"), "127.0.0.1", "another host"),
         (request(Host="robot:8080", Origin="http://robot:8080"), "0.0.0.0", ""),
         (request(Host="robot:8080", Origin="http://elsewhere.example"), "0.0.0.0", "elsewhere"),
+        (request(Host="[::1"), "127.0.0.1", "no such name"),
+        (request(Host="[::1"), "0.0.0.0", "no such name"),
+        (request(Origin="http://[127.0.0.1:8080"), "127.0.0.1", "no such name"),
+        (request(Host=""), "127.0.0.1", "another host"),
     ],
 )
 def test_only_its_own_page_is_answered(asked, host, told):
