@@ -18,6 +18,7 @@ from radseg_ros.answers.filter import chosen, mask
 from radseg_ros.config import Config, MapConfig, QueryConfig
 from radseg_ros.datatypes import Filter, InputError, MapGeometry
 from radseg_ros.mapper import Mapper
+from radseg_ros.voxels.view import rows_near
 
 SECOND = 1_000_000_000
 
@@ -79,7 +80,13 @@ def test_a_voxel_answers_if_it_fulfils_all(mapper, a, b, centre, radius, max_age
         pose(np.random.default_rng(turned)) if turned else None,
     )
     geometry = mapper.map.geometry()
-    assert mask(geometry, where, 13 * SECOND).tolist() == by_hand(geometry, where, 13 * SECOND)
+    allowed = mask(geometry, where, 13 * SECOND)
+    assert allowed.tolist() == by_hand(geometry, where, 13 * SECOND)
+    near = rows_near(mapper.map, where, len(geometry))
+    assert near is not None and set(allowed.nonzero()[:, 0].tolist()) <= set(near.tolist())
+    assert len(near.unique()) == len(near)
+    if len(near):
+        assert rows_near(mapper.map, where, len(near) - 1) is None
 
 
 def test_the_rows_that_stay_keep_their_scores(mapper):

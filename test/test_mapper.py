@@ -14,6 +14,7 @@ from color_encoder import ColorEncoder
 from small_worlds import here, host
 from torch.nn.functional import normalize
 
+from radseg_ros.answers.filter import mask
 from radseg_ros.config import Config, MapConfig, PersistenceConfig, QueryConfig
 from radseg_ros.datatypes import (
     ConfigError,
@@ -274,6 +275,42 @@ def test_a_cloud_shows_the_whole_map_although_a_frame_takes_the_room_of_its_copy
     assert changes.scores.shape == (len(chain.map), len(texts))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"space": "backbone"},
+        {"space": "language"},
+        {"space": "probability", "labels": ["red", "blue", "grey"]},
+        pytest.param(
+            {"space": "language", "hot_voxels": 2000, "cold_share": 4}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=str,
+)
+def test_a_place_is_asked_whatever_the_size_of_the_map_and_before_all_of_it_is_ready(
+    monkeypatch, options
+):
+    chain = mapper(**options)
+    here_only = Filter(centre=(*BOXES["red"][0][:2], 2.0), radius=0.15)
+    names, rules = ["red", "blue"], QueryConfig(mode="softmax", min_voxels=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("radseg_ros.mapper.FEW", 0)
+        whole = chain.query(names, rules, where=here_only)
+    chain.view.clear()
+    monkeypatch.setattr("radseg_ros.mapper.MAX_SCORES", 1)
+    with pytest.raises(InputError, match="too many at once"):
+        chain.query(names, rules)
+    found = chain.query(names, rules, where=here_only)
+    assert chain.view.nbytes == 0, "no vector is made but those that are asked for"
+    assert found.covered == whole.covered == 1 and 0 < len(found.geometry) < 100
+    order, other = (np.lexsort(host(each.geometry.index).T) for each in (found, whole))
+    indices = host(found.geometry.index)[order], host(whole.geometry.index)[other]
+    np.testing.assert_array_equal(*indices)
+    np.testing.assert_allclose(found.scores[order], whole.scores[other], atol=0.02)
+    nowhere = chain.query(names, rules, where=Filter(centre=(0, 0, 90.0), radius=0.15))
+    assert not len(nowhere.geometry) and nowhere.covered == 1 and not nowhere.answers[0].found
+
+
 @pytest.mark.parametrize("all_of_it", [False, True])
 @pytest.mark.parametrize("limit", [None, 60.0])
 def test_what_is_on_the_disk_is_shown_and_asked_on_every_device(tmp_path, all_of_it, limit):
@@ -289,6 +326,10 @@ def test_what_is_on_the_disk_is_shown_and_asked_on_every_device(tmp_path, all_of
     assert len(chain.rgb_cloud()) == voxels
     result = chain.query(["red"], time_limit=limit)
     assert len(result.geometry) == voxels and result.covered == 1 and result.answers[0].found
+    near = Filter(centre=(0.0, 0.0, 3.0), radius=0.5)
+    assert len(chain.query(["grey"], where=near).geometry) == int(
+        mask(result.geometry, near, 0).sum()
+    )
     chain.close()
 
 

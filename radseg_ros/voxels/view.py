@@ -19,12 +19,13 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from ..datatypes import MapChanges, MapGeometry
+from ..datatypes import Filter, MapChanges, MapGeometry
+from .bricks.cubes import within
 from .coding.codec import sample_size
 from .coding.codecs import Wanted
 from .coding.coded import CodedVectors
 from .coding.tiered import TieredVectors
-from .index import unpack
+from .index import BRICK_SIDE, unpack
 from .storage import Column, ScaledBytes, VectorBlocks
 from .tensors import take
 from .voxel_map import VoxelMap
@@ -455,6 +456,19 @@ def sampled_directly(
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
+def rows_near(source: VoxelMap, where: Filter, most: int) -> torch.Tensor | None:
+    """(N,) rows among which are all voxels that a filter lets answer; None = there may be more than
+    ``most``. For who has the map: its cost is that of the index.
+    """
+    index, size = source.table.index, source.voxel_size
+    centre = (index.brick_corner.cpu().double() + (BRICK_SIDE - 1) / 2) * size
+    near = within(where, centre, BRICK_SIDE / 2 * size * 3**0.5)
+    if int(near.sum()) > most:
+        return None
+    rows = index.slots_in(near.to(source.device))
+    return rows if len(rows) <= most else None
+
+
 def scored_directly(
     source: VoxelMap,
     lock: threading.Lock,
@@ -462,11 +476,15 @@ def scored_directly(
     scorer: Scorer,
     texts: int,
     deadline: float = float("inf"),
+    rows: torch.Tensor | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :meth:`MapView.scored`, without keeping a copy: for maps whose bound leaves no room.
 
     Voxels are copied in steps until time.monotonic() is ``deadline``; one that is moved in the
     table meanwhile may be missed.
+
+    Args:
+        rows: (N,) which of them; None = all.
     """
 
     def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -474,7 +492,7 @@ def scored_directly(
         return lambda: scorer(transform(means).float())
 
     step = max(64, _step_rows(source))
-    return _walk(source, lock, look, step, texts, deadline)
+    return _walk(source, lock, look, step, texts, deadline, rows)
 
 
 def scored_from_codes(
@@ -483,6 +501,7 @@ def scored_from_codes(
     scorer: ProductScorer,
     texts: int,
     deadline: float = float("inf"),
+    rows: torch.Tensor | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :func:`scored_directly`, of a map in tiers: its codes are compared, and not decoded.
 
@@ -495,7 +514,7 @@ def scored_from_codes(
         taken = tiers.taken(slots)
         return lambda: scorer.judge(taken.products(scorer.wanted))
 
-    return _walk(source, lock, look, CODED_ROWS, texts, deadline)
+    return _walk(source, lock, look, CODED_ROWS, texts, deadline, rows)
 
 
 def _walk(
@@ -505,21 +524,22 @@ def _walk(
     step: int,
     texts: int,
     deadline: float,
+    rows: torch.Tensor | None,
 ) -> tuple[MapGeometry, torch.Tensor]:
-    """Geometry and scores of all voxels, ``step`` of them at a time.
+    """Geometry and scores of voxels, ``step`` of them at a time.
 
     Args:
         look: copies rows while the map is locked, and returns what scores the copies.
+        rows: see :func:`scored_directly`; what comes meanwhile came after the question.
     """
     size, done = source.voxel_size, 0
-    whole = len(source)  # what comes meanwhile came after the question
+    whole = len(source) if rows is None else len(rows)
     out = {"scores": torch.zeros(whole, texts, device=source.device)}
-    while done < whole:
+    for start in range(0, whole, step):
         with lock:
-            end = max(done, min(done + step, whole, len(source)))  # it may have been forgotten
-            slots = torch.arange(done, end, device=source.device)
+            slots = _still_there(source, rows, start, min(start + step, whole))
             if not len(slots):
-                break
+                continue
             columns = {name: take(source.table[name], slots) for name in _COPIED}
             score = look(slots)
         geometry = geometry_of(columns, size)
@@ -535,6 +555,16 @@ def _walk(
     if not done:
         return geometry_of({name: source.table[name][:0] for name in _COPIED}, size), scores
     return MapGeometry(**{name: v[:done] for name, v in out.items()}, voxel_size=size), scores
+
+
+def _still_there(
+    source: VoxelMap, rows: torch.Tensor | None, start: int, stop: int
+) -> torch.Tensor:
+    """``start`` to ``stop`` of the rows, None = all, without those that have been forgotten."""
+    if rows is None:  # a GPU need not be waited for
+        return torch.arange(start, max(start, min(stop, len(source))), device=source.device)
+    some = rows[start:stop]
+    return some[some < len(source)]
 
 
 def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeometry:
