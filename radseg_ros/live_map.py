@@ -395,7 +395,7 @@ class LiveMap:
         """How far the map is, and what was not used, by reason."""
         mapper = self._mapper
         voxels = 0 if mapper is None else len(mapper.map)
-        answerable = 1.0 if mapper is None else mapper.view.share(mapper.map)
+        answerable = 1.0 if mapper is None else mapper.answerable
         with self._state:
             at, accounts = self._integrated_at, self._assembler.accounts()
             return LiveStatus(

@@ -140,6 +140,14 @@ class Mapper:
         """In memory and on the disk."""
         return voxels_of(self.map)
 
+    @property
+    def answerable(self) -> float:
+        """Share of the voxels in memory whose vectors are ready for questions, or a little old.
+
+        Those of a map that is asked by its codes are.
+        """
+        return 1.0 if self._asks_codes else self.view.share(self.map)
+
     def kept_for(self, voxels: int) -> int:
         """Bytes that questions and clouds keep of so many voxels in memory, if there is room."""
         if not self.config.map.cache_projections:

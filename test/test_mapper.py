@@ -307,6 +307,7 @@ def test_a_place_is_asked_whatever_the_size_of_the_map_and_before_all_of_it_is_r
     indices = host(found.geometry.index)[order], host(whole.geometry.index)[other]
     np.testing.assert_array_equal(*indices)
     np.testing.assert_allclose(found.scores[order], whole.scores[other], atol=0.02)
+    assert chain.answerable == ("hot_voxels" in options), "codes need no other vectors"
     nowhere = chain.query(names, rules, where=Filter(centre=(0, 0, 90.0), radius=0.15))
     assert not len(nowhere.geometry) and nowhere.covered == 1 and not nowhere.answers[0].found
 
