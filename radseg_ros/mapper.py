@@ -270,22 +270,21 @@ class Mapper:
         question = (asked, prompts, rules.mode, tuple(rules.background))
         source = self.map
         few = self._few(source, where, rules)
-        asked_of = len(source) if few is None else len(few)
+        asked_of = len(source) if few is None else few
         if few is None:
             _check_size(self.voxels, len(texts))
 
-        def directly(
-            world: VoxelMap, lock: threading.Lock, rows: torch.Tensor | None = None
-        ) -> Answered:
-            return self._scored(world, lock, scorer, len(texts), deadline, rows)
+        def directly(world: VoxelMap, lock: threading.Lock, near: Filter | None = None) -> Answered:
+            return self._scored(world, lock, scorer, len(texts), deadline, near)
 
         def kept() -> Answered:
             self.view.catch_up(source, self.lock, deadline, renew)
             return self.view.scored(source.voxel_size, scorer, len(texts), question)
 
         def in_memory() -> Answered:
-            found = None if few is not None else self._of_view(self.view, source, kept)
-            return found or directly(source, self.lock, few)
+            if few is not None:
+                return directly(source, self.lock, where)
+            return self._of_view(self.view, source, kept) or directly(source, self.lock)
 
         with self.timings.stage("score"):
             found = asked_everywhere(
@@ -310,27 +309,26 @@ class Mapper:
         scorer: ProductScorer,
         count: int,
         deadline: float,
-        rows: torch.Tensor | None,
+        where: Filter | None,
     ) -> Answered:
         """The voxels of a map, and how well they answer ``count`` texts, without a copy of it."""
         if isinstance(world.table.vectors, TieredVectors) and self._asks_codes:
-            return scored_from_codes(world, lock, scorer, count, deadline, rows)
+            return scored_from_codes(world, lock, scorer, count, deadline, where)
         return scored_directly(
-            world, lock, self.space.answer_vectors, scorer, count, deadline, rows
+            world, lock, self.space.answer_vectors, scorer, count, deadline, where
         )
 
-    def _few(
-        self, source: VoxelMap, where: Filter | None, rules: QueryConfig
-    ) -> torch.Tensor | None:
-        """Rows among which are all voxels that may answer, if they are few: they are asked where
-        they are, however many others there are and whether or not these have vectors.
+    def _few(self, source: VoxelMap, where: Filter | None, rules: QueryConfig) -> int | None:
+        """How many voxels there are among which are all that may answer, if these are few: they are
+        asked where they are, however many others there are and whether or not these have vectors.
 
         None = they are not few, or what the others answer says something of them.
         """
         if where is None or rules.mode == "calibrated":
             return None
         with self.lock:
-            return rows_near(source, where, FEW)
+            near = rows_near(source, where, FEW)
+        return None if near is None else len(near)
 
     @torch.inference_mode()
     def query_image(

@@ -456,7 +456,7 @@ def sampled_directly(
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
-def rows_near(source: VoxelMap, where: Filter, most: int) -> torch.Tensor | None:
+def rows_near(source: VoxelMap, where: Filter, most: int = sys.maxsize) -> torch.Tensor | None:
     """(N,) rows among which are all voxels that a filter lets answer; None = there may be more than
     ``most``. For who has the map: its cost is that of the index.
     """
@@ -476,7 +476,7 @@ def scored_directly(
     scorer: Scorer,
     texts: int,
     deadline: float = float("inf"),
-    rows: torch.Tensor | None = None,
+    where: Filter | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :meth:`MapView.scored`, without keeping a copy: for maps whose bound leaves no room.
 
@@ -484,7 +484,7 @@ def scored_directly(
     table meanwhile may be missed.
 
     Args:
-        rows: (N,) which of them; None = all.
+        where: only those of :func:`rows_near`, all at once; None = all.
     """
 
     def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -492,7 +492,7 @@ def scored_directly(
         return lambda: scorer(transform(means).float())
 
     step = max(64, _step_rows(source))
-    return _walk(source, lock, look, step, texts, deadline, rows)
+    return _walk(source, lock, look, step, texts, deadline, where)
 
 
 def scored_from_codes(
@@ -501,7 +501,7 @@ def scored_from_codes(
     scorer: ProductScorer,
     texts: int,
     deadline: float = float("inf"),
-    rows: torch.Tensor | None = None,
+    where: Filter | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :func:`scored_directly`, of a map in tiers: its codes are compared, and not decoded.
 
@@ -514,7 +514,7 @@ def scored_from_codes(
         taken = tiers.taken(slots)
         return lambda: scorer.judge(taken.products(scorer.wanted))
 
-    return _walk(source, lock, look, CODED_ROWS, texts, deadline, rows)
+    return _walk(source, lock, look, CODED_ROWS, texts, deadline, where)
 
 
 def _walk(
@@ -524,24 +524,35 @@ def _walk(
     step: int,
     texts: int,
     deadline: float,
-    rows: torch.Tensor | None,
+    where: Filter | None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """Geometry and scores of voxels, ``step`` of them at a time.
 
     Args:
         look: copies rows while the map is locked, and returns what scores the copies.
-        rows: see :func:`scored_directly`; what comes meanwhile came after the question.
+        where: see :func:`scored_directly`.
     """
+
+    def copied(rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], Callable[[], torch.Tensor]]:
+        return {name: take(source.table[name], rows) for name in _COPIED}, look(rows)
+
     size, done = source.voxel_size, 0
-    whole = len(source) if rows is None else len(rows)
-    out = {"scores": torch.zeros(whole, texts, device=source.device)}
-    for start in range(0, whole, step):
+    if where is not None:
         with lock:
-            slots = _still_there(source, rows, start, min(start + step, whole))
+            near = rows_near(source, where)
+            assert near is not None, "there is no bound"
+            columns, score = copied(near)
+        nothing = torch.zeros(0, texts, device=source.device)
+        return geometry_of(columns, size), score().to(source.device) if len(near) else nothing
+    whole = len(source)  # what comes meanwhile came after the question
+    out = {"scores": torch.zeros(whole, texts, device=source.device)}
+    while done < whole:
+        with lock:
+            end = max(done, min(done + step, whole, len(source)))  # it may have been forgotten
+            slots = torch.arange(done, end, device=source.device)
             if not len(slots):
-                continue
-            columns = {name: take(source.table[name], slots) for name in _COPIED}
-            score = look(slots)
+                break
+            columns, score = copied(slots)
         geometry = geometry_of(columns, size)
         named = {name: getattr(geometry, name) for name in _PER_VOXEL}
         for name, values in {**named, "scores": score().to(source.device)}.items():
@@ -555,16 +566,6 @@ def _walk(
     if not done:
         return geometry_of({name: source.table[name][:0] for name in _COPIED}, size), scores
     return MapGeometry(**{name: v[:done] for name, v in out.items()}, voxel_size=size), scores
-
-
-def _still_there(
-    source: VoxelMap, rows: torch.Tensor | None, start: int, stop: int
-) -> torch.Tensor:
-    """``start`` to ``stop`` of the rows, None = all, without those that have been forgotten."""
-    if rows is None:  # a GPU need not be waited for
-        return torch.arange(start, max(start, min(stop, len(source))), device=source.device)
-    some = rows[start:stop]
-    return some[some < len(source)]
 
 
 def geometry_of(columns: dict[str, torch.Tensor], voxel_size: float) -> MapGeometry:
