@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .answers.cloud import rgb_cloud
-from .answers.filter import chosen
+from .answers.filter import chosen, mask
 from .answers.result import QueryResult
 from .answers.scores import TYPICAL, Census, Presence, best_odds, cosine
 from .config import Config, LiftConfig, QueryConfig, to_dict
@@ -48,6 +48,7 @@ from .voxels.map_file import MapIdentity, load_map
 from .voxels.view import (
     MapView,
     ProductScorer,
+    Rows,
     Transform,
     rows_near,
     sampled_directly,
@@ -274,16 +275,16 @@ class Mapper:
         if few is None:
             _check_size(self.voxels, len(texts))
 
-        def directly(world: VoxelMap, lock: threading.Lock, near: Filter | None = None) -> Answered:
-            return self._scored(world, lock, scorer, len(texts), deadline, near)
+        def directly(world: VoxelMap, lock: threading.Lock, rows: Rows | None = None) -> Answered:
+            return self._scored(world, lock, scorer, len(texts), deadline, rows)
 
         def kept() -> Answered:
             self.view.catch_up(source, self.lock, deadline, renew)
             return self.view.scored(source.voxel_size, scorer, len(texts), question)
 
         def in_memory() -> Answered:
-            if few is not None:
-                return directly(source, self.lock, where)
+            if where is not None and few is not None:
+                return directly(source, self.lock, lambda world: _near(world, where, 2 * FEW))
             return self._of_view(self.view, source, kept) or directly(source, self.lock)
 
         with self.timings.stage("score"):
@@ -309,25 +310,25 @@ class Mapper:
         scorer: ProductScorer,
         count: int,
         deadline: float,
-        where: Filter | None,
+        rows: Rows | None,
     ) -> Answered:
         """The voxels of a map, and how well they answer ``count`` texts, without a copy of it."""
         if isinstance(world.table.vectors, TieredVectors) and self._asks_codes:
-            return scored_from_codes(world, lock, scorer, count, deadline, where)
+            return scored_from_codes(world, lock, scorer, count, deadline, rows)
         return scored_directly(
-            world, lock, self.space.answer_vectors, scorer, count, deadline, where
+            world, lock, self.space.answer_vectors, scorer, count, deadline, rows
         )
 
     def _few(self, source: VoxelMap, where: Filter | None, rules: QueryConfig) -> int | None:
-        """How many voxels there are among which are all that may answer, if these are few: they are
-        asked where they are, however many others there are and whether or not these have vectors.
+        """How many voxels may answer, if they are few: these are asked where they are, however many
+        others there are and whether or not those have vectors.
 
         None = they are not few, or what the others answer says something of them.
         """
         if where is None or rules.mode == "calibrated":
             return None
         with self.lock:
-            near = rows_near(source, where, FEW)
+            near = _near(source, where, FEW)
         return None if near is None else len(near)
 
     @torch.inference_mode()
@@ -673,6 +674,12 @@ def _check_vectors(vectors: np.ndarray, texts: int, channels: int) -> torch.Tens
 
 def _no_scores(vectors: torch.Tensor) -> torch.Tensor:
     return vectors[:, :0]
+
+
+def _near(source: VoxelMap, where: Filter, most: int) -> torch.Tensor | None:
+    """The rows of the voxels that may answer, see :func:`rows_near`."""
+    now_ns = source.clock.now_ns
+    return rows_near(source, where, lambda geometry: mask(geometry, where, now_ns), most)
 
 
 def _outline(world: VoxelMap, lock: threading.Lock) -> Answered:

@@ -82,11 +82,15 @@ def test_a_voxel_answers_if_it_fulfils_all(mapper, a, b, centre, radius, max_age
     geometry = mapper.map.geometry()
     allowed = mask(geometry, where, 13 * SECOND)
     assert allowed.tolist() == by_hand(geometry, where, 13 * SECOND)
-    near = rows_near(mapper.map, where, len(geometry))
-    assert near is not None and set(allowed.nonzero()[:, 0].tolist()) <= set(near.tolist())
-    assert len(near.unique()) == len(near)
-    if len(near):
-        assert rows_near(mapper.map, where, len(near) - 1) is None
+    count, rows = int(allowed.sum()), allowed.nonzero()[:, 0].tolist()
+
+    def near(most: int) -> torch.Tensor | None:
+        return rows_near(mapper.map, where, lambda some: mask(some, where, 13 * SECOND), most)
+
+    assert sorted(near(len(geometry)).tolist()) == rows
+    for most in (count - 1, count):
+        found = near(most)
+        assert found is None or (most == count and sorted(found.tolist()) == rows)
 
 
 def test_the_rows_that_stay_keep_their_scores(mapper):

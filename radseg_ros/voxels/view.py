@@ -32,6 +32,8 @@ from .voxel_map import VoxelMap
 
 Transform = Callable[[torch.Tensor], torch.Tensor]  # (n, C) mean vectors -> (n, W)
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
+# a map that is locked -> (n,) of its rows; None = all
+Rows = Callable[[VoxelMap], torch.Tensor | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +58,7 @@ LEAST_ROWS = 64
 CODED_ROWS = 8192  # where they are compared as codes
 OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
+AROUND = 8  # times as many voxels as are near may be in the bricks that these are in
 SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
 ON_GPU = 16  # times as many, and blocks as large: a step there is mostly the starting of it
 GPU_BLOCK_BYTES = 64 << 20
@@ -456,9 +459,15 @@ def sampled_directly(
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
-def rows_near(source: VoxelMap, where: Filter, most: int = sys.maxsize) -> torch.Tensor | None:
-    """(N,) rows among which are all voxels that a filter lets answer; None = there may be more than
-    ``most``. For who has the map: its cost is that of the index.
+def rows_near(
+    source: VoxelMap, where: Filter, keep: Callable[[MapGeometry], torch.Tensor], most: int
+) -> torch.Tensor | None:
+    """(N,) rows of the voxels that a filter lets answer; None = there may be more than ``most``.
+
+    For who has the map: its cost is that of the index.
+
+    Args:
+        keep: geometry of (n,) voxels -> (n,) bool, which of them answer.
     """
     index, size = source.table.index, source.voxel_size
     centre = (index.brick_corner.cpu().double() + (BRICK_SIDE - 1) / 2) * size
@@ -466,6 +475,9 @@ def rows_near(source: VoxelMap, where: Filter, most: int = sys.maxsize) -> torch
     if int(near.sum()) > most:
         return None
     rows = index.slots_in(near.to(source.device))
+    if len(rows) > AROUND * most:
+        return None
+    rows = rows[keep(geometry_of({name: take(source.table[name], rows) for name in _COPIED}, size))]
     return rows if len(rows) <= most else None
 
 
@@ -476,7 +488,7 @@ def scored_directly(
     scorer: Scorer,
     texts: int,
     deadline: float = float("inf"),
-    where: Filter | None = None,
+    rows: Rows | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :meth:`MapView.scored`, without keeping a copy: for maps whose bound leaves no room.
 
@@ -484,7 +496,7 @@ def scored_directly(
     table meanwhile may be missed.
 
     Args:
-        where: only those of :func:`rows_near`, all at once; None = all.
+        rows: which, all at once; None = all.
     """
 
     def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -492,7 +504,7 @@ def scored_directly(
         return lambda: scorer(transform(means).float())
 
     step = max(64, _step_rows(source))
-    return _walk(source, lock, look, step, texts, deadline, where)
+    return _walk(source, lock, look, step, texts, deadline, rows)
 
 
 def scored_from_codes(
@@ -501,7 +513,7 @@ def scored_from_codes(
     scorer: ProductScorer,
     texts: int,
     deadline: float = float("inf"),
-    where: Filter | None = None,
+    rows: Rows | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :func:`scored_directly`, of a map in tiers: its codes are compared, and not decoded.
 
@@ -514,7 +526,7 @@ def scored_from_codes(
         taken = tiers.taken(slots)
         return lambda: scorer.judge(taken.products(scorer.wanted))
 
-    return _walk(source, lock, look, CODED_ROWS, texts, deadline, where)
+    return _walk(source, lock, look, CODED_ROWS, texts, deadline, rows)
 
 
 def _walk(
@@ -524,26 +536,26 @@ def _walk(
     step: int,
     texts: int,
     deadline: float,
-    where: Filter | None,
+    rows: Rows | None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """Geometry and scores of voxels, ``step`` of them at a time.
 
     Args:
         look: copies rows while the map is locked, and returns what scores the copies.
-        where: see :func:`scored_directly`.
+        rows: see :func:`scored_directly`.
     """
 
-    def copied(rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], Callable[[], torch.Tensor]]:
-        return {name: take(source.table[name], rows) for name in _COPIED}, look(rows)
+    def copied(slots: torch.Tensor) -> tuple[dict[str, torch.Tensor], Callable[[], torch.Tensor]]:
+        return {name: take(source.table[name], slots) for name in _COPIED}, look(slots)
 
     size, done = source.voxel_size, 0
-    if where is not None:
-        with lock:
-            near = rows_near(source, where)
-            assert near is not None, "there is no bound"
-            columns, score = copied(near)
+    with lock:
+        chosen = None if rows is None else rows(source)
+        some = None if chosen is None else copied(chosen)
+    if some is not None:
+        geometry, score = geometry_of(some[0], size), some[1]
         nothing = torch.zeros(0, texts, device=source.device)
-        return geometry_of(columns, size), score().to(source.device) if len(near) else nothing
+        return geometry, score().to(source.device) if len(geometry) else nothing
     whole = len(source)  # what comes meanwhile came after the question
     out = {"scores": torch.zeros(whole, texts, device=source.device)}
     while done < whole:
