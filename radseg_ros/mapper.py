@@ -94,6 +94,18 @@ class Prepared:
     lifted: LiftedFrame
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Question:
+    """What voxels are asked."""
+
+    scorer: ProductScorer
+    texts: int  # Q
+    key: Hashable  # the same for the same scorer
+    where: Filter | None
+    deadline: float  # s, time.monotonic()
+    renew: float  # s, see Mapper.query
+
+
 class Mapper:
     """An encoder and a voxel map.
 
@@ -268,40 +280,53 @@ class Mapper:
             wanted = _check_vectors(vectors, len(texts), self.space.answer_channels)
             asked = wanted.numpy().tobytes()
         scorer = self.space.scorer(wanted, rules)
-        question = (asked, prompts, rules.mode, tuple(rules.background))
+        key = (asked, prompts, rules.mode, tuple(rules.background))
+        question = _Question(scorer, len(texts), key, where, deadline, renew)
         source = self.map
-        few = self._few(source, where, rules)
-        asked_of = len(source) if few is None else few
-        if few is None:
-            _check_size(self.voxels, len(texts))
-
-        def directly(world: VoxelMap, lock: threading.Lock, rows: Rows | None = None) -> Answered:
-            return self._scored(world, lock, scorer, len(texts), deadline, rows)
-
-        def kept() -> Answered:
-            self.view.catch_up(source, self.lock, deadline, renew)
-            return self.view.scored(source.voxel_size, scorer, len(texts), question)
-
-        def in_memory() -> Answered:
-            if where is not None and few is not None:
-                return directly(source, self.lock, lambda world: _near(world, where, 2 * FEW))
-            return self._of_view(self.view, source, kept) or directly(source, self.lock)
-
         with self.timings.stage("score"):
-            found = asked_everywhere(
-                source,
-                self.lock,
-                in_memory,
-                lambda part: directly(part, threading.Lock()),
-                where,
-                deadline,
-            )
+            # what is calibrated is measured by what all others answer
+            few = None if rules.mode == "calibrated" else self._few(source, where)
+            found, asked_of = self._ask(source, question, few)
             geometry, scores = found.geometry, found.scores
             if rules.mode == "calibrated" and len(geometry):
                 named = (texts, prompts) if vectors is None else None
                 scores = self._presence(scores, rules, named).scores(scores)
-        asked_of = min(asked_of, len(source)) + found.others
         return self._result(texts, geometry, scores, rules, asked_of, where)
+
+    def _ask(
+        self, source: VoxelMap, question: _Question, few: int | None
+    ) -> tuple[Everywhere, int]:
+        """What voxels answer, and how many were asked.
+
+        Args:
+            few: of :meth:`_few`: no others are asked, but for bricks as a whole.
+        """
+        scorer, texts, deadline = question.scorer, question.texts, question.deadline
+        asked_of = len(source) if few is None else few
+        if few is None:
+            _check_size(self.voxels, texts)
+
+        def directly(world: VoxelMap, lock: threading.Lock, rows: Rows | None = None) -> Answered:
+            return self._scored(world, lock, scorer, texts, deadline, rows)
+
+        def kept() -> Answered:
+            self.view.catch_up(source, self.lock, deadline, question.renew)
+            return self.view.scored(source.voxel_size, scorer, texts, question.key)
+
+        def in_memory() -> Answered:
+            if (where := question.where) is not None and few is not None:
+                return directly(source, self.lock, lambda world: _near(world, where, 2 * FEW))
+            return self._of_view(self.view, source, kept) or directly(source, self.lock)
+
+        found = asked_everywhere(
+            source,
+            self.lock,
+            in_memory,
+            lambda part: directly(part, threading.Lock()),
+            question.where,
+            deadline,
+        )
+        return found, min(asked_of, len(source)) + found.others
 
     def _scored(
         self,
@@ -319,13 +344,11 @@ class Mapper:
             world, lock, self.space.answer_vectors, scorer, count, deadline, rows
         )
 
-    def _few(self, source: VoxelMap, where: Filter | None, rules: QueryConfig) -> int | None:
+    def _few(self, source: VoxelMap, where: Filter | None) -> int | None:
         """How many voxels may answer, if they are few: these are asked where they are, however many
-        others there are and whether or not those have vectors.
-
-        None = they are not few, or what the others answer says something of them.
+        others there are and whether or not those have vectors. None = they are not.
         """
-        if where is None or rules.mode == "calibrated":
+        if where is None:
             return None
         with self.lock:
             near = _near(source, where, FEW)
