@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 INK = (40, 42, 46)
 AXES = {"x": (200, 40, 40), "y": (30, 140, 60), "z": (40, 90, 200)}  # as RViz colours them
 LENGTHS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # m, of the bar that tells the scale
-KEY = 96  # px, height of what is written below a picture
+KEY, KEY_WIDTH = 96, 760  # px, height of what is written below a picture, and its least width
 BRIGHTNESS = 1.08  # sensors under-expose white walls
 NEIGHBOURS = 48  # voxels that a surface normal is made of
 MIN_HITS = 3  # points in a voxel that is drawn; fewer is mostly noise of far depth
@@ -102,12 +102,13 @@ def with_key(image: Any, view: View, threshold: float | None = None) -> Any:
     """
     from PIL import Image, ImageDraw
 
-    result = Image.new("RGB", (image.width, image.height + KEY), PAPER)
-    result.paste(image, (0, 0))
+    width = max(image.width, KEY_WIDTH)
+    result = Image.new("RGB", (width, image.height + KEY), PAPER)
+    result.paste(image, ((width - image.width) // 2, 0))
     draw, middle = ImageDraw.Draw(result), image.height + KEY // 2
     _axes(draw, (KEY // 2 + 10, middle), view)
     metre = view.scale / OVERSAMPLING  # px
-    length = max((each for each in LENGTHS if each * metre <= image.width / 6), default=LENGTHS[0])
+    length = max((each for each in LENGTHS if each * metre <= width / 6), default=LENGTHS[0])
     left, right = KEY + 50, KEY + 50 + length * metre
     draw.line((left, middle, right, middle), INK, 4)
     for end in (left, right):
@@ -215,8 +216,8 @@ def draw_answers(source: MapSource, labels: Sequence[str], threshold: float) -> 
         image = painted(view, heat(cloud.rgb[rows], score, threshold))
         for thing in answer["objects"]:
             pin(image, view.pixel(thing["centre"]), RING, str(thing["id"]))
-        count = len(answer["objects"])
-        found = f"{count} found, best {answer['best_score']:.2f}" if count else "not found"
+        scores = [thing["score"] for thing in answer["objects"]]
+        found = f"{len(scores)} found, best {max(scores):.2f}" if scores else "not found"
         tiles.append(caption(image, f"“{label}”", found, size=44))
     view = views[int(np.argmax(glowing))]
     front = with_key(painted(view, cloud.rgb[rows]), view, threshold)
