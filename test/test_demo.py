@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import require_ros
 
-from eval3d.report.voxel_view import PAPER, View
+from eval3d.report.voxel_view import OVERSAMPLING, PAPER, View
 from radseg_ros.answers.cloud import GLOW, heat
 from radseg_ros.demo.album import aligned, write_ply
 from radseg_ros.demo.processes import DemoError, Program
@@ -84,6 +84,13 @@ def test_from_above_the_map_has_its_true_proportions(scene):
     (x0, y0), (x1, y1) = view.pixel((0, 0, 0)), view.pixel((1, 1, 0))
     assert x1 - x0 == pytest.approx(y0 - y1) and x1 > x0  # x to the right, y upwards
     assert (view.owner >= 0).mean() > 0.85
+
+
+@pytest.mark.parametrize("width", [133, 300, 517, 1200])
+def test_between_neighbours_nothing_shows_through(scene, width):
+    view = View(scene[0], -90, 90, width=width, max_height=width)
+    (x0, y1), (x1, y0) = (OVERSAMPLING * np.array(view.pixel((c, c, 0))) for c in (0.2, 1.7))
+    assert (view.owner[round(y0) : round(y1), round(x0) : round(x1)] >= 0).all()
 
 
 def test_below_a_picture_are_its_axes_its_scale_and_what_glows(scene):
