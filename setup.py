@@ -62,6 +62,8 @@ onnx = [
     "onnxruntime>=1.16",
     "onnxscript>=0.5",  # torch writes ONNX by it
 ]
+# node.rectify: lens models and resampling; python3-opencv of apt does as well
+rectify = ["opencv-python-headless>=4.5"]
 # examples/agent_tools.py: the Model Context Protocol, by its own SDK
 agent = ["mcp>=2"]
 # ROS 2 from pip, for machines without an apt ROS.
@@ -115,6 +117,7 @@ setup(
         "cluster": cluster,
         "view": view,
         "onnx": onnx,
+        "rectify": rectify,
         "agent": agent,
         "ros": ros,
         "test": test,

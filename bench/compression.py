@@ -8,8 +8,10 @@ Maps a recording once, and then puts each vector through the codec of map files
 (``radseg_ros/voxels/coding/codec.py``) at 1/4 to 1/64 of its memory. "labelled" recordings (folders
 that ``eval3d`` reads) are scored by the evaluator (mIoU, k = 5), and by average precision: for each
 class its voxels are ranked by their cosine with its name. "boxes" are scored as by
-bench/real_recording.py. The codec is learnt from a sample of the map itself. Beside it: bytes with
-a scale for every 32 numbers, which is what questions keep (``ScaledBytes``).
+bench/real_recording.py. The codec is learnt from a sample of the map itself: from ``--draws`` of
+them, as one draw's mIoU says little (classes are as small as 21 voxels). What chance alone does to
+it is shown by random vectors of the same size as what the code at 1/4 loses, added to the map's.
+Beside it: bytes with a scale for every 32 numbers, which is what questions keep (``ScaledBytes``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import measure  # noqa: F401  # isort: skip
 import numpy as np
 import real_recording
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 from tqdm import tqdm
 
 from eval3d import run as evaluation
@@ -46,6 +48,8 @@ from radseg_ros.voxels.storage import ScaledBytes
 SHARES = (4, 8, 16, 32, 64)  # of the bytes of float32
 ROWS = 8192  # vectors that are coded at once
 Measure = Callable[[], dict[str, float]]  # of the map as it is now, in percent
+# bytes of a vector, the vectors as they come back, and what that took
+Coded = tuple[int, torch.Tensor, dict[str, float]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--encoder", default="", help="default: oracle, or lite for boxes")
     p.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
     p.add_argument("--noise", type=float, default=8.0, help="of the oracle (default: 8)")
+    p.add_argument("--seed", type=int, default=0, help="of the oracle's noise (default: 0)")
+    p.add_argument("--draws", type=int, default=3, help="samples to learn from (default: 3)")
     p.add_argument("--every", type=int, default=1, help="map every n-th frame (default: all)")
     p.add_argument("--json", type=Path, help="also write the figures here")
     p.add_argument("--curve", type=Path, help="draw figures of this and of --with to this PNG")
@@ -71,7 +77,7 @@ def labelled(options: argparse.Namespace) -> tuple[Mapper, Measure]:
     """The map of a recording with label images, and what scores it."""
     encoder = options.encoder or "oracle"
     config = EvalConfig(root=str(options.recording), encoder=encoder, frame_skip=options.every - 1)
-    config = replace(config, oracle=OracleConfig(noise=options.noise))
+    config = replace(config, oracle=OracleConfig(noise=options.noise), seed=options.seed)
     classes = evaluation.classes_of(config)
     scene = open_scene(config, evaluation.scene_names(config, [])[0], classes)
     lifter = LabelLifter(config.mapper.map.voxel_size)
@@ -121,10 +127,10 @@ def boxes(options: argparse.Namespace) -> tuple[Mapper, Measure]:
     return mapper, score
 
 
-def coded(means: torch.Tensor, share: int) -> tuple[int, torch.Tensor, dict[str, float]]:
-    """Bytes of a vector, the vectors after the codec, and what that took."""
+def coded(means: torch.Tensor, share: int, draw: int) -> Coded:
+    """The map's vectors after a codec, learnt from a sample of them."""
     nbytes = means.shape[1] * 4 // share
-    sample = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))
+    sample = torch.randperm(len(means), generator=torch.Generator().manual_seed(draw))
     sample = sample[: sample_size(means.shape[1])]
     start = time.perf_counter()
     codec = VectorCodec.learn(means[sample], nbytes)
@@ -136,14 +142,21 @@ def coded(means: torch.Tensor, share: int) -> tuple[int, torch.Tensor, dict[str,
     return codec.nbytes, back, took
 
 
-def as_bytes(means: torch.Tensor) -> tuple[int, torch.Tensor]:
-    """Bytes of a vector, and the vectors, as questions keep them."""
+def disturbed(means: torch.Tensor, draw: int) -> Coded:
+    """Vectors that random ones are added to, as long as what the code at 1/4 loses of them."""
+    nbytes, back, _ = coded(means, SHARES[0], draw)
+    random = torch.randn(means.shape, generator=torch.Generator().manual_seed(draw))
+    return nbytes, means + normalize(random, dim=1) * (back - means).norm(dim=1, keepdim=True), {}
+
+
+def as_bytes(means: torch.Tensor) -> Coded:
+    """Vectors as questions keep them."""
     kept = ScaledBytes(means.shape[1], means.device, ROWS)
     kept.resize(len(means))
     rows = torch.arange(len(means))
     for some in rows.split(ROWS):
         kept.write(some, means[some])
-    return kept.nbytes // (-(-len(means) // ROWS) * ROWS), kept.rows(rows)
+    return kept.nbytes // (-(-len(means) // ROWS) * ROWS), kept.rows(rows), {}
 
 
 def main() -> int:
@@ -156,24 +169,38 @@ def main() -> int:
     whole = score()
     name = f"{options.recording.name}, {mapper.encoder.name.split('-')[0]}"
     print(f"{name}: {len(means)} voxels of {means.shape[1]} numbers")
-    print("memory        bytes  cosine: mean  worst 1 %  " + "  ".join(f"{k:>12}" for k in whole))
+    print("memory         bytes  cosine: mean  worst 1 %  figures, and what they have gained")
     rows: list[dict[str, Any]] = []
 
-    def tell(what: str, nbytes: int, vectors: torch.Tensor, rest: dict[str, float]) -> None:
-        table.vectors.load({"vectors": vectors * hits[:, None]}, hits)
-        now = score()
-        alike = cosine_similarity(vectors, means)[means.any(1)]
-        worst = float(alike.kthvalue(max(1, len(alike) // 100)).values)
-        losses = {key: value - now[key] for key, value in whole.items()}
-        row = {"memory": what, "bytes": nbytes, "cosine": float(alike.mean()), "worst": worst}
-        rows.append({**row, **now, **{f"loss {key}": loss for key, loss in losses.items()}, **rest})
-        figures = "  ".join(f"{now[key]:5.2f} {-losses[key]:+6.2f}" for key in whole)
-        print(f"{what:<12} {nbytes:>6}  {row['cosine']:12.5f}  {worst:9.4f}  {figures}", flush=True)
+    def tell(what: str, tried: Iterable[Coded]) -> None:
+        """One row: the mean of what was tried, and how far its figures are apart."""
+        each = []
+        for nbytes, vectors, took in tried:
+            table.vectors.load({"vectors": vectors * hits[:, None]}, hits)
+            now = score()
+            alike = cosine_similarity(vectors, means)[means.any(1)]
+            worst = float(alike.kthvalue(max(1, len(alike) // 100)).values)
+            losses = {f"loss {key}": value - now[key] for key, value in whole.items()}
+            fit = {"bytes": nbytes, "cosine": float(alike.mean()), "worst": worst}
+            each.append({**fit, **now, **losses, **took})
+        row = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+        rows.append({"memory": what, **row, "draws": each})
+        figures = []
+        for key in whole:
+            gains = [-one[f"loss {key}"] for one in each]
+            apart = f" ({min(gains):+.2f} to {max(gains):+.2f})" if len(each) > 1 else ""
+            figures.append(f"{key} {row[key]:5.2f} {np.mean(gains):+6.2f}{apart}")
+        print(
+            f"{what:<13} {row['bytes']:>6.0f}  {row['cosine']:12.5f}  {row['worst']:9.4f}  "
+            + "  ".join(figures),
+            flush=True,
+        )
 
-    tell("float32", means.shape[1] * 4, means, {})
-    tell("bytes, 1/3.8", *as_bytes(means), {})
+    tell("float32", [(means.shape[1] * 4, means, {})])
+    tell("bytes, 1/3.8", [as_bytes(means)])
     for share in SHARES:
-        tell(f"1/{share}", *coded(means, share))
+        tell(f"1/{share}", (coded(means, share, draw) for draw in range(options.draws)))
+    tell("chance at 1/4", (disturbed(means, draw) for draw in range(options.draws)))
     if options.json:
         options.json.write_text(json.dumps({"name": name, "rows": rows}, indent=1) + "\n")
     if options.curve:

@@ -39,6 +39,7 @@ PARAMETERS = {  # argument -> parameter, whose meaning and choices it has
     "image_transport": "node.image_transport",
     "depth_image_transport": "node.depth_image_transport",
     "camera_offset": "node.camera_offset",
+    "rectify": "node.rectify",
     "map_frame": "node.map_frame",
     "map_directory": "node.map_directory",
     "load_map": "map.load",

@@ -755,6 +755,11 @@ class NodeConfig(Options):
         "says, or poses are the camera's",
     )
     depth_scale: float = option(0.001, "m per unit of 16-bit depth images", low=1e-9, high=1000)
+    rectify: bool = option(
+        False,
+        "undo the lens distortion that camera info tells of (d, distortion_model), in colour and "
+        "depth; for images that are not rectified yet; needs OpenCV",
+    )
     backlog: int = option(
         1,
         "frames that may wait for the encoder; when more come the oldest is dropped; 1 = newest "

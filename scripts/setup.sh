@@ -49,11 +49,11 @@ if [ -n "${ROS_DISTRO:-}" ]; then
     say "using ROS 2 $ROS_DISTRO"
     # The messages of an installed ROS are compiled against its NumPy, and crash with another major version.
     numpy=$("$python" -c 'import numpy; print("numpy<%d" % (int(numpy.__version__.split(".")[0]) + 1))')
-    venv_options=(--system-site-packages) packages=(-e ".[lite,demo,eval,cluster,view,onnx,agent,test]" --group dev "$numpy")
+    venv_options=(--system-site-packages) packages=(-e ".[lite,demo,eval,cluster,view,onnx,rectify,agent,test]" --group dev "$numpy")
 else
     say "no ROS 2 is sourced: taking ROS 2 from pip"
     "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || fail "ROS 2 wheels exist for Python 3.10 to 3.13; set PYTHON=/path/to/python3"
-    venv_options=() packages=(-e ".[lite,demo,eval,cluster,view,onnx,agent,test,ros]" --group dev --group ros-build)
+    venv_options=() packages=(-e ".[lite,demo,eval,cluster,view,onnx,rectify,agent,test,ros]" --group dev --group ros-build)
 fi
 
 [ -x .venv/bin/python ] || quietly "$python" -m venv "${venv_options[@]}" .venv

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,15 @@ class BagWriter:
         )
         self.write(topic, message, ns)
 
-    def info(self, topic: str, ns: int, K: np.ndarray = K, size: tuple[int, int] = SIZE) -> None:
+    def info(
+        self,
+        topic: str,
+        ns: int,
+        K: np.ndarray = K,
+        size: tuple[int, int] = SIZE,
+        model: str = "",
+        D: Sequence[float] = (),
+    ) -> None:
         roi = self.message(
             "sensor_msgs/msg/RegionOfInterest",
             x_offset=0,
@@ -122,8 +131,8 @@ class BagWriter:
             header=self.header(ns, "camera"),
             height=size[0],
             width=size[1],
-            distortion_model="",
-            d=np.zeros(0),
+            distortion_model=model,
+            d=np.array(D, float),
             k=K.ravel(),
             r=np.eye(3).ravel(),
             p=np.zeros(12),

@@ -22,7 +22,7 @@ from test_architecture import ROS, tree_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
-EXTRAS = ("lite", "recordings", "demo", "eval", "cluster", "view", "onnx")  # of users
+EXTRAS = ("lite", "recordings", "demo", "eval", "cluster", "view", "onnx", "rectify")  # of users
 BROUGHT = {"tokenizers"}  # by transformers
 PLUGINS = {"pytest-timeout", "pytest-xdist"}  # of pytest, which finds them by itself
 WITH_RCLPY = {"builtin_interfaces", "rcl_interfaces"}

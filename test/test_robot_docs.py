@@ -26,7 +26,7 @@ SOURCES = [
         f"frames/{name}.py"
         for name in (
             *("assemble", "decode", "drops", "keyframes", "localizer", "sync", "transforms"),
-            *("images/raw", "images/color", "images/depth", "images/rvl"),
+            *("images/raw", "images/color", "images/depth", "images/rectify", "images/rvl"),
         )
     ),
     "geometry.py",

@@ -36,6 +36,7 @@ EXTRAS = {
     "cluster": ("--cluster", ("distributed",)),
     "view": ("radseg-view", ("viser",)),
     "onnx": ("radseg-onnx, radseg.engine", ("onnxruntime", "onnxscript")),
+    "rectify": ("node.rectify", ("cv2",)),
 }
 
 

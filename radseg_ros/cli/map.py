@@ -94,6 +94,8 @@ def parser() -> argparse.ArgumentParser:
 def command(options: argparse.Namespace) -> int:
     """Map what the command line names -> the exit status."""
     logging.basicConfig(level=logging.ERROR, format=f"{NAME}: %(message)s")
+    # what is dropped is counted and printed at the end; what contradicts itself is told only once
+    logging.getLogger("radseg_ros.frames.evidence").setLevel(logging.WARNING)
     given = given_options(options)
     if options.journal is not None:
         return map_journalled(options, given)

@@ -16,6 +16,7 @@ from ..datatypes import Frame, check_pose
 from . import decode
 from .drops import DropCounts, Unusable
 from .evidence import Evidence
+from .images.rectify import Rectifier
 from .ledger import IMAGES, Account, Ledger, input_name
 from .localizer import Localizer
 from .sync import SAID, FrameSync, Match
@@ -50,6 +51,7 @@ class Observation:
     info: Any  # sensor_msgs/CameraInfo
     depth_scale: float
     camera: str = ""
+    rectifier: Rectifier | None = None  # of this camera, if its images are to be rectified
 
     def frame(self) -> Frame:
         """Decode.
@@ -65,6 +67,7 @@ class Observation:
             self.info,
             match.T_world_camera,
             self.depth_scale,
+            self.rectifier,
         )
 
 
@@ -83,6 +86,7 @@ class Assembler:
     Raises:
         InputError: ``node.camera_offset`` or one of ``node.robot_origins`` is not a rigid
             transform.
+        ConfigError: ``node.rectify`` is set, and OpenCV is not installed.
     """
 
     def __init__(
@@ -109,10 +113,9 @@ class Assembler:
                 sync, self.config, ledger, len(names) > 1, robot, self._transforms[robot], origin
             )
             for name in names:
-                evidence = Evidence(bool(self.config.camera_offset), name, frames)
+                evidence = Evidence(self.config, name, frames)
                 pairs = FrameSync(sync, self.config, self._ledger_of(name), localizer, name)
-                scale = self.config.depth_scale
-                self._cameras[name] = _Camera(name, pairs, evidence, scale)
+                self._cameras[name] = _Camera(name, pairs, evidence, self.config)
             self._of[robot] = [self._cameras[name] for name in names]
         self._of[""] = [*self._cameras.values()]  # also of what no robot has alone
 
@@ -309,10 +312,11 @@ class Assembler:
 class _Camera:
     """One camera: pairs its images, remembers its camera info, and keeps its accounts."""
 
-    def __init__(self, name: str, sync: FrameSync, evidence: Evidence, depth_scale: float) -> None:
+    def __init__(self, name: str, sync: FrameSync, evidence: Evidence, node: NodeConfig) -> None:
         self.sync, self.ledger = sync, sync.ledger
         self.in_hand = 0  # observations of which nobody has said yet what became of them
-        self._name, self._depth_scale = name, depth_scale
+        self._name, self._depth_scale = name, node.depth_scale
+        self._rectifier = Rectifier() if node.rectify else None
         self._evidence = evidence
         self._info: Any = None
         self._info_used = True
@@ -377,7 +381,7 @@ class _Camera:
         with suppress(Unusable), decode.reading("frame"):  # whoever decodes it will be told
             tree = localizer.tree(decode.camera_frame(match.color, match.depth))
             self._evidence.frame(match.color, match.depth, self._info, localizer.body, tree)
-        return Observation(match, self._info, self._depth_scale, self._name)
+        return Observation(match, self._info, self._depth_scale, self._name, self._rectifier)
 
     def _drop_without_info(self, count: int) -> None:
         count = max(count, 0)

@@ -21,12 +21,14 @@ from ..datatypes import Frame, InputError, brief
 from .drops import Unusable
 from .images.color import color_image
 from .images.depth import DEPTH_SCALE, depth_image
+from .images.rectify import MODELS, Lens, Rectifier
 
 # cameras round their image sizes; a colour and a depth image differ by more when views differ
 ASPECT_TOLERANCE = 0.02
 MAX_SECONDS = 2**31 - 1  # builtin_interfaces/Time holds them in an int32
 MAX_FRAME_ID = 255  # characters
 SHORTEST_FOCAL_LENGTH = 1e-3  # px
+UPRIGHT = 1e-4  # by which the numbers of a turn that is none may differ from the identity's
 MAX_NUMBER = 1e9  # px in a camera matrix, m in a position: what is larger only overflows
 QUATERNION_TOLERANCE = 1e-2  # on the norm; float32 quaternions and four printed digits stay below
 
@@ -97,17 +99,65 @@ def camera_matrix(message: Any) -> tuple[np.ndarray, tuple[int, int]]:
     ``p`` describes rectified images and is used when it is set, else ``k``; binning and region of
     interest are applied.
     """
-    k, p = (
-        np.asarray(getattr(message, name, getattr(message, name.upper(), ())), np.float64)
-        for name in ("k", "p")
-    )
-    matrix = (
-        p.reshape(3, 4)[:, :3]
-        if p.size == 12 and p[0] > 0
-        else k.reshape(3, 3)
-        if k.size == 9
-        else np.zeros((3, 3))
-    )
+    p = _matrix(message, "p")
+    return _of_the_image(message, p if p[0, 0] > 0 else _matrix(message, "k"))
+
+
+def camera_lens(message: Any) -> Lens | None:
+    """sensor_msgs/CameraInfo -> the lens of images that are not rectified yet.
+
+    They come with ``k`` and ``d`` and go to the camera of :func:`camera_matrix`, as in image_proc:
+    rectified there or here, they make one map. Where ``d`` is empty or zero nothing is distorted,
+    whatever the model (as in image_geometry).
+
+    Raises:
+        Unusable: the model is not known, or not with these coefficients; or ``r`` turns the camera,
+            so that depth along its axis would be another.
+    """
+    D = _numbers(message, "d")
+    if not D.any():
+        return None
+    name = str(getattr(message, "distortion_model", ""))
+    if name not in MODELS:
+        raise Unusable(
+            "camera info of an unknown lens model (node.rectify)",
+            f"distortion_model {brief(repr(name), 40)} is not one of {', '.join(MODELS)}",
+        )
+    counts = MODELS[name]
+    used = min(len(D), counts[-1])  # drivers fill up with zeros what another model would take
+    if used not in counts or D[used:].any() or not np.isfinite(D).all():
+        raise Unusable(
+            "camera info with impossible lens coefficients (node.rectify)",
+            f"{name} takes {' or '.join(map(str, counts))}, all finite; D has {len(D)}: "
+            f"{brief(D[:20].tolist(), 100)}",
+        )
+    R = _numbers(message, "r")
+    if R.size == 9 and R.any() and not np.abs(R - np.eye(3).ravel()).max() <= UPRIGHT:
+        raise Unusable(
+            "camera info of one of a stereo pair, which rectifying turns (node.rectify)",
+            "its R is not the identity: take the images that the driver rectifies",
+        )
+    K, _ = _of_the_image(message, _matrix(message, "k"))
+    return Lens(name, tuple(D[:used].tolist()), K, camera_matrix(message)[0])
+
+
+def _numbers(message: Any, name: str) -> np.ndarray:
+    """An array of a CameraInfo, flat; its name was in capitals in ROS 1."""
+    return np.ravel(np.asarray(getattr(message, name, getattr(message, name.upper(), ())), float))
+
+
+def _matrix(message: Any, name: str) -> np.ndarray:
+    """``k`` or the left of ``p``, (3, 3); zeros where it is not of its size."""
+    numbers, columns = _numbers(message, name), 4 if name == "p" else 3
+    return numbers.reshape(3, -1)[:, :3] if numbers.size == 3 * columns else np.zeros((3, 3))
+
+
+def _of_the_image(message: Any, matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """``k`` or ``p`` of a whole sensor -> that of its image, and the size (h, w) of the image.
+
+    Raises:
+        Unusable: it is no camera matrix.
+    """
     K = matrix.copy()
     height, width = int(message.height), int(message.width)
     roi = getattr(message, "roi", None)
@@ -181,11 +231,15 @@ def make_frame(
     info: Any,
     T_world_camera: np.ndarray,
     depth_scale: float = DEPTH_SCALE,
+    rectifier: Rectifier | None = None,
 ) -> Frame:
     """Messages of one moment -> Frame.
 
     Colour and depth may differ in size but not in view; camera info of another resolution of the
     same view is scaled.
+
+    Args:
+        rectifier: of this camera, whose images are not rectified yet; None = they are.
     """
     with reading("frame"):
         rgb, metres = color_image(color), depth_image(depth, depth_scale)
@@ -197,6 +251,10 @@ def make_frame(
 
             _same_view("camera info", "camera info", size, metres.shape)
             K = scale_intrinsics(K, size, metres.shape)
+        if rectifier is not None and (lens := camera_lens(info)) is not None:
+            known = metres.shape if 0 in size else size
+            rgb = rectifier.color(rgb, lens.scaled(known, rgb.shape[:2]))
+            metres = rectifier.depth(metres, lens.scaled(known, metres.shape))
         return Frame(stamp_ns, rgb, metres, K, T_world_camera)
 
 

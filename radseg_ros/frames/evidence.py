@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import NodeConfig
 from .decode import camera_frame, camera_matrix, plain_frame_id
 from .transforms import shown
 
@@ -22,18 +23,20 @@ class Evidence:
     """Compares what messages say.
 
     Args:
-        has_offset: node.camera_offset is set, so the poses are said to be those of a body.
+        node: with camera_offset the poses are said to be those of a body, with rectify images are
+            said to be distorted.
         camera: that the messages are of, named in front of what is told; empty = the only one.
         frames: camera -> tree and frame of its images, shared by the evidence of all cameras.
     """
 
     def __init__(
         self,
-        has_offset: bool = False,
+        node: NodeConfig | None = None,
         camera: str = "",
         frames: dict[str, tuple[str, str]] | None = None,
     ) -> None:
-        self._has_offset = has_offset
+        node = node or NodeConfig()
+        self._has_offset, self._rectifies = bool(node.camera_offset), node.rectify
         self._camera = camera
         self._frames = {} if frames is None else frames
         self._prefix = f"{camera}: " if camera else ""
@@ -80,11 +83,11 @@ class Evidence:
 
     def _calibration(self, info: Any, image: tuple[int, int] | None) -> None:
         K, size = camera_matrix(info)
-        if any(np.ravel(getattr(info, "d", getattr(info, "D", ())))):
+        if not self._rectifies and any(np.ravel(getattr(info, "d", getattr(info, "D", ())))):
             self._tell(
                 "distortion",
                 "camera info has lens distortion: images are taken as rectified; if these are not, "
-                "feed rectified ones (image_proc makes them)",
+                "set node.rectify, or feed rectified ones (image_proc makes them)",
             )
         known = size if 0 not in size else image
         if known and not (0 <= K[0, 2] < known[1] and 0 <= K[1, 2] < known[0]):
