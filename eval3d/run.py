@@ -239,6 +239,8 @@ def evaluate_scene(
         gt = ground_truth_points(config, classes, points) if points else None
         with timings.stage("load encoder"):
             encoder = make_scene_encoder(config, classes)
+            if config.mapper.map.space not in LABELLED_SPACES:
+                encoder.embed_labels(queried_names(config, classes))  # fails before a long walk
         size = config.gt_voxel_size or config.mapper.map.voxel_size
         lifter = None if gt else LabelLifter(size)
         things = LabelLifter(size) if config.asks and not points else None
