@@ -255,6 +255,12 @@ def evaluate_scene(
         assert gt is not None  # one of the two
         with timings.stage("predict"):
             labelled = label_map(mapper.map, mapper.space, encoder, config, classes)
+        if not labelled.label.any():
+            log.warning(
+                "%s: no voxel has a class: no class reaches denoise_threshold %g anywhere, or none "
+                "prediction_threshold %g",
+                *(name, config.denoise_threshold, config.prediction_threshold),
+            )
         with timings.stage("score"):
             found = score_scene(labelled, gt, config, classes)
         asked: dict[str, Any] = {}

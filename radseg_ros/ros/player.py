@@ -166,7 +166,7 @@ class Player:
         """
         import rclpy
 
-        end, told = time.monotonic() + timeout, set()
+        end, told = time.monotonic() + timeout, set[str]()
         while rclpy.ok() and (
             missing := {k: p for k, p in self._needed.items() if not p.get_subscription_count()}
         ):
