@@ -6,10 +6,15 @@ The numbers are the same. A scene that fails, or takes its process with it, cost
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import gc
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import wait
@@ -29,6 +34,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 120.0  # s without a sign of life after which a cluster, or a worker, is given up
 CONNECT = 30.0  # s to reach the scheduler
 LOOK = 5.0  # s between two looks at the workers
+FETCH = 360.0  # s to get a result that is there; a scheduler gives up a mute worker after 300
 KILLED = (
     "its process ended abruptly: for want of memory? Evaluate fewer scenes at once, or take "
     "larger voxels (map.voxel_size)"
@@ -198,18 +204,41 @@ def dask_client(address: str) -> Iterator[Any]:
         raise ConfigError(f"--cluster local:N takes a number of processes, got {address!r}")
     with ExitStack() as stack:
         stack.enter_context(_quiet("distributed"))
+        failure = ""
         try:
+            loop = event_loop()
             if local:
                 cluster = LocalCluster(
-                    n_workers=int(count), threads_per_worker=1, dashboard_address=None
+                    n_workers=int(count), threads_per_worker=1, dashboard_address=None, loop=loop
                 )
                 stack.callback(cluster.close, timeout=10)
-            client = Client(cluster if local else address, timeout=CONNECT)
+            client = Client(cluster if local else address, timeout=CONNECT, loop=loop)
         except Exception as error:  # OSError, TimeoutError, ValueError, those of its protocols
+            failure = type(error).__name__
+        if failure:
+            gc.collect()  # half a client is closed here: the thread of the loop could not do it
             what = "Dask cannot be started" if local else "no Dask scheduler answers"
-            raise ConfigError(f"{what} at {address} ({type(error).__name__})") from error
+            raise ConfigError(f"{what} at {address} ({failure})")
         stack.callback(client.close, timeout=10)
         yield client
+
+
+@functools.cache
+def event_loop() -> Any:
+    """The loop that Dask runs in here, for as long as the process runs.
+
+    One of its own would have to come up within ten seconds. A busy machine may need longer.
+    """
+    from tornado.ioloop import IOLoop
+
+    ready: Future[Any] = Future()
+
+    async def run() -> None:
+        ready.set_result(IOLoop.current())
+        await asyncio.Event().wait()
+
+    threading.Thread(target=lambda: asyncio.run(run()), name="Dask", daemon=True).start()
+    return ready.result()
 
 
 @contextmanager
@@ -219,9 +248,11 @@ def _quiet(package: str) -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in own}
     for name in own:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def seen_here(options: dict[str, Any], out: Path) -> list[str]:
@@ -299,10 +330,13 @@ def check_workers(client: Any, task: Task, paths: Sequence[str]) -> None:
 
 def _lack(check: Any) -> str:
     """What a worker lacks, as :func:`probe` found it; empty = nothing."""
-    if check.status == "finished":
-        return check.result(timeout=PATIENCE)
     if check.status == "error":
         return f"failed at a trivial task ({sentence(check.exception())})"
+    if check.status == "finished":
+        try:
+            return check.result(timeout=PATIENCE)
+        except Exception as error:  # gone since
+            log.debug("its answer cannot be fetched: %s", error)
     return f"did not answer within {PATIENCE:g} s: restart it"
 
 
@@ -315,6 +349,7 @@ def _collect(client: Any, futures: dict[Any, str]) -> Results:
     """The outcomes as they come; when nobody works any more, those that are missing fail."""
     from distributed import wait as wait_for
 
+    unread: dict[Any, float] = {}
     signs, last_sign = _signs_of_life(client), time.monotonic()
     while futures:
         try:
@@ -322,8 +357,8 @@ def _collect(client: Any, futures: dict[Any, str]) -> Results:
         except Exception as error:  # TimeoutError: nothing new; CancelledError: no scheduler
             log.debug("nothing came: %s", error)
             time.sleep(0.1)
-        for future in [future for future in futures if future.status != "pending"]:
-            yield futures.pop(future), _outcome(future)
+        for future, outcome in _ended(futures, unread):
+            yield futures.pop(future), outcome
         before, signs = signs, _signs_of_life(client)
         if signs - before:
             last_sign = time.monotonic()
@@ -333,16 +368,42 @@ def _collect(client: Any, futures: dict[Any, str]) -> Results:
             return
 
 
-def _outcome(future: Any) -> Outcome:
-    if future.status == "finished":
-        try:
-            return future.result(timeout=PATIENCE)
-        except Exception as error:  # its worker died before it was asked
-            return sentence(error)
+def _ended(futures: Iterable[Any], unread: dict[Any, float]) -> Iterator[tuple[Any, Outcome]]:
+    """Those that ended, each with its outcome.
+
+    A result may be lost with its worker before it is fetched: the scheduler has it made again.
+
+    Args:
+        unread: since when there is a result that cannot be fetched; kept from look to look.
+    """
+    for future in list(futures):
+        if future.status in ("pending", "lost"):
+            unread.pop(future, None)
+            continue
+        outcome, now = _outcome(future), time.monotonic()
+        if outcome is None and now - unread.setdefault(future, now) > FETCH:
+            outcome = f"its result could not be fetched for {FETCH:g} s"
+        if outcome is not None:
+            yield future, outcome
+
+
+def _outcome(future: Any) -> Outcome | None:
+    """What became of a scene that ended; ``None`` = its result cannot be fetched now."""
+    from distributed import TimeoutError as Late  # asyncio's, another one in Python 3.10
+
     if future.status == "error":
         fault = future.exception()
         return KILLED if type(fault).__name__ == "KilledWorker" else sentence(fault)
-    return "the connection to the Dask scheduler was lost"
+    if future.status == "cancelled":
+        return "the connection to the Dask scheduler was lost"
+    try:
+        return future.result(timeout=LOOK)
+    except Exception as error:
+        if not isinstance(error, (OSError, Late)) and future.status == "finished":
+            return sentence(error)  # it cannot be unpacked here
+        log.debug("no result: %s", error)
+        time.sleep(0.1)
+        return None
 
 
 def _signs_of_life(client: Any) -> set[tuple[str, float]]:

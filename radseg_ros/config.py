@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import sys
 import typing
@@ -885,6 +886,11 @@ class Config(Options):
         _check(
             bool(bound) or not self.persistence.disk_directory,
             "map.disk_directory needs a bound of memory: map.max_bytes or map.max_voxels",
+        )
+        folders = self.persistence.disk_directory, self.journal.directory
+        _check(
+            not all(folders) or len({os.path.abspath(os.path.expanduser(f)) for f in folders}) > 1,
+            "map.disk_directory and journal.directory must be two folders",
         )
 
 

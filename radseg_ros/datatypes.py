@@ -262,6 +262,15 @@ class MapGeometry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MapOutline:
+    """Where the voxels of a map are, also those on the disk. Tensors on the CPU."""
+
+    index: torch.Tensor  # (M, 3) int64, voxel index; the centre is index * voxel_size
+    hits: torch.Tensor  # (M,) int64, number of points
+    voxel_size: float  # metres
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MapSnapshot(MapGeometry):
     """A copy of the map at one moment."""
 

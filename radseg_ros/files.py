@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import itertools
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,11 +136,14 @@ def locked_folder(folder: Path, what: str) -> int:
     """The descriptor of a folder that this process alone writes to, as long as it is open.
 
     Raises:
-        MapFileError: another one does; ``what`` says what the folder is.
+        MapFileError: another one does, or it cannot be opened; ``what`` says what the folder is.
     """
     import fcntl  # reading needs none
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise MapFileError(f"{what} {folder} cannot be opened: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -147,6 +152,35 @@ def locked_folder(folder: Path, what: str) -> int:
     except OSError:  # a file system without locks
         logger.info("the file system of %s does not tell whether another process writes", folder)
     return descriptor
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a file of at most ``most`` bytes. Never waits for a writer.
+
+    Raises:
+        OSError: there is none, it is larger, or no plain file, or cannot be read.
+    """
+    with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read(most)
+
+
+def read_through(path: Path) -> None:
+    """Read a file and keep nothing: what is mapped into memory later can be read.
+
+    A disk that fails is an error here; a process that has the file mapped is killed (SIGBUS).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    room = bytearray(1 << 20)  # stays in the processor's cache
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(room):
+            pass
 
 
 def refuse_pipes(path: Path) -> None:

@@ -31,7 +31,7 @@ from .datatypes import (
     Frame,
     InputError,
     MapFileError,
-    MapGeometry,
+    MapOutline,
     NotReadyError,
     SemanticObject,
     check_texts,
@@ -550,7 +550,7 @@ class LiveMap:
         Raises:
             NotReadyError: the encoder is still loading.
         """
-        return self._floor_plan(self.mapper.changes(-1).geometry)
+        return self._floor_plan(self.mapper.places())
 
     def label_plan(self, label: str) -> tuple[Grid, float]:
         """Where a label lies: see :func:`label_grid`; and the share of voxels that were ready.
@@ -574,15 +574,15 @@ class LiveMap:
             NotReadyError: the encoder is still loading.
             InputError: the distance is not in 0.1..20 m.
         """
-        geometry, camera = self.mapper.changes(-1).geometry, self.mapper.map.camera
-        grid = self._floor_plan(geometry)
-        places = Viewpoints(geometry, grid, self.config.grid, camera, distance)
-        return [places.added(answer) for answer in answers]
+        outline, camera = self.mapper.places(), self.mapper.map.camera
+        grid = self._floor_plan(outline)
+        viewpoints = Viewpoints(outline, grid, self.config.grid, camera, distance)
+        return [viewpoints.added(answer) for answer in answers]
 
-    def _floor_plan(self, geometry: MapGeometry) -> Grid:
+    def _floor_plan(self, outline: MapOutline) -> Grid:
         with self._state:
-            looked = self._looked = self._looked or LookedThrough(geometry.voxel_size)
-        return occupancy_grid(geometry, self.config.grid, looked.cells(), self.mapper.map.camera)
+            looked = self._looked = self._looked or LookedThrough(outline.voxel_size)
+        return occupancy_grid(outline, self.config.grid, looked.cells(), self.mapper.map.camera)
 
     def cloud(self, labels: Sequence[str] = ()) -> Cloud:
         """Every voxel with its best label; without labels, the map in its true colours."""
@@ -674,11 +674,13 @@ class LiveMap:
         Raises:
             NotReadyError: the encoder is still loading.
             MapFileError: the file is damaged, or was made with other weights, options or in another
-                frame; nothing changed.
+                frame, or is being written; nothing changed.
         """
-        mapper = self.mapper
+        mapper, known = self.mapper, fingerprint(path)
         found, kind = self._read(mapper, path), MERGED if merge else LOADED
-        told = {"path": str(path.absolute()), "fingerprint": fingerprint(path)}
+        if fingerprint(path) != known:  # of what was read: the journal tells it
+            raise MapFileError(f"{path} was written while it was read: ask again")
+        told = {"path": str(path.absolute()), "fingerprint": known}
         return self._take(mapper, found, merge, kind, told)
 
     def resume(self, path: Path | None = None) -> bool:

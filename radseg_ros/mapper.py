@@ -30,6 +30,7 @@ from .datatypes import (
     IntegrationStats,
     MapChanges,
     MapGeometry,
+    MapOutline,
     check_rgb,
     check_texts,
 )
@@ -37,7 +38,7 @@ from .encoders.protocol import Encoder
 from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
 from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
-from .voxels.bricks.asking import Everywhere, asked_everywhere
+from .voxels.bricks.asking import Everywhere, asked_everywhere, outlined_everywhere
 from .voxels.bricks.bricks import Bricks
 from .voxels.bricks.keeper import in_memory, voxels_of
 from .voxels.bricks.saving import save_whole
@@ -461,6 +462,10 @@ class Mapper:
             return dataclasses.replace(changes, missing=missing)
         result = self.query(texts)
         return _everything(result.geometry, torch.from_numpy(result.scores))
+
+    def places(self) -> MapOutline:
+        """Where all voxels are, in memory and on the disk; some may be in both."""
+        return outlined_everywhere(self.map, self.lock, lambda: self.changes(-1).geometry)
 
     def _shown(
         self, texts: Sequence[str], rules: QueryConfig, scorer: ProductScorer

@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from journalled import assert_equal, live_map, observe
 
 from radseg_ros.config import MapConfig
 from radseg_ros.journal.folder import Journal
+from radseg_ros.live_map import LiveMap
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 LONGEST = 0.4  # s that a process lives after it is up
@@ -33,14 +35,15 @@ class Killed:
     frames: int = 0  # in the journal
     in_hand: int = 0  # of those, frames whose end the process could not tell any more
     saves: int = 0  # files of the map that restarts began with
+    bricks: int = 0  # left behind by those that were killed
 
 
-def _map(folder: str, start: int, hot: int, ended: Connection) -> None:
+def _map(folder: str, start: int, options: dict[str, Any], ended: Connection) -> None:
     """In a process of its own: map frames from ``start`` on and tell of each that it is done."""
     torch.set_num_threads(1)
     file = Path(folder) / "auto.radmap"
     load = file if file.exists() else None
-    live = live_map(Path(folder) / "journal", load=load, **_tiers(hot))
+    live = live_map(Path(folder) / "journal", load=load, **options)
     ended.send(-1)
     for step in itertools.count(start):
         observe(live, [step])
@@ -49,11 +52,23 @@ def _map(folder: str, start: int, hot: int, ended: Connection) -> None:
             live.autosave(file)
 
 
-def _tiers(hot: int) -> dict[str, int]:
-    return {"map__hot_voxels": hot, "map__cold_share": 4}
+def _options(folder: Path, hot: int, bound: int) -> dict[str, Any]:
+    bricks = {"map__disk_directory": str(folder / "bricks"), "map__max_voxels": bound}
+    return {"map__hot_voxels": hot, "map__cold_share": 4, **(bricks if bound else {})}
 
 
-def killed(folder: Path, rounds: int, seed: int, hot: int = 0) -> Killed:
+def _whole(live: LiveMap) -> VoxelMap:
+    """All of a map, in memory."""
+    world = live.mapper.map
+    if world.beyond is None:
+        return world
+    with live.mapper.lock:
+        whole = VoxelMap(world.channels, MapConfig(device="cpu"))
+        whole.merge(world)
+    return whole
+
+
+def killed(folder: Path, rounds: int, seed: int, hot: int = 0, bound: int = 0) -> Killed:
     """Kill so many processes, each at a random moment.
 
     After each, the journal must hold every frame that was told to be done and at most one more,
@@ -61,7 +76,9 @@ def killed(folder: Path, rounds: int, seed: int, hot: int = 0) -> Killed:
 
     Args:
         hot: ``map.hot_voxels``.
+        bound: ``map.max_voxels``, beyond which bricks go to the disk; 0 = none.
     """
+    options = _options(folder, hot, bound)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["radseg_ros.live_map"])  # torch, once
     moments, found, file = random.Random(seed), Killed(), folder / "auto.radmap"
@@ -69,7 +86,9 @@ def killed(folder: Path, rounds: int, seed: int, hot: int = 0) -> Killed:
     wanted, known = VoxelMap(8, layout), 0
     for number in range(rounds):
         told, ended = context.Pipe(duplex=False)
-        process = context.Process(target=_map, args=(str(folder), known, hot, ended), daemon=True)
+        process = context.Process(
+            target=_map, args=(str(folder), known, options, ended), daemon=True
+        )
         process.start()
         ended.close()
         assert told.poll(60) and told.recv() == -1
@@ -89,10 +108,12 @@ def killed(folder: Path, rounds: int, seed: int, hot: int = 0) -> Killed:
         with_file = file.exists() and number % FROM_THE_JOURNAL > 0
         found.saves += with_file
         load = file if with_file else None
-        again = live_map(folder / "journal", load=load, **_tiers(hot))
-        assert_equal(again.mapper.map, wanted, coded=hot > 0)
+        found.bricks += len(list((folder / "bricks").glob("*.radbrick")))
+        again = live_map(folder / "journal", load=load, **options)
+        assert_equal(_whole(again), wanted, coded=hot > 0)
         assert not journal.damaged
         again.close(10)
+        again.discard()
     return found
 
 

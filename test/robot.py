@@ -117,7 +117,7 @@ def color_node(
     settings: Mapping[str, Any], *ros_args: str, **environment: str
 ) -> Iterator[Process]:
     """The mapping node with the test encoder, ready to map; it must end cleanly."""
-    process = _start(settings, *ros_args, **environment)
+    process = start(settings, *ros_args, **environment)
     try:
         wait_for(lambda: "ready" in process.text or process.ended, "start of the node")
         yield process
@@ -129,7 +129,7 @@ def color_node(
 @contextmanager
 def color_nodes(settings: Mapping[str, Any], *names: str) -> Iterator[dict[str, Process]]:
     """One in each namespace, started and ended together: loading takes their time."""
-    nodes = {name: _start(settings, "-r", f"__ns:=/{name}") for name in names}
+    nodes = {name: start(settings, "-r", f"__ns:=/{name}") for name in names}
     try:
         for name, node in nodes.items():
             wait_for(lambda node=node: "ready" in node.text or node.ended, f"start of {name}")
@@ -142,7 +142,8 @@ def color_nodes(settings: Mapping[str, Any], *names: str) -> Iterator[dict[str, 
     assert not any(codes.values()) and "Traceback" not in texts, (codes, texts)
 
 
-def _start(settings: Mapping[str, Any], *ros_args: str, **environment: str) -> Process:
+def start(settings: Mapping[str, Any], *ros_args: str, **environment: str) -> Process:
+    """The mapping node with the test encoder."""
     chosen = {"encoder": "colors", "short_side": 0, **settings}
     parameters = [word for name, value in chosen.items() for word in ("-p", f"{name}:={value}")]
     return Process(COLOR_NODE, "--ros-args", *parameters, *ros_args, **environment)

@@ -133,6 +133,20 @@ def test_carving_goes_on_where_it_was(tmp_path):
     assert torch.equal(together.table["seen_through"][mine], looks) and bool(looks.any())
 
 
+def test_what_memory_knows_of_a_brick_is_where_its_voxels_are(tmp_path):
+    whole, world = in_memory_alone(), on_disk(tmp_path)
+    for each in (whole, world):
+        walk(each, range(3))
+        each.table["hits"][:5] = torch.tensor([1, 65534, 65535, 65536, 2**52])
+    world.beyond.take(world, len(world))
+    found = {}
+    for number, brick in world.beyond.on_disk.items():
+        index, hits = cubes.outlined(number, brick.outline)
+        found |= dict(zip(map(tuple, index.tolist()), hits.tolist(), strict=True))
+    hits = whole.table["hits"].clamp(max=65535).tolist()
+    assert found == dict(zip(map(tuple, whole.table.coordinates().tolist()), hits, strict=True))
+
+
 # ---- what changes the map as a whole -------------------------------------------------------------
 
 

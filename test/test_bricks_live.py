@@ -85,6 +85,22 @@ def test_questions_and_clouds_see_all_of_it(tmp_path):
     ended(live)
 
 
+def test_floor_plans_know_all_of_it(tmp_path, caplog):
+    caplog.set_level("INFO", "radseg_ros.voxels.bricks")
+    rules = {"grid__min_hits": 1, "grid__floor": -1.0, "grid__high": 3.0}
+    live, whole = walked(tmp_path, **rules), live_map(tmp_path / "whole", **rules)
+    observe(whole, STEPS)
+    settle(live, lambda: live.status().disk.voxels > 0)
+    found, wanted = live.floor_plan(), whole.floor_plan()
+    assert found.first == wanted.first and np.array_equal(found.data, wanted.data)
+    assert (found.data > 0).sum() > 100
+    outline = live.mapper.places()
+    assert len(outline.index) > len(live.mapper.map)
+    assert caplog.text.count("published clouds show what is in memory") == 1
+    ended(live)
+    ended(whole)
+
+
 @pytest.mark.slow
 def test_a_file_has_all_of_it_and_is_read_back(tmp_path):
     live = walked(tmp_path)
@@ -137,6 +153,18 @@ def test_corrected_poses_reach_what_is_on_the_disk(tmp_path, options):
 def test_a_folder_without_a_bound_is_refused():
     with pytest.raises(ConfigError, match=r"map\.disk_directory needs a bound"):
         Config(persistence=PersistenceConfig(disk_directory="bricks"))
+
+
+def test_a_folder_that_the_journal_has_is_refused(tmp_path):
+    live = live_map(tmp_path / "journal")
+    ended(live)
+    for other in ("journal", "a/../journal/"):
+        with pytest.raises(ConfigError, match=r"disk_directory and journal\.directory must be two"):
+            live_map(
+                tmp_path / "journal",
+                map__disk_directory=f"{tmp_path}/{other}",
+                map__max_voxels=BOUND,
+            )
 
 
 @pytest.mark.slow

@@ -5,9 +5,12 @@ or sound. What has been read can be asked, grown, joined and written again.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +19,21 @@ import torch
 from color_encoder import ColorEncoder
 from damage import altered, damaged
 from hostile import rewritten, taken_apart
-from journalled import live_map, observe, place, settle
+from journalled import assert_equal, live_map, observe, place, settle
 from small_worlds import make_map, random_frame
+from test_correct import AT_ONCE, correct, corrected
+from test_correct import done as corrections_end
 
 from radseg_ros.cli.info import main as info
 from radseg_ros.config import Config, MapConfig
 from radseg_ros.datatypes import FeatureMap, Filter, InputError, MapFileError
 from radseg_ros.encoders.protocol import ENCODERS
-from radseg_ros.journal.folder import ABOUT, Journal, JournalWriter
+from radseg_ros.journal.folder import ABOUT, MOST_BYTES, Journal, JournalWriter
 from radseg_ros.journal.record import FILE as RECORD
 from radseg_ros.journal.record import Content
 from radseg_ros.mapper import Mapper
 from radseg_ros.view.saved_map import config_of
+from radseg_ros.voxels import tensor_file
 from radseg_ros.voxels.camera_path import CameraPath
 from radseg_ros.voxels.map_file import FILE as MAP
 from radseg_ros.voxels.map_file import (
@@ -40,7 +46,7 @@ from radseg_ros.voxels.map_file import (
     save_map,
 )
 from radseg_ros.voxels.tensor_file import save_tensors
-from radseg_ros.voxels.voxel_map import LARGEST
+from radseg_ros.voxels.voxel_map import LARGEST, History, VoxelMap
 
 NOTES = {
     "options": {"encoder": "lite", "encoder_options": ["a=1"], "query": {"threshold": 0.3}},
@@ -48,6 +54,7 @@ NOTES = {
     "journal": {"id": "x", "record": 3, "removed": 0, "frames": 2, "stale": {}},
     "recording": {"read": 3, "used": 3, "complete": True, "dropped": {"x": 1}, "keyframes": []},
 }
+PLAIN = MapConfig(voxel_size=0.2, device="cpu")
 COLORS = len(ColorEncoder().embed_labels(["red"])[0])
 
 
@@ -67,9 +74,9 @@ def color_map(path: Path, share: int = 1) -> None:
     save_map(path, world, notes=NOTES, share=share)
 
 
-def use(path: Path, again: Path) -> None:
+def use(path: Path, again: Path, options: MapConfig = PLAIN) -> None:
     """Whatever one does with a map; nothing that is no number may come of it."""
-    config = Config(encoder="colors", short_side=0, map=MapConfig(voxel_size=0.2, device="cpu"))
+    config = Config(encoder="colors", short_side=0, map=options)
     mapper = Mapper(config, ColorEncoder())
     world = load_map(path, config=config.map, channels=COLORS)[0]
     mapper.take(world)
@@ -87,6 +94,20 @@ def use(path: Path, again: Path) -> None:
     load_map(again)
 
 
+def tiered_map(path: Path) -> MapConfig:
+    """A map file in tiers, of two codecs that have been learnt one after the other; its options."""
+    tiers = MapConfig(voxel_size=0.6, device="cpu", hot_voxels=300, cold_share=2)
+    world, rng = VoxelMap(COLORS, tiers), np.random.default_rng(0)
+    for step in range(9):
+        world.integrate(*random_frame(rng, stamp_ns=step, channels=COLORS))
+        if step == 6:
+            world.table.vectors._begin()
+            world.table.vectors._follow_up()
+    assert len(world.table.vectors.codecs.all) == 2
+    save_map(path, world, notes=NOTES)
+    return tiers
+
+
 def told(path: Path) -> int:
     """What radseg-info ends with; what a file notes may be anything."""
     try:
@@ -98,8 +119,8 @@ def told(path: Path) -> int:
     return info([str(path)])
 
 
-def survives(path: Path) -> bool:
-    """Whether a file is read; if so it is used."""
+def survives(path: Path, options: MapConfig = PLAIN) -> bool:
+    """Whether a file is read; if so it is used, by who goes on with these options."""
     refused = 0
     for read in (fingerprint, read_header, read_geometry, load_map):
         try:
@@ -110,7 +131,7 @@ def survives(path: Path) -> bool:
     told(path)
     if not refused:
         try:
-            use(path, path.with_name("again.radmap"))
+            use(path, path.with_name("again.radmap"), options)
         except MapFileError as error:  # of another width, or voxel size
             assert "here it is" in str(error)
     return not refused
@@ -138,6 +159,64 @@ def test_map_files_that_lie(tmp_path, share):
     for data in damaged(whole, 60):
         path.write_bytes(data)
         survives(path)
+
+
+@pytest.mark.slow
+def test_map_files_in_tiers_that_lie(tmp_path):
+    path = tmp_path / "a.radmap"
+    tiers = tiered_map(path)
+    header, state = taken_apart(path, MAP)
+    read = sum(survives(path, tiers) for _ in rewritten(path, MAP, header, state, 80, seed=3))
+    assert 5 < read < 60
+
+
+def test_a_map_of_single_numbers_is_none(tmp_path):
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    header, state = taken_apart(path, MAP)
+    for some in (state, ["key"]):
+        save_tensors(path, MAP, header, {**state, **{name: state[name][0] for name in some}})
+        for read in (load_map, read_geometry):
+            with pytest.raises(MapFileError, match="is damaged: "):
+                read(path)
+
+
+def test_a_disk_that_fails_is_damage(tmp_path, monkeypatch):
+    """It is met while the file is read, and not while it is mapped, which would end the process."""
+    path = tmp_path / "a.radmap"
+    color_map(path)
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(tensor_file, "read_through", fails)
+    with pytest.raises(MapFileError, match="is damaged"):
+        load_map(path)
+
+
+def test_codes_that_stand_for_numbers_beyond_any_map(tmp_path):
+    path, axes = tmp_path / "a.radmap", 2048
+    color_map(path, 4)
+    header, state = taken_apart(path, MAP)
+    state["codec0_axes"] = torch.full((axes, COLORS), 4.0)
+    state["codec0_book1"] = torch.full((axes // 8, 256, 8), 4.0)
+    for share in (2, 4, 8):
+        state[f"codec0_book{share}"] = torch.zeros(0, 256, 8 // share)
+    state["codes"] = torch.full((len(state["key"]), 3 + axes // 8), 255, dtype=torch.uint8)
+    state["codes"][:, 0] = 0
+    save_tensors(path, MAP, header, state)
+    with pytest.raises(MapFileError, match="stand for impossible vectors"):
+        load_map(path)
+
+
+def test_memory_is_not_kept_free_because_a_file_says_so(tmp_path):
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    header, state = taken_apart(path, MAP)
+    options = {**header["map"], "hot_voxels": 10**9, "cold_share": 2}
+    save_tensors(path, MAP, {**header, "map": options}, state)
+    world = load_map(path)[0]
+    assert world.nbytes < 1 << 29 and len(world) == len(state["key"])
 
 
 @pytest.mark.slow
@@ -248,6 +327,97 @@ def goes_on(folder: Path, at_stamps: bool) -> None:
         assert len(world) and bool(world.snapshot().features.isfinite().all())
     finally:
         live.close()
+
+
+def test_numbers_of_records_leave_room_for_those_to_come(tmp_path):
+    writer = walked(tmp_path)
+    (tmp_path / "9999999999-reset.safetensors").write_bytes(
+        (tmp_path / writer.records[0].name).read_bytes()
+    )
+    again = JournalWriter(tmp_path, writer.about)
+    assert again.records == writer.records
+    again.append("wait", {})
+    assert again.records == Journal(tmp_path).records
+    again.close()
+    for lie in ({"record": 10**18}, {"frames": -1}, {"removed": -1}, {"stale": {-5: place(1)}}):
+        note = {**History(record=1, stale={3: place(0)}).note(), **lie}
+        with pytest.raises(InputError, match="impossible n"):
+            History.of(note)
+    assert History.of(History(record=1, stale={3: place(0)}).note()).record == 1
+
+
+def test_a_record_is_read_and_not_mapped(tmp_path):
+    """Where a disk fails it is damaged; a process that has it mapped is killed (SIGBUS)."""
+    writer = walked(tmp_path)
+    frame = next(each for each in writer.records if each.kind == "frame")
+    found = writer.content(frame)
+    os.truncate(tmp_path / frame.name, 1)
+    assert found is not None and bool(found.state["features"].isfinite().all())
+    with (tmp_path / frame.name).open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    assert writer.content(frame) is None
+
+
+def test_a_journal_that_may_not_be_read_is_told_in_a_sentence(tmp_path, monkeypatch):
+    about = walked(tmp_path).about
+
+    def refused(path: object, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name, said in (("scandir", "cannot be read"), ("open", "cannot be opened")):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, refused)
+            with pytest.raises(MapFileError, match=f"{said}: Permission denied"):
+                JournalWriter(tmp_path, about)
+
+
+def test_a_map_file_that_is_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """Or the journal would tell of another file than the one that was read."""
+    live, path, other = live_map(tmp_path / "journal"), tmp_path / "a.radmap", tmp_path / "b.radmap"
+    observe(live, [0])
+    live.save(path)
+    observe(live, [1])
+    live.save(other)
+    before, read = len(live.mapper.map), Mapper.read
+
+    def slowly(mapper: Mapper, file: Path):
+        found = read(mapper, file)
+        shutil.copyfile(other, file)
+        return found
+
+    monkeypatch.setattr(Mapper, "read", slowly)
+    with pytest.raises(MapFileError, match="was written while it was read"):
+        live.load(path)
+    assert len(live.mapper.map) == before
+    assert not [each for each in live.journal.records if each.kind == "load"]
+    assert live.load(path) == before
+    assert live.close(5)
+
+
+@pytest.mark.slow
+def test_records_that_broke_before_frames_are_moved(tmp_path):
+    """Frames are where they were or where they belong, and the account of both is whole."""
+    live = live_map(tmp_path, **AT_ONCE)
+    observe(live, range(12))
+    records = [each for each in live.journal.records if each.kind == "frame"]
+    frames = [live.journal.key_frame(record) for record in records]
+    for number, record in enumerate(records[::2]):
+        path, good = tmp_path / record.name, (tmp_path / record.name).read_bytes()
+        path.unlink()
+        if number % 3 == 1:
+            path.write_bytes(good[: len(good) // 2])
+        elif number % 3 == 2:  # only this one tells its stamp
+            path.write_bytes(good[:-9] + bytes(9))
+    asked = correct(live, range(12))
+    corrections_end(live)
+    status, world = live.status().journal, live.mapper.map
+    assert (asked.moved, status.unmoved, status.lost) == (8, 2, 0) and status.damaged >= 6
+    wanted = VoxelMap(world.channels, live.mapper.config.map, device="cpu")
+    for step, kept in enumerate(frames):
+        T = corrected(step) if step % 2 else place(step)
+        wanted.integrate(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
+    assert_equal(world, wanted, stamps=False)
+    assert live.close(5)
 
 
 @pytest.mark.slow

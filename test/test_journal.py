@@ -521,11 +521,14 @@ def test_there_is_a_journal_of_every_version():
 
 
 @pytest.mark.slow  # processes
-@pytest.mark.parametrize("hot", [0, 400], ids=["full", "tiers"])
-def test_killed_at_random_moments_it_loses_at_most_the_frame_in_hand(tmp_path, hot):
-    found = killed(tmp_path, rounds=10, seed=0, hot=hot)
+@pytest.mark.parametrize(
+    ("hot", "bound"), [(0, 0), (400, 0), (0, 500)], ids=["full", "tiers", "bricks"]
+)
+def test_killed_at_random_moments_it_loses_at_most_the_frame_in_hand(tmp_path, hot, bound):
+    found = killed(tmp_path, rounds=10, seed=0, hot=hot, bound=bound)
     assert found.kills == 10 and found.frames > 10
     assert found.in_hand <= found.kills, "each time at most one was written and not told"
+    assert bool(found.bricks) == bool(bound)
 
 
 def test_without_a_journal_nothing_is_written(tmp_path, caplog):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import require_ros
 require_ros()
 
 from diagnostic_msgs.msg import DiagnosticArray
-from robot import NODE, WALL, Listener, Sender, color_node, wait_for
+from robot import NODE, WALL, Listener, Sender, color_node, start, wait_for
 from test_node_robots import shifted
 
 from radseg_interfaces.srv import SaveMap
@@ -61,3 +62,46 @@ def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
     health.close()
     assert not list(bricks.iterdir())
     assert len(load_map(tmp_path / "kept.radmap")[0]) == 8 * A_WALL
+
+
+def test_a_folder_that_is_held_or_vanishes_costs_what_is_in_it_and_no_more(robot, tmp_path):
+    bricks, send = tmp_path / "bricks", Sender(robot)
+    settings = {
+        "node.map_directory": tmp_path,
+        "map.disk_directory": bricks,
+        "map.max_voxels": BOUND,
+        "map.autosave": "kept",
+        "node.backlog": 9,
+    }
+    health = Listener(robot, DiagnosticArray, "/diagnostics")
+    values: dict[str, str] = {}
+
+    def said(key: str) -> int:
+        for status in (status for message in health.got[-1:] for status in message.status):
+            values.update({each.key: each.value for each in status.values})
+        return int(values.get(key, 0))
+
+    def drive(places: range) -> None:
+        for place in places:
+            known = robot.integrated() if place else 0
+            walls = replace(WALL, T_world_camera=shifted(4.0 * place))
+            wait_for(lambda known=known, walls=walls: send(walls) or robot.integrated() > known)
+
+    with color_node(settings) as process:
+        drive(range(5))
+        wait_for(lambda: list(bricks.glob("*.radbrick")), what="bricks")
+        second = start(settings, "-r", "__node:=second")
+        code, text = second.result()
+        assert code and "is in use by another process" in text and "Traceback" not in text, text
+        assert list(bricks.glob("*.radbrick")), "those of the first one"
+        shutil.rmtree(bricks)
+        drive(range(5, 9))
+        wait_for(lambda: said("bricks not written"), what="what could not be written")
+        answer = robot.query("grey")
+        assert answer.success and answer.covered <= 1.0
+        wait_for(lambda: said("bricks: voxels that could not be read"), what="what is lost")
+        assert robot.query("grey").covered == 1.0 and said("voxels") <= BOUND
+        assert process.stop() == 0
+        assert process.text.count("no brick can be written") == 1
+    health.close()
+    assert 0 < len(load_map(tmp_path / "kept.radmap")[0]) <= BOUND

@@ -23,7 +23,7 @@ from test_architecture import ROS, tree_of
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
 EXTRAS = ("lite", "recordings", "demo", "eval", "cluster", "view", "onnx", "rectify")  # of users
-BROUGHT = {"tokenizers"}  # by transformers
+BROUGHT = {"tokenizers", "tornado"}  # by transformers, by distributed
 PLUGINS = {"pytest-timeout", "pytest-xdist"}  # of pytest, which finds them by itself
 WITH_RCLPY = {"builtin_interfaces", "rcl_interfaces"}
 NOT_ON_PYPI = {"launch", "launch_ros", "radseg_interfaces", "tf2_msgs"}

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from journalled import assert_equal, settle
 from plain_messages import Message, image, info, pose, transforms
 from test_accounts import GARBAGE, SMALL, Tally, even
+from test_bricks_live import everything
 
 from radseg_ros.config import (
     Config,
     CorrectConfig,
     JournalConfig,
+    MapConfig,
     NodeConfig,
     PersistenceConfig,
     SyncConfig,
@@ -400,8 +402,10 @@ class Held(ColorEncoder):
         return super().encode(rgb)
 
 
-def live_map(how: Convention | None = None, journal: str = "", **node: object) -> LiveMap:
-    """Of both robots, or without ``how`` of none that has a name."""
+def live_map(
+    how: Convention | None = None, journal: str = "", bricks: str = "", **node: object
+) -> LiveMap:
+    """Of both robots, or without ``how`` of none that has a name; ``bricks``: in little memory."""
     names = {} if how is None else {"robots": list(ROBOTS), **how.options}
     made = NodeConfig(**{"backlog": 99, **names, **node})
     kept, correct = JournalConfig(directory=journal), CorrectConfig(share=1.0, body_frame="base")
@@ -411,7 +415,8 @@ def live_map(how: Convention | None = None, journal: str = "", **node: object) -
         node=made,
         journal=kept,
         correct=correct,
-        persistence=PersistenceConfig(frame_is_persistent=True),
+        map=MapConfig(max_voxels=300 if bricks else 0),
+        persistence=PersistenceConfig(frame_is_persistent=True, disk_directory=bricks),
     )
     live = LiveMap(config)
     live.start(Mapper(config, Held()))
@@ -430,10 +435,12 @@ def drive(live: LiveMap, how: Convention, robot: str, ms: int) -> None:
     give(live, *images(ms, robot, how.camera.format(robot)), *how.moving(robot, ms))
 
 
-@pytest.mark.parametrize("how", [EACH, GIVEN])
-def test_two_robots_make_the_map_of_one_recording_after_the_other(how):
+@pytest.mark.parametrize(
+    ("how", "bricks"), [(EACH, ""), (GIVEN, ""), pytest.param(GIVEN, "b", marks=pytest.mark.slow)]
+)
+def test_two_robots_make_the_map_of_one_recording_after_the_other(how, bricks, tmp_path):
     stamps = range(125, 1625, 125)  # eighths of metres: no pose is rounded
-    together = live_map(how)
+    together = live_map(how, bricks=bricks and str(tmp_path / bricks))
     for ms in stamps:
         for robot in ROBOTS:
             drive(together, how, robot, ms)
@@ -446,8 +453,9 @@ def test_two_robots_make_the_map_of_one_recording_after_the_other(how):
             give(one, ("pose", at, ""), *((k, m, "") for k, m, _ in images(ms, robot, "camera")))
             settle(one)
     assert len(one.mapper.map) > 500
-    assert_equal(together.mapper.map, one.mapper.map)
     status = together.status()
+    assert bool(bricks) == (status.everywhere > status.voxels)
+    assert_equal(everything(together) if bricks else together.mapper.map, one.mapper.map)
     assert {name: each.integrated for name, each in status.cameras.items()} == {A: 12, B: 12}
     assert together.close(10) and one.close(10)
 

@@ -22,6 +22,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from ..datatypes import InputError, MapFileError, brief
 from ..files import locked_folder, write_whole
 from ..reading import MISFITS, read_json
 from ..voxels.map_file import MAX_CHANNELS, MapIdentity
-from ..voxels.tensor_file import opened, read_tensors, save_tensors
+from ..voxels.tensor_file import opened, read_small, save_tensors
+from ..voxels.voxel_map import MOST_RECORDS
 from .record import FILE, FRAME, NOTHING, VERSION, Content, KeyFrame, Record, unpack
 from .story import Story, tell
 
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 ABOUT = "journal.json"
 NAME = re.compile(r"(\d{10})-([a-z_]{1,20})\.safetensors")
 HEADER_BYTES = 4096  # of a record, about
+MOST_BYTES = 1 << 30  # of a record: an image of MAX_PIXELS takes a third of that
 MOST_OWED = 1000  # small records that wait for a disk that cannot be written
 
 
@@ -103,7 +106,7 @@ class Journal:
     def content(self, record: Record) -> Content | None:
         """All that a record holds; None = it is damaged, which is counted."""
         try:
-            return Content(*read_tensors(self.folder / record.name, FILE))
+            return Content(*read_small(self.folder / record.name, FILE, MOST_BYTES))
         except MapFileError as error:
             self.leave_out(error)
             return None
@@ -150,7 +153,8 @@ class JournalWriter(Journal):
         _begin(folder, about)
         self._lock = locked_folder(folder, "the journal")
         for part in folder.glob(".*.part.safetensors"):  # of a process that was killed
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         super().__init__(folder)
         self.about.require(about, folder)
         self.lost = 0  # frames that could not be written
@@ -225,10 +229,19 @@ class JournalWriter(Journal):
 
 
 def _listed(folder: Path) -> list[Record]:
+    """Its records, by number.
+
+    Raises:
+        MapFileError: the folder cannot be read.
+    """
     found = []
-    for entry in os.scandir(folder):
-        if (match := NAME.fullmatch(entry.name)) and entry.is_file():
-            found.append(Record(int(match[1]), match[2], entry.stat().st_size))
+    try:
+        for entry in os.scandir(folder):
+            match = NAME.fullmatch(entry.name)
+            if match and int(match[1]) <= MOST_RECORDS and entry.is_file():
+                found.append(Record(int(match[1]), match[2], entry.stat().st_size))
+    except OSError as error:
+        raise MapFileError(f"the journal {folder} cannot be read: {error.strerror}") from error
     return sorted(found)
 
 

@@ -25,6 +25,7 @@ import torch
 
 from ..config import LABELLED_SPACES, LiftConfig, MapConfig, from_dict, to_dict
 from ..datatypes import ConfigError, InputError, MapFileError, MapGeometry
+from ..device import out_of_memory
 from ..reading import MISFITS
 from .coding.codec import LEAST_BYTES, VectorCodec, sample_size
 from .coding.codecs import NUMBER_BYTES, Codecs
@@ -36,8 +37,10 @@ SUFFIX = ".radmap"
 VERSION = 4  # earlier ones are read as well
 FILE = Kind("radmap", "map file", VERSION)
 MAX_CHANNELS = 65_536
+MOST_ALONG = 1024  # along an axis of vectors: four times what axes of unit length come to
 SMALLEST = 64  # times less than float32 takes: what vectors may be coded in
 ALWAYS_DECODED = 1 << 30  # bytes of vectors, in however few of codes
+MOST_HOT = 1 << 22  # voxels that a reader keeps in full because a file says so: 120 MB without them
 _LARGE = ("vectors", "codes")  # nearly all of a file
 ROWS = 8192  # vectors that are coded at once
 # of a voxel, so that the sum of two is a number still
@@ -223,6 +226,10 @@ def load_map(
         if config is not None:
             raise
         raise MapFileError(f"{path} is damaged: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise MapFileError(f"a map as {path} says does not fit into the memory") from error
+        raise
     voxel_map.table.load(state)
     voxel_map.camera = header.camera
     voxel_map.continue_from(header.last_stamp_ns)
@@ -263,9 +270,9 @@ def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
         state = {name: file.get_tensor(name) for name in names}
         check_digests(path, said, state)
         _complete(said, state)
-    count = state["key"].shape[0] if "key" in state else 0
+    count = state["key"].shape[:1] if "key" in state else (0,)
     empty = VoxelMap(1, _in_full(header.config), device="cpu")
-    state["vectors"] = empty.table.state()["vectors"].new_zeros(count, 1)
+    state["vectors"] = empty.table.state()["vectors"].new_zeros(*count, 1)
     _check(str(path), state, 1, header.config)
     empty.table.load(state)
     return empty.geometry(), header
@@ -282,6 +289,7 @@ def _understood(path: Path, header: dict[str, Any]) -> MapHeader:
         labels = tuple(said.pop("labels"))
         identity = MapIdentity(**said, labels=labels)
         config = from_dict(MapConfig, header["map"], "map.")
+        config = dataclasses.replace(config, hot_voxels=min(config.hot_voxels, MOST_HOT))
         lift = from_dict(LiftConfig, header["lift"], "lift.")
         channels, last_stamp_ns, camera = (
             header[name] for name in ("channels", "last_stamp_ns", "camera")
@@ -351,6 +359,8 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
     """
     empty = VoxelMap(channels, _in_full(config), device="cpu").table.state()
     count = state["key"].shape[:1] if "key" in state else ()
+    if not count:
+        raise MapFileError(f"{what} is damaged: key is missing or has another shape or type")
     if "codes" in state and "vectors" not in state:
         _check_codes(what, state, channels, count)
         del empty["vectors"]
@@ -396,6 +406,8 @@ def _check_codes(
         raise MapFileError(f"{what} is damaged: {error}") from error
     if state["codes"].shape[:1] != count or codecs.channels != channels:
         raise MapFileError(f"{what} is damaged: its codes are not for its voxels")
+    if any(bool((codec.axes.abs().sum(0) > MOST_ALONG).any()) for codec in codecs.all):
+        raise MapFileError(f"{what} is damaged: its codes stand for impossible vectors")
 
 
 def _in_full(config: MapConfig) -> MapConfig:

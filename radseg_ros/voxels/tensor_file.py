@@ -22,7 +22,7 @@ import torch
 
 from ..datatypes import MapFileError
 from ..device import out_of_memory
-from ..files import whole_file
+from ..files import read_bytes, read_through, whole_file
 
 _DTYPES = {
     torch.uint8: "U8",
@@ -59,17 +59,38 @@ def save_tensors(
             raise MapFileError(f"the {kind.said} was not written whole to {path}")
 
 
-def write_tensors(
-    path: Path, kind: Kind, header: Mapping[str, Any], state: Mapping[str, torch.Tensor]
-) -> int:
-    """As :func:`save_tensors`, for a file that no other process will read; return its bytes.
+def write_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> tuple[int, str]:
+    """Write tensors for :func:`read_back` of this process alone; return bytes and SHA-256.
 
-    It is in its place at once, and may not be on the disk yet, so this does not wait for it.
+    The file is in its place at once, and may not be on the disk yet, so this does not wait for it.
+
+    Raises:
+        MapFileError: the disk took less than it was given.
+        OSError: the file cannot be written, or there is one, or a link, already.
     """
-    written = _write(path, state, _metadata(kind, header, state))
+    written, digest = 0, hashlib.sha256()
+    with open(path, "xb") as file:
+        for part in _content(state, {}):
+            digest.update(part)
+            written += file.write(part)
     if path.stat().st_size != written:
-        raise MapFileError(f"the {kind.said} was not written whole to {path}")
-    return written
+        raise MapFileError(f"{path} was not written whole")
+    return written, digest.hexdigest()
+
+
+def read_back(path: Path, nbytes: int, digest: str) -> dict[str, torch.Tensor]:
+    """What :func:`write_tensors` wrote, if the file is that to the last byte.
+
+    Raises:
+        MapFileError: it is not, whatever it says of itself.
+        OSError: it cannot be read.
+    """
+    from safetensors.torch import load
+
+    data = read_bytes(path, nbytes)
+    if len(data) != nbytes or hashlib.sha256(data).hexdigest() != digest:
+        raise MapFileError(f"{path} is damaged: it is not what was written there")
+    return load(data)
 
 
 def _metadata(
@@ -79,12 +100,20 @@ def _metadata(
     return {kind.tag: text, f"{kind.tag}_sha256": text_digest(text)}
 
 
-def _write(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> int:
+def _write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> int:
     """Write a safetensors file; return its size in bytes.
 
-    The format is a length, a JSON header and the bytes of the tensors. The library's own writer
-    goes by a temporary file of a random name, which a killed process would leave behind for ever.
+    The library's own writer goes by a temporary file of a random name, which a killed process would
+    leave behind for ever.
     """
+    with open(path, "wb") as file:
+        return sum(file.write(part) for part in _content(state, metadata))
+
+
+def _content(
+    state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file: a length, a JSON header and the bytes of the tensors."""
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in state.items():
@@ -96,11 +125,9 @@ def _write(path: Path, state: Mapping[str, torch.Tensor], metadata: dict[str, st
         offset += tensor.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in state.values():
-            file.write(_bytes(tensor))
-    return 8 + len(text) + offset
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in state.values():
+        yield _bytes(tensor)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -132,11 +159,38 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, torc
         MapFileError: the file is missing, damaged, of another kind or version.
     """
     with opened(path, kind) as (file, header):
+        read_through(path)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return _agreeing(path, header, state)
+
+
+def _agreeing(
+    path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Header and tensors, if these are all of those of which it tells."""
     check_digests(path, header, state)
     if missing := header["sha256"].keys() - state.keys():
         raise MapFileError(f"{path} is damaged: {', '.join(sorted(missing))} is missing")
     return header, state
+
+
+def read_small(path: Path, kind: Kind, most: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """As :func:`read_tensors`, of a file of at most ``most`` bytes, which is read and not mapped.
+
+    So one that is cut meanwhile is damaged, too; a process that has it mapped is killed (SIGBUS).
+
+    Raises:
+        MapFileError: as :func:`read_tensors`.
+    """
+    from safetensors.torch import load
+
+    with _damage_told(path, kind):
+        data = read_bytes(path, most)
+        state = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
+        header = _header_in(path, kind, metadata or {})
+    return _agreeing(path, header, state)
 
 
 @contextmanager
@@ -146,30 +200,41 @@ def opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, Any]]]:
     Raises:
         MapFileError: as :func:`read_tensors`.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
+
+    with _damage_told(path, kind), safe_open(path, framework="pt") as file:
+        yield file, _header_in(path, kind, file.metadata() or {})
+
+
+@contextmanager
+def _damage_told(path: Path, kind: Kind) -> Iterator[None]:
+    from safetensors import SafetensorError
 
     if not os.path.isfile(path):  # False for names that no file can have, too
         raise MapFileError(f"there is no {kind.said} {path}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if kind.tag not in metadata:
-                raise MapFileError(f"{path} is a safetensors file, but not a {kind.said}")
-            text = metadata[kind.tag]
-            if metadata.get(f"{kind.tag}_sha256", text_digest(text)) != text_digest(text):
-                raise MapFileError(f"{path} is damaged: its header does not match its checksum")
-            header = json.loads(text)
-            version = header.get("version") if isinstance(header, dict) else "unknown"
-            if type(version) is not int or not 1 <= version <= kind.version:
-                raise MapFileError(
-                    f"{path} is a {kind.said} of version {str(version)[:20]}, this program reads "
-                    f"versions up to {kind.version}"
-                )
-            yield file, header
-    except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             raise MapFileError(f"{path} does not fit into the memory") from error
         raise MapFileError(f"{path} is damaged, incomplete, or not a {kind.said}") from error
+
+
+def _header_in(path: Path, kind: Kind, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of itself, if it is of this kind and its digest agrees."""
+    if kind.tag not in metadata:
+        raise MapFileError(f"{path} is a safetensors file, but not a {kind.said}")
+    text = metadata[kind.tag]
+    if metadata.get(f"{kind.tag}_sha256", text_digest(text)) != text_digest(text):
+        raise MapFileError(f"{path} is damaged: its header does not match its checksum")
+    header = json.loads(text)
+    version = header.get("version") if isinstance(header, dict) else "unknown"
+    if type(version) is not int or not 1 <= version <= kind.version:
+        raise MapFileError(
+            f"{path} is a {kind.said} of version {str(version)[:20]}, this program reads "
+            f"versions up to {kind.version}"
+        )
+    return header
 
 
 def check_digests(path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:

@@ -40,6 +40,7 @@ from .tensors import take
 
 logger = logging.getLogger(__name__)
 
+MOST_RECORDS = 9 * 10**9  # of a journal, whose numbers have ten digits: some are left for others
 LARGEST = 1e9  # number of a vector: sums of many, and their squares, are numbers still
 COPY_BYTES = 4 << 20  # of vectors that are copied, or moved, at once: some milliseconds
 PAUSE = 1e-3  # s between two such steps: a lock goes to who waits for it only if nobody is quicker
@@ -79,6 +80,9 @@ class History:
             stale = {int(k): check_pose(np.array(T)) for k, T in note["stale"].items()}
         except MISFITS as error:
             raise InputError("impossible notes of a journal") from error
+        numbers = [counts["record"], counts["frames"], *stale]
+        if counts["removed"] < 0 or not all(0 <= n <= MOST_RECORDS for n in numbers):
+            raise InputError("impossible numbers in the notes of a journal")
         return cls(stale=stale, **counts)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...config import GridConfig
-from ...datatypes import Frame, MapGeometry
+from ...datatypes import Frame, MapGeometry, MapOutline
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # as in nav_msgs/OccupancyGrid
 MOST_SIDE = 4096  # cells; 205 m at 5 cm
@@ -36,7 +36,7 @@ class Grid:
 
 
 def occupancy_grid(
-    geometry: MapGeometry,
+    geometry: MapGeometry | MapOutline,
     rules: GridConfig,
     looked_through: np.ndarray | None = None,
     around: Sequence[float] = (0.0, 0.0),
@@ -172,7 +172,7 @@ def _points(frame: Frame) -> np.ndarray:
     return (rays * depth[known]).T + frame.T_world_camera[:3, 3]
 
 
-def _solid(geometry: MapGeometry, rules: GridConfig) -> tuple[np.ndarray, np.ndarray]:
+def _solid(geometry: MapGeometry | MapOutline, rules: GridConfig) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) indices of the voxels with enough points, and their rows."""
     rows = np.flatnonzero(geometry.hits.cpu().numpy() >= rules.min_hits)
     return geometry.index.cpu().numpy()[rows], rows

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from ...config import GridConfig
-from ...datatypes import Answer, InputError, MapGeometry, OrientedBox, Viewpoint
+from ...datatypes import Answer, InputError, MapGeometry, MapOutline, OrientedBox, Viewpoint
 from .grid import FREE, OCCUPIED, Grid
 
 NEAREST, FARTHEST = 0.1, 20.0  # m from a thing
@@ -33,7 +33,7 @@ class Viewpoints:
 
     def __init__(
         self,
-        geometry: MapGeometry,
+        geometry: MapGeometry | MapOutline,
         grid: Grid,
         rules: GridConfig,
         camera: tuple[float, float, float],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...datatypes import Filter, MapGeometry
+from ...datatypes import Filter, MapGeometry, MapOutline
 from ..index import pack
 from ..voxel_map import VoxelMap
 from . import cubes
@@ -52,11 +52,10 @@ def asked_everywhere(
     if bricks is None:
         return Everywhere(*memory(), 0)
     with bricks.shelf.kept():
-        with lock:
-            before = dict(bricks.on_disk)
+        before = bricks.copied(lock)
         geometry, scores = memory()
-        with lock:  # what has come back meanwhile may have been missed in memory, and what has left
-            there = before | bricks.on_disk
+        # what has come back meanwhile may have been missed in memory, and what has left
+        there = before | bricks.copied(lock)
         found, asked = [(geometry, scores)], []
         others = 0
         for brick in _in_order(world, there, where):
@@ -73,6 +72,23 @@ def asked_everywhere(
         return Everywhere(*found[0], others)
     first, *rest = (geometry for geometry, _ in found)
     return Everywhere(first.joined(rest), torch.cat([scores for _, scores in found]), others)
+
+
+def outlined_everywhere(
+    world: VoxelMap, lock: threading.Lock, memory: Callable[[], MapGeometry]
+) -> MapOutline:
+    """Where all voxels are; no file is read. One that has points in both places is there twice.
+
+    Args:
+        memory: those in memory.
+    """
+    bricks = bricks_of(world)
+    before = {} if bricks is None else bricks.copied(lock)
+    geometry = memory()
+    there = before if bricks is None else before | bricks.copied(lock)
+    parts = [cubes.outlined(brick, here.outline) for brick, here in there.items()]
+    index, hits = zip((geometry.index.cpu(), geometry.hits.cpu().long()), *parts, strict=True)
+    return MapOutline(torch.cat(index), torch.cat(hits), geometry.voxel_size)
 
 
 def _in_order(world: VoxelMap, there: Mapping[int, Brick], where: Filter | None) -> list[int]:

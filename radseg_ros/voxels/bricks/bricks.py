@@ -9,6 +9,7 @@ whoever asks (:mod:`.asking`) or saves (:mod:`.saving`).
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,6 +74,11 @@ class Bricks:
     def nbytes(self) -> int:
         """On the disk. From any thread."""
         return sum(brick.nbytes for brick in list(self.on_disk.values()))
+
+    def copied(self, lock: threading.Lock) -> dict[int, Brick]:
+        """What is on the disk at one moment of a map that ``lock`` guards."""
+        with lock:
+            return dict(self.on_disk)
 
     def another(self) -> Bricks:
         """As :meth:`Beyond.another`."""

@@ -13,6 +13,7 @@ from ..index import BRICK_SIDE, VoxelIndex, pack, unpack
 # voxels: 1.6 m at 5 cm, where some 2500 are on surfaces, 8 MB of 768 numbers: milliseconds to copy
 SIDE = 4 * BRICK_SIDE  # of those that the index has
 _FIRST, _LAST = pack(torch.tensor([[0, SIDE - 1]] * 3)).tolist()
+_MOST_HITS = 2**31 // SIDE**3 - 1
 _INSIDE = _LAST - _FIRST  # the bits of a key that say where inside the brick
 
 
@@ -42,6 +43,22 @@ def slots_of(index: VoxelIndex, brick: int) -> torch.Tensor:
     corner = unpack(torch.tensor([brick], device=index.brick_corner.device))
     inside = index.brick_corner - corner
     return index.slots_in(((inside >= 0) & (inside < SIDE)).all(1))
+
+
+def outline(key: torch.Tensor, hits: torch.Tensor) -> torch.Tensor:
+    """(n,) keys and points of voxels of one brick -> (n,) int32: what floor plans must know of
+    them, for :func:`outlined`. Beyond 65535 points do not count.
+    """
+    x, y, z = (unpack(key) - unpack(brick_of(key))).unbind(1)
+    place = (x * SIDE + y) * SIDE + z
+    return (place + hits.clamp(max=_MOST_HITS) * SIDE**3).int()
+
+
+def outlined(brick: int, some: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A brick and its :func:`outline` -> (n, 3) int64 voxel coordinates, and (n,) int64 points."""
+    place, hits = some.long() % SIDE**3, some.long() // SIDE**3
+    inside = torch.stack([place // SIDE**2, place // SIDE % SIDE, place % SIDE], 1)
+    return unpack(torch.tensor([brick])) + inside, hits
 
 
 def coldest(

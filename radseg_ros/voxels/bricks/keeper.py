@@ -20,7 +20,7 @@ from .bricks import HIGH, LOW, Bricks
 logger = logging.getLogger(__name__)
 
 IDLE = 0.05  # s between two looks whether there is anything to do
-RETRY = 1.0  # s after a brick could not be written
+RETRY = 1.0  # s after a brick could not be written, or read
 RANKED_APART = 2.0  # s; ranking takes longer than a brick
 
 
@@ -70,6 +70,7 @@ class Keeper:
                 busy = self.step()
             except Exception:  # memory that runs out: the map is sound, and frames evict
                 logger.exception("a brick stays where it is; tried again later")
+                self._closing.wait(RETRY)
                 busy = False
             self._closing.wait(PAUSE if busy else IDLE)
 

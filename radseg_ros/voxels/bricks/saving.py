@@ -6,6 +6,7 @@ They need not fit into memory: they are put together in a file without a name.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Mapping
@@ -37,22 +38,26 @@ def save_whole(path: Path, world: VoxelMap, identity: MapIdentity, notes: Mappin
     bricks = bricks_of(world)
     if bricks is None or not bricks.on_disk:
         return save_map(path, world, identity, notes)
-    return save_map(path, world, identity, notes, whole=whole_state(world, bricks))
+    return save_map(path, world, identity, notes, whole=whole_state(world, bricks, path.parent))
 
 
-def whole_state(frozen: VoxelMap, bricks: Bricks) -> dict[str, torch.Tensor]:
+def whole_state(frozen: VoxelMap, bricks: Bricks, spare: Path) -> dict[str, torch.Tensor]:
     """As :meth:`VoxelTable.state`, with what is on the disk.
 
     Args:
         frozen, bricks: what is in memory and on the disk.
+        spare: folder to put them together in, if that of the bricks is full, or gone.
 
     Raises:
-        MapFileError: the disk has no room.
+        MapFileError: no disk has room.
     """
     state = frozen.table.state()
     of_row = {name: rows for name, rows in state.items() if not name.startswith("codec")}
     most = len(frozen) + bricks.voxels
-    out = _Rows(of_row, most, bricks.shelf.folder)
+    try:
+        out = _Rows(of_row, most, bricks.shelf.folder)
+    except MapFileError:
+        out = _Rows(of_row, most, spare)
     brick = cubes.brick_of(state["key"])
     apart = torch.isin(brick, torch.tensor(list(bricks.on_disk)))
     for some in (~apart).nonzero()[:, 0].split(ROWS):
@@ -114,10 +119,11 @@ def _backed(like: torch.Tensor, most: int, folder: Path) -> torch.Tensor:
     shape = (most, *like.shape[1:])
     count = torch.Size(shape).numel()
     try:
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, max(_PAGE, count * like.dtype.itemsize))
-            flat = torch.from_file(file.name, shared=True, size=count, dtype=like.dtype)
+        with tempfile.TemporaryFile(dir=folder) as file:  # a killed process leaves nothing behind
+            size = max(_PAGE, count * like.dtype.itemsize)
+            os.posix_fallocate(file.fileno(), 0, size)
+            room = mmap.mmap(file.fileno(), size)
     except OSError as error:
         reason = error.strerror or error
         raise MapFileError(f"the map cannot be put together in {folder}: {reason}") from error
-    return flat.view(shape)
+    return torch.frombuffer(room, dtype=like.dtype, count=count).view(shape)

@@ -1,33 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of bricks, each a file as maps are, but for its codecs, which the map keeps.
+"""A folder of bricks, each a file with tensors as maps have them, but for the codecs.
 
 They are of one process, which locks the folder, and of no use to another: what a process leaves
-behind that was killed is removed by the next one. So nothing waits until they are on the disk.
+behind that was killed is removed by the next one. So nothing waits until they are on the disk. And
+no file is believed: what is read is what this process wrote, to the last byte, or lost.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
 import threading
+import uuid
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ...datatypes import InputError, MapFileError, brief
 from ...files import locked_folder, prepare_folder
-from ..tensor_file import Kind, read_tensors, write_tensors
+from ..tensor_file import read_back, write_tensors
+from . import cubes
 
 logger = logging.getLogger(__name__)
 
-FILE = Kind("radbrick", "brick", 1)
 SUFFIX = ".radbrick"
+NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of a file that may well be sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,9 @@ class Brick:
     path: Path
     voxels: int
     nbytes: int  # of the file
+    digest: str  # SHA-256 of the file
     newest: int  # time of the map's clock, ns, when the last of its voxels was hit
+    outline: torch.Tensor = field(compare=False)  # (voxels,), see cubes.outline
 
 
 class Shelf:
@@ -54,13 +60,14 @@ class Shelf:
         self.folder = folder
         self.failed = 0  # bricks that could not be written: what was evicted for want of them
         self.damaged: Counter[str] = Counter()  # voxels that could not be read, by reason
-        self._told = False
+        self._begun = self._told = False  # what the log has said
         prepare_folder(folder)
         descriptor = locked_folder(folder, "the folder of bricks")
         _empty(folder)
         self._end = weakref.finalize(self, _end, folder, descriptor)
-        self._number = itertools.count(1)
-        self._files = threading.Lock()  # guards the next two
+        self._names = (f"{uuid.uuid4().hex}-{n}{SUFFIX}" for n in itertools.count())
+        self._files = threading.Lock()  # guards the rest
+        self._lost: set[Path] = set()  # of bricks whose voxels are counted as damaged
         self._readers = 0
         self._discarded: list[Path] = []
 
@@ -70,32 +77,50 @@ class Shelf:
 
     def write(self, state: Mapping[str, torch.Tensor]) -> Brick | None:
         """A brick of what :meth:`VoxelTable.copied` gave; None = the disk does not take it."""
-        path = self.folder / f"{next(self._number):08}{SUFFIX}"
+        with self._files:
+            path = self.folder / next(self._names)
         try:
-            nbytes = write_tensors(path, FILE, {}, state)
+            nbytes, digest = write_tensors(path, state)
         except (OSError, MapFileError) as error:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             self.failed += 1
             self._tell(error)
             return None
-        return Brick(path, len(state["key"]), nbytes, int(state["seen_at"].max()))
+        if not self._begun:
+            self._begun = True
+            logger.info(
+                "memory has no room for all of the map: parts of it go to %s; published clouds "
+                "show what is in memory",
+                self.folder,
+            )
+        newest, outline = int(state["seen_at"].max()), cubes.outline(state["key"], state["hits"])
+        return Brick(path, len(outline), nbytes, digest, newest, outline)
 
     def read(self, brick: Brick) -> dict[str, torch.Tensor] | None:
-        """What was written; None = that is lost, which is counted."""
+        """What was written; None = that is lost, which is counted once.
+
+        Raises:
+            MemoryError: memory, or what a process may open, has run out; nothing is lost.
+        """
         try:
-            if brick.path.is_file() and brick.path.stat().st_size != brick.nbytes:
-                raise MapFileError(f"{brick.path} is damaged: it has another size")
-            state = read_tensors(brick.path, FILE)[1]
-            if len(state["key"]) != brick.voxels:
-                raise MapFileError(f"{brick.path} is damaged: it is another brick")
-            return state
-        except (MapFileError, OSError, KeyError) as error:
-            reason = brief(str(error).replace(str(brick.path), "a brick"), 200)
-            if not self.damaged:
-                logger.error("%s: %d voxels are lost (others are counted)", error, brick.voxels)
-            self.damaged[reason] += brick.voxels
+            return read_back(brick.path, brick.nbytes, brick.digest)
+        except (MapFileError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in NOT_NOW:
+                raise MemoryError(f"{brick.path} cannot be read now: {error.strerror}") from error
+            self._count(brick, error)
             return None
+
+    def _count(self, brick: Brick, error: Exception) -> None:
+        reason = brief(str(error).replace(str(brick.path), "a brick"), 200)
+        with self._files:
+            if brick.path in self._lost:
+                return
+            first = not self.damaged
+            self._lost.add(brick.path)
+            self.damaged[reason] += brick.voxels
+        if first:
+            logger.error("%s: %d voxels are lost (others are counted)", error, brick.voxels)
 
     def discard(self, brick: Brick) -> None:
         """Nobody needs it any more, but for those who read now."""
@@ -117,8 +142,10 @@ class Shelf:
 
     def _remove(self) -> None:
         while self._discarded and not self._readers:
+            path = self._discarded.pop()
+            self._lost.discard(path)
             with suppress(OSError):  # it goes with the next process
-                self._discarded.pop().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     def _tell(self, error: Exception) -> None:
         if not self._told:
