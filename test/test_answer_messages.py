@@ -127,7 +127,7 @@ def test_filters_that_cannot_be_are_refused():
 
 def asked(*words: str):
     options = parser().parse_args(words)
-    check_question(options)
+    check_question(options, parser())
     return asked_where(options)
 
 

@@ -136,12 +136,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_question(options: argparse.Namespace) -> None:
-    """End the program where options do not go together."""
+def check_question(options: argparse.Namespace, command_line: argparse.ArgumentParser) -> None:
+    """End the program where options do not go together, with the usage of its command line."""
     if bool(options.labels) == (options.image is not None):
-        parser().error("ask for labels, or with an --image")
+        command_line.error("ask for labels, or with an --image")
     if (options.near is None) != (options.radius is None):
-        parser().error("--near and --radius belong together")
+        command_line.error("--near and --radius belong together")
 
 
 def asked_where(options: argparse.Namespace) -> Filter | None:
@@ -273,12 +273,13 @@ def _age(seconds: float) -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the node answered (also "not found"), 1 otherwise."""
-    return run(parser().parse_args(args))
+    options = parser().parse_args(args)
+    check_question(options, parser())
+    return run(options)
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask the node and print its answer -> the exit status."""
-    check_question(options)
 
     def answer() -> int:
         result = ask(options)
