@@ -19,7 +19,7 @@ manifest = ElementTree.parse(Path(__file__).parent / "package.xml")  # states th
 core = [
     "numpy>=1.22",
     "scipy>=1.8",  # k-d tree, connected components, slerp
-    "torch>=2.4",  # brings scaled_dot_product_attention and safe checkpoint loading
+    "torch>=2.5",  # scaled_dot_product_attention; safe_globals, for checkpoints without pickle
     # RadioModel, SamModel and the SigLIP text towers: no code of RADIO's own; brings tokenizers
     "transformers>=5.20",  # 5.20 is the last one for Python 3.10
     "safetensors>=0.4",  # checkpoints and map files without pickle

@@ -239,6 +239,8 @@ def evaluate_scene(
         gt = ground_truth_points(config, classes, points) if points else None
         with timings.stage("load encoder"):
             encoder = make_scene_encoder(config, classes)
+            if config.mapper.map.space not in LABELLED_SPACES:
+                encoder.embed_labels(queried_names(config, classes))  # fails before a long walk
         size = config.gt_voxel_size or config.mapper.map.voxel_size
         lifter = None if gt else LabelLifter(size)
         things = LabelLifter(size) if config.asks and not points else None
@@ -253,6 +255,12 @@ def evaluate_scene(
         assert gt is not None  # one of the two
         with timings.stage("predict"):
             labelled = label_map(mapper.map, mapper.space, encoder, config, classes)
+        if not labelled.label.any():
+            log.warning(
+                "%s: no voxel has a class: no class reaches denoise_threshold %g anywhere, or none "
+                "prediction_threshold %g",
+                *(name, config.denoise_threshold, config.prediction_threshold),
+            )
         with timings.stage("score"):
             found = score_scene(labelled, gt, config, classes)
         asked: dict[str, Any] = {}

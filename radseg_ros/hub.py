@@ -12,6 +12,7 @@ from .datatypes import CheckpointError
 from .reading import border
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+WITHOUT = "A copy is named by its path (checkpoint); the encoder `lite` needs no download"
 RADIO_VERSIONS = {  # version -> repository and the file that holds backbone and heads
     "c-radio_v4-h": ("nvidia/C-RADIOv4-H", "c-radio_v4-h_half.pth.tar"),
     "c-radio_v4-so400m": ("nvidia/C-RADIOv4-SO400M", "c-radio_v4-so400m_half.pth.tar"),
@@ -73,7 +74,7 @@ def heads_hint(version: str) -> str:
 
 
 def download_file(repo: str, file: str, offline: bool) -> Path:
-    """A file of a hub repository, from the cache or the net (with a progress bar).
+    """A RADIO file of a hub repository, from the cache or the net (with a progress bar).
 
     Raises:
         CheckpointError: it is not in the cache and cannot be fetched.
@@ -83,7 +84,8 @@ def download_file(repo: str, file: str, offline: bool) -> Path:
     try:
         return Path(hf_hub_download(repo, file, local_files_only=offline))
     except Exception as error:  # the hub client raises its own, httpx's and the system's errors
-        raise CheckpointError(_not_fetched(f"{file} of {repo}", offline, error)) from error
+        why = _not_fetched(f"{file} of {repo}", offline, error)
+        raise CheckpointError(why if offline else f"{why}. {WITHOUT}") from error
 
 
 def download_folder(repo: str, patterns: list[str], offline: bool) -> Path:

@@ -396,7 +396,7 @@ class LiveMap:
         """How far the map is, and what was not used, by reason."""
         mapper = self._mapper
         voxels = 0 if mapper is None else len(mapper.map)
-        answerable = 1.0 if mapper is None else mapper.view.share(mapper.map)
+        answerable = 1.0 if mapper is None else mapper.answerable
         with self._state:
             at, accounts = self._integrated_at, self._assembler.accounts()
             return LiveStatus(
@@ -844,7 +844,7 @@ class LiveMap:
             raise InputError("no loaded map waits to be confirmed")
         try:
             return self._take(mapper, waiting, True, CONFIRMED)
-        except MapFileError:
+        except BaseException:  # another frame, or no memory for both: the map is as it was
             self._pending = waiting
             raise
 

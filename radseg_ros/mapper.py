@@ -7,16 +7,16 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from .answers.cloud import rgb_cloud
-from .answers.filter import chosen
+from .answers.filter import chosen, mask
 from .answers.result import QueryResult
 from .answers.scores import TYPICAL, Census, Presence, best_odds, cosine
 from .config import Config, LiftConfig, QueryConfig, to_dict
@@ -38,7 +38,12 @@ from .encoders.protocol import Encoder
 from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
 from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
-from .voxels.bricks.asking import Everywhere, asked_everywhere, outlined_everywhere
+from .voxels.bricks.asking import (
+    Answered,
+    Everywhere,
+    asked_everywhere,
+    outlined_everywhere,
+)
 from .voxels.bricks.bricks import Bricks
 from .voxels.bricks.keeper import in_memory, voxels_of
 from .voxels.bricks.saving import save_whole
@@ -49,7 +54,9 @@ from .voxels.map_file import MapIdentity, load_map
 from .voxels.view import (
     MapView,
     ProductScorer,
+    Rows,
     Transform,
+    rows_near,
     sampled_directly,
     scored_directly,
     scored_from_codes,
@@ -57,7 +64,9 @@ from .voxels.view import (
 from .voxels.voxel_map import VoxelMap
 
 MAX_SCORES = 100_000_000  # voxels x texts of one question: 400 MB
+FEW = 1024  # voxels: projecting them takes a tenth of a second of two cores
 MAX_TIME_LIMIT = 3600.0  # s
+Result = TypeVar("Result")
 
 
 class Timings:
@@ -89,6 +98,18 @@ class Prepared:
     frame: Frame | DeviceFrame  # at the working size
     features: FeatureMap
     lifted: LiftedFrame
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Question:
+    """What voxels are asked."""
+
+    scorer: ProductScorer
+    texts: int  # Q
+    key: Hashable  # the same for the same scorer
+    where: Filter | None
+    deadline: float  # s, time.monotonic()
+    renew: float  # s, see Mapper.query
 
 
 class Mapper:
@@ -137,6 +158,14 @@ class Mapper:
     def voxels(self) -> int:
         """In memory and on the disk."""
         return voxels_of(self.map)
+
+    @property
+    def answerable(self) -> float:
+        """Share of the voxels in memory whose vectors are ready for questions, or a little old.
+
+        Those of a map that is asked by its codes are.
+        """
+        return 1.0 if self._asks_codes else self.view.share(self.map)
 
     def kept_for(self, voxels: int) -> int:
         """Bytes that questions and clouds keep of so many voxels in memory, if there is room."""
@@ -257,39 +286,79 @@ class Mapper:
             wanted = _check_vectors(vectors, len(texts), self.space.answer_channels)
             asked = wanted.numpy().tobytes()
         scorer = self.space.scorer(wanted, rules)
+        key = (asked, prompts, rules.mode, tuple(rules.background))
+        question = _Question(scorer, len(texts), key, where, deadline, renew)
         source = self.map
-        asked_of = len(source)
-        _check_size(self.voxels, len(texts))
-
-        def directly(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
-            count = len(texts)
-            if isinstance(world.table.vectors, TieredVectors) and self._asks_codes:
-                return scored_from_codes(world, lock, scorer, count, deadline)
-            answers = self.space.answer_vectors
-            return scored_directly(world, lock, answers, scorer, count, deadline)
-
-        def in_memory() -> tuple[MapGeometry, torch.Tensor]:
-            if self._asks_codes or not self._may_keep(self.view, source):
-                return directly(source, self.lock)
-            self.view.catch_up(source, self.lock, deadline, renew)
-            question = (asked, prompts, rules.mode, tuple(rules.background))
-            return self.view.scored(source.voxel_size, scorer, len(texts), question)
-
         with self.timings.stage("score"):
-            found = asked_everywhere(
-                source,
-                self.lock,
-                in_memory,
-                lambda part: directly(part, threading.Lock()),
-                where,
-                deadline,
-            )
+            # what is calibrated is measured by what all others answer
+            few = None if rules.mode == "calibrated" else self._few(source, where)
+            found, asked_of = self._ask(source, question, few)
             geometry, scores = found.geometry, found.scores
             if rules.mode == "calibrated" and len(geometry):
                 named = (texts, prompts) if vectors is None else None
                 scores = self._presence(scores, rules, named).scores(scores)
-        asked_of = min(asked_of, len(source)) + found.others
         return self._result(texts, geometry, scores, rules, asked_of, where)
+
+    def _ask(
+        self, source: VoxelMap, question: _Question, few: int | None
+    ) -> tuple[Everywhere, int]:
+        """What voxels answer, and how many were asked.
+
+        Args:
+            few: of :meth:`_few`: no others are asked, but for bricks as a whole.
+        """
+        scorer, texts, deadline = question.scorer, question.texts, question.deadline
+        asked_of = len(source) if few is None else few
+        if few is None:
+            _check_size(self.voxels, texts)
+
+        def directly(world: VoxelMap, lock: threading.Lock, rows: Rows | None = None) -> Answered:
+            return self._scored(world, lock, scorer, texts, deadline, rows)
+
+        def kept() -> Answered:
+            self.view.catch_up(source, self.lock, deadline, question.renew)
+            return self.view.scored(source.voxel_size, scorer, texts, question.key)
+
+        def in_memory() -> Answered:
+            if (where := question.where) is not None and few is not None:
+                return directly(source, self.lock, lambda world: _near(world, where, 2 * FEW))
+            return self._of_view(self.view, source, kept) or directly(source, self.lock)
+
+        found = asked_everywhere(
+            source,
+            self.lock,
+            in_memory,
+            lambda part: directly(part, threading.Lock()),
+            question.where,
+            deadline,
+        )
+        return found, min(asked_of, len(source)) + found.others
+
+    def _scored(
+        self,
+        world: VoxelMap,
+        lock: threading.Lock,
+        scorer: ProductScorer,
+        count: int,
+        deadline: float,
+        rows: Rows | None,
+    ) -> Answered:
+        """The voxels of a map, and how well they answer ``count`` texts, without a copy of it."""
+        if isinstance(world.table.vectors, TieredVectors) and self._asks_codes:
+            return scored_from_codes(world, lock, scorer, count, deadline, rows)
+        return scored_directly(
+            world, lock, self.space.answer_vectors, scorer, count, deadline, rows
+        )
+
+    def _few(self, source: VoxelMap, where: Filter | None) -> int | None:
+        """How many voxels may answer, if they are few: these are asked where they are, however many
+        others there are and whether or not those have vectors. None = they are not.
+        """
+        if where is None:
+            return None
+        with self.lock:
+            near = _near(source, where, FEW)
+        return None if near is None else len(near)
 
     @torch.inference_mode()
     def query_image(
@@ -330,7 +399,7 @@ class Mapper:
             return means[:, :0]
 
         def everywhere(transform: Transform, count: int, until: float) -> Everywhere:
-            def directly(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
+            def directly(world: VoxelMap, lock: threading.Lock) -> Answered:
                 return scored_directly(world, lock, transform, torch.clone, count, until)
 
             return asked_everywhere(
@@ -424,6 +493,19 @@ class Mapper:
         view.clear()
         return False
 
+    def _of_view(
+        self, view: MapView, source: VoxelMap, read: Callable[[], Result]
+    ) -> Result | None:
+        """What ``read`` makes of a view that is kept.
+
+        None = the bound of the map leaves no room for it, or did not any more meanwhile: frames go
+        on to take room while a question makes vectors.
+        """
+        if not self._may_keep(view, source):
+            return None
+        life, result = view.life, read()
+        return result if view.life == life else None
+
     @torch.inference_mode()
     def changes(
         self, since: int, texts: Sequence[str] = (), time_limit: float | None = None
@@ -439,27 +521,31 @@ class Mapper:
             InputError, LanguageError, ConfigError: see :meth:`query`.
         """
         deadline, source, size = _deadline(time_limit), self.map, self.map.voxel_size
-        if not texts:
-            if self._may_keep(self.outline, source):
-                missing = self.outline.catch_up(source, self.lock, deadline)
-                changes = self.outline.changes(since, size, _no_scores, 0)
-                return dataclasses.replace(changes, missing=missing)
-            with self.lock:
-                geometry = source.geometry()
-            return _everything(geometry, torch.zeros(len(geometry), 0))
-        check_texts(texts)
-        _check_size(len(source), len(texts))
-        if self._may_keep(self.view, source):
+
+        def of_outline() -> MapChanges:
+            missing = self.outline.catch_up(source, self.lock, deadline)
+            changes = self.outline.changes(since, size, _no_scores, 0)
+            return dataclasses.replace(changes, missing=missing)
+
+        def of_view() -> MapChanges:
             rules = self.calibration.possible(self.config.query)
             scorer = self.space.scorer(self.space.text_vectors(texts), rules)
             missing = self.view.catch_up(source, self.lock, deadline)
             presence = self._shown(texts, rules, scorer) if rules.mode == "calibrated" else None
-            if since < self._measured_at:
-                since = -1
-            changes = self.view.changes(since, size, scorer, len(texts))
+            begin = -1 if since < self._measured_at else since
+            changes = self.view.changes(begin, size, scorer, len(texts))
             if presence is not None:
                 changes = dataclasses.replace(changes, scores=presence.scores(changes.scores))
             return dataclasses.replace(changes, missing=missing)
+
+        if not texts:
+            kept = self._of_view(self.outline, source, of_outline)
+            return kept or _everything(*_outline(source, self.lock))
+        check_texts(texts)
+        _check_size(len(source), len(texts))
+        kept = self._of_view(self.view, source, of_view)
+        if kept is not None:
+            return kept
         result = self.query(texts)
         return _everything(result.geometry, torch.from_numpy(result.scores))
 
@@ -486,16 +572,12 @@ class Mapper:
     def rgb_cloud(self, min_hits: int = 1) -> Cloud:
         """The map in its true colours; voxels of fewer than ``min_hits`` points are left out."""
 
-        def outline(world: VoxelMap, lock: threading.Lock) -> tuple[MapGeometry, torch.Tensor]:
-            with lock:
-                geometry = world.geometry()
-            return geometry, torch.zeros(len(geometry), 0)
-
+        source = self.map
         found = asked_everywhere(
-            self.map,
+            source,
             self.lock,
-            lambda: outline(self.map, self.lock),
-            lambda part: outline(part, threading.Lock()),
+            lambda: _outline(source, self.lock),
+            lambda part: _outline(part, threading.Lock()),
         )
         return rgb_cloud(found.geometry, min_hits)
 
@@ -625,6 +707,19 @@ def _check_vectors(vectors: np.ndarray, texts: int, channels: int) -> torch.Tens
 
 def _no_scores(vectors: torch.Tensor) -> torch.Tensor:
     return vectors[:, :0]
+
+
+def _near(source: VoxelMap, where: Filter, most: int) -> torch.Tensor | None:
+    """The rows of the voxels that may answer, see :func:`rows_near`."""
+    now_ns = source.clock.now_ns
+    return rows_near(source, where, lambda geometry: mask(geometry, where, now_ns), most)
+
+
+def _outline(world: VoxelMap, lock: threading.Lock) -> Answered:
+    """The voxels of a map, and no scores."""
+    with lock:
+        geometry = world.geometry()
+    return geometry, geometry.xyz[:, :0]
 
 
 def _everything(geometry: MapGeometry, scores: torch.Tensor) -> MapChanges:

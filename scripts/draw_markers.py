@@ -74,6 +74,9 @@ def draw_objects(axes: Any, markers: list[Marker]) -> None:
 def draw_cloud(axes: Any, cloud: PointCloud2) -> None:
     """Some of its points."""
     points = np.frombuffer(cloud.data, POINT)
+    axes.set(xlabel="x, m", ylabel="y, m", zlabel="z, m")
+    if not len(points):
+        return
     points = points[:: max(1, len(points) // MOST)]
     rgb = np.stack([points["rgb"] >> shift & 255 for shift in (16, 8, 0)], 1) / 255
     axes.scatter(points["x"], points["y"], points["z"], c=rgb, s=1)
@@ -83,6 +86,7 @@ def draw_cloud(axes: Any, cloud: PointCloud2) -> None:
 
 def draw_grid(axes: Any, grid: OccupancyGrid, label: OccupancyGrid | None) -> None:
     """Free white, occupied black, unknown grey; a label in colour."""
+    axes.set_title("white free, black occupied, grey unknown")
     for message, shown in ((grid, "gray_r"), (label, "viridis")):
         if message is None:
             continue
@@ -112,7 +116,7 @@ def main() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(16, 8))
+    figure = pyplot.figure(figsize=(16, 8), layout="constrained")
     space = figure.add_subplot(1, 2, 1, projection="3d")
     if "rgb_cloud" in got:
         draw_cloud(space, got["rgb_cloud"])

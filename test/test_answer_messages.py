@@ -127,7 +127,7 @@ def test_filters_that_cannot_be_are_refused():
 
 def asked(*words: str):
     options = parser().parse_args(words)
-    check_question(options)
+    check_question(options, parser())
     return asked_where(options)
 
 
@@ -164,6 +164,9 @@ def test_the_table_says_when_a_thing_was_seen_and_that_it_is_gone():
     assert first.split()[:6] == ["12", "sofa", "0.75", "1.00", "2.00", "0.50"]
     assert first.endswith("3 min ago") and second.endswith("missing for 3 min")
     assert "cat" in third and "0.25" in third and "not found" in third
+    empty = {**result, "voxels": 0, "answers": [answer_dict(Answer("x" * 500, 0.0, ()))]}
+    *rows, last = table(empty).splitlines()
+    assert last.startswith("the map is empty") and max(map(len, rows)) < 130
 
 
 def test_markers_replace_those_before_them():

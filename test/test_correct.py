@@ -691,3 +691,54 @@ def test_options_of_a_map_decide_what_can_be_taken_out_of_it():
         if "max_voxels" in rules:
             world.history.removed = 1
         assert not world.is_sum
+
+
+# What goes wrong while frames are moved
+
+
+def test_a_map_that_is_no_sum_any_more_keeps_nobody_waiting(tmp_path, monkeypatch):
+    live = live_map(tmp_path, **AT_ONCE)
+    observe(live, range(3))
+    move, ending, go_on = VoxelMap.move, threading.Event(), threading.Event()
+
+    def no_sum_at_the_end(self, *given):
+        yield from move(self, *given)
+        if not ending.is_set():
+            self.history.removed += 1  # as when voxels of it were evicted meanwhile
+            ending.set()
+            assert go_on.wait(10)
+
+    monkeypatch.setattr(VoxelMap, "move", no_sum_at_the_end)
+    correct(live, range(3))
+    assert ending.wait(10)
+    with live._turn:  # as a frame has it, which wants the map next
+        go_on.set()
+        assert live.mapper.lock.acquire(timeout=5), "who moves frames has the map and waits"
+        live.mapper.lock.release()
+    done(live)
+    assert live.close(5)
+
+
+@pytest.mark.parametrize("where", ["lifted", "move"])
+@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_who_moves_frames_survives_what_nobody_expected(tmp_path, monkeypatch, where, times):
+    monkeypatch.setattr("radseg_ros.journal.correct.RETRY", 0.01)
+    live = live_map(tmp_path, **AT_ONCE)
+    observe(live, range(4))
+    original, failures = getattr(VoxelMap, where), []
+
+    def full(self, *given):
+        if threading.current_thread().name == "correcting" and len(failures) < times:
+            failures.append(1)
+            raise MemoryError
+        return original(self, *given)
+
+    monkeypatch.setattr(VoxelMap, where, full)
+    assert correct(live, range(4)).moved and not live.status().journal.unmoved
+    done(live)
+    assert len(failures) == times
+    correct(live, range(4), by=0.2)
+    done(live)
+    assert not live.status().journal.unmoved
+    assert_equal(live.mapper.map, from_scratch(tmp_path, live), stamps=False)
+    assert live.close(5)

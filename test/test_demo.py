@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import require_ros
 
-from eval3d.report.voxel_view import View
-from radseg_ros.answers.cloud import heat
+from eval3d.report.voxel_view import OVERSAMPLING, PAPER, View
+from radseg_ros.answers.cloud import GLOW, heat
 from radseg_ros.demo.album import aligned, write_ply
 from radseg_ros.demo.processes import DemoError, Program
 from radseg_ros.demo.run import compare, main, table
@@ -86,6 +86,29 @@ def test_from_above_the_map_has_its_true_proportions(scene):
     assert (view.owner >= 0).mean() > 0.85
 
 
+@pytest.mark.parametrize("width", [133, 170, 210, 260])
+def test_between_neighbours_nothing_shows_through(scene, width):
+    view = View(scene[0], -90, 90, width=width, max_height=width)
+    (x0, y1), (x1, y0) = (OVERSAMPLING * np.array(view.pixel((c, c, 0))) for c in (0.2, 1.7))
+    assert (view.owner[round(y0) : round(y1), round(x0) : round(x1)] >= 0).all()
+
+
+def test_below_a_picture_are_its_axes_its_scale_and_what_glows(scene):
+    view = View(scene[0], -90, 90, width=250, max_height=250)
+    image = pictures.painted(view, scene[1])
+    key = np.asarray(pictures.with_key(image, view, 0.5)).astype(int)[image.height :]
+    plain = np.asarray(pictures.with_key(image, view)).astype(int)[image.height :]
+    assert len(key) == pictures.KEY and (plain[:, -300:] == PAPER).all()
+    assert np.abs(key[:, -300:] - GLOW[-1]).max(2).min() < 3
+    ink = "".join("-#"[int(dark)] for dark in (plain[pictures.KEY // 2] == pictures.INK).all(1))
+    metre = view.pixel((1, 0, 0))[0] - view.pixel((0, 0, 0))[0]
+    assert max(map(len, ink.split("-"))) == pytest.approx(1 * metre, abs=5)
+    middle = {
+        name: np.argwhere((plain == color).all(2)).mean(0) for name, color in pictures.AXES.items()
+    }
+    assert middle["x"][1] > middle["z"][1] + 5 and middle["y"][0] < middle["z"][0] - 5
+
+
 @pytest.mark.parametrize("up", [(0, 0, 1), (0, 1, 0), (0, -1, 0), (1, 0, 0)])
 def test_up_is_read_off_the_cameras(up):
     base = upright(np.stack([camera((0, 0, 0))[:3, :3]]))
@@ -137,7 +160,7 @@ def answer(label: str, *centre: float, score: float = 0.9) -> dict:
         "label": label,
         "found": bool(centre),
         "best_score": score,
-        "objects": [{"centre": list(centre)}] if centre else [],
+        "objects": [{"centre": list(centre), "score": score}] if centre else [],
     }
 
 

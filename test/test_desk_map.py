@@ -126,6 +126,19 @@ def test_the_map_of_a_folder_is_that_of_its_frames(tmp_path):
     np.testing.assert_allclose(camera.up, [0, -3, 0])  # of optical axes without a turn
 
 
+@pytest.mark.slow
+def test_a_map_that_goes_to_the_disk_is_the_same_and_told_as_a_whole(tmp_path):
+    folder, whole = write_folder(tmp_path / "rec", list(range(5))), tmp_path / "whole.radmap"
+    told = mapped(folder, whole)
+    bound = {"map.max_voxels": told["voxels"] // 3, "map.disk_directory": str(tmp_path / "disk")}
+    for name in ("one.radmap", "other.radmap"):  # in one process, and in one folder
+        outcome = mapped(folder, tmp_path / name, **bound)
+        assert outcome["voxels"] == told["voxels"] == len(snapshot(tmp_path / name).hits)
+        assert_same(snapshot(tmp_path / name), snapshot(whole), 1e-4)
+    again = mapped(folder, tmp_path / "other.radmap", resume=True)
+    assert again["complete"] and again["voxels"] == told["voxels"]
+
+
 @pytest.mark.parametrize(
     ("kind", "distance"),
     [("folder", 0.15)]

@@ -252,6 +252,34 @@ def test_a_finished_scene_is_not_computed_again_unless_something_changed(
     assert len(built) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("threshold", [0.4, 0.6])
+def test_a_map_without_any_class_is_told(tmp_path, recording, caplog, threshold):
+    (tmp_path / "classes.txt").write_text("red wall\nred door\n")  # 0.5 each, everywhere
+    asked = ["run", "--root", recording, "--classes", tmp_path / "classes.txt", "--limit", 1]
+    asked += ["--encoder", "colors", "--set", f"denoise_threshold={threshold}", "--no-pictures"]
+    assert main([*map(str, asked), "--voxel-size", "0.2", "--out", str(tmp_path / "out")]) == 0
+    assert ("room: no voxel has a class" in caplog.text) == (threshold > 0.5)
+
+
+@pytest.mark.parametrize("command", ["run", "ask"])
+def test_names_that_cannot_be_asked_for_are_told_before_anything_is_mapped(
+    tmp_path, capsys, recording, monkeypatch, command
+):
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"present": ["red wall", "zebra"], "absent": []}))
+    (tmp_path / "classes.txt").write_text("red wall\nzebra\n")
+    for module in ("run", "asking.recording"):
+        monkeypatch.setattr(f"eval3d.{module}.build_map", None)
+    given = {
+        "run": ["run", "--root", recording, "--classes", tmp_path / "classes.txt"],
+        "ask": ["ask", recording, "--labels", labels],
+    }
+    asked = [*map(str, given[command]), "--encoder", "colors", "--out", str(tmp_path / "out")]
+    assert main(asked)  # 1: a scene failed; 2: refused
+    assert "'zebra'" in capsys.readouterr().err
+
+
 def two_scenes(tmp_path):
     root = tmp_path / "recordings"
     for i, name in enumerate(("one", "two")):

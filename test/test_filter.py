@@ -18,6 +18,7 @@ from radseg_ros.answers.filter import chosen, mask
 from radseg_ros.config import Config, MapConfig, QueryConfig
 from radseg_ros.datatypes import Filter, InputError, MapGeometry
 from radseg_ros.mapper import Mapper
+from radseg_ros.voxels.view import rows_near
 
 SECOND = 1_000_000_000
 
@@ -79,7 +80,17 @@ def test_a_voxel_answers_if_it_fulfils_all(mapper, a, b, centre, radius, max_age
         pose(np.random.default_rng(turned)) if turned else None,
     )
     geometry = mapper.map.geometry()
-    assert mask(geometry, where, 13 * SECOND).tolist() == by_hand(geometry, where, 13 * SECOND)
+    allowed = mask(geometry, where, 13 * SECOND)
+    assert allowed.tolist() == by_hand(geometry, where, 13 * SECOND)
+    count, rows = int(allowed.sum()), allowed.nonzero()[:, 0].tolist()
+
+    def near(most: int) -> torch.Tensor | None:
+        return rows_near(mapper.map, where, lambda some: mask(some, where, 13 * SECOND), most)
+
+    assert sorted(near(len(geometry)).tolist()) == rows
+    for most in (count - 1, count):
+        found = near(most)
+        assert found is None or (most == count and sorted(found.tolist()) == rows)
 
 
 def test_the_rows_that_stay_keep_their_scores(mapper):

@@ -855,6 +855,24 @@ def test_a_map_of_another_frame_cannot_be_confirmed_and_goes_on_waiting(live, tm
     assert live.pending == old and live.status().voxels == voxels
 
 
+def test_a_map_for_which_there_is_no_memory_goes_on_waiting(live, tmp_path, monkeypatch):
+    old = saved_map(live, tmp_path / "office.radmap")
+    live.resume(tmp_path / "office.radmap")
+    feed(live, *visible_pair(200), ("pose", pose(200, x=50.0, frame="odom")))
+    settle(live)
+    new = live.status().voxels
+
+    def full(*given: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.mapper.map.table, "add", full)
+        with pytest.raises(MemoryError):
+            live.confirm()
+    assert (live.pending, live.status().voxels) == (old, new)
+    assert live.confirm() == old + new
+
+
 def test_a_map_whose_frame_is_persistent_is_continued_at_once(live, tmp_path):
     path = tmp_path / "office.radmap"
     old = saved_map(live, path, "map")

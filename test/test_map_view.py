@@ -260,7 +260,7 @@ def test_a_step_is_no_longer_than_the_time_that_is_left(monkeypatch):
     assert sizes == [STEP_ROWS, 3072 - STEP_ROWS], "of a pace it learns of with the first"
 
 
-def test_what_is_given_up_while_vectors_are_made_is_made_again():
+def test_what_is_given_up_while_vectors_are_made_is_left_to_the_next_question():
     world, head = wide_map(), Head()
 
     def given_up(means):
@@ -269,6 +269,10 @@ def test_what_is_given_up_while_vectors_are_made_is_made_again():
         return head(means)
 
     view = MapView(given_up, 3, exact=True)
+    life = view.life
+    assert view.catch_up(world, threading.Lock()) == len(world) - STEP_ROWS
+    assert head.rows == STEP_ROWS and view.life != life, "its memory is wanted for something else"
+    assert view.nbytes == 0 and not len(view.scored(world.voxel_size, scorer, len(TEXTS))[0])
     geometry, _ = ask(view, world)
     assert_same_geometry(geometry, world.geometry())
 
@@ -446,6 +450,28 @@ def test_a_frozen_copy_is_the_map_at_one_moment_while_frames_come(monkeypatch, t
     assert found.keys() == expected.keys()
     for index, row in expected.items():
         np.testing.assert_array_equal(found[index], row)
+
+
+def test_a_frozen_copy_ends_however_fast_frames_come(monkeypatch):
+    world, steps = wide_map(), []
+    monkeypatch.setattr("radseg_ros.voxels.voxel_map.COPY_BYTES", 1500 * 4 * 5)
+    monkeypatch.setattr("radseg_ros.voxels.voxel_map.PAUSE", 0.0)
+    whole = frame(np.full((120, 120), 2.0, np.float32), camera=np.diag([40.0, 40.0, 1.0]))
+
+    class Changed:
+        """A lock; before anybody has it, a frame has changed every voxel."""
+
+        def __enter__(self) -> None:
+            steps.append(world.integrate(whole, FeatureMap(torch.ones(5, 30, 30))).voxels)
+            assert len(steps) < 50, "the copy does not end"
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    copy = world.frozen(Changed())
+    assert min(steps) == len(world), "all of it, each time"
+    kept, there = copy.table.state(), world.table.state()
+    assert kept.keys() == there.keys() and all(torch.equal(kept[n], there[n]) for n in there)
 
 
 # ---- bytes with a scale --------------------------------------------------------------------------

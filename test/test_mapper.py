@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 
@@ -13,7 +14,8 @@ from color_encoder import ColorEncoder
 from small_worlds import here, host
 from torch.nn.functional import normalize
 
-from radseg_ros.config import Config, MapConfig, QueryConfig
+from radseg_ros.answers.filter import mask
+from radseg_ros.config import Config, MapConfig, PersistenceConfig, QueryConfig
 from radseg_ros.datatypes import (
     ConfigError,
     FeatureMap,
@@ -224,6 +226,112 @@ def test_a_question_without_a_limit_covers_the_map_whatever_happens_meanwhile():
     encoder.happens = lambda: chain.clear_box((-9, -9, -9), (9, 0, 9))
     result = chain.query(["red"])
     assert result.covered == 1 and len(result.geometry) == len(chain.map) < 2 * voxels
+
+
+def without_room_for_more(encoder: ColorEncoder, name: str = "view") -> Mapper:
+    """A copy of the map may be kept, until one more frame has come."""
+    encoder.device = here()
+    chain = Mapper(Config(short_side=0), encoder)
+    chain.integrate(view())
+    kept = getattr(chain, name).nbytes_for(len(chain.map), here())
+    bound = MapConfig(max_bytes=chain.map.nbytes + kept)
+    chain.configure(dataclasses.replace(chain.config, map=bound))
+    return chain
+
+
+def test_a_question_ends_although_frames_take_the_room_of_its_vectors():
+    encoder, frames = Meanwhile(), itertools.count(1)
+    chain = without_room_for_more(encoder)
+    voxels = len(chain.map)
+
+    def another() -> None:
+        number = next(frames)
+        assert number < 50, "the question does not end"
+        chain.integrate(view(10 * number, shift=0.3 * number))
+
+    encoder.happens = another
+    result = chain.query(["red"])
+    assert result.covered == 1 and len(result.geometry) >= voxels
+    assert chain.view.nbytes == 0 and next(frames) > 2
+
+
+@pytest.mark.parametrize("texts", [(), ("red",)])
+def test_a_cloud_shows_the_whole_map_although_a_frame_takes_the_room_of_its_copy(
+    monkeypatch, texts
+):
+    name = "view" if texts else "outline"
+    chain = without_room_for_more(ColorEncoder(), name)
+    kept = getattr(chain, name)
+    catch_up = kept.catch_up
+
+    def then_a_frame(*given: object) -> int:
+        missing = catch_up(*given)
+        chain.integrate(view(10, shift=2.0))
+        return missing
+
+    monkeypatch.setattr(kept, "catch_up", then_a_frame)
+    changes = chain.changes(-1, texts)
+    assert bool(changes.known.all()) and len(changes.geometry) == len(chain.map) > 0
+    assert changes.scores.shape == (len(chain.map), len(texts))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"space": "backbone"},
+        {"space": "language"},
+        {"space": "probability", "labels": ["red", "blue", "grey"]},
+        pytest.param(
+            {"space": "language", "hot_voxels": 2000, "cold_share": 4}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=str,
+)
+def test_a_place_is_asked_whatever_the_size_of_the_map_and_before_all_of_it_is_ready(
+    monkeypatch, options
+):
+    chain = mapper(**options)
+    here_only = Filter(centre=(*BOXES["red"][0][:2], 2.0), radius=0.15)
+    names, rules = ["red", "blue"], QueryConfig(mode="softmax", min_voxels=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("radseg_ros.mapper.FEW", 0)
+        whole = chain.query(names, rules, where=here_only)
+    chain.view.clear()
+    monkeypatch.setattr("radseg_ros.mapper.MAX_SCORES", 1)
+    with pytest.raises(InputError, match="too many at once"):
+        chain.query(names, rules)
+    found = chain.query(names, rules, where=here_only)
+    assert chain.view.nbytes == 0, "no vector is made but those that are asked for"
+    assert found.covered == whole.covered == 1 and 0 < len(found.geometry) < 100
+    order, other = (np.lexsort(host(each.geometry.index).T) for each in (found, whole))
+    indices = host(found.geometry.index)[order], host(whole.geometry.index)[other]
+    np.testing.assert_array_equal(*indices)
+    np.testing.assert_allclose(found.scores[order], whole.scores[other], atol=0.02)
+    assert chain.answerable == ("hot_voxels" in options), "codes need no other vectors"
+    nowhere = chain.query(names, rules, where=Filter(centre=(0, 0, 90.0), radius=0.15))
+    assert not len(nowhere.geometry) and nowhere.covered == 1 and not nowhere.answers[0].found
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_what_is_on_the_disk_is_shown_and_asked_on_every_device(tmp_path, all_of_it, limit):
+    folder = PersistenceConfig(disk_directory=str(tmp_path))
+    encoder = ColorEncoder()
+    encoder.device = here()
+    bound = MapConfig(max_voxels=10_000)
+    chain = Mapper(Config(short_side=0, map=bound, persistence=folder), encoder)
+    chain.integrate(view())
+    voxels = len(chain.map)
+    chain.map.beyond.take(chain.map, voxels if all_of_it else voxels // 2)
+    assert len(chain.map) < voxels == chain.voxels and all_of_it == (not len(chain.map))
+    assert len(chain.rgb_cloud()) == voxels
+    result = chain.query(["red"], time_limit=limit)
+    assert len(result.geometry) == voxels and result.covered == 1 and result.answers[0].found
+    near = Filter(centre=(0.0, 0.0, 3.0), radius=0.5)
+    assert len(chain.query(["grey"], where=near).geometry) == int(
+        mask(result.geometry, near, 0).sum()
+    )
+    chain.close()
 
 
 class WithHead(ColorEncoder):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ from radseg_ros.datatypes import Cloud, Frame, InputError
 from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.live_map import LiveMap
 from radseg_ros.mapper import Mapper
-from radseg_ros.view.page import Page
+from radseg_ros.view.cells import fitting
+from radseg_ros.view.page import Drawn, Page
 from radseg_ros.view.saved_map import open_map
 from radseg_ros.view.server import refusal, serve
 from radseg_ros.view.source import Camera, FileSource, Reply
@@ -48,6 +50,10 @@ def request(path: str = "/", **headers: str) -> Any:
         (request(Host="elsewhere.example:8080"), "127.0.0.1", "another host"),
         (request(Host="robot:8080", Origin="http://robot:8080"), "0.0.0.0", ""),
         (request(Host="robot:8080", Origin="http://elsewhere.example"), "0.0.0.0", "elsewhere"),
+        (request(Host="[::1"), "127.0.0.1", "no such name"),
+        (request(Host="[::1"), "0.0.0.0", "no such name"),
+        (request(Origin="http://[127.0.0.1:8080"), "127.0.0.1", "no such name"),
+        (request(Host=""), "127.0.0.1", "another host"),
     ],
 )
 def test_only_its_own_page_is_answered(asked, host, told):
@@ -189,6 +195,37 @@ def test_a_screenshot_is_saved_by_the_browser(shown, browser, tmp_path):
         download.value.save_as(tmp_path / "map.png")
     picture = np.asarray(Image.open(tmp_path / "map.png").convert("RGB")).astype(int)
     assert (np.abs(picture - RED) < 50).all(2).sum() > 200
+
+
+def drawn_map(voxels: int) -> Drawn:
+    """A row of voxels."""
+    xyz = np.stack([0.1 * np.arange(voxels), np.zeros(voxels), np.zeros(voxels)], 1)
+    nothing, hits = np.zeros(voxels, np.float32), np.ones(voxels, np.float32)
+    rgb, label = np.zeros((voxels, 3), np.uint8), np.full(voxels, -1, np.int32)
+    cloud = Cloud(xyz.astype(np.float32), rgb, label, nothing, hits)
+    return Drawn(*fitting(cloud, 0.1, np.array([0, 0, 1.0]), np.zeros((0, 3))), rgb, 1)
+
+
+class DrawnAnew(Page):
+    """A map that another thread draws anew between any two looks at it."""
+
+    def __init__(self, *drawn: Drawn) -> None:
+        self._each, self._camera = itertools.cycle(drawn), Camera(np.zeros((0, 3)), np.eye(3)[2])
+        thing = {"centre": [0.0] * 3, "size": [0.3] * 3}
+        thing["box"] = {"centre": [0.0] * 3, "size": [0.3] * 3, "yaw": 0.0}
+        self.reply = Reply([{"label": "red", "objects": [thing]}], Cloud.__new__(Cloud))
+
+    @property
+    def drawn(self) -> Drawn:
+        return next(self._each)
+
+
+@pytest.mark.parametrize("sizes", [(2, 50), (50, 2)])
+@pytest.mark.parametrize("look", [Page._look_in, Page.look_at])
+def test_who_looks_while_the_map_is_drawn_anew_sees_one_or_the_other(look, sizes):
+    client = SimpleNamespace(camera=SimpleNamespace())
+    look(DrawnAnew(*map(drawn_map, sizes)), client)
+    assert np.isfinite(client.camera.position).all()
 
 
 def test_nothing_of_it_is_shared_with_the_world(shown):

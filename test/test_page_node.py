@@ -15,6 +15,7 @@ from conftest import require_ros
 require_ros()
 
 from color_encoder import ColorEncoder
+from geometry_msgs.msg import Pose, PoseStamped, Quaternion
 from robot import NODE, Process, Sender, color_node, running_robot, wait_for
 
 from radseg_interfaces.srv import SaveMap
@@ -22,6 +23,7 @@ from radseg_ros.cli import query
 from radseg_ros.datatypes import Frame
 from radseg_ros.encoders.protocol import ENCODERS
 from radseg_ros.ros.client import as_dict
+from radseg_ros.view.observer_node import MOST_POSES, Observer
 from radseg_ros.view.saved_map import open_map
 from radseg_ros.voxels.map_file import read_header
 
@@ -60,6 +62,22 @@ def nearly(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(nearly, value)]
     return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
+
+
+def test_who_watches_all_day_keeps_some_poses_and_none_that_are_none():
+    with Observer("pose") as observer:
+        observer._pose(PoseStamped(pose=Pose(orientation=Quaternion(w=0.0))))
+        assert not observer.poses, "no rotation, and no end of the thread that listens"
+        message, count = PoseStamped(), 5 * MOST_POSES
+        for i in range(count):
+            message.header.stamp.sec, message.pose.position.x = i, float(i)
+            observer._pose(message)
+        kept = np.array([T[0, 3] for T in observer.poses.values()])
+    assert MOST_POSES / 2 <= len(kept) <= MOST_POSES
+    gaps = np.diff(kept)
+    assert (
+        gaps.max() <= 2 * gaps.min() and kept[0] < gaps.max() and kept[-1] + 2 * gaps.max() > count
+    )
 
 
 def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypatch):

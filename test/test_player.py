@@ -15,6 +15,7 @@ from PIL import Image
 from recordings import BagWriter, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
 
+from radseg_ros.datatypes import RecordingError
 from radseg_ros.frames.folder import FolderRecording
 from radseg_ros.frames.images.depth import depth_image
 from radseg_ros.ros import player
@@ -76,6 +77,39 @@ def test_the_clock_of_a_recording_may_have_been_set(monkeypatch):
     made.play(((round(s * 1e9), "pose", b"") for s in seconds), speed=4.0)
     assert made.published["pose"] == 6
     np.testing.assert_allclose(slept, [0.5, 0.25])
+
+
+@pytest.mark.slow
+def test_who_listens_for_something_else_is_told_which_option_to_set(capsys):
+    require_ros()
+    import rclpy
+    from geometry_msgs.msg import PoseStamped
+    from nav_msgs.msg import Odometry
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+    types = {"info": CameraInfo, "pose": PoseStamped, "depth": Image, "color": CompressedImage}
+    heard = {
+        "depth/camera_info": CameraInfo,
+        "pose": Odometry,
+        "depth/image/compressedDepth": CompressedImage,
+        "color/image": Image,
+    }
+    another = rclpy.Context()  # one participant cannot have a topic of two types
+    rclpy.init()
+    rclpy.init(context=another)
+    try:
+        listener = rclpy.create_node("listener", context=another)
+        for topic, type_ in heard.items():
+            listener.create_subscription(type_, topic, print, 1)
+        playing = player.Player(types, {"color"})
+        with pytest.raises(RecordingError, match="no subscriber of"):
+            playing.wait_for_subscribers(3.0)
+    finally:
+        rclpy.shutdown(context=another)
+        rclpy.shutdown()
+    told = capsys.readouterr().err.splitlines()
+    cures = ["node.depth_image_transport raw", "node.image_transport compressed", "pose_type pose"]
+    assert len(told) == 3 and all(any(line.endswith(cure) for line in told) for cure in cures)
 
 
 def test_the_depth_scale_of_a_folder_is_an_option(tmp_path):

@@ -549,3 +549,18 @@ def test_paths_versions_and_ids(small, tmp_path, monkeypatch):
     ):
         assert find_radio(name, offline=True) == file
     np.testing.assert_array_equal(language("c-radio_v3-b"), language(small))
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_weights_that_cannot_be_fetched_name_what_can_be_done(monkeypatch, offline):
+    class LocalEntryNotFoundError(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(CheckpointError) as told:
+        find_radio("c-radio_v3-b", offline)
+    why = "offline forbids" if offline else "no connection, and it is not in the cache. A copy is"
+    assert why in str(told.value) and ("`lite` needs no download" in str(told.value)) != offline

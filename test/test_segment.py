@@ -216,6 +216,13 @@ def test_radseg_segment_with_classes_and_images_of_one_name(tmp_path, colors, ca
     assert "none.png" in capsys.readouterr().err
 
 
+def test_nothing_is_loaded_for_images_that_are_not_there(tmp_path, capsys):
+    weights = ["--labels", "red", "--out", str(tmp_path / "out"), "--checkpoint", "nowhere.pth"]
+    for name, why in ((tmp_path / "none.png", "none.png: no such file"), (tmp_path, "is a folder")):
+        assert segment_cli.main([str(name), *weights]) == 1
+        assert why in capsys.readouterr().err
+
+
 def damaged_exif(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -104,6 +104,8 @@ def ask_recording(
     timings = Timings()
     with timings.stage("load encoder"):
         encoder = make_scene_encoder(config, classes)
+        if config.mapper.map.space not in LABELLED_SPACES:
+            encoder.embed_labels([*labels.present, *labels.absent])  # fails before a long walk
     with timings.stage("read and map"):
         mapper, usage = build_map(config, scene, encoder, progress=progress)
     with timings.stage("ask"):

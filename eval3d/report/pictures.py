@@ -13,7 +13,8 @@ from .palette import NONE, distinct_colors
 from .results import LABELS
 from .voxel_view import View, VoxelScene
 
-WRONG, RIGHT, MISSED = (0.86, 0.15, 0.15), (0.25, 0.65, 0.35), (0.95, 0.72, 0.2)
+# also apart for people with red-green blindness, and what is wrong stands out
+WRONG, RIGHT, MISSED = (0.84, 0.24, 0.0), (0.66, 0.74, 0.82), (0.96, 0.78, 0.2)
 MOST_CLASSES = 30  # rows of the legend, bars and confusion; the rest is the tail of rare classes
 WHITE = (255, 255, 255)
 AZIMUTH, ELEVATION, WIDTH = -55.0, 55.0, 900  # degrees, px; see voxel_view.View
@@ -158,18 +159,20 @@ def draw_errors(data: dict[str, Any], in_truth: DollsHouse) -> Any:
     return figure
 
 
-def _frequent(data: dict[str, Any]) -> list[int]:
-    """The labels of the ground truth, most frequent first, at most MOST_CLASSES."""
+def _frequent(data: dict[str, Any]) -> tuple[list[int], str]:
+    """The labels of the ground truth, most frequent first, at most MOST_CLASSES; and what a title
+    says of the others.
+    """
     support = data["confusion"].sum(axis=1)
     support[1:][~np.isfinite(data["iou"])] = 0
-    return [int(i) for i in np.argsort(-support, kind="stable") if i > 0 and support[i]][
-        :MOST_CLASSES
-    ]
+    every = [int(i) for i in np.argsort(-support, kind="stable") if i > 0 and support[i]]
+    more = f"; the {MOST_CLASSES} most frequent of {len(every)} classes"
+    return every[:MOST_CLASSES], more if len(every) > MOST_CLASSES else ""
 
 
 def draw_bars(data: dict[str, Any]) -> Any:
     """IoU per class of the ground truth, the most frequent on top."""
-    labels = _frequent(data)
+    labels, more = _frequent(data)
     iou = data["iou"][np.array(labels, int) - 1]
     support = data["confusion"].sum(axis=1)[1:]
     share = support / max(support.sum(), 1)
@@ -185,7 +188,7 @@ def draw_bars(data: dict[str, Any]) -> Any:
         xlim=(0, 1.08),
         ylim=(len(labels) - 0.4, -0.6),
         xlabel="IoU",
-        title="IoU per class (share of the scored voxels)",
+        title=f"IoU per class (share of the scored voxels){more}",
     )
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -193,7 +196,7 @@ def draw_bars(data: dict[str, Any]) -> Any:
 
 def draw_confusion(data: dict[str, Any]) -> Any:
     """Rows: true classes, each summing to 1; columns: what was predicted, and "none"."""
-    labels = _frequent(data)
+    labels, more = _frequent(data)
     columns = [*labels, 0]
     matrix = (
         data["confusion"][np.ix_(labels, columns)]
@@ -206,7 +209,8 @@ def draw_confusion(data: dict[str, Any]) -> Any:
     image = axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(range(len(columns)), [*names, "(none)"], rotation=90)
     axis.set_yticks(range(len(labels)), names)
-    axis.set(xlabel="predicted", ylabel="truth", title="Confusion (share of the true class)")
+    title = f"Confusion (share of the true class){more}"
+    axis.set(xlabel="predicted", ylabel="truth", title=title)
     for (row, column), value in np.ndenumerate(matrix):
         if value >= 0.1:
             axis.text(

@@ -107,14 +107,15 @@ class View:
     def _stencil(self) -> list[tuple[int, int, float, int]]:
         """Pixels of one cube: offset (right, down) in px, m behind its centre, axis of the face."""
         half = self.scene.voxel_size / 2 * 1.02  # no gaps between neighbours
-        reach = int(np.ceil(half * np.sqrt(3) * self.scale))
+        edge = max(half, self.scene.voxel_size / 2 + 0.5 / self.scale)  # centres are whole pixels
+        reach = int(np.ceil(edge * np.sqrt(3) * self.scale))
         dy, dx = (grid.ravel() for grid in np.mgrid[-reach : reach + 1, -reach : reach + 1])
         start = (dx[:, None] * self.right - dy[:, None] * self.up) / self.scale
         along = np.abs(self.eye) < 1e-9  # axes that rays do not advance on
         with np.errstate(divide="ignore", invalid="ignore"):
             enter = np.where(along, -np.inf, (-half * np.sign(-self.eye) - start) / -self.eye)
             leave = np.where(along, np.inf, (half * np.sign(-self.eye) - start) / -self.eye)
-        outside = ((np.abs(start) > half) & along).any(1)
+        outside = ((np.abs(start) > edge) & along).any(1)
         hit = (enter.max(1) <= leave.min(1)) & ~outside
         return [
             (int(dx[i]), int(dy[i]), float(enter[i].max()), int(enter[i].argmax()))

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         p.error("--picture draws a --map; `radseg-view` shows a running node")
     if options.map is not None and (options.frame or options.show):
         p.error("--frame and --show need a running node")
+    query_client.check_question(options, p)
     if options.map is None:
         return query_client.run(options)
     return run_command(NAME, lambda: command(options))
@@ -55,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
 
 def command(options: argparse.Namespace) -> int:
     """Ask a file -> the exit status."""
-    query_client.check_question(options)
     result = ask_file(options)
     print(json.dumps(result, indent=2) if options.json else query_client.table(result))
     return 0

@@ -45,6 +45,7 @@ def segment_all(options: argparse.Namespace) -> int:
 
     classes = classes_of(options)
     stems = unique_stems(options.images)
+    check_files(options.images)
     short_side = short_side_of(options)
     prepare_folder(options.out)
     encoder = encoder_from(options)
@@ -114,6 +115,19 @@ def classes_of(options: argparse.Namespace) -> list[list[str]]:
     classes = [[name] for name in class_names(options.labels)]
     check_classes(classes)
     return classes
+
+
+def check_files(paths: list[Path]) -> None:
+    """Refuse where there is nothing to segment, before weights are loaded or fetched for it.
+
+    Raises:
+        InputError: none of ``paths`` is a file.
+    """
+    if not any(path.is_file() for path in paths):
+        first = paths[0]
+        if first.is_dir():
+            raise InputError(f"{first} is a folder: name the images in it, e.g. {first}/*.png")
+        raise InputError(f"{first}: no such file")
 
 
 def unique_stems(paths: list[Path]) -> list[str]:

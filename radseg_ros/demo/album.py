@@ -51,8 +51,8 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
         ),
     )
     images = {
-        "map_above": pictures.painted(above, rgb),
-        "map_angle": pictures.painted(views[front], rgb),
+        "map_above": pictures.with_key(pictures.painted(above, rgb), above),
+        "map_angle": pictures.with_key(pictures.painted(views[front], rgb), views[front]),
     }
     tiles = []
     for row in rows:
@@ -71,11 +71,12 @@ def draw(folder: Path, view: dict[str, Any], rows: list[dict[str, Any]]) -> list
             if row["found"]:
                 pictures.pin(image, eye.pixel(row["found"]), pictures.RING)
             images[f"query_{_file_name(text)}_{place}"] = pictures.caption(
-                image, f"“{text}”", _verdict(row)
+                pictures.with_key(image, eye, THRESHOLD), f"“{text}”", _verdict(row)
             )
             if place == "angle":
                 tiles.append(pictures.caption(image, f"“{text}”", _verdict(row), size=52))
-    images["overview"] = pictures.sheet(images["map_angle"], tiles[:6], columns=2)
+    main = pictures.with_key(pictures.painted(views[front], rgb), views[front], THRESHOLD)
+    images["overview"] = pictures.sheet(main, tiles[:6], columns=2)
     for name, image in images.items():
         image.save(folder / f"{name}.png", optimize=True)
     return [f"{name}.png" for name in images]

@@ -302,7 +302,7 @@ def compare(answers: list[dict[str, Any]], truth: dict[str, Any]) -> list[dict[s
         rows.append(
             {
                 "label": label,
-                "score": answer["best_score"],
+                "score": best["score"] if best else answer["best_score"],
                 "found": found,
                 "true": true,
                 "error_m": error,

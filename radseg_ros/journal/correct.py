@@ -19,6 +19,7 @@ the two.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,10 @@ from .replay import Poses, beginning, poses_of, replay
 from .story import MOVED, Story
 from .trajectory import Trajectory, moved
 
+logger = logging.getLogger(__name__)
+
+# s after a failure that nobody expected, and how often that is doubled after others in a row
+RETRY, MOST_DOUBLED = 1.0, 6
 PATIENCE = 0.1  # s that a step lets a frame go first, at most
 CATCHING_UP = 20  # looks whether a map has all frames, until the last one may be added in turn
 
@@ -241,15 +246,22 @@ class Corrector:
 
     def _run(self) -> None:
         give_way()
+        failures = 0
         while not self._closing.is_set():
-            if self._step():
-                continue
-            if self._busy:
-                self._settle()
-                self._busy = False
-            else:
-                self._wake.wait()
-                self._wake.clear()
+            try:
+                if not self._step():
+                    if not self._busy:
+                        self._wake.wait()
+                        self._wake.clear()
+                        continue
+                    self._settle()
+                    self._busy = False
+                failures = 0
+            except Exception:  # memory that runs out, say: what fails is undone
+                if not failures:
+                    logger.exception("frames are not where corrected poses say; tried again later")
+                failures += 1
+                self._closing.wait(RETRY * 2 ** min(failures, MOST_DOUBLED))
 
     def _settle(self) -> None:
         """All frames are where they belong: so was the camera."""
@@ -356,11 +368,14 @@ class Corrector:
             for _ in steps:
                 return True
             world.history.stale[number] = target
-            # else it was taken out of codes meanwhile: a map that is made anew is nearer
-            right = world.is_sum or not self._complete()
-            if right and self._poses[number] is target:  # not corrected once more meanwhile
-                del world.history.stale[number]
-            return False
+            right = world.is_sum
+        # else it was taken out of codes meanwhile: a map that is made anew is nearer. Whether one
+        # can be made is asked without the map: who has a turn waits for it
+        if right or not self._complete():
+            with self._host.lock:
+                if self._poses[number] is target:  # not corrected once more meanwhile
+                    world.history.stale.pop(number, None)
+        return False
 
     def _give_up(self, world: VoxelMap, number: int) -> None:
         """A frame stays where it is."""

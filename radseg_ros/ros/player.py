@@ -156,27 +156,53 @@ class Player:
             for kind, topic in topics.items()
         }
         needed = set(TOPICS) if "pose" in types else set(TOPICS) | set(TRANSFORMS)
-        self._needed = [each for kind, each in self.publishers.items() if kind in needed]
+        self._needed = {kind: each for kind, each in self.publishers.items() if kind in needed}
 
     def wait_for_subscribers(self, timeout: float) -> None:
-        """Return when every topic is listened to.
+        """Return when every topic is listened to. A node that listens for something else is told
+        of at once, with its cure.
 
         Raises:
             RecordingError: nobody listens; the message names the topics.
         """
         import rclpy
 
-        end = time.monotonic() + timeout
+        end, told = time.monotonic() + timeout, set[str]()
         while rclpy.ok() and (
-            missing := [p.topic_name for p in self._needed if not p.get_subscription_count()]
+            missing := {k: p for k, p in self._needed.items() if not p.get_subscription_count()}
         ):
             if time.monotonic() > end:
-                topics = ", ".join(missing)
+                topics = ", ".join(publisher.topic_name for publisher in missing.values())
                 raise RecordingError(
                     f"no subscriber of {topics} after {timeout:g} s (see --no-wait-for-subscribers)"
                 )
+            for why in {self._misheard(kind) for kind in missing} - {"", *told}:
+                told.add(why)
+                print(f"radseg-play: {why}", file=sys.stderr, flush=True)
             time.sleep(0.05)
         time.sleep(DISCOVERY_SLACK)
+
+    def _misheard(self, kind: str) -> str:
+        """What a node listens for in place of this, and how to change that; empty = nobody does."""
+        from .inputs import POSE_TYPES
+
+        publisher = self.publishers[kind]
+        topic, suffix = publisher.topic_name, COMPRESSED.get(kind, "")
+        if kind in COMPRESSED:
+            compressed = topic.endswith(suffix)
+            other = topic.removesuffix(suffix) if compressed else topic + suffix
+            if self.node.count_subscribers(other):
+                option = "node.depth_image_transport" if kind == "depth" else "node.image_transport"
+                wanted = "compressed" if compressed else "raw"
+                return f"somebody listens to {other}, and this is {topic}: {option} {wanted}"
+        ours = _type_name(publisher.msg_type)
+        infos = self.node.get_subscriptions_info_by_topic(topic)
+        others = sorted({info.topic_type for info in infos} - {ours})
+        if not others:
+            return ""
+        names = [name for name, type_ in POSE_TYPES.items() if type_ is publisher.msg_type]
+        cure = "".join(f": node.pose_type {name}" for name in names)
+        return f"{topic} is listened to as {', '.join(others)}, and this is {ours}{cure}"
 
     def play(self, timeline: Iterator[tuple[int, str, Any]], speed: float) -> None:
         """Publish (time in ns, kind, message) so that time passes ``speed`` times as fast as it
@@ -202,6 +228,11 @@ class Player:
         """Give the last messages time to leave."""
         time.sleep(DISCOVERY_SLACK)
         self.node.destroy_node()
+
+
+def _type_name(class_: Any) -> str:
+    """Of a message, as ROS writes it."""
+    return f"{class_.__module__.split('.')[0]}/msg/{class_.__name__}"
 
 
 def folder_timeline(

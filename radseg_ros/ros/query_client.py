@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import run_command
+from ..datatypes import brief
 from .client import NODE, MapClient, as_dict
 
 if TYPE_CHECKING:
@@ -135,12 +136,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_question(options: argparse.Namespace) -> None:
-    """End the program where options do not go together."""
+def check_question(options: argparse.Namespace, command_line: argparse.ArgumentParser) -> None:
+    """End the program where options do not go together, with the usage of its command line."""
     if bool(options.labels) == (options.image is not None):
-        parser().error("ask for labels, or with an --image")
+        command_line.error("ask for labels, or with an --image")
     if (options.near is None) != (options.radius is None):
-        parser().error("--near and --radius belong together")
+        command_line.error("--near and --radius belong together")
 
 
 def asked_where(options: argparse.Namespace) -> Filter | None:
@@ -212,6 +213,11 @@ def ask(options: argparse.Namespace) -> dict[str, Any]:
 
 
 HEAD = ("id", "label", "score", "x m", "y m", "z m", "size m", "voxels", "last seen")
+LABEL = 40  # characters of a label that the table shows
+EMPTY = (
+    "the map is empty, so nothing can be found; if frames should have come: "
+    "ros2 topic echo --once --full-length /diagnostics"
+)
 ALIGNED = (*(str.rjust, str.ljust), *(str.rjust,) * 4, str.ljust, *(str.rjust,) * 2)
 
 
@@ -221,7 +227,7 @@ def table(result: dict[str, Any]) -> str:
     for answer in result["answers"]:
         if not answer["objects"]:
             score = f"{answer['best_score']:.2f}"
-            rows.append(("", answer["label"], score, "not found", "", "", "", "", ""))
+            rows.append(("", brief(answer["label"], LABEL), score, "not found", *[""] * 5))
         rows += [_row(thing, result["stamp"]) for thing in answer["objects"]]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = [
@@ -234,6 +240,8 @@ def table(result: dict[str, Any]) -> str:
         f"'{result['frame_id']}'; "
         f"{frames['waiting']} frames waiting, {sum(result['drops'].values())} inputs dropped"
     )
+    if not result["voxels"]:
+        lines.append(EMPTY)
     if result["covered"] < 1:
         ready = int(100 * result["covered"])
         lines.append(f"{ready} % of the map was ready within the time limit: the rest is not in it")
@@ -252,7 +260,7 @@ def _row(thing: dict[str, Any], stamp: float) -> tuple[str, ...]:
         seen = f"missing for {_age(stamp - since)}"
     number = str(thing["id"] or "")
     score = f"{thing['score']:.2f}"
-    return number, thing["label"], score, x, y, z, size, str(thing["voxels"]), seen
+    return number, brief(thing["label"], LABEL), score, x, y, z, size, str(thing["voxels"]), seen
 
 
 def _age(seconds: float) -> str:
@@ -265,12 +273,13 @@ def _age(seconds: float) -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; 0 when the node answered (also "not found"), 1 otherwise."""
-    return run(parser().parse_args(args))
+    options = parser().parse_args(args)
+    check_question(options, parser())
+    return run(options)
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask the node and print its answer -> the exit status."""
-    check_question(options)
 
     def answer() -> int:
         result = ask(options)

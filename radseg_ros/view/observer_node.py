@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,20 @@ from geometry_msgs.msg import Point, PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2
 
 from radseg_interfaces.msg import LabelLegend
 from radseg_interfaces.srv import QueryPoint, QueryText, SaveMap
 
+from ..frames.decode import pose_matrix
+from ..frames.drops import Unusable
 from ..ros import messages
 
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 POSES = QoSProfile(depth=500, reliability=ReliabilityPolicy.RELIABLE)
+MOST_POSES = 4096  # that are kept: odometry may come 200 times a second, all day
 
 
 class Observer:
@@ -39,7 +42,9 @@ class Observer:
         rclpy.init()
         self.node = rclpy.create_node("radseg_observer")
         self.optical = False  # whether the poses are of a camera's optical frame
-        self.poses: dict[int, np.ndarray] = {}  # stamp in ns -> (4, 4), as received
+        # stamp in ns -> (4, 4), as received; of more than MOST_POSES one of every few
+        self.poses: dict[int, np.ndarray] = {}
+        self._poses_came, self._pose_step = 0, 1
         self.cloud: PointCloud2 | None = None  # the newest
         self.clouds = 0  # that have come
         self.labels: list[str] = []  # that the node colours its map by
@@ -71,12 +76,15 @@ class Observer:
 
     def _pose(self, message: Odometry | PoseStamped) -> None:
         pose = message.pose.pose if isinstance(message, Odometry) else message.pose
-        p, q = pose.position, pose.orientation
-        T = np.eye(4)
-        T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-        T[:3, 3] = p.x, p.y, p.z
-        self.poses[_nanoseconds(message.header.stamp)] = T
-        self.optical = "optical" in getattr(message, "child_frame_id", "")
+        with suppress(Unusable):  # the node counts those that are none
+            T = pose_matrix(pose)
+            self.optical = "optical" in getattr(message, "child_frame_id", "")
+            self._poses_came += 1
+            if self._poses_came % self._pose_step == 0:
+                self.poses[_nanoseconds(message.header.stamp)] = T
+        if len(self.poses) > MOST_POSES:  # whoever reads the old ones goes on with them
+            self.poses = dict(list(self.poses.items())[::2])
+            self._pose_step *= 2
 
     def _cloud(self, message: PointCloud2) -> None:
         self.cloud, self.clouds = message, self.clouds + 1

@@ -353,9 +353,10 @@ class Page:
 
     def _look_in(self, client: Any) -> None:
         """Show somebody who comes the whole map, from where most of it is seen."""
-        if self.drawn is None or not len(self.drawn.faces):
+        drawn = self.drawn  # another thread draws anew meanwhile
+        if drawn is None or not len(drawn.faces):
             return
-        self._move(client, *viewpoint(self.drawn.cells, self.drawn.faces, self._camera.up))
+        self._move(client, *viewpoint(drawn.cells, drawn.faces, self._camera.up))
 
     def look_at(self, client: Any, elevation: float = LOW, nearest: float = NEAREST) -> None:
         """Show somebody the best thing that was found, from the side that was seen.
@@ -363,15 +364,16 @@ class Page:
         Args:
             elevation, nearest: see :func:`viewpoint`.
         """
-        things = self.reply.answers[0]["objects"] if self.reply else []
-        if self.drawn is None or not things:
+        drawn, reply = self.drawn, self.reply  # of which another thread makes others meanwhile
+        things = reply.answers[0]["objects"] if reply else []
+        if drawn is None or not things:
             return
         box = thing_lines(things[0]).reshape(-1, 3)
-        low, high = box.min(0) - self.drawn.cells.size, box.max(0) + self.drawn.cells.size
-        xyz = self.drawn.cells.xyz
-        faces = self.drawn.faces.of(((xyz >= low) & (xyz <= high)).all(1))
+        low, high = box.min(0) - drawn.cells.size, box.max(0) + drawn.cells.size
+        xyz = drawn.cells.xyz
+        faces = drawn.faces.of(((xyz >= low) & (xyz <= high)).all(1))
         if len(faces):
-            seen = viewpoint(self.drawn.cells, faces, self._camera.up, elevation, nearest)
+            seen = viewpoint(drawn.cells, faces, self._camera.up, elevation, nearest)
             self._move(client, *seen)
 
     def _move(self, client: Any, position: np.ndarray, target: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval3d.report.voxel_view import PAPER, View, VoxelScene
+from eval3d.report.voxel_view import OVERSAMPLING, PAPER, View, VoxelScene
 
 from ..answers.cloud import heat
 from ..answers.groups import connected_groups
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .source import MapSource
 
 INK = (40, 42, 46)
+AXES = {"x": (200, 40, 40), "y": (30, 140, 60), "z": (40, 90, 200)}  # as RViz colours them
+LENGTHS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # m, of the bar that tells the scale
+KEY, KEY_WIDTH = 96, 760  # px, height of what is written below a picture, and its least width
 BRIGHTNESS = 1.08  # sensors under-expose white walls
 NEIGHBOURS = 48  # voxels that a surface normal is made of
 MIN_HITS = 3  # points in a voxel that is drawn; fewer is mostly noise of far depth
@@ -74,13 +77,77 @@ def font(size: int, bold: bool = False) -> Any:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
-def pin(image: Any, at: tuple[float, float], size: int) -> None:
+def pin(image: Any, at: tuple[float, float], size: int, name: str = "") -> None:
     """Mark a found place with a ring, so that what glows there stays visible."""
     from PIL import ImageDraw
 
     draw, (x, y) = ImageDraw.Draw(image), at
     for radius, width, color in ((size + 2, 8, (255, 255, 255)), (size, 4, (20, 110, 190))):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=width)
+    if name:
+        text = font(2 * size, bold=True)
+        draw.text(
+            (x + 1.5 * size, y), name, (20, 110, 190), text,
+            anchor="lm", stroke_width=4, stroke_fill=(255, 255, 255),
+        )  # fmt: skip
+
+
+def with_key(image: Any, view: View, threshold: float | None = None) -> Any:
+    """The picture, and below it the axes of the world, a length, and what a glow means.
+
+    Args:
+        image: as ``view`` painted it; in parallel projection a length across it is the same
+            everywhere.
+        threshold: of the scores that glow in it; None = true colours only.
+    """
+    from PIL import Image, ImageDraw
+
+    width = max(image.width, KEY_WIDTH)
+    result = Image.new("RGB", (width, image.height + KEY), PAPER)
+    result.paste(image, ((width - image.width) // 2, 0))
+    draw, middle = ImageDraw.Draw(result), image.height + KEY // 2
+    _axes(draw, (KEY // 2 + 10, middle), view)
+    metre = view.scale / OVERSAMPLING  # px
+    length = max((each for each in LENGTHS if each * metre <= width / 6), default=LENGTHS[0])
+    left, right = KEY + 50, KEY + 50 + length * metre
+    draw.line((left, middle, right, middle), INK, 4)
+    for end in (left, right):
+        draw.line((end, middle - 10, end, middle + 10), INK, 4)
+    draw.text((right + 14, middle), f"{length:g} m", INK, font(26), anchor="lm")
+    if threshold is not None:
+        _glow(result, threshold)
+    return result
+
+
+def _axes(draw: Any, origin: tuple[int, int], view: View) -> None:
+    """x, y and z of the world, as they lie in the picture; the one towards the eye is a dot."""
+    reach = 0.3 * KEY  # px
+    turned = view.scene.rotation.T  # rows: where each axis lies
+    for axis in np.argsort(turned @ view.eye):  # the nearest last
+        name, color = list(AXES.items())[axis]
+        right, up = turned[axis] @ view.right, turned[axis] @ view.up
+        x, y = origin[0] + reach * right, origin[1] - reach * up
+        draw.line((*origin, x, y), color, 4)
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), color)
+        at = (x + 14 * right, y - 14 * up) if np.hypot(right, up) > 0.2 else (x + 14, y + 14)
+        draw.text(at, name, color, font(22, bold=True), anchor="mm")
+
+
+def _glow(image: Any, threshold: float) -> None:
+    """What colours of scores mean, into the lower right corner."""
+    from PIL import Image, ImageDraw
+
+    width, height = 260, 20
+    left, top = image.width - width - 40, image.height - KEY // 2 - height
+    scores = np.linspace(0, 1, width)
+    row = heat(np.full((width, 3), 150, np.uint8), scores, threshold).round().astype(np.uint8)
+    image.paste(Image.fromarray(np.repeat(row[None], height, 0)), (left, top))
+    draw = ImageDraw.Draw(image)
+    for score in (0.0, threshold, 1.0):
+        x = left + score * (width - 1)
+        draw.line((x, top, x, top + height + 6), INK, 2)
+        draw.text((x, top + height + 8), f"{score:g}", INK, font(20), anchor="mt")
+    draw.text((left - 14, top + height // 2), "score", INK, font(26), anchor="rm")
 
 
 def caption(image: Any, title: str, text: str = "", size: int = 30) -> Any:
@@ -148,9 +215,10 @@ def draw_answers(source: MapSource, labels: Sequence[str], threshold: float) -> 
         view = views[int(np.argmax(shares))]
         image = painted(view, heat(cloud.rgb[rows], score, threshold))
         for thing in answer["objects"]:
-            pin(image, view.pixel(thing["centre"]), RING)
-        count = len(answer["objects"])
-        found = f"{count} found, best {answer['best_score']:.2f}" if count else "not found"
+            pin(image, view.pixel(thing["centre"]), RING, str(thing["id"]))
+        scores = [thing["score"] for thing in answer["objects"]]
+        found = f"{len(scores)} found, best {max(scores):.2f}" if scores else "not found"
         tiles.append(caption(image, f"“{label}”", found, size=44))
-    front = painted(views[int(np.argmax(glowing))], cloud.rgb[rows])
+    view = views[int(np.argmax(glowing))]
+    front = with_key(painted(view, cloud.rgb[rows]), view, threshold)
     return sheet(front, tiles, columns=1 + (len(tiles) > 3))

@@ -109,11 +109,14 @@ def refusal(request: Any, host: str) -> str:
     path = unquote(request.path.partition("?")[0]).replace("\\", "/")
     if ".." in path.split("/") or "\0" in path:
         return "the path leads out of the page"
-    asked = request.headers.get("Host", "")
-    name = urlsplit(f"//{asked}").hostname or ""
+    asked, origin = (request.headers.get(name) for name in ("Host", "Origin"))
+    try:
+        name = urlsplit(f"//{asked or ''}").hostname or ""
+        page = None if origin is None else urlsplit(origin).netloc
+    except ValueError:  # half an IPv6 address, say
+        return "the host that is asked for, or the page that asks, has no such name"
     if host in LOOPBACK and name not in LOOPBACK:
         return "another host is asked for"  # a foreign page whose name leads here
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != asked:
+    if page not in (None, asked):
         return "a page from elsewhere asks"
     return ""

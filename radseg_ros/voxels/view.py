@@ -19,18 +19,21 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from ..datatypes import MapChanges, MapGeometry
+from ..datatypes import Filter, MapChanges, MapGeometry
+from .bricks.cubes import within
 from .coding.codec import sample_size
 from .coding.codecs import Wanted
 from .coding.coded import CodedVectors
 from .coding.tiered import TieredVectors
-from .index import unpack
+from .index import BRICK_SIDE, unpack
 from .storage import Column, ScaledBytes, VectorBlocks
 from .tensors import take
 from .voxel_map import VoxelMap
 
 Transform = Callable[[torch.Tensor], torch.Tensor]  # (n, C) mean vectors -> (n, W)
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # (n, W) -> (n, Q)
+# a map that is locked -> (n,) of its rows; None = all
+Rows = Callable[[VoxelMap], torch.Tensor | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +58,7 @@ LEAST_ROWS = 64
 CODED_ROWS = 8192  # where they are compared as codes
 OUTLINE_ROWS = 1 << 16  # where there are no vectors
 BLOCK_ROWS = 4096
+AROUND = 8  # times as many voxels as are near may be in the bricks that these are in
 SCORED_ROWS = 1024  # at once: their vectors stay in the processor's cache
 ON_GPU = 16  # times as many, and blocks as large: a step there is mostly the starting of it
 GPU_BLOCK_BYTES = 64 << 20
@@ -115,6 +119,7 @@ class MapView:
         self._lock = threading.Lock()  # guards what follows; never held while vectors are made
         self._pace = 0.0  # s that a row took the last time
         self._step = 0
+        self._life = 0
         self._columns: dict[str, Column] = {}
         self._vectors: ScaledBytes | VectorBlocks | CodedVectors | None = None
         self._scores: OrderedDict[Hashable, tuple[int, torch.Tensor]] = OrderedDict()
@@ -146,9 +151,15 @@ class MapView:
         """Grows whenever rows are copied."""
         return self._step
 
+    @property
+    def life(self) -> int:
+        """Another number after each :meth:`clear`: what is read then is not all that was made."""
+        return self._life
+
     def clear(self) -> None:
-        """Give all memory back."""
+        """Give all memory back; who makes rows at the moment makes no more."""
         with self._lock:
+            self._life += 1
             self._columns, self._vectors = {}, None
             self._scores.clear()
 
@@ -178,14 +189,15 @@ class MapView:
             ahead: only so many rows, the newest first, because nobody waits for them; 0 = all.
 
         Returns:
-            The number of rows that are still to be made.
+            The number of rows that are still to be made; at once, where they are given up
+            (:meth:`clear`): their memory is wanted for something else.
         """
         with self._lock:  # what is being made now was copied before
-            begun = self._step + self._making.locked()
+            life, begun = self._life, self._step + self._making.locked()
         errand = _Errand(begun, len(source), newest=ahead > 0)
         todo, new = self._plan(errand, source, lock, again=False)
         left, renewed_by = ahead or sys.maxsize, float("inf")
-        while len(todo) and left > 0:
+        while len(todo) and left > 0 and self._life == life:
             wait = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
             if not self._making.acquire(timeout=wait):
                 break  # who makes vectors all the time makes these as well
@@ -200,7 +212,7 @@ class MapView:
                 self._making.release()
             todo, new = todo[len(some) :], new - len(some)
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline or self._life != life:
                 break
             if not ahead and (not len(todo) or now >= renewed_by):
                 todo, new = self._plan(errand, source, lock, again=True)
@@ -289,6 +301,7 @@ class MapView:
             return
         if tiers.exact or (coded is not None and not coded.due):
             return
+        life = self._life
         sample = sampled_directly(source, lock, self._transform, sample_size(self._width))
         if coded is not None:
             coded.learn(sample)
@@ -307,8 +320,9 @@ class MapView:
                     rows = kept.rows(slots)
                 coded.write(slots, coded.encode(rows))
         with self._lock:
-            coded.resize(self._length)
-            self._vectors = coded
+            if self._life == life:
+                coded.resize(self._length)
+                self._vectors = coded
 
     @property
     def _length(self) -> int:
@@ -372,10 +386,11 @@ class MapView:
                 it is asked again; None = do not keep them.
         """
         with self._lock:
-            if self._vectors is None:
-                return geometry_of({}, voxel_size), torch.zeros(0, texts)
-            scores = self._up_to_date(scorer, texts, question)
             columns = {name: column.data for name, column in self._columns.items()}
+            if self._vectors is None:
+                geometry = geometry_of({n: values[:0] for n, values in columns.items()}, voxel_size)
+                return geometry, geometry.xyz.new_zeros(0, texts)
+            scores = self._up_to_date(scorer, texts, question)
             known = columns["changed"] != _NOTHING
             if bool(known.all()):
                 return geometry_of(columns, voxel_size), scores.clone()
@@ -444,6 +459,28 @@ def sampled_directly(
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
+def rows_near(
+    source: VoxelMap, where: Filter, keep: Callable[[MapGeometry], torch.Tensor], most: int
+) -> torch.Tensor | None:
+    """(N,) rows of the voxels that a filter lets answer; None = there may be more than ``most``.
+
+    For who has the map: its cost is that of the index.
+
+    Args:
+        keep: geometry of (n,) voxels -> (n,) bool, which of them answer.
+    """
+    index, size = source.table.index, source.voxel_size
+    centre = (index.brick_corner.cpu().double() + (BRICK_SIDE - 1) / 2) * size
+    near = within(where, centre, BRICK_SIDE / 2 * size * 3**0.5)
+    if int(near.sum()) > most:
+        return None
+    rows = index.slots_in(near.to(source.device))
+    if len(rows) > AROUND * most:
+        return None
+    rows = rows[keep(geometry_of({name: take(source.table[name], rows) for name in _COPIED}, size))]
+    return rows if len(rows) <= most else None
+
+
 def scored_directly(
     source: VoxelMap,
     lock: threading.Lock,
@@ -451,11 +488,15 @@ def scored_directly(
     scorer: Scorer,
     texts: int,
     deadline: float = float("inf"),
+    rows: Rows | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :meth:`MapView.scored`, without keeping a copy: for maps whose bound leaves no room.
 
     Voxels are copied in steps until time.monotonic() is ``deadline``; one that is moved in the
     table meanwhile may be missed.
+
+    Args:
+        rows: which, all at once; None = all.
     """
 
     def look(slots: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -463,7 +504,7 @@ def scored_directly(
         return lambda: scorer(transform(means).float())
 
     step = max(64, _step_rows(source))
-    return _walk(source, lock, look, step, texts, deadline)
+    return _walk(source, lock, look, step, texts, deadline, rows)
 
 
 def scored_from_codes(
@@ -472,6 +513,7 @@ def scored_from_codes(
     scorer: ProductScorer,
     texts: int,
     deadline: float = float("inf"),
+    rows: Rows | None = None,
 ) -> tuple[MapGeometry, torch.Tensor]:
     """As :func:`scored_directly`, of a map in tiers: its codes are compared, and not decoded.
 
@@ -484,7 +526,7 @@ def scored_from_codes(
         taken = tiers.taken(slots)
         return lambda: scorer.judge(taken.products(scorer.wanted))
 
-    return _walk(source, lock, look, CODED_ROWS, texts, deadline)
+    return _walk(source, lock, look, CODED_ROWS, texts, deadline, rows)
 
 
 def _walk(
@@ -494,13 +536,26 @@ def _walk(
     step: int,
     texts: int,
     deadline: float,
+    rows: Rows | None,
 ) -> tuple[MapGeometry, torch.Tensor]:
-    """Geometry and scores of all voxels, ``step`` of them at a time.
+    """Geometry and scores of voxels, ``step`` of them at a time.
 
     Args:
         look: copies rows while the map is locked, and returns what scores the copies.
+        rows: see :func:`scored_directly`.
     """
+
+    def copied(slots: torch.Tensor) -> tuple[dict[str, torch.Tensor], Callable[[], torch.Tensor]]:
+        return {name: take(source.table[name], slots) for name in _COPIED}, look(slots)
+
     size, done = source.voxel_size, 0
+    with lock:
+        chosen = None if rows is None else rows(source)
+        some = None if chosen is None else copied(chosen)
+    if some is not None:
+        geometry, score = geometry_of(some[0], size), some[1]
+        nothing = torch.zeros(0, texts, device=source.device)
+        return geometry, score().to(source.device) if len(geometry) else nothing
     whole = len(source)  # what comes meanwhile came after the question
     out = {"scores": torch.zeros(whole, texts, device=source.device)}
     while done < whole:
@@ -509,8 +564,7 @@ def _walk(
             slots = torch.arange(done, end, device=source.device)
             if not len(slots):
                 break
-            columns = {name: take(source.table[name], slots) for name in _COPIED}
-            score = look(slots)
+            columns, score = copied(slots)
         geometry = geometry_of(columns, size)
         named = {name: getattr(geometry, name) for name in _PER_VOXEL}
         for name, values in {**named, "scores": score().to(source.device)}.items():
@@ -522,7 +576,7 @@ def _walk(
             break
     scores = out.pop("scores")[:done]
     if not done:
-        return geometry_of({}, size), scores
+        return geometry_of({name: source.table[name][:0] for name in _COPIED}, size), scores
     return MapGeometry(**{name: v[:done] for name, v in out.items()}, voxel_size=size), scores
 
 

@@ -564,21 +564,25 @@ class VoxelMap:
         """A copy of this map at one moment, that ``lock`` is held for only milliseconds at a time.
 
         Rows are copied in steps while frames go on to change them; those that have changed since
-        are copied again, until what is left fits into one step. The copy finds no voxel by its
-        key: it is for files.
+        are copied again, until what is left fits into one step. Where frames change more than that,
+        steps become twice as large whenever as much as the whole map has been copied. The copy
+        finds no voxel by its key: it is for files.
         """
         with lock:
             copy = VoxelMap(self.channels, self.config, self.lift, self.device)
         copy.table.resize(len(self))  # fresh memory takes longer than copying: not in the lock
+        copied = 0
         while True:
             with lock:
-                stale = copy.table.follow(self.table, self._rows_at_once)
-                if stale <= self._rows_at_once and not self._halfway:
+                most = self._rows_at_once << copied // max(1, len(self))
+                stale = copy.table.follow(self.table, most)
+                if stale <= most and not self._halfway:
                     copy.last_stamp_ns, copy.camera = self.last_stamp_ns, self.camera
                     copy.clock = self.clock
                     copy.history = replace(self.history, stale=dict(self.history.stale))
                     copy.beyond = None if self.beyond is None else self.beyond.snapshot()
                     return copy
+            copied += min(stale, most)
             time.sleep(PAUSE)
 
     # ---- forgetting ------------------------------------------------------------------------------

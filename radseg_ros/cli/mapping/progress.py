@@ -41,7 +41,7 @@ def bar(grown: Growing) -> Iterator[Update]:
     ) as shown:
 
         def update() -> None:
-            shown.set_postfix(voxels=len(grown.mapper.map), refresh=False)
+            shown.set_postfix(voxels=grown.mapper.voxels, refresh=False)
             shown.update(grown.read - shown.n)
 
         yield update

@@ -51,6 +51,7 @@ class RecordedMap:
         self.mapper, self.recording, self.path = mapper, recording, path
         self.read = 0  # number behind the last frame that was taken from the recording
         self.used = 0  # frames in the map
+        self.voxels = 0  # in the file
         self.complete = False
         self.camera = CameraPath()
         self._earlier: Counter[str] = Counter()  # drops up to where this run began
@@ -83,6 +84,7 @@ class RecordedMap:
             raise MapFileError(f"{self.path} is damaged: impossible notes of frames") from error
         self.camera = CameraPath.of(header)
         self.mapper.take(self.mapper.read(self.path)[0])
+        self.voxels = self.mapper.voxels
 
     def steps(self) -> Iterator[None]:
         """Map what is left, and pause after every frame that was looked at."""
@@ -102,7 +104,7 @@ class RecordedMap:
         identity = mapper.identity(self.recording.map_frame or node.map_frame or WORLD)
         recording = {**self._identity(), **self._progress()}
         notes = {**mapper.notes(), "recording": recording, "camera": self.camera.note()}
-        save_whole(self.path, mapper.map, identity, notes)
+        self.voxels = save_whole(self.path, mapper.map, identity, notes)
 
     @property
     def dropped(self) -> Counter[str]:
@@ -180,7 +182,7 @@ def map_recording(
         _grow(grown, show, stop, 60.0 * config.persistence.autosave_period)
     return {
         "out": str(out),
-        "voxels": len(grown.mapper.map),
+        "voxels": grown.voxels,
         "bytes": out.stat().st_size if out.exists() else 0,
         "used": grown.used,
         "frames": len(recording),
