@@ -24,15 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[object]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection() -> Iterator[None]:
     """What the tests import stays: the collector need not look at its million objects."""
     gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
