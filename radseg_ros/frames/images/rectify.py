@@ -101,7 +101,8 @@ class Rectifier:
         """
         height, width = size
         u, v = self._distorted(lens, lens.K, lens.P, (width, height))
-        inside = (np.abs(2 * u - (width - 1)) <= width) & (np.abs(2 * v - (height - 1)) <= height)
+        across, down = (width - 1) / 2, (height - 1) / 2
+        inside = (np.abs(u - across) <= width / 2) & (np.abs(v - down) <= height / 2)
         (fx, _, cx), (_, fy, cy), _ = lens.P
         x, y = np.abs(np.arange(width) - cx) / fx, np.abs(np.arange(height) - cy)[:, None] / fy
         inside &= x * x + y * y <= self._reach(lens, np.hypot(x.max(), y.max())) ** 2
