@@ -422,7 +422,8 @@ class VoxelMap:
         """Add all points of a map of the same world frame, as if its frames had come here.
 
         Returns:
-            The number of new voxels. Whatever fails, the map is afterwards as it was before.
+            The number of new voxels. Whatever fails, the map is afterwards as it was before; but
+            of a map that is partly on the disk it keeps the parts that were added already.
 
         Raises:
             InputError: the maps differ in voxel size, channels, space or labels.
