@@ -77,6 +77,15 @@ class Process:
     def text(self) -> str:
         return "".join(self.lines)
 
+    def said(self, *texts: str) -> list[str]:
+        """Its lines that have all of these, once there is one: what it says, and what it publishes
+        then, come on different ways.
+        """
+        return wait_for(
+            lambda: [line for line in self.lines if all(text in line for text in texts)],
+            f"a line with {texts}",
+        )
+
     def result(self, timeout: float = PATIENCE) -> tuple[int, str]:
         code = self.process.wait(timeout)
         self._reader.join(5)

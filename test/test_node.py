@@ -206,7 +206,7 @@ def show(robot: Robot, scene: Path) -> None:
 @pytest.mark.slow
 def test_silence_is_explained(robot, node, refused):
     """The first test: nothing has been published yet. ``refused`` starts meanwhile."""
-    line = wait_for(lambda: next((line for line in node.lines if "no frame for 5 s" in line), None))
+    line = node.said("no frame for 5 s")[0]
     assert "/depth/camera_info, /depth/image, /color/image: no publisher" in line
 
 

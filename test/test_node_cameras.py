@@ -129,7 +129,7 @@ def test_a_camera_that_falls_silent_is_named(robot, rig):
     assert re.search(r"\(\+\d+\)", text) and "camera 'rear': no frame for 5 s" in text
     assert "/rig/rear/depth/image" in text and "published, but nothing arrives" in text
     assert "/rig/front" not in text
-    assert any("camera 'rear'" in line and "WARN" in line for line in rig.lines)
+    assert rig.said("camera 'rear'", "WARN")
 
 
 def test_a_camera_whose_time_goes_back_leaves_the_other_alone(robot, rig):
@@ -144,7 +144,7 @@ def test_a_camera_whose_time_goes_back_leaves_the_other_alone(robot, rig):
     after = robot.query("red", node=NODE).status
     new = {d.reason for d in after.drops if d.count > known.get(d.reason, 0)}
     assert new and all(reason.startswith("rear: ") for reason in new), new
-    assert any("time ran backwards on /rig/rear/" in line for line in rig.lines)
+    assert rig.said("time ran backwards on /rig/rear/")
     assert not any("time ran backwards on /rig/front/" in line for line in rig.lines)
 
 

@@ -139,7 +139,7 @@ def test_odometry_of_the_base_alone_maps_nothing(robot, nodes):
         time.sleep(0.02)
     wait_for(camera.drops, what="a reason")
     assert robot.integrated(camera.node()) == 0
-    lines = [line for line in nodes["alone"].lines if "dropped: " in line]
+    lines = nodes["alone"].said("dropped: ")
     assert len(lines) == 1 and "'base_alone' and 'camera_alone'" in lines[0]
     assert "/tf_static" in lines[0] and "node.camera_offset" in lines[0]
 
@@ -155,8 +155,8 @@ def test_transforms_alone_that_come_late(robot, nodes, optical):
         time.sleep(PERIOD_NS / 1e9)
     camera.mapped(FRAMES)
     assert not camera.drops() and same_map(camera, optical)
-    assert nodes["tf"].text.count("(node.pose_source)") == 1
-    assert "poses are those of transforms" in nodes["tf"].text
+    assert len(nodes["tf"].said("(node.pose_source)")) == 1
+    assert nodes["tf"].said("poses are those of transforms")
 
 
 def test_a_bag_of_transforms_is_played_and_mapped(robot, nodes, tmp_path):
@@ -193,7 +193,7 @@ def test_frame_ids_that_differ_are_told_once(robot, nodes, optical):
         robot.publish({**optical.images(stamp, "other_frame"), **pose})
         time.sleep(0.1)
     optical.mapped(before + 3)
-    lines = [line for line in nodes["optical"].lines if "'other_frame'" in line]
+    lines = nodes["optical"].said("'other_frame'")
     assert len(lines) == 1 and "registered" in lines[0]
 
 
@@ -209,7 +209,7 @@ def test_without_tf2_msgs_only_tf_is_refused(robot, tmp_path: Path):
         pose = camera.pose(stamp, T_BASE_CAMERA, camera.frame)
         robot.publish({**camera.images(stamp), **pose})
         camera.mapped(1)
-        assert "no transforms: the ROS package tf2_msgs is not installed" in node.text
+        assert node.said("no transforms: the ROS package tf2_msgs is not installed")
     code, text = refused.result()
     assert code == 1 and len(text.splitlines()) == 1
     assert "node.pose_source is tf, but the ROS package tf2_msgs is not installed" in text
