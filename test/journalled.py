@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace as Message
 from typing import Any
@@ -121,3 +123,28 @@ def assert_equal(
         return
     near = torch.cosine_similarity(a["vectors"], b["vectors"])
     assert near.mean() > 0.99 and near.min() > 0.9
+
+
+@contextmanager
+def beside(*works: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
+    """Each of these again and again, in a thread of its own, while the block runs: none fails."""
+    stop, failures = threading.Event(), []
+
+    def repeat(work: Callable[[], object]) -> None:
+        try:
+            while not stop.wait(pause):
+                work()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures, failures

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from journalled import assert_equal, live_map, observe, settle
+from journalled import assert_equal, beside, live_map, observe, settle
 from test_correct import AT_ONCE, correct, from_scratch
 from test_correct import done as corrected
 
@@ -176,34 +175,15 @@ def test_a_storm_of_everything_at_once_loses_nothing(tmp_path):
         map__max_voxels=BOUND,
         **AT_ONCE,
     )
-    stop, failures = threading.Event(), []
-
-    def until_stopped(work) -> threading.Thread:
-        def run() -> None:
-            while not stop.is_set():
-                try:
-                    work()
-                except Exception as error:
-                    failures.append(error)
-                    return
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
-
     observe(live, range(1))
-    beside = [
-        until_stopped(lambda: live.query(["red"])),
-        until_stopped(lambda: live.save(tmp_path / "some.radmap")),
-    ]
-    for turn in range(3):
-        observe(live, range(1 + 13 * turn, 14 + 13 * turn))
-        correct(live, range(14 + 13 * turn), 0.1 * (turn + 1))
-    corrected(live)
-    stop.set()
-    for thread in beside:
-        thread.join()
-    assert not failures
+    with beside(
+        lambda: live.query(["red"]),
+        lambda: live.save(tmp_path / "some.radmap"),
+    ):
+        for turn in range(3):
+            observe(live, range(1 + 13 * turn, 14 + 13 * turn))
+            correct(live, range(14 + 13 * turn), 0.1 * (turn + 1))
+        corrected(live)
     status = live.status()
     assert not status.disk.failed and not status.disk.damaged and not status.journal.unmoved
     assert status.voxels <= BOUND

@@ -12,14 +12,14 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from damage import damaged
 from hostile import distorted
-from journalled import assert_equal, observe
+from journalled import assert_equal, beside, observe
 from test_bricks import (
     OUT_AND_BACK,
     Host,
@@ -251,34 +251,15 @@ def test_whatever_happens_to_bricks_the_map_goes_on_and_the_journal_makes_it_who
     """Frames, questions, files and floor plans, while somebody else works in the folder."""
     tiers = {"map__hot_voxels": hot, "map__cold_share": 4}
     live, rng = walked(tmp_path, **AT_ONCE, **tiers), random.Random(hot)
-    stop, failures = threading.Event(), []
-
-    def until_stopped(work: Callable[[], object]) -> threading.Thread:
-        def run() -> None:
-            while not stop.wait(0.005):
-                try:
-                    work()
-                except Exception as error:
-                    failures.append(error)
-                    return
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
-
-    beside = [
-        until_stopped(lambda: attack(tmp_path / "bricks", rng)),
-        until_stopped(lambda: live.query(["red"])),
-        until_stopped(lambda: live.save(tmp_path / "some.radmap")),
-        until_stopped(live.floor_plan),
-    ]
-    for turn in range(3):
-        observe(live, range(20 * turn, 20 * turn + 20))
-    stop.set()
-    for thread in beside:
-        thread.join(30)
-        assert not thread.is_alive()
-    assert not failures
+    with beside(
+        lambda: attack(tmp_path / "bricks", rng),
+        lambda: live.query(["red"]),
+        lambda: live.save(tmp_path / "some.radmap"),
+        live.floor_plan,
+        pause=0.005,
+    ):
+        for turn in range(3):
+            observe(live, range(20 * turn, 20 * turn + 20))
     live.query(["red"])  # finds the last ones
     status, whole = live.status(), wanted(tmp_path, live)
     left, removed = all_of(live), live.mapper.map.history.removed

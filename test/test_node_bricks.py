@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import require_ros
@@ -13,7 +14,7 @@ from conftest import require_ros
 require_ros()
 
 from diagnostic_msgs.msg import DiagnosticArray
-from robot import NODE, WALL, Listener, Sender, color_node, start, wait_for
+from robot import NODE, WALL, Listener, Robot, Sender, color_node, start, wait_for
 from test_node_robots import shifted
 
 from radseg_interfaces.srv import SaveMap
@@ -23,15 +24,28 @@ pytestmark = pytest.mark.slow  # nodes of their own
 BOUND, A_WALL = 200, 80  # voxels
 
 
-def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
-    bricks, send = tmp_path / "bricks", Sender(robot)
-    settings = {
-        "node.map_directory": tmp_path,
+def bounded(folder: Path, bricks: Path) -> dict[str, object]:
+    """Settings of a node whose map has room for two of the walls, and the rest on the disk."""
+    return {
+        "node.map_directory": folder,
         "map.disk_directory": bricks,
         "map.max_voxels": BOUND,
         "map.autosave": "kept",
         "node.backlog": 9,
     }
+
+
+def drive(robot: Robot, send: Sender, places: range) -> None:
+    """See a wall at each of the places."""
+    for place in places:
+        known = robot.integrated() if place else 0
+        walls = replace(WALL, T_world_camera=shifted(4.0 * place))
+        wait_for(lambda known=known, walls=walls: send(walls) or robot.integrated() > known)
+
+
+def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
+    bricks, send = tmp_path / "bricks", Sender(robot)
+    settings = bounded(tmp_path, bricks)
     health = Listener(robot, DiagnosticArray, "/diagnostics")
 
     def said(key: str) -> int:
@@ -40,10 +54,7 @@ def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
         return int(values.get(key, 0))
 
     with color_node(settings) as process:
-        for place in range(8):
-            known = robot.integrated() if place else 0
-            walls = replace(WALL, T_world_camera=shifted(4.0 * place))
-            wait_for(lambda known=known, walls=walls: send(walls) or robot.integrated() > known)
+        drive(robot, send, range(8))
         wait_for(lambda: said("voxels on the disk") > 2 * BOUND, what="what is on the disk")
         assert said("voxels") <= BOUND and not said("bricks not written")
         assert list(bricks.glob("*.radbrick"))
@@ -66,13 +77,7 @@ def test_all_of_it_is_asked_counted_and_saved_also_at_the_end(robot, tmp_path):
 
 def test_a_folder_that_is_held_or_vanishes_costs_what_is_in_it_and_no_more(robot, tmp_path):
     bricks, send = tmp_path / "bricks", Sender(robot)
-    settings = {
-        "node.map_directory": tmp_path,
-        "map.disk_directory": bricks,
-        "map.max_voxels": BOUND,
-        "map.autosave": "kept",
-        "node.backlog": 9,
-    }
+    settings = bounded(tmp_path, bricks)
     health = Listener(robot, DiagnosticArray, "/diagnostics")
     values: dict[str, str] = {}
 
@@ -81,21 +86,15 @@ def test_a_folder_that_is_held_or_vanishes_costs_what_is_in_it_and_no_more(robot
             values.update({each.key: each.value for each in status.values})
         return int(values.get(key, 0))
 
-    def drive(places: range) -> None:
-        for place in places:
-            known = robot.integrated() if place else 0
-            walls = replace(WALL, T_world_camera=shifted(4.0 * place))
-            wait_for(lambda known=known, walls=walls: send(walls) or robot.integrated() > known)
-
     with color_node(settings) as process:
-        drive(range(5))
+        drive(robot, send, range(5))
         wait_for(lambda: list(bricks.glob("*.radbrick")), what="bricks")
         second = start(settings, "-r", "__node:=second")
         code, text = second.result()
         assert code and "is in use by another process" in text and "Traceback" not in text, text
         assert list(bricks.glob("*.radbrick")), "those of the first one"
         shutil.rmtree(bricks)
-        drive(range(5, 9))
+        drive(robot, send, range(5, 9))
         wait_for(lambda: said("bricks not written"), what="what could not be written")
         answer = robot.query("grey")
         assert answer.success and answer.covered <= 1.0
