@@ -27,6 +27,7 @@ from radseg_ros.voxels.bricks.saving import save_whole
 from radseg_ros.voxels.bricks.shelf import Shelf
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.map_file import MapIdentity, load_map
+from radseg_ros.voxels.table import VoxelTable
 from radseg_ros.voxels.view import scored_directly
 from radseg_ros.voxels.voxel_map import VoxelMap
 
@@ -214,6 +215,39 @@ def test_maps_merge_with_all_that_they_have(tmp_path):
     assert world.merge(other) >= new > 0
     assert len(world) <= 400
     assert_equal(world, whole)
+
+
+@pytest.mark.parametrize("fails", ["read", "write", "add"])
+def test_a_merge_that_fails_changes_nothing_and_can_be_asked_again(tmp_path, monkeypatch, fails):
+    shelf = Shelf(tmp_path)
+    config = MapConfig(voxel_size=VOXEL, max_voxels=300)
+    world, other = (VoxelMap(CHANNELS, config, beyond=Bricks(shelf)) for _ in range(2))
+    walk(world, range(4))
+    walk(other, range(2, 6))
+    assert world.beyond.on_disk.keys() & other.beyond.on_disk.keys(), "bricks of both"
+    alone, together = everything(world), everything(world)
+    together.merge(everything(other))
+    where = {"read": Shelf, "write": Shelf, "add": VoxelTable}[fails]
+    original, calls = getattr(where, fails), []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == (1 if fails == "add" else 3):
+            if fails == "write":
+                return None  # a disk without room
+            raise MemoryError
+        return original(*args)
+
+    files = sorted(path.name for path in tmp_path.iterdir())
+    with monkeypatch.context() as broken:
+        broken.setattr(where, fails, failing)
+        with pytest.raises((MemoryError, MapFileError)):
+            world.merge(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert_equal(world, alone)
+    world.merge(other)
+    assert len(world) <= 300
+    assert_equal(world, together)
 
 
 @pytest.mark.parametrize("options", [{}, slow({"dtype": "float16"})])
