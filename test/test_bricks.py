@@ -605,3 +605,25 @@ def test_a_map_in_tiers_is_nearly_the_same_with_bricks(tmp_path):
             assert torch.equal(together.table[name][mine], whole.table[name][theirs])
         near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
         assert near.mean() > 0.95 and near.min() > 0.5
+
+
+@pytest.mark.slow
+def test_maps_in_tiers_merge_with_all_that_they_have(tmp_path):
+    shelf = Shelf(tmp_path)
+    options = {"voxel_size": 0.2, "hot_voxels": HALF, "cold_share": 4}
+    config, whole = MapConfig(**options, max_voxels=900), VoxelMap(24, MapConfig(voxel_size=0.2))
+    world, other = (VoxelMap(24, config, device="cpu", beyond=Bricks(shelf)) for _ in range(2))
+    for seed, each in enumerate((world, other)):
+        for one, features in frames_of_kinds(seed):
+            whole.integrate(one, features)
+            each.integrate(one, features)
+    assert world.beyond.on_disk.keys() & other.beyond.on_disk.keys(), "bricks of both"
+    world.merge(other)
+    assert len(world) <= 900
+    assert world.beyond.nbytes < len(whole) * 230 + len(world.beyond.on_disk) * 3000, "codes"
+    together = everything(world)
+    mine, theirs = (each.table["key"].argsort() for each in (together, whole))
+    for name in ("key", "hits", "views"):
+        assert torch.equal(together.table[name][mine], whole.table[name][theirs])
+    near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
+    assert near.mean() > 0.9 and near.min() > 0.3

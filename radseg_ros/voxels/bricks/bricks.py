@@ -113,19 +113,18 @@ class Bricks:
 
     def take(self, world: VoxelMap, count: int) -> int:
         """As :meth:`Beyond.take`; waits for the disk."""
-        taken = 0
+        most = len(world)
         for brick, _ in cubes.coldest(*self.places(world)):
-            if taken >= count:
-                return taken
+            if most - len(world) >= count:
+                break
             if brick in self._pinned:
                 continue
             leaving = self.leaving(world, brick)
             written = None if leaving is None else self.shelf.write(leaving.state)
             if leaving is None or written is None:
-                return taken
+                return most - len(world)  # below 0 where more has come back for it than went
             self.left(world, leaving, written)
-            taken += written.voxels
-        return max(taken, count)  # what is left is pinned
+        return max(most - len(world), count)  # what is left is pinned
 
     def leaving(self, world: VoxelMap, brick: int) -> Leaving | None:
         """A brick that is to be written; None = there is nothing of it in memory.
