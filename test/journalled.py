@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from color_encoder import ColorEncoder
 from plain_messages import head, info
+from waiting import wait_for
 
 from radseg_ros.config import Config, NodeConfig, with_options
 from radseg_ros.encoders.protocol import Encoder
@@ -91,10 +91,7 @@ def pose_message(ms: int, T: np.ndarray, frame: str = "map") -> Message:
 
 def settle(live: LiveMap, done: Callable[[], bool] = lambda: True) -> None:
     """Wait until nothing is being worked on."""
-    end = time.monotonic() + 60
-    while live.status().waiting or not done():
-        assert time.monotonic() < end, "the worker does not end"
-        time.sleep(0.001)
+    wait_for(lambda: not live.status().waiting and done(), "the end of the work")
 
 
 def rows(world: VoxelMap) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from recordings import K
 from sensor_msgs.msg import PointCloud2
+from waiting import PATIENCE, wait_for
 
 from radseg_interfaces.msg import MapStatus
 from radseg_interfaces.srv import QueryText
@@ -39,18 +40,6 @@ STATIC = QoSProfile(
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-
-
-PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
-
-
-def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = PATIENCE) -> Any:
-    """The first true value of ``condition``."""
-    end = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {timeout} s: {what or condition}"
-        time.sleep(0.02)
-    return value
 
 
 class Process:

@@ -36,6 +36,7 @@ from test_bricks_live import BOUND, ended, walked, wanted
 from test_bricks_live import everything as all_of
 from test_correct import AT_ONCE, correct
 from test_correct import done as corrected
+from waiting import PATIENCE
 
 from radseg_ros.voxels.bricks import shelf as shelf_module
 from radseg_ros.voxels.bricks.keeper import IDLE, Keeper, voxels_of
@@ -211,9 +212,9 @@ def test_a_thread_that_fails_again_and_again_does_not_fill_the_log(monkeypatch, 
 
     monkeypatch.setattr(Keeper, "step", fails)
     thread = Keeper(Host(on_disk(tmp_path)))
-    assert failed.wait(5)
+    assert failed.wait(PATIENCE)
     time.sleep(3 * IDLE)
-    assert thread.close(5) and len(caplog.records) == 1
+    assert thread.close(PATIENCE) and len(caplog.records) == 1
 
 
 # ---- while a robot maps --------------------------------------------------------------------------

@@ -155,7 +155,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.slow  # seconds
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS, st.booleans())
 def test_whatever_happens_a_restart_has_the_map_that_was_there(tmp_path_factory, steps, with_file):
     folder = tmp_path_factory.mktemp("journal")
