@@ -28,7 +28,6 @@ from radseg_ros.view.saved_map import open_map
 from radseg_ros.voxels.map_file import read_header
 
 pytestmark = pytest.mark.slow
-FRAME_LIMIT = 3.0  # s within which a new frame must be seen
 K = np.array([[80.0, 0, 63.5], [0, 80, 47.5], [0, 0, 1]])
 
 
@@ -97,7 +96,7 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
                 integrated = robot.integrated()
                 while robot.integrated() == integrated:
                     send(frame(5.0))
-                until(lambda: voxels_on(tab) > before, FRAME_LIMIT)
+                until(lambda: voxels_on(tab) > before)
                 until(lambda: "red: 2 found" in tab.inner_text("body"))
                 shown = tab.inner_text("body")
         finally:
