@@ -23,6 +23,7 @@ from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 SIZE = (12, 16)  # px
+PATIENCE = 180.0  # s that a machine with much to do may need for anything here
 
 
 def live_map(folder: Path, encoder: Encoder | None = None, **options: Any) -> LiveMap:
@@ -91,10 +92,15 @@ def pose_message(ms: int, T: np.ndarray, frame: str = "map") -> Message:
 
 def settle(live: LiveMap, done: Callable[[], bool] = lambda: True) -> None:
     """Wait until nothing is being worked on."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while live.status().waiting or not done():
         assert time.monotonic() < end, "the worker does not end"
         time.sleep(0.001)
+
+
+def close(live: LiveMap) -> None:
+    """End all that it does, so that another one can have its journal."""
+    assert live.close(PATIENCE), "a thread does not end"
 
 
 def rows(world: VoxelMap) -> dict[str, torch.Tensor]:
@@ -145,6 +151,6 @@ def beside(*works: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     assert not failures, failures
