@@ -567,6 +567,29 @@ def test_what_a_correction_needs_comes_in_place_of_others(tmp_path, monkeypatch)
     assert found and max(found) <= most and len(world) <= most
 
 
+@pytest.mark.parametrize("meanwhile", ["hit", slow("reset"), slow("full")])
+def test_who_makes_room_does_not_wait_for_it(tmp_path, monkeypatch, meanwhile):
+    """Bricks may be hit whenever they are written, or be of a map that is there no more."""
+    world = on_disk(tmp_path, max_voxels=600)
+    walk(world, range(6))
+    host, written = Host(world), Shelf.write
+    key = world.beyond.shelf.read(next(iter(world.beyond.on_disk.values())))["key"]
+
+    def write(shelf: Shelf, state):
+        if meanwhile == "hit":
+            world.table["seen_through"].add_(1)
+        elif meanwhile == "reset":
+            host.map = world.another()
+        return None if meanwhile == "full" else written(shelf, state)
+
+    monkeypatch.setattr(Shelf, "write", write)
+    before, hits = len(world.beyond.on_disk), int(everything(world).table["hits"].sum())
+    with in_memory(host, world, key):
+        assert bool((world.table.index.find(key) >= 0).all())
+    assert len(world.beyond.on_disk) == before - 1
+    assert int(everything(world).table["hits"].sum()) == hits, "nothing is lost by it"
+
+
 def test_what_was_seen_waits_until_there_is_room_for_all_of_it(tmp_path, keeper, monkeypatch):
     world = on_disk(tmp_path)
     walk(world, range(6))

@@ -122,7 +122,7 @@ class Keeper:
                 del bricks.wanted[brick]
         if brick is None or here is None:
             return False
-        if _with(world, here.voxels, self._fill(world)) > HIGH:
+        if _fill_with(world, here.voxels, self._fill(world)) > HIGH:
             made = self._out(world, bricks, rested=True)
             if not made:
                 bricks.wanted.clear()  # until it is seen again
@@ -131,7 +131,7 @@ class Keeper:
         return True
 
 
-def _with(world: VoxelMap, more: int, fill: float) -> float:
+def _fill_with(world: VoxelMap, more: int, fill: float) -> float:
     """What a share of the bounds that is used becomes with so many more voxels, at most."""
     return fill * (1 + more / max(1, len(world)))
 
@@ -190,7 +190,7 @@ def make_room(host: Host, world: VoxelMap, bricks: Bricks, more: int = 0) -> boo
     Returns:
         Whether there is room now. Where it fails the map is sound, only larger.
     """
-    if _with(world, more, world.fill) <= 1:
+    if _fill_with(world, more, world.fill) <= 1:
         return True
     goal = int(len(world) * LOW / world.fill) - more
     try:
@@ -200,7 +200,7 @@ def make_room(host: Host, world: VoxelMap, bricks: Bricks, more: int = 0) -> boo
             world.table.trim()
     except (MemoryError, RuntimeError):  # torch raises the latter when memory runs out
         logger.exception("bricks stay in memory that has no room for them; tried again later")
-    return _with(world, more, world.fill) <= 1
+    return _fill_with(world, more, world.fill) <= 1
 
 
 @contextmanager
