@@ -121,20 +121,7 @@ def _first(fields: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> np.n
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    kinds = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")
-    reconstruct, scalar = np.array([0]).__reduce__()[0], np.float64(0).__reduce__()[0]
-    arrays = [
-        np.dtype,
-        np.ndarray,
-        reconstruct,
-        scalar,
-        *sorted({type(np.dtype(kind)) for kind in kinds}, key=repr),
-    ]
-    aliases = [  # of numpy 1
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        (scalar, "numpy.core.multiarray.scalar"),
-    ]
-    data = read_torch(path, "a file of nothing but tensors and arrays", [*arrays, *aliases])
+    data = read_torch(path, "a file of nothing but tensors and arrays")
     if not isinstance(data, dict):
         raise InputError(
             f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels"
