@@ -25,7 +25,11 @@ LABEL_KEYS = (
     "semantic",
     "class",
     "label_id",
-    "scalar_label",
+    "class_id",
+    "category_id",
+    "semantic_label",
+    "scalar_label",  # as CloudCompare calls them
+    "scalar_class",
 )
 INSTANCE_KEYS = (
     "instances",
@@ -33,7 +37,7 @@ INSTANCE_KEYS = (
     "instance_id",
     "vtx_instance_anno_id",
     "object_id",
-    "objectId",
+    "objectid",
 )
 
 PLY_TYPES = {
@@ -80,13 +84,16 @@ def read_instances(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """What a file holds, by name; the positions as ``xyz`` where they are columns."""
+    """What a file holds, by name, also in small letters; positions as ``xyz`` where they are
+    columns.
+    """
     readers = {".ply": read_ply, ".npz": read_arrays, ".pt": _read_torch, ".pth": _read_torch}
     if not path.is_file():
         raise InputError(f"ground truth {path} does not exist")
     if path.suffix.lower() not in readers:
         raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
-    fields = dict(readers[path.suffix.lower()](path))
+    held = dict(readers[path.suffix.lower()](path))
+    fields = {name.lower(): values for name, values in held.items()} | held
     if {"x", "y", "z"} <= fields.keys():
         fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
     return fields
