@@ -156,8 +156,9 @@ class Mapper:
 
     @property
     def voxels(self) -> int:
-        """In memory and on the disk."""
-        return voxels_of(self.map)
+        """In memory and on the disk, where each is counted once although bricks move."""
+        with self.lock:
+            return voxels_of(self.map)
 
     @property
     def answerable(self) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from robot import color_node, play, wait_for
+from waiting import PATIENCE
 
 FRAMES, RATE = 40, 8
 SIZE = (480, 640)
@@ -34,7 +35,7 @@ def write_recording(path: Path) -> Path:
 def status() -> dict[str, int]:
     """How far the node is, asked by a program of its own as a user would."""
     command = [sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     return json.loads(done.stdout)["frames"]
 
 

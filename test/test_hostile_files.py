@@ -24,6 +24,7 @@ from journalled import assert_equal, live_map, observe, place, settle
 from small_worlds import make_map, random_frame
 from test_correct import AT_ONCE, correct, corrected
 from test_correct import done as corrections_end
+from waiting import PATIENCE
 
 from radseg_ros.cli.info import main as info
 from radseg_ros.config import Config, MapConfig
@@ -423,7 +424,7 @@ def test_a_map_file_that_is_replaced_while_it_is_read_is_refused(tmp_path, monke
     assert len(live.mapper.map) == before
     assert not [each for each in live.journal.records if each.kind == "load"]
     assert live.load(path) == before
-    assert live.close(5)
+    assert live.close(PATIENCE)
 
 
 @pytest.mark.slow
@@ -449,7 +450,7 @@ def test_records_that_broke_before_frames_are_moved(tmp_path):
         T = corrected(step) if step % 2 else place(step)
         wanted.integrate(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
     assert_equal(world, wanted, stamps=False)
-    assert live.close(5)
+    assert live.close(PATIENCE)
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_canonical_text(text, canonical):
     assert canonicalise(text) == canonical
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text())
 def test_a_label_may_be_canonical_before_or_after_the_template(text):
     """Which is why vectors are kept under the canonical label."""

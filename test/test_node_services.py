@@ -363,9 +363,9 @@ def test_the_cells_of_a_label(robot, node):
 
     heard = Listener(robot, OccupancyGrid, f"{NODE}/label_grid", LATCHED)
     choose("red")
-    wait_for(lambda: heard.got, "the cells")
-    grid = heard.got[-1]
-    assert cell(grid, 2.25, 0.05) > 50 and cell(grid, 1.5, 0.05) == 0
+    # what is not ready for questions yet comes in a later one
+    wait_for(lambda: heard.got and cell(heard.got[-1], 2.25, 0.05) > 50, "the cells")
+    assert cell(heard.got[-1], 1.5, 0.05) == 0
     choose("")
     heard.close()
 
@@ -389,7 +389,7 @@ def test_the_client_asks_with_a_picture_and_says_where(robot, node, tmp_path):
     code, text = client("red", "--box", "2", "-1", "0", "3", "1", "1", "--mode", "relevancy")
     assert code == 0 and "last seen" in text and " ago" in text
     for words, reason in (
-        (("red", "--node", "mapper", "--timeout", "2"), "there is /radseg_mapping (--node)"),
+        (("red", "--node", "mapper", "--timeout", "8"), "there is /radseg_mapping (--node)"),
         (("red", "--mode", "guess"), "query.mode: 'guess'"),
         (("--image", "/nowhere.png"), "no such file"),
         (("red", "--max-age", "-1"), "max_age must be"),

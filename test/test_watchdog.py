@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from radseg_ros.frames.drops import DropCounts, Unusable
 from radseg_ros.frames.ledger import Account
 from radseg_ros.live_map import LiveMap
 from radseg_ros.ros.paths import confined, share_file
-from radseg_ros.ros.transport import image_transport, profile_variable, sized_profile
+from radseg_ros.ros.transport import image_transport, own_domain, profile_variable, sized_profile
 from radseg_ros.watchdog import InputState, Level, Report, Watchdog, why_no_frames
 
 ODOMETRY, POSE = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"
@@ -356,6 +357,24 @@ def test_the_image_profile_is_used_unless_the_user_chose_one(monkeypatch):
     with image_transport():
         assert profile_variable() not in os.environ
     assert share_file("config/nowhere.xml") is None
+
+
+def test_a_domain_belongs_to_one_process_and_what_it_starts(monkeypatch):
+    domains = []
+    with ExitStack() as held:
+        for _ in range(3):
+            monkeypatch.delenv("ROS_DOMAIN_ID", raising=False)
+            held.enter_context(own_domain())
+            domains.append(int(os.environ["ROS_DOMAIN_ID"]))
+    assert len(set(domains)) == 3 and all(1 <= domain <= 101 for domain in domains)
+    for _ in range(120):  # more than there are: each is free again
+        with own_domain():
+            assert "ROS_DOMAIN_ID" in os.environ
+        assert "ROS_DOMAIN_ID" not in os.environ
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    with own_domain():
+        assert os.environ["ROS_DOMAIN_ID"] == "7", "whoever has chosen one keeps it"
+    assert os.environ["ROS_DOMAIN_ID"] == "7"
 
 
 @pytest.mark.parametrize(
