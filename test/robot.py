@@ -43,6 +43,8 @@ LATCHED = QoSProfile(
 
 
 PROCESS = 12  # first bytes of the id of whatever publishes or subscribes: of its process
+PATIENT = ("--timeout", "120")  # of programs that ask
+CLIENT = ("-m", "radseg_ros.ros.query_client", *PATIENT)
 NAMELESS = "_NODE_NAME_UNKNOWN_"  # of rmw: a subscription is known, and not yet whose it is
 PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
 
@@ -122,6 +124,11 @@ def play(*arguments: str) -> str:
     code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
     assert code == 0, text
     return text
+
+
+def ask(*words: str) -> Process:
+    """`radseg-query`, which waits as long as the tests do unless its words say otherwise."""
+    return Process(*CLIENT, *words)
 
 
 @contextmanager
