@@ -24,6 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from recordings import K
 from sensor_msgs.msg import PointCloud2
+from waiting import PATIENCE, wait_for
 
 from radseg_interfaces.msg import MapStatus
 from radseg_interfaces.srv import QueryText
@@ -43,19 +44,9 @@ LATCHED = QoSProfile(
 
 
 PROCESS = 12  # first bytes of the id of whatever publishes or subscribes: of its process
-PATIENT = ("--timeout", "120")  # of programs that ask
+PATIENT = ("--timeout", f"{PATIENCE:g}")  # of programs that ask
 CLIENT = ("-m", "radseg_ros.ros.query_client", *PATIENT)
 NAMELESS = "_NODE_NAME_UNKNOWN_"  # of rmw: a subscription is known, and not yet whose it is
-PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
-
-
-def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = PATIENCE) -> Any:
-    """The first true value of ``condition``."""
-    end = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {timeout} s: {what or condition}"
-        time.sleep(0.02)
-    return value
 
 
 class Process:

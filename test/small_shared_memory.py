@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from robot import CLIENT, PATIENCE, color_node, play, wait_for
+from robot import CLIENT, color_node, play, wait_for
+from waiting import PATIENCE
 
 FRAMES, RATE = 40, 8
 SIZE = (480, 640)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import field, free_port, open_browser, until, visit
+from browser import field, free_port, open_browser, visit
 from conftest import require_ros
 
 require_ros()
@@ -90,14 +90,14 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
         try:
             wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, viewer.text)
             with visit(browser, f"http://127.0.0.1:{port}") as tab:
-                before = until(lambda: voxels_on(tab))
+                before = wait_for(lambda: voxels_on(tab))
                 field(tab, "Text").fill("red")
                 tab.get_by_text("red: 1 found").wait_for()
                 integrated = robot.integrated()
                 while robot.integrated() == integrated:
                     send(frame(5.0))
-                until(lambda: voxels_on(tab) > before)
-                until(lambda: "red: 2 found" in tab.inner_text("body"))
+                wait_for(lambda: voxels_on(tab) > before)
+                wait_for(lambda: "red: 2 found" in tab.inner_text("body"))
                 shown = tab.inner_text("body")
         finally:
             viewer.stop()

@@ -53,6 +53,19 @@ def test_every_silent_input_is_explained():
     assert "camera_info" not in line and "dropped 7 x colour image without" in line
 
 
+def test_a_sender_that_waits_loses_no_images():
+    def silent(*received: int) -> str:
+        kinds = zip(("color", "info", "pose"), received, strict=True)
+        return why_no_frames([InputState(k, f"/{k}", "T", ["T"], n) for k, n in kinds], [], 5.0)
+
+    waits = "published, but nothing arrives (is the sender paused, or still waiting for somebody?)"
+    assert silent(0, 0, 0) == f"no frame for 5 s: /color, /info, /pose: {waits}"
+    assert silent(0, 0, 9) == f"no frame for 5 s: /color, /info: {waits}"
+    assert "/color: published, but nothing arrives (images are lost" in silent(0, 9, 0)
+    assert silent(0, 9, 0).endswith(f"/pose: {waits}")
+    assert silent(9, 0, 9) == f"no frame for 5 s: /info: {waits}"
+
+
 def test_what_may_be_meant_by_a_topic_that_nobody_publishes_is_named():
     camera = "/camera/camera"
     images = [

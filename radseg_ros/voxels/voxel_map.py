@@ -601,6 +601,7 @@ class VoxelMap:
         removed = self._remove(((xyz >= low) & (xyz <= high)).all(1))
         if self.beyond is not None:
             removed += self.beyond.clear_box(self, lowest, highest)
+            self._maintain(self._evict)  # what came back for want of room on the disk
         return removed
 
     def _remove(self, gone: torch.Tensor) -> int:

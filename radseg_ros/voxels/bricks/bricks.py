@@ -9,7 +9,9 @@ whoever asks (:mod:`.asking`) or saves (:mod:`.saving`).
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +64,7 @@ class Bricks:
         self.wanted: dict[int, None] = {}  # seen by frames; the newest last
         self._pinned: Counter[int] = Counter()
         self._order: list[tuple[int, int]] = []  # see next_coldest
+        self.ranked_at = -math.inf  # s, time.monotonic() of order_by
         if snapshot is None:
             weakref.finalize(self, _discard_all, shelf, self.on_disk)
 
@@ -173,6 +176,7 @@ class Bricks:
     def order_by(self, ranked: Sequence[tuple[int, int]]) -> None:
         """What :func:`.cubes.coldest` told a moment ago: the colder half serves for a while."""
         self._order = list(ranked[: -(-len(ranked) // 2)])
+        self.ranked_at = time.monotonic()
 
     def places(self, world: VoxelMap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """What :func:`.cubes.coldest` must know; copies, for a moment later."""
@@ -275,7 +279,7 @@ class Bricks:
         every = torch.arange(len(part), device=part.device)
         written = self.shelf.write(part.table.copied(every))
         if written is None:  # no room on the disk
-            world.rejoin(part)
+            world.rejoin(part)  # whoever clears evicts what is too much
         self._drop(world, brick, lost=False)
         if written is not None:
             self.on_disk[brick] = written
