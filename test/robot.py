@@ -44,6 +44,8 @@ LATCHED = QoSProfile(
 
 
 PROCESS = 12  # first bytes of the id of whatever publishes or subscribes: of its process
+PATIENT = ("--timeout", f"{PATIENCE:g}")  # of programs that ask
+CLIENT = ("-m", "radseg_ros.ros.query_client", *PATIENT)
 NAMELESS = "_NODE_NAME_UNKNOWN_"  # of rmw: a subscription is known, and not yet whose it is
 
 
@@ -113,6 +115,11 @@ def play(*arguments: str) -> str:
     code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
     assert code == 0, text
     return text
+
+
+def ask(*words: str) -> Process:
+    """`radseg-query`, which waits as long as the tests do unless its words say otherwise."""
+    return Process(*CLIENT, *words)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from conftest import require_ros
 from PIL import Image
 from recordings import BagWriter, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
+from waiting import PATIENCE
 
 from radseg_ros.datatypes import RecordingError
 from radseg_ros.frames.folder import FolderRecording
@@ -31,7 +32,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Status, stdout, stderr."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
