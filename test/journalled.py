@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from color_encoder import ColorEncoder
 from plain_messages import head, info
+from waiting import PATIENCE, wait_for
 
 from radseg_ros.config import Config, NodeConfig, with_options
 from radseg_ros.encoders.protocol import Encoder
@@ -23,7 +23,6 @@ from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 SIZE = (12, 16)  # px
-PATIENCE = 180.0  # s that a machine with much to do may need for anything here
 
 
 def live_map(folder: Path, encoder: Encoder | None = None, **options: Any) -> LiveMap:
@@ -92,10 +91,7 @@ def pose_message(ms: int, T: np.ndarray, frame: str = "map") -> Message:
 
 def settle(live: LiveMap, done: Callable[[], bool] = lambda: True) -> None:
     """Wait until nothing is being worked on."""
-    end = time.monotonic() + PATIENCE
-    while live.status().waiting or not done():
-        assert time.monotonic() < end, "the worker does not end"
-        time.sleep(0.001)
+    wait_for(lambda: not live.status().waiting and done(), "the end of the work")
 
 
 def close(live: LiveMap) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from journalled import PATIENCE, assert_equal, close, live_map, observe
+from journalled import assert_equal, close, live_map, observe
+from waiting import PATIENCE
 
 from radseg_ros.config import MapConfig
 from radseg_ros.journal.folder import Journal

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from journalled import PATIENCE, assert_equal, close, live_map, observe, place, settle
+from journalled import assert_equal, close, live_map, observe, place, settle
 from scipy.spatial.transform import Rotation
 from small_worlds import assert_same, frame, make_map, pose, random_frame
+from waiting import PATIENCE
 
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, InputError

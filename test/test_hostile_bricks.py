@@ -19,7 +19,7 @@ import pytest
 import torch
 from damage import damaged
 from hostile import distorted
-from journalled import PATIENCE, assert_equal, beside, observe
+from journalled import assert_equal, beside, observe
 from test_bricks import (
     OUT_AND_BACK,
     Host,
@@ -36,6 +36,7 @@ from test_bricks_live import ended, walked, wanted, within_bound
 from test_bricks_live import everything as all_of
 from test_correct import AT_ONCE, correct
 from test_correct import done as corrected
+from waiting import PATIENCE
 
 from radseg_ros.mapper import Mapper
 from radseg_ros.voxels.bricks import keeper as keeper_module

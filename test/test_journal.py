@@ -155,7 +155,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.slow  # seconds
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS, st.booleans())
 def test_whatever_happens_a_restart_has_the_map_that_was_there(tmp_path_factory, steps, with_file):
     folder = tmp_path_factory.mktemp("journal")
@@ -252,6 +252,23 @@ def test_a_damaged_record_costs_itself_and_is_counted(tmp_path, caplog):
     assert any("checksums" in reason for reason in again.journal.damaged)
     for each in (again, wanted):
         close(each)
+
+
+@pytest.mark.parametrize("name", ["number", "kind", "journal"])
+def test_a_record_in_the_place_of_another_is_counted(tmp_path, name):
+    """Its checksums are right, and what it tells is not what happened then."""
+    live, other = live_map(tmp_path / "here"), live_map(tmp_path / "other")
+    for each in (live, other):
+        observe(each, range(2))
+        assert each.close(5)
+    first, second = (each for each in live.journal.records if each.kind == FRAME)
+    taken = {"number": second, "kind": first._replace(kind="moved"), "journal": first}[name]
+    source = tmp_path / ("other" if name == "journal" else "here") / first.name
+    shutil.copyfile(source, tmp_path / "here" / taken.name)
+    journal = Journal(tmp_path / "here")
+    assert journal.header(taken) is None and journal.content(taken) is None
+    said = f"N-{taken.kind}.safetensors is the copy of a record of another {name}"
+    assert dict(journal.damaged) == {said: 2}
 
 
 def test_two_processes_do_not_write_one_journal(tmp_path):
