@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,7 @@ def test_a_storm_of_everything_at_once_loses_nothing(tmp_path, monkeypatch):
         with mapper.lock:
             brick = cubes.brick_of(mapper.map.table["key"])
             others.append(int((~torch.isin(brick, held[-1])).sum()))
+        time.sleep(0.002)
 
     monkeypatch.setattr(mapper, "holding", noted)
     observe(live, range(1))
