@@ -112,7 +112,8 @@ class Process:
 
 def play(*arguments: str) -> str:
     """Let the player play to its end; what it printed."""
-    code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
+    patient = ("--wait-timeout", f"{PATIENCE:g}")
+    code, text = Process("-m", "radseg_ros.ros.player", *patient, *arguments).result()
     assert code == 0, text
     return text
 

@@ -22,7 +22,7 @@ require_ros()
 
 from color_node import GATE, HELD_PIXEL
 from recordings import write_folder
-from robot import COLOR_NODE, HERE, NODE, Process, Robot, color_node, play, start, wait_for
+from robot import COLOR_NODE, HERE, NODE, Process, color_node, play, start, wait_for
 from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import SaveMap
@@ -30,6 +30,7 @@ from radseg_ros.ros.mapper_node import Signals
 
 pytestmark = pytest.mark.slow  # most tests start nodes of their own
 FRAMES = 4
+ALL_FRAMES = {"node.backlog": FRAMES}
 STOP = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -52,10 +53,6 @@ def recording(path: Path, color: tuple[int, int, int]) -> Path:
     return path
 
 
-def voxels(robot: Robot) -> int:
-    return robot.query("red").status.voxels
-
-
 @pytest.mark.parametrize("first", STOP, ids=lambda s: s.name)
 def test_the_frame_in_hand_gets_into_the_map_that_is_saved_at_the_end(robot, held, tmp_path, first):
     gate = tmp_path / "gate"
@@ -74,9 +71,9 @@ def test_the_frame_in_hand_gets_into_the_map_that_is_saved_at_the_end(robot, hel
 def test_a_second_signal_gives_up_the_frame_and_a_map_that_is_not_saved_is_told(
     robot, red, held, tmp_path
 ):
-    with color_node({}, **{GATE: str(tmp_path / "never")}) as node:
+    with color_node(ALL_FRAMES, **{GATE: str(tmp_path / "never")}) as node:
         play(str(red))
-        wait_for(lambda: voxels(robot), what="a map")
+        wait_for(lambda: robot.integrated() == FRAMES, what="a map")
         play(str(held), "--count", "1")
         wait_for(lambda: robot.query("red").status.frames_waiting, what="the frame")
         node.process.send_signal(signal.SIGINT)
@@ -99,9 +96,10 @@ def test_a_map_is_saved_while_the_node_runs(robot, red, tmp_path):
 
 def test_a_map_of_an_earlier_run_answers_once_it_is_confirmed(robot, red, tmp_path):
     keep = {"node.map_directory": tmp_path, "map.load": "office", "map.autosave": "office"}
+    keep |= ALL_FRAMES
     with color_node(keep):  # the first time there is no file to load
         play(str(red))
-        wait_for(lambda: voxels(robot), what="a map")
+        wait_for(lambda: robot.integrated() == FRAMES, what="a map")
         saved = robot.call(SaveMap, f"{NODE}/save_map", path="office")
         assert saved.success, saved.message
 
@@ -124,7 +122,7 @@ def test_a_map_of_an_earlier_run_answers_once_it_is_confirmed(robot, red, tmp_pa
 
 def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
     keep = {"journal.directory": tmp_path / "journal", "map.frame_is_persistent": True}
-    keep |= {"node.backlog": FRAMES}
+    keep |= ALL_FRAMES
     node = start(keep)
     node.said("ready")
     play(str(red))
