@@ -29,6 +29,7 @@ from radseg_ros.voxels.bricks.saving import save_whole
 from radseg_ros.voxels.bricks.shelf import Shelf
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.map_file import MapIdentity, load_map
+from radseg_ros.voxels.table import VoxelTable
 from radseg_ros.voxels.view import scored_directly
 from radseg_ros.voxels.voxel_map import VoxelMap
 
@@ -216,6 +217,39 @@ def test_maps_merge_with_all_that_they_have(tmp_path):
     assert world.merge(other) >= new > 0
     assert len(world) <= 400
     assert_equal(world, whole)
+
+
+@pytest.mark.parametrize("fails", ["read", "write", "add"])
+def test_a_merge_that_fails_changes_nothing_and_can_be_asked_again(tmp_path, monkeypatch, fails):
+    shelf = Shelf(tmp_path)
+    config = MapConfig(voxel_size=VOXEL, max_voxels=300)
+    world, other = (VoxelMap(CHANNELS, config, beyond=Bricks(shelf)) for _ in range(2))
+    walk(world, range(4))
+    walk(other, range(2, 6))
+    assert world.beyond.on_disk.keys() & other.beyond.on_disk.keys(), "bricks of both"
+    alone, together = everything(world), everything(world)
+    together.merge(everything(other))
+    where = {"read": Shelf, "write": Shelf, "add": VoxelTable}[fails]
+    original, calls = getattr(where, fails), []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == (1 if fails == "add" else 3):
+            if fails == "write":
+                return None  # a disk without room
+            raise MemoryError
+        return original(*args)
+
+    files = sorted(path.name for path in tmp_path.iterdir())
+    with monkeypatch.context() as broken:
+        broken.setattr(where, fails, failing)
+        with pytest.raises((MemoryError, MapFileError)):
+            world.merge(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert_equal(world, alone)
+    world.merge(other)
+    assert len(world) <= 300
+    assert_equal(world, together)
 
 
 @pytest.mark.parametrize("options", [{}, slow({"dtype": "float16"})])
@@ -657,3 +691,25 @@ def test_a_map_in_tiers_is_nearly_the_same_with_bricks(tmp_path):
             assert torch.equal(together.table[name][mine], whole.table[name][theirs])
         near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
         assert near.mean() > 0.95 and near.min() > 0.5
+
+
+@pytest.mark.slow
+def test_maps_in_tiers_merge_with_all_that_they_have(tmp_path):
+    shelf = Shelf(tmp_path)
+    options = {"voxel_size": 0.2, "hot_voxels": HALF, "cold_share": 4}
+    config, whole = MapConfig(**options, max_voxels=900), VoxelMap(24, MapConfig(voxel_size=0.2))
+    world, other = (VoxelMap(24, config, device="cpu", beyond=Bricks(shelf)) for _ in range(2))
+    for seed, each in enumerate((world, other)):
+        for one, features in frames_of_kinds(seed):
+            whole.integrate(one, features)
+            each.integrate(one, features)
+    assert world.beyond.on_disk.keys() & other.beyond.on_disk.keys(), "bricks of both"
+    world.merge(other)
+    assert len(world) <= 900
+    assert world.beyond.nbytes < len(whole) * 230 + len(world.beyond.on_disk) * 3000, "codes"
+    together = everything(world)
+    mine, theirs = (each.table["key"].argsort() for each in (together, whole))
+    for name in ("key", "hits", "views"):
+        assert torch.equal(together.table[name][mine], whole.table[name][theirs])
+    near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
+    assert near.mean() > 0.9 and near.min() > 0.3

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -420,8 +421,8 @@ def scheduler(monkeypatch):
     )
     monkeypatch.setattr(cluster, "PATIENCE", 60.0)
     monkeypatch.setattr(cluster, "LOOK", 0.5)
-    options = {"dashboard_address": None, "loop": cluster.event_loop()}
-    with distributed.LocalCluster(n_workers=0, **options) as local:
+    options = {"scheduler_kwargs": {"dashboard_address": ":0"}, "loop": cluster.event_loop()}
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None, **options) as local:
         yield local.scheduler_address
 
 
@@ -433,6 +434,15 @@ def test_dask_starts_no_loop_which_had_to_be_there_in_ten_seconds(monkeypatch, s
     monkeypatch.setattr(utils, "_CollectErrorThread", lambda target, **_: late.append("thread"))
     with cluster.dask_client(scheduler) as client:
         assert client.submit and not late
+
+
+@pytest.mark.slow
+def test_clusters_of_one_machine_share_no_port():
+    pytest.importorskip("distributed", reason="the optional package distributed is not installed")
+    with cluster.dask_client("local:1"), warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of ports that are in use
+        with cluster.dask_client("local:1") as client:
+            assert client.submit(sum, [1, 2]).result() == 3
 
 
 class Worker:

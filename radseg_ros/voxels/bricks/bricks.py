@@ -14,14 +14,16 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from ...datatypes import Frame
+from ...datatypes import Frame, MapFileError
 from ...geometry import DeviceFrame
 from ..carving import spheres_in_view
+from ..clock import MapClock
 from ..tensors import take
 from ..voxel_map import VoxelMap
 from . import cubes
@@ -114,19 +116,18 @@ class Bricks:
 
     def take(self, world: VoxelMap, count: int) -> int:
         """As :meth:`Beyond.take`; waits for the disk."""
-        taken = 0
+        most = len(world)
         for brick, _ in cubes.coldest(*self.places(world)):
-            if taken >= count:
-                return taken
+            if most - len(world) >= count:
+                break
             if brick in self._pinned:
                 continue
             leaving = self.leaving(world, brick)
             written = None if leaving is None else self.shelf.write(leaving.state)
             if leaving is None or written is None:
-                return taken
+                return most - len(world)  # below 0 where more has come back for it than went
             self.left(world, leaving, written)
-            taken += written.voxels
-        return max(taken, count)  # what is left is pinned
+        return max(most - len(world), count)  # what is left is pinned
 
     def leaving(self, world: VoxelMap, brick: int) -> Leaving | None:
         """A brick that is to be written; None = there is nothing of it in memory.
@@ -245,6 +246,60 @@ class Bricks:
             part = self.read(world, brick)
             if part is not None:
                 yield part
+
+    @contextmanager
+    def joining(
+        self, world: VoxelMap, other: VoxelMap, clock: MapClock
+    ) -> Iterator[Callable[[], int]]:
+        """As :meth:`Beyond.joining`: bricks are written as they will be, and used all at once."""
+        theirs, joined, lost = other.beyond, dict[int, Brick](), 0
+        assert isinstance(theirs, Bricks)  # there is no other kind
+
+        def join() -> int:
+            new = 0
+            while joined:
+                number, brick = joined.popitem()
+                before = self.on_disk.get(number)
+                self.on_disk[number] = brick
+                new += brick.voxels
+                if before is not None:
+                    new -= before.voxels
+                    self.shelf.discard(before)
+            world.history.removed += lost
+            return new
+
+        try:
+            for number, brick in theirs.on_disk.items():
+                mine = self.on_disk.get(number)
+                part = theirs.read(other, brick, in_full=True)
+                if part is None:
+                    lost += brick.voxels
+                    continue
+                part.table["seen_at"].copy_(clock.ago(part.table["last_seen_ns"]))
+                part.table["seen_through"].zero_()
+                known = None if mine is None else self.read(world, mine, in_full=True)
+                lost += mine.voxels if mine is not None and known is None else 0
+                parts = [part] if known is None else [known, part]
+                joined[number] = self._written(world, parts)
+            yield join
+        finally:
+            _discard_all(self.shelf, joined)
+
+    def _written(self, world: VoxelMap, parts: Sequence[VoxelMap]) -> Brick:
+        """A brick of what parts have together, as ``world`` stores it.
+
+        Raises:
+            MapFileError: the disk does not take it.
+        """
+        none = torch.zeros(0, dtype=torch.int64, device=world.device)
+        whole = world.part(world.table.copied(none))
+        for part in parts:
+            whole.rejoin(part)
+        every = torch.arange(len(whole), device=world.device)
+        written = self.shelf.write(whole.table.copied(every))
+        if written is None:
+            raise MapFileError(f"{self.shelf.folder} has no room for another map")
+        return written
 
     def clear(self) -> None:
         """As :meth:`Beyond.clear`."""
