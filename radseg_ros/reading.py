@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .datatypes import InputError, RadsegRosError
+from .datatypes import InputError, RadsegRosError, brief
 from .device import out_of_memory
 from .files import refuse_pipes
 
@@ -31,6 +32,19 @@ MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 # An archive may unpack to this many bytes however small its file is (8 million labelled points),
 # and beyond that to so many times its size: measurements hardly shrink, a bomb 1000 times.
 FREE_BYTES, MAX_RATIO = 1 << 28, 20
+ARRAYS = (
+    "f2",
+    "f4",
+    "f8",
+    "i1",
+    "i2",
+    "i4",
+    "i8",
+    "u1",
+    "u2",
+    "u4",
+    "?",
+)  # that torch files may hold
 
 
 @contextmanager
@@ -173,10 +187,11 @@ def read_torch(
 
     Args:
         what: the file should be, with its article.
-        allowed: types that it may hold besides tensors and plain values.
+        allowed: types that it may hold besides tensors, arrays of numbers and plain values.
 
     Raises:
-        InputError: or ``raises``: it cannot be read, unpacks to too much, or holds other types.
+        InputError: or ``raises``: it cannot be read, unpacks to too much, or holds other types,
+            the first of which is named.
     """
     import torch
 
@@ -187,12 +202,30 @@ def read_torch(
                 _check_archive(path, archive)
         else:  # of old: lengths are believed, so reading must end where the file does
             source = io.BytesIO(path.read_bytes())
-        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*_arrays(), *allowed]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damage that an error will tell
-            found = torch.load(source, map_location="cpu", weights_only=True)
+            try:
+                found = torch.load(source, map_location="cpu", weights_only=True)
+            except Exception as error:
+                if (refused := re.search(r"GLOBAL ([\w.]+) was not", str(error))) is None:
+                    raise
+                raise InputError(
+                    f"{path} holds {brief(refused[1], 100)}, which could run code, so it is not "
+                    f"read as {what}: save it with tensors, arrays and plain values only"
+                ) from error
         if (size := _nbytes(found)) > allowance(path):  # one number may pose as many (stride 0)
             raise InputError(f"{path} unpacks to {size >> 20} MB: refused")
         return found
+
+
+def _arrays() -> list[Any]:
+    """What makes numpy's arrays and scalars, under the names of numpy 2 and 1."""
+    reconstruct, scalar = np.array([0]).__reduce__()[0], np.float64(0).__reduce__()[0]
+    types = sorted({type(np.dtype(kind)) for kind in ARRAYS}, key=repr)
+    makers = {"_reconstruct": reconstruct, "scalar": scalar}
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    names = [(make, f"{module}.{name}") for module in modules for name, make in makers.items()]
+    return [np.dtype, np.ndarray, *types, *names]
 
 
 def _nbytes(value: Any) -> int:

@@ -41,6 +41,17 @@ def pytest_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quiet_domain() -> Iterator[None]:
+    """Nodes that tests and their programs start are heard by nobody else, whoever runs as well."""
+    from radseg_ros.ros.transport import own_domain
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ROS_DOMAIN_ID", raising=False)
+        with own_domain():
+            yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread_and_the_same_numbers() -> None:
     """The worlds are small: threads that wait for each other cost more than they bring. Random

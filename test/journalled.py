@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from color_encoder import ColorEncoder
 from plain_messages import head, info
-from waiting import wait_for
+from waiting import PATIENCE, wait_for
 
 from radseg_ros.config import Config, NodeConfig, with_options
 from radseg_ros.encoders.protocol import Encoder
@@ -94,6 +94,11 @@ def settle(live: LiveMap, done: Callable[[], bool] = lambda: True) -> None:
     wait_for(lambda: not live.status().waiting and done(), "the end of the work")
 
 
+def close(live: LiveMap) -> None:
+    """End all that it does, so that another one can have its journal."""
+    assert live.close(PATIENCE), "a thread does not end"
+
+
 def rows(world: VoxelMap) -> dict[str, torch.Tensor]:
     """All that a map holds, by ascending key."""
     order = world.table["key"].argsort()
@@ -142,6 +147,6 @@ def beside(*works: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     assert not failures, failures

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from robot import color_node, play, wait_for
+from robot import CLIENT, color_node, play, wait_for
 from waiting import PATIENCE
 
 FRAMES, RATE = 40, 8
@@ -34,7 +34,7 @@ def write_recording(path: Path) -> Path:
 
 def status() -> dict[str, int]:
     """How far the node is, asked by a program of its own as a user would."""
-    command = [sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"]
+    command = [sys.executable, *CLIENT, "red", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     return json.loads(done.stdout)["frames"]
 

@@ -194,8 +194,8 @@ def test_cv_bridge_sees_the_same():
     cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge is not installed")
     from sensor_msgs.msg import Image
 
-    # 8UC3 names no colours, and these two names of YUV 4:2:2 came later
-    for encoding in sorted({*COLOR_ENCODINGS} - {"8UC3", "uyvy", "yuyv"}):
+    # 8UC1, 8UC3 and 8UC4 name no colours, and these two names of YUV 4:2:2 came later
+    for encoding in sorted({*COLOR_ENCODINGS} - {"8UC1", "8UC3", "8UC4", "uyvy", "yuyv"}):
         plain = vars(raw_image(random_pixels(encoding), encoding))
         message = Image(**{**plain, "data": list(plain["data"])})
         expected = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")

@@ -90,7 +90,7 @@ def test_names_of_other_bytes_can_be_printed():
 
 
 PROGRAMS = {
-    "radseg_mapping": ("radseg_ros.ros", []),
+    "radseg_mapping": ("radseg_ros.ros.mapper_node", []),
     "radseg-play": ("radseg_ros.ros.player", ["recording"]),
     "radseg-query": ("radseg_ros.cli.query", ["sofa"]),
     "radseg-view": ("radseg_ros.cli.view", []),
@@ -104,10 +104,10 @@ def test_every_program_says_what_to_do_without_the_messages(tmp_path, name):
     module, arguments = PROGRAMS[name]
     write_folder(tmp_path / "recording", [0])
     code = (
-        "import sys\n"
+        "import runpy, sys\n"
         "sys.modules['radseg_interfaces'] = None\n"  # importing it fails from now on
-        f"from {module} import main\n"
-        f"sys.exit(main({arguments}))\n"
+        f"sys.argv[1:] = {arguments}\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE

@@ -46,6 +46,7 @@ METRES = np.array([[0, 0.001, 1], [2.5, 0, 0.042]])  # 65535 is no return
         ("8UC3", RGB[..., ::-1]),
         ("rgba8", np.dstack([RGB, ALPHA])),
         ("bgra8", np.dstack([RGB[..., ::-1], ALPHA])),
+        ("8UC4", np.dstack([RGB[..., ::-1], ALPHA])),
     ],
 )
 def test_color_encodings(encoding, pixels, padding, container):
@@ -54,9 +55,10 @@ def test_color_encodings(encoding, pixels, padding, container):
     assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
 
 
-def test_mono8_becomes_grey():
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
+def test_one_channel_becomes_grey(encoding):
     np.testing.assert_array_equal(
-        color_image(raw_image(RGB[..., 0], "mono8", 3)), np.repeat(RGB[..., :1], 3, axis=2)
+        color_image(raw_image(RGB[..., 0], encoding, 3)), np.repeat(RGB[..., :1], 3, axis=2)
     )
 
 

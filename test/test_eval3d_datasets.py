@@ -252,6 +252,14 @@ def test_labelled_points_from_every_kind_of_file(tmp_path):
         assert np.array_equal(found, label), path.name
 
 
+@pytest.mark.parametrize("name", ["scalar_Label", "semantic_label", "class_id", "Label"])
+def test_labels_are_known_by_the_names_that_programs_give_them(tmp_path, name):
+    write_ply(tmp_path / "a.ply", np.ones((9, 3)), np.arange(9), "binary_big_endian")
+    content = (tmp_path / "a.ply").read_bytes()
+    (tmp_path / "a.ply").write_bytes(content.replace(b"ushort label", f"ushort {name}".encode()))
+    assert read_points(tmp_path / "a.ply")[1].tolist() == list(range(9))
+
+
 def test_points_that_cannot_be_trusted_are_refused(tmp_path):
     import torch
 

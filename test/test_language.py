@@ -561,6 +561,15 @@ def test_radseg_text_refuses_in_one_line(tmp_path, capsys, arguments, reason):
     assert not (tmp_path / "words.npz").exists()
 
 
+def test_radseg_text_without_the_tower_does_not_advise_itself(tmp_path, capsys):
+    checkpoint = radio_files.write_small(tmp_path / "small.pth.tar")
+    given = ["dog", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "words.npz")]
+    assert radseg_text([*given, "--offline"]) == 1
+    error = capsys.readouterr().err.removeprefix("radseg-text: ")
+    assert "unknown label 'dog'" in error and "radseg-text" not in error
+    assert error.endswith("Run this where the tower is, or name its folder with --tower\n")
+
+
 def test_a_file_of_labels_may_begin_with_a_mark(tmp_path, tower_folder, capsys):
     (tmp_path / "labels.txt").write_bytes("dog\r\nfloor lamp\r\n".encode("utf-8-sig"))
     out = tmp_path / "words.npz"

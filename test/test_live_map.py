@@ -263,6 +263,20 @@ def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
     assert drops(live) == {"frame lost to an internal error, see the log": 1}
 
 
+def test_what_fails_after_a_frame_is_in_the_map_costs_no_frame(live, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("things went away")
+
+    monkeypatch.setattr(live._tracks, "look", broken)
+    feed(live, *frames(100, 200))
+    settle(live)
+    status = live.status()
+    assert (status.integrated, status.drops) == (2, []) and live.moment()[0] == 200_000_000
+    assert status.accounts["color"] == Account(2, 2, 0, 0)
+    assert status.failures == 2 and status.faults == [("following things", 2)]
+    assert caplog.text.count("RuntimeError: things went away") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "metres", "x", "reason"),
     [

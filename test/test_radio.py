@@ -11,6 +11,7 @@ import json
 import pickle
 import random
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -425,6 +426,39 @@ def test_nothing_in_a_checkpoint_is_executed(small, tmp_path):
         with pytest.raises(CheckpointError, match=name):
             read_checkpoint(tmp_path / name)
     assert not victim.exists()
+
+
+def test_training_options_may_be_numbers_of_numpy(small, tmp_path):
+    def write(**options):
+        change = lambda content: vars(content["args"]).update(options)  # noqa: E731
+        return radio_files.rewrite(small, tmp_path / "odd.pth.tar", change)
+
+    numbers = {"lr": np.float64(0.1), "mean": np.ones(3, np.float32), "seed": np.int64(7)}
+    np.testing.assert_array_equal(language(write(**numbers)), language(small))
+    with pytest.raises(CheckpointError, match="odd.pth.tar holds pathlib.*Path, which could run"):
+        read_checkpoint(write(odd=Path("/data")))
+    with pytest.raises(CheckpointError, match="odd.pth.tar"):
+        read_checkpoint(write(odd=np.array([object()])))
+
+
+def test_of_several_files_in_a_folder_the_one_that_is_named_is_read(small, tmp_path):
+    other = radio_files.write_small(tmp_path / "other.pth.tar", seed=1)
+    folder, twin = (radio_files.as_folder(p, tmp_path / p.name[0]) for p in (small, other))
+    (twin / "model.safetensors").rename(folder / "mine.safetensors")
+    key = "patch_generator.embedder.weight"
+    for file, source in (("mine", other), ("model", small)):
+        found = read_checkpoint(folder / f"{file}.safetensors")
+        assert found.backbone[key].equal(read_checkpoint(source).backbone[key])
+    parts = radio_files.as_folder(small, tmp_path / "parts", shards=3)
+    part = read_checkpoint(sorted(parts.glob("*.safetensors"))[1])
+    assert part.backbone.keys() == read_checkpoint(small).backbone.keys(), "parts are one"
+
+
+def test_a_folder_of_torch_files_is_told_what_it_holds(small, tmp_path):
+    (tmp_path / "weights").mkdir()
+    shutil.copy(small, tmp_path / "weights" / "a.pth.tar")
+    with pytest.raises(CheckpointError, match="config.json.*or name the file itself: a.pth.tar"):
+        read_checkpoint(tmp_path / "weights")
 
 
 def test_a_wrong_head_is_named_with_the_right_ones(small, tmp_path):

@@ -127,6 +127,32 @@ def test_depth_is_told_from_colour_by_what_its_messages_say(tmp_path, kind):
     assert (topics.color, topics.depth) == ("/a", "/b")
 
 
+@pytest.mark.parametrize("kind", ["raw", "png"])
+def test_grey_of_16_bit_is_colour_beside_depth(tmp_path, kind):
+    grey = np.full(SIZE, 30 * 257, np.uint16)
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        if kind == "raw":
+            bag.image("/thermal/image", 0, grey, "mono16")
+        else:
+            bag.compressed("/thermal/image", 0, grey, "png")
+        bag.image("/range/image", 0, np.full(SIZE, 1000, np.uint16), "16UC1")
+        bag.info("/range/camera_info", 0)
+        bag.pose("/pose", 0, 0.0)
+    (frame,) = open_recording(tmp_path / "bag")
+    assert (frame.rgb == 30).all() and (frame.depth == 1).all()
+
+
+def test_depth_that_cannot_be_decoded_is_told_as_that(tmp_path):
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        bag.image("/color", 0, rgb_of(0), "rgb8")
+        bag.image("/depth", 0, np.ones(SIZE), "64FC1")
+        bag.info("/camera_info", 0)
+        bag.pose("/pose", 0, 0.0)
+    recording = open_recording(tmp_path / "bag")
+    assert not list(recording)
+    assert "image encoding '64FC1' is not supported" in recording.drops.told()[0][0]
+
+
 def test_a_bag_of_compressed_images_and_a_single_file(tmp_path):
     rgb, millimetres = rgb_of(9), np.arange(192, dtype=np.uint16).reshape(SIZE) + 500
     with BagWriter(tmp_path / "bag", StoragePlugin.MCAP) as bag:

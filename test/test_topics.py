@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from radseg_ros.datatypes import RecordingError
-from radseg_ros.frames.topics import Topics, find_topics
+from radseg_ros.frames.topics import Topics, depth_topics, find_topics, has_pose
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO, ODOMETRY, POSE = (
@@ -115,10 +115,45 @@ def test_two_cameras_are_not_guessed_between():
         choose(*STEREO, "/odom")
     assert str(caught.value) == (
         "the bag has several color topics: /left/color/image, /right/color/image; say which one "
-        "(radseg-play --bag-color TOPIC, eval3d --set topics.color=TOPIC)"
+        "(radseg-play --bag-color TOPIC, radseg-map --bag-color TOPIC, eval3d --set "
+        "topics.color=TOPIC)"
     )
     with pytest.raises(RecordingError, match="several pose topics: /a/odom, /b/pose; .*--bag-pose"):
         choose("/c/rgb", "/c/depth", "/c/camera_info", "/a/odom", "/b/pose")
+
+
+@pytest.mark.parametrize(
+    "goal", ["/goal_pose", "/move_base_simple/goal", "/target_pose", "/initialpose"]
+)
+def test_where_a_robot_is_to_be_is_not_where_it_was(goal):
+    types = types_of("/c/rgb", "/c/depth", "/c/camera_info") | {goal: POSE}
+    for where, type_ in (("/robot/pose", POSE), ("/odom", ODOMETRY)):
+        found = find_topics({**types, where: type_}, {"/c/depth"}, Topics())
+        assert found.pose == where
+    assert not has_pose(types), "so a bag of transforms is read by them"
+    assert find_topics(types, {"/c/depth"}, Topics()).pose == goal, "whoever has nothing else"
+
+
+@pytest.mark.parametrize(
+    ("says", "depth"),
+    [
+        ({"/c/image": False, "/c/range": None}, {"/c/range"}),
+        ({"/c/image": None, "/c/depth": True}, {"/c/depth"}),
+        ({"/c/image": None, "/c/depth": None}, {"/c/depth"}),
+        ({"/c/image": False, "/Depth": None, "/infrared": None}, {"/Depth"}),
+        ({"/c/image": False}, set()),
+    ],
+)
+def test_what_may_be_depth_is_told_by_what_else_there_is(says, depth):
+    assert depth_topics(says) == depth
+
+
+def test_a_topic_that_is_asked_for_is_nothing_else():
+    types = types_of("/a", "/b", "/camera_info", "/pose")
+    assert find_topics(types, {"/a", "/b"}, Topics(color="/a")).depth == "/b"
+    assert find_topics(types, set(), Topics(depth="/a")).color == "/b"
+    with pytest.raises(RecordingError, match="topic /a cannot be depth and something else as well"):
+        find_topics(types, set(), Topics(color="/a", depth="/a"))
 
 
 def test_each_robot_has_its_pose():

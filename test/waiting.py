@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
+PATIENCE = 180.0  # s; what has not come by then does not come, however busy the machine is
 
 
 def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = PATIENCE) -> Any:

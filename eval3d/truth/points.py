@@ -25,7 +25,11 @@ LABEL_KEYS = (
     "semantic",
     "class",
     "label_id",
-    "scalar_label",
+    "class_id",
+    "category_id",
+    "semantic_label",
+    "scalar_label",  # as CloudCompare calls them
+    "scalar_class",
 )
 INSTANCE_KEYS = (
     "instances",
@@ -33,7 +37,7 @@ INSTANCE_KEYS = (
     "instance_id",
     "vtx_instance_anno_id",
     "object_id",
-    "objectId",
+    "objectid",
 )
 
 PLY_TYPES = {
@@ -80,13 +84,16 @@ def read_instances(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """What a file holds, by name; the positions as ``xyz`` where they are columns."""
+    """What a file holds, by name, also in small letters; positions as ``xyz`` where they are
+    columns.
+    """
     readers = {".ply": read_ply, ".npz": read_arrays, ".pt": _read_torch, ".pth": _read_torch}
     if not path.is_file():
         raise InputError(f"ground truth {path} does not exist")
     if path.suffix.lower() not in readers:
         raise InputError(f"ground truth {path}: unknown kind; known: {', '.join(readers)}")
-    fields = dict(readers[path.suffix.lower()](path))
+    held = dict(readers[path.suffix.lower()](path))
+    fields = {name.lower(): values for name, values in held.items()} | held
     if {"x", "y", "z"} <= fields.keys():
         fields["xyz"] = np.column_stack([fields["x"], fields["y"], fields["z"]])
     return fields
@@ -121,20 +128,7 @@ def _first(fields: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> np.n
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    kinds = ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "?")
-    reconstruct, scalar = np.array([0]).__reduce__()[0], np.float64(0).__reduce__()[0]
-    arrays = [
-        np.dtype,
-        np.ndarray,
-        reconstruct,
-        scalar,
-        *sorted({type(np.dtype(kind)) for kind in kinds}, key=repr),
-    ]
-    aliases = [  # of numpy 1
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        (scalar, "numpy.core.multiarray.scalar"),
-    ]
-    data = read_torch(path, "a file of nothing but tensors and arrays", [*arrays, *aliases])
+    data = read_torch(path, "a file of nothing but tensors and arrays")
     if not isinstance(data, dict):
         raise InputError(
             f"{path} holds a {type(data).__name__}, need a dictionary with positions and labels"

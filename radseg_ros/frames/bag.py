@@ -24,9 +24,16 @@ from .assemble import Assembler, Observation
 from .decode import Damaged
 from .disk import BAG_SUFFIXES
 from .drops import DropCounts, Unusable
-from .images.depth import DEPTH_ENCODINGS
+from .images.depth import is_depth
 from .keyframes import Skip, skip_none
-from .topics import IMAGE_TYPES, Topics, find_topics, has_pose, transform_topics
+from .topics import (
+    IMAGE_TYPES,
+    Topics,
+    depth_topics,
+    find_topics,
+    has_pose,
+    transform_topics,
+)
 from .transforms import KINDS as TRANSFORMS
 
 logger = logging.getLogger(__name__)
@@ -84,7 +91,7 @@ class BagRecording:
         with self._open() as reader, _border(self.path):
             types = {name: info.msgtype or "" for name, info in reader.topics.items()}
             images = [name for name, type_ in types.items() if type_ in IMAGE_TYPES]
-            depth = {name for name in images if _is_depth(reader, name)}
+            depth = depth_topics({name: _is_depth(reader, name) for name in images})
             transforms = transform_topics(types)
             source = node.pose_source
             if source == "auto":
@@ -318,15 +325,11 @@ def _stamp(data: bytes, big_endian: bool) -> tuple[int, int] | None:
     return seconds, nanoseconds
 
 
-def _is_depth(reader: Any, topic: str) -> bool:
-    """By the encoding of the first image that can be decoded, else by the topic's name."""
+def _is_depth(reader: Any, topic: str) -> bool | None:
+    """What the first image that can be decoded says (:func:`is_depth`)."""
     connections = [c for c in reader.connections if c.topic == topic]
     messages = _readable(reader, connections, Path(topic))
     for _, (connection, _, data) in zip(range(FIRST_MESSAGES), messages, strict=False):
         with suppress(Exception):
-            message = reader.deserialize(data, connection.msgtype)
-            if hasattr(message, "format"):
-                kind = message.format
-                return "compressedDepth" in kind or kind.startswith(DEPTH_ENCODINGS)
-            return message.encoding in DEPTH_ENCODINGS
-    return "depth" in topic
+            return is_depth(reader.deserialize(data, connection.msgtype))
+    return None

@@ -21,8 +21,9 @@ TYPES = {
         "geometry_msgs/msg/PoseWithCovarianceStamped",
     ),
 }
-# where there is another pose it tells of a goal or of a first guess
+# where there is another pose it tells of a first guess
 LESSER_POSE = TYPES["pose"][-1]
+ELSEWHERE = r"goal|target|initial_?pose"  # not where a robot was, but where it is to be
 TRANSFORM_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 TWINS = ("/compressed", "/compressedDepth")  # what image_transport appends to a raw topic's name
 # what the right one is called where there are several
@@ -48,8 +49,23 @@ def transform_topics(types: Mapping[str, str]) -> dict[str, str]:
 
 
 def has_pose(types: Mapping[str, str]) -> bool:
-    """Whether a bag has a topic of poses."""
-    return any(type_ in TYPES["pose"] for type_ in types.values())
+    """Whether a bag has a topic of poses of where the robot was."""
+    return any(
+        type_ in TYPES["pose"] and not re.search(ELSEWHERE, name) for name, type_ in types.items()
+    )
+
+
+def depth_topics(says: Mapping[str, bool | None]) -> set[str]:
+    """The topics of depth images.
+
+    What may be either (mono16) is depth if its name says so, or if nothing else is.
+
+    Args:
+        says: topic -> whether its images are depth; None = they may be.
+    """
+    unsure = {name for name, said in says.items() if said is None}
+    certain = {name for name, said in says.items() if said}
+    return certain | {name for name in unsure if "depth" in name.lower()} or unsure
 
 
 def find_topics(
@@ -75,8 +91,14 @@ def find_topics(
         if name and types.get(name) not in TYPES[kind]:
             names = _listed(candidates[kind])
             raise RecordingError(f"the bag has no {kind} topic {brief(name)}; candidates: {names}")
+        if name and name in found.values():
+            raise RecordingError(f"topic {brief(name)} cannot be {kind} and something else as well")
         if name:
             found[kind] = name
+    asked = set(found.values())
+    candidates = {
+        kind: [name for name in names if name not in asked] for kind, names in candidates.items()
+    }
     while len(found) < len(TYPES):
         kind, name = _next_certain(candidates, found, types)
         found[kind] = name
@@ -87,8 +109,11 @@ def _candidates(types: Mapping[str, str], depth: set[str]) -> dict[str, list[str
     found = {
         kind: [name for name, type_ in types.items() if type_ in TYPES[kind]] for kind in TYPES
     }
-    better = [name for name in found["pose"] if types[name] != LESSER_POSE]
-    found["pose"] = better or found["pose"]
+    for better in (
+        [name for name in found["pose"] if not re.search(ELSEWHERE, name)],
+        [name for name in found["pose"] if types[name] != LESSER_POSE],
+    ):
+        found["pose"] = [name for name in found["pose"] if name in better] or found["pose"]
     for kind in ("color", "depth"):
         images = [name for name in found[kind] if (name in depth) == (kind == "depth")]
         found[kind] = [name for name in images if not _has_raw_twin(name, images)]
@@ -117,7 +142,8 @@ def _next_certain(
     kind = open_kinds[0]
     raise RecordingError(
         f"the bag has several {kind} topics: {_listed(sorted(candidates[kind]))}; say which one "
-        f"(radseg-play --bag-{kind} TOPIC, eval3d --set topics.{kind}=TOPIC)"
+        f"(radseg-play --bag-{kind} TOPIC, radseg-map --bag-{kind} TOPIC, eval3d --set "
+        f"topics.{kind}=TOPIC)"
     )
 
 

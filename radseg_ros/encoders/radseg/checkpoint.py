@@ -23,6 +23,7 @@ from ...hub import file_hash, heads_hint
 from ...reading import border, read_json, read_torch
 
 Tensors = dict[str, torch.Tensor]
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")  # a part of the weights
 LANGUAGE_HEADS = ("siglip2", "siglip2-g", "siglip", "clip")  # best first (Table A.7)
 
 
@@ -61,7 +62,7 @@ class RadioCheckpoint:
 
 
 def read_checkpoint(path: str | Path) -> RadioCheckpoint:
-    """Read a ``.pth.tar`` file or a Hugging Face folder.
+    """Read a ``.pth.tar`` file, a Hugging Face folder, or a file of safetensors in one.
 
     Raises:
         CheckpointError: missing, truncated, or of a kind that is not supported; names the file.
@@ -73,7 +74,7 @@ def read_checkpoint(path: str | Path) -> RadioCheckpoint:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file or folder")
         if path.suffix == ".safetensors":
-            return _read_folder(path.parent)
+            return _read_folder(path.parent, path)
         return _read_torch_file(path)
 
 
@@ -165,18 +166,20 @@ def _read_torch_file(path: Path) -> RadioCheckpoint:
     )
 
 
-def _read_folder(path: Path) -> RadioCheckpoint:
+def _read_folder(path: Path, weights: Path | None = None) -> RadioCheckpoint:
+    """``weights``: the file of the folder that is meant; None = what its index names."""
     from safetensors.torch import load_file
 
     if not (path / "config.json").is_file():
+        others = ", ".join(sorted(file.name for file in path.glob("*.pth*"))[:5])
         raise CheckpointError(
             f"{path / 'config.json'}: no such file; a Hugging Face folder holds config.json and "
-            "model.safetensors"
+            f"model.safetensors{f'; or name the file itself: {others}' if others else ''}"
         )
     config = read_json(path / "config.json", raises=CheckpointError)
     index = path / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
+    names = {"model.safetensors" if weights is None else weights.name}
+    if index.is_file() and (weights is None or SHARD.fullmatch(weights.name)):
         names = set(read_json(index, raises=CheckpointError)["weight_map"].values())
     files = [path / Path(name).name for name in sorted(names)]  # never outside of the folder
     state: Tensors = {}

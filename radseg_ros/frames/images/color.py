@@ -19,8 +19,8 @@ RGB, BGR, GREY = [0, 1, 2], [2, 1, 0], [0, 0, 0]
 # encoding -> the channels that are red, green and blue
 CHANNELS = {
     **dict.fromkeys(("rgb8", "rgba8", "rgb16", "rgba16"), RGB),
-    **dict.fromkeys(("bgr8", "bgra8", "bgr16", "bgra16", "8UC3"), BGR),
-    **dict.fromkeys(("mono8", "mono16"), GREY),
+    **dict.fromkeys(("bgr8", "bgra8", "bgr16", "bgra16", "8UC3", "8UC4"), BGR),
+    **dict.fromkeys(("mono8", "8UC1", "mono16"), GREY),
 }
 # encoding -> the channel that holds Y; the other one holds U and V by turns
 LUMA = {"yuv422": 1, "uyvy": 1, "yuv422_yuy2": 0, "yuyv": 0}

@@ -15,6 +15,8 @@ from .raw import ENCODINGS, image_to_array, open_compressed
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 DEPTH_SCALE = NodeConfig().depth_scale  # m per unit of 16-bit depth, unless somebody knows better
 NO_RETURN = 65535  # what many cameras and data sets write besides 0
+EITHER = "mono16"  # of DEPTH_ENCODINGS, also what cameras without colour send
+GREY_16 = b"\x89PNG\r\n\x1a\n\x10\x00"  # bytes 0 to 7, and 24 and 25, of such a PNG
 HEADER = 12  # bytes before compressed depth: int32 format, float32 a and b
 
 
@@ -38,6 +40,22 @@ def depth_image(message: Any, depth_scale: float = DEPTH_SCALE) -> np.ndarray:
             f"{', '.join(DEPTH_ENCODINGS)}",
         )
     return to_metres(image_to_array(message, "depth"), depth_scale)
+
+
+def is_depth(message: Any) -> bool | None:
+    """Whether a sensor_msgs/Image or CompressedImage is depth, as far as it says.
+
+    None = it may be: grey of 16 bit, or an encoding that is not known.
+    """
+    compressed = hasattr(message, "format")
+    said = str(message.format if compressed else message.encoding)
+    encoding = said.partition(";")[0].strip()
+    if encoding == EITHER or encoding not in ENCODINGS:
+        if "compressedDepth" in said:
+            return True
+        head = memoryview(message.data)[:26].tobytes()
+        return None if not compressed or (head[:8] + head[24:] == GREY_16) else False
+    return encoding in DEPTH_ENCODINGS
 
 
 def to_metres(pixels: np.ndarray, depth_scale: float) -> np.ndarray:

@@ -25,7 +25,8 @@ ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
     "bgra8": (np.uint8, 4),
     "mono8": (np.uint8, 1),
     "8UC1": (np.uint8, 1),
-    "8UC3": (np.uint8, 3),  # channel order by OpenCV's habit: BGR
+    "8UC3": (np.uint8, 3),  # channel order by OpenCV's habit: BGR, BGRA
+    "8UC4": (np.uint8, 4),
     "rgb16": (np.uint16, 3),
     "bgr16": (np.uint16, 3),
     "rgba16": (np.uint16, 4),
