@@ -421,8 +421,9 @@ def scheduler(monkeypatch):
     )
     monkeypatch.setattr(cluster, "PATIENCE", 60.0)
     monkeypatch.setattr(cluster, "LOOK", 0.5)
-    options = {"scheduler_kwargs": {"dashboard_address": ":0"}, "loop": cluster.event_loop()}
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, **options) as local:
+    options = {"dashboard_address": None, "loop": cluster.event_loop()}
+    own_port = {"dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(n_workers=0, scheduler_kwargs=own_port, **options) as local:
         yield local.scheduler_address
 
 
