@@ -40,7 +40,7 @@ def mapper_of(layout: MapConfig, folder: str = "") -> Mapper:
     """A mapper that is asked, and whose map is made by hand."""
     persistence = PersistenceConfig(disk_directory=folder)
     rules = QueryConfig(mode="relevancy")
-    texts = building.Texts(projects=False)
+    texts = building.Texts(projects=False, device=layout.device)
     return Mapper(Config(map=layout, persistence=persistence, query=rules), texts)
 
 
@@ -55,25 +55,26 @@ def walk(count: int) -> list[tuple[str, int, int]]:
     return steps + [("back in the first room", view, 0) for view in range(VIEWS * TURNS)]
 
 
-def features_of(step: int, room: int) -> FeatureMap:
+def features_of(step: int, room: int, device: torch.device) -> FeatureMap:
     """Patch vectors of the kinds of things in a room."""
     random = torch.Generator().manual_seed(step + 100 * room)
     which = torch.randint(building.KINDS, (40, 54), generator=random)
-    return FeatureMap(building.kinds(room)[which].permute(2, 0, 1).contiguous())
+    return FeatureMap(building.kinds(room)[which].permute(2, 0, 1).contiguous().to(device))
 
 
 def frames(options: argparse.Namespace, sides: dict[str, Mapper]) -> None:
     """Frames into both, in turns."""
     spent: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
     used, lost, on_disk = 0, 0, sides["with bricks"]
+    device = torch.device(options.device)
     for number, (phase, step, room) in enumerate(walk(options.rooms)):
-        frame, features = rooms.frame(step, room), features_of(step, room)
+        frame, features = rooms.frame(step, room), features_of(step, room, device)
         frame = type(frame)(number * 10**9, frame.rgb, frame.depth, frame.K, frame.T_world_camera)
         for name in list(sides)[:: 1 if number % 2 else -1]:
-            mapper, start = sides[name], time.perf_counter()
+            mapper, start = sides[name], measure.now(device)
             with mapper.lock:
                 stats = mapper.map.integrate(frame, features)
-            spent[name].setdefault(phase, []).append(time.perf_counter() - start)
+            spent[name].setdefault(phase, []).append(measure.now(device) - start)
             lost += stats.evicted
         used = max(used, on_disk.map.nbytes)
         if options.rate:
@@ -82,7 +83,7 @@ def frames(options: argparse.Namespace, sides: dict[str, Mapper]) -> None:
         free, bound = (spent[name][phase] for name in sides)
         a, b = statistics.median(free), statistics.median(bound)
         print(
-            f"{phase}: a frame {1e3 * a:.0f} ms in memory alone, {1e3 * b:.0f} ms with bricks "
+            f"{phase}: a frame {1e3 * a:.1f} ms in memory alone, {1e3 * b:.1f} ms with bricks "
             f"({b / a:.2f}x), the longest {1e3 * max(free):.0f} and {1e3 * max(bound):.0f} ms"
         )
     bricks = on_disk.map.beyond
@@ -119,7 +120,7 @@ def saved(mapper: Mapper, whole: Mapper, folder: Path, tolerance: float) -> None
         f"saving {voxels} voxels: {time.perf_counter() - start:.1f} s, "
         f"{path.stat().st_size / 1e6:.0f} MB"
     )
-    loaded, world = load_map(path)[0], whole.map
+    loaded, world = load_map(path, device=whole.map.device)[0], whole.map
     mine, theirs = (each.table["key"].argsort() for each in (loaded, world))
     same = torch.equal(loaded.table["key"][mine], world.table["key"][theirs])
     same &= torch.equal(loaded.table["hits"][mine], world.table["hits"][theirs])
@@ -139,12 +140,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=300, help="map.max_bytes")
     parser.add_argument("--hot", type=int, default=0, help="map.hot_voxels")
     parser.add_argument("--rate", type=float, default=2.0, help="frames a second; 0 = no pause")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        layout = MapConfig(space="language", device="cpu", hot_voxels=options.hot)
+        layout = MapConfig(space="language", device=options.device, hot_voxels=options.hot)
         bound = MapConfig(
             space="language",
-            device="cpu",
+            device=options.device,
             hot_voxels=options.hot,
             max_bytes=1_000_000 * options.megabytes,
         )

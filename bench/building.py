@@ -56,9 +56,9 @@ class Texts:
     channels = CHANNELS
     logit_scale, coarse_head = 100.0, True
     background = ("things", "stuff", "texture", "object")
-    device = torch.device("cpu")
 
-    def __init__(self, projects: bool) -> None:
+    def __init__(self, projects: bool, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         self.head = query.Head() if projects else torch.nn.Identity()
         self.language_channels = query.LANGUAGE if projects else CHANNELS
 
@@ -70,7 +70,7 @@ class Texts:
     def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
         """A kind for each, which no other has: what is like a background text is not found."""
         rows = [zlib.crc32(label.encode()) % ALL_KINDS for label in labels]
-        return self.project(all_kinds()[rows]).float()
+        return self.project(all_kinds()[rows]).float().to(self.device)
 
     embed_prompts = embed_meanings = embed_labels
 
@@ -210,8 +210,11 @@ def frames(options: argparse.Namespace) -> None:
     """The same frames into a map in full and one in tiers, in turns."""
     count = options.rooms * TURNS * 12
     tiers = MapConfig(hot_voxels=options.hot, cold_share=options.share)
-    worlds = {"in full": VoxelMap(CHANNELS, MapConfig(), device="cpu")}
-    worlds["in tiers"] = VoxelMap(CHANNELS, tiers, device="cpu")
+    device = torch.device(options.device)
+    # of the processor alone where it does everything: others may use it meanwhile
+    clock = time.process_time if device.type == "cpu" else functools.partial(measure.now, device)
+    worlds = {"in full": VoxelMap(CHANNELS, MapConfig(), device=device)}
+    worlds["in tiers"] = VoxelMap(CHANNELS, tiers, device=device)
     spent: dict[str, list[float]] = {name: [] for name in worlds}
     coded, learning = worlds["in tiers"].table.vectors, 0.0
     assert isinstance(coded, TieredVectors)
@@ -221,19 +224,20 @@ def frames(options: argparse.Namespace) -> None:
         frame = rooms.frame(step, room)
         random = torch.Generator().manual_seed(step)
         which = torch.randint(KINDS, (40, 54), generator=random)
-        features = FeatureMap(kinds(room)[which].permute(2, 0, 1).contiguous())
+        features = FeatureMap(kinds(room)[which].permute(2, 0, 1).contiguous().to(device))
         for name, world in worlds.items():
-            start = time.process_time()
+            start = clock()
             world.integrate(frame, features, patient=False)
-            spent[name].append(time.process_time() - start)
-        start = time.process_time()
+            spent[name].append(clock() - start)
+        start = clock()
         for thread in threading.enumerate():  # a robot's frames leave time for it
             if thread.name == "codec":
                 thread.join()
-        learning += time.process_time() - start
+        learning += clock() - start
     full, tiered = spent.values()
     ratio_with = (sum(tiered) + learning) / sum(full)
     first = [step % (TURNS * 12) < 12 for step in range(count)]
+    of = "of processor time" if device.type == "cpu" else "on the GPU"
     parts = {
         "in a new room (a third of a frame's voxels are new)": [
             i for i in range(6, count) if first[i]
@@ -246,8 +250,8 @@ def frames(options: argparse.Namespace) -> None:
         a, b = [full[i] for i in part], [tiered[i] for i in part]
         ratio = statistics.median(b) / statistics.median(a)
         print(
-            f"{what}: a frame {1e3 * statistics.median(a):.0f} ms of processor time in full, "
-            f"{1e3 * statistics.median(b):.0f} ms in tiers ({ratio:.2f}x), the longest "
+            f"{what}: a frame {1e3 * statistics.median(a):.1f} ms {of} in full, "
+            f"{1e3 * statistics.median(b):.1f} ms in tiers ({ratio:.2f}x), the longest "
             f"{1e3 * max(a):.0f} and {1e3 * max(b):.0f} ms"
         )
     print(
@@ -266,7 +270,10 @@ def main() -> None:
     parser.add_argument("--space", choices=("language", "backbone"), default="language")
     parser.add_argument("--ahead", type=float, default=60.0, help="s of work before questions")
     parser.add_argument("--rooms", type=int, default=8, help="of the walk of --only frames")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of --only frames")
     options = parser.parse_args()
+    if options.device != "cpu" and options.only != "frames":
+        parser.error("--device is of --only frames")
     for name, part in (("frames", frames), ("building", building)):
         if options.only in (None, name):
             part(options)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import measure  # noqa: F401  # isort: skip  # puts the tests on the path
+import measure  # isort: skip  # puts the tests on the path
 
 import numpy as np  # isort: skip
 import rooms  # isort: skip
@@ -37,9 +37,10 @@ from color_encoder import ColorEncoder  # isort: skip
 from scipy.spatial.transform import Rotation
 
 from radseg_ros.config import Config, MapConfig
-from radseg_ros.datatypes import FeatureMap, Frame
+from radseg_ros.datatypes import FeatureMap, Frame, Pixels
 from radseg_ros.demo.gallery import generate, is_complete
 from radseg_ros.device import give_way
+from radseg_ros.encoders.image import image_on, planes
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.geometry import arrays
 from radseg_ros.journal.correct import Corrector
@@ -60,19 +61,23 @@ class Patches(ColorEncoder):
     """Patches of fixed vectors that depend on their mean colours."""
 
     channels = language_channels = CHANNELS
+    sees_tensors = True
 
-    def __init__(self) -> None:
-        self._weights = torch.randn(CHANNELS, 3, generator=torch.Generator().manual_seed(0))
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        random = torch.Generator().manual_seed(0)
+        self._weights = torch.randn(CHANNELS, 3, generator=random).to(self.device)
 
-    def encode(self, rgb: np.ndarray) -> FeatureMap:
+    def encode(self, rgb: Pixels) -> FeatureMap:
         """(H, W, 3) -> (768, 30, 40)."""
-        image = torch.tensor(rgb).permute(2, 0, 1).float() / 255
+        image = planes(image_on(self.device, rgb))
         colors = torch.nn.functional.adaptive_avg_pool2d(image, GRID)
         return FeatureMap(torch.sin(torch.einsum("ck,khw->chw", 3 * self._weights, colors)))
 
     def embed_labels(self, labels: Sequence[str]) -> torch.Tensor:
         """The vector of a colour."""
-        return torch.sin(3 * super().embed_labels(labels)[:, :3] @ self._weights.T)
+        rows = super().embed_labels(labels)[:, :3].to(self.device)
+        return torch.sin(3 * rows @ self._weights.T)
 
     embed_prompts = embed_labels
 
@@ -80,9 +85,9 @@ class Patches(ColorEncoder):
 class Walk:
     """A map with a journal, and frames that are put into it where somebody says."""
 
-    def __init__(self, folder: Path, share: float = 1.0, **options: Any) -> None:
-        config = Config(short_side=0, map=MapConfig(device="cpu", **options))
-        self.mapper = Mapper(config, Patches())
+    def __init__(self, folder: Path, device: str, share: float = 1.0, **options: Any) -> None:
+        config = Config(short_side=0, map=MapConfig(device=device, **options))
+        self.mapper = Mapper(config, Patches(device))
         about = About(new_id(), self.mapper.identity(), "backbone", CHANNELS, {})
         self.journal = JournalWriter(folder, about)
         self.turn = threading.Lock()
@@ -99,7 +104,7 @@ class Walk:
             again = self.mapper.lifted(kept.frame, kept.features, kept.rules)
             self.mapper.fuse(again, self.journal.next)
             self.journal.append(FRAME, content)
-        return time.perf_counter() - begun
+        return measure.now(self.mapper.map.device) - begun
 
     def correct(self, frames: Sequence[Frame]) -> int:
         """Frames belong where these are -> how many move."""
@@ -113,7 +118,7 @@ class Walk:
         begun = time.perf_counter()
         while self.corrector.waiting:
             time.sleep(0.002)
-        return time.perf_counter() - begun
+        return measure.now(self.mapper.map.device) - begun
 
     def close(self) -> None:
         """Let the thread end."""
@@ -159,10 +164,10 @@ def compared(name: str, found: VoxelMap, wanted: VoxelMap) -> None:
     )
 
 
-def exact(frames: list[Frame], folder: Path) -> None:
+def exact(frames: list[Frame], folder: Path, device: str) -> None:
     """The corrected map against that of the true poses."""
     for name, options in (("a sum", {}), ("made anew, carving", {"carve_after": 3})):
-        walk = Walk(folder / name.split()[0], **options)
+        walk = Walk(folder / name.split()[0], device, **options)
         for frame in drifted(frames):
             walk.add(frame)
         wanted = VoxelMap(CHANNELS, walk.mapper.config.map)
@@ -201,12 +206,12 @@ class WatchedLock:
         self._lock.release()
 
 
-def meanwhile(frames: list[Frame], folder: Path, rate: float, rounds: int) -> None:
+def meanwhile(frames: list[Frame], folder: Path, device: str, rate: float, rounds: int) -> None:
     """Frames and questions with and without a correction beside them, in turns.
 
     What else runs on the machine makes some frames long: that is seen without a correction.
     """
-    walk, half = Walk(folder / "meanwhile", SHARE), len(frames) // 2
+    walk, half = Walk(folder / "meanwhile", device, SHARE), len(frames) // 2
     lock = walk.mapper.lock = WatchedLock()  # type: ignore[assignment]
     away, there, later = drifted(frames)[:half], frames[:half], frames[half:]
     for frame in away:
@@ -264,10 +269,10 @@ def meanwhile(frames: list[Frame], folder: Path, rate: float, rounds: int) -> No
     )
 
 
-def cost(folder: Path) -> None:
+def cost(folder: Path, device: str) -> None:
     """Seconds per moved frame, by how many move and by the size of the map."""
     for number, (kind, count) in enumerate((("small", 1), ("large", 6))):
-        walk = Walk(folder / kind)
+        walk = Walk(folder / kind, device)
         frames = [rooms.frame(step, step // 12) for step in range(12 * count)]
         for frame in frames:
             walk.add(frame)
@@ -304,6 +309,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second, meanwhile")
     parser.add_argument("--rounds", type=int, default=4, help="with and without, meanwhile")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -314,11 +320,11 @@ def main() -> None:
                 generate(path)
         frames = [] if options.only == "cost" else recorded(path, options.frames)
         if options.only in (None, "exact"):
-            exact(frames, folder)
+            exact(frames, folder, options.device)
         if options.only in (None, "meanwhile"):
-            meanwhile(frames, folder, options.rate, options.rounds)
+            meanwhile(frames, folder, options.device, options.rate, options.rounds)
         if options.only in (None, "cost"):
-            cost(folder)
+            cost(folder, options.device)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import numpy as np
 from radseg_ros.cli.mapping.recorded import map_recording
 from radseg_ros.config import Config, parse_assignments, with_options
 from radseg_ros.frames.folder import open_recording
+from radseg_ros.ros.transport import own_domain
 
 READING = {"rate": 10.0, "topics": {}, "dataset": "", "root": ""}
 WARM = 3  # frames before the clock starts
@@ -83,6 +83,7 @@ def _measured(side: Callable[..., tuple[float, int]], *arguments: Any) -> tuple[
     return *found[0], peak
 
 
+@own_domain()
 def node(recording: Path, given: dict[str, Any], folder: Path) -> tuple[float, int, float]:
     """Seconds and frames of a node between its first and its last frame, and its peak in MiB."""
     from radseg_ros.demo.processes import Program
@@ -90,8 +91,6 @@ def node(recording: Path, given: dict[str, Any], folder: Path) -> tuple[float, i
 
     settings = {**given, "node.backlog": 100_000}
     words = [w for name, value in settings.items() for w in ("-p", f"{name}:={value}")]
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     mapping = Program(
         "node", folder / "node.log", "radseg_ros.ros.mapper_node", "--ros-args", *words
     )

@@ -68,6 +68,15 @@ def median_seconds(
     return statistics.median(taken)
 
 
+def now(device: Any) -> float:
+    """Wall time in s, when the device (a ``torch.device``) has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:
     """What each side takes. Who calls has run each once before, so that everything is loaded."""
     runs: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}

@@ -36,7 +36,7 @@ from radseg_interfaces.msg import MapStatus, VoxelFilter
 from radseg_interfaces.srv import EncodeText, QueryPoint, QueryText, QueryVector
 from radseg_ros.ros import messages
 from radseg_ros.ros.player import DISCOVERY_SLACK
-from radseg_ros.ros.transport import image_transport
+from radseg_ros.ros.transport import image_transport, own_domain
 
 NODE = "/radseg_mapping"
 BUSY = "BENCH_ENCODER_SECONDS"  # environment variable: s that the node's encoder computes per frame
@@ -220,10 +220,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.update({BUSY: str(options.busy), "OMP_NUM_THREADS": str(options.threads)})
-    with tempfile.TemporaryDirectory() as folder:
+    with own_domain(), tempfile.TemporaryDirectory() as folder:
         mapper = live.mapper_of(options.voxels, live.HeadOnly())
         print(f"{mapper.save(Path(folder) / 'map.radmap', 'map')} voxels to begin with", flush=True)
         del mapper

@@ -45,7 +45,7 @@ from radseg_ros.datatypes import Frame
 from radseg_ros.frames.folder import open_recording
 from radseg_ros.geometry import resize_frame
 from radseg_ros.ros import messages
-from radseg_ros.ros.transport import image_transport
+from radseg_ros.ros.transport import image_transport, own_domain
 
 NAMESPACE = "/soak"
 NODE = f"{NAMESPACE}/radseg_mapping"
@@ -153,7 +153,7 @@ class Child:
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait(60)
+        self._process.wait(120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,11 +299,9 @@ def slope(samples: Sequence[Sample]) -> float:
 
 def soak(options: argparse.Namespace) -> bool:
     """Run it, print what is found; whether all of it is within its limits."""
-    with tempfile.TemporaryDirectory() as folder:
+    with own_domain(), tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "latency"
         log.touch()
-        os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))  # nobody else hears it
-        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         rclpy.init()
         node = Child("--as-node", str(log), str(options.encode))
         bare = Child("--as-bare")

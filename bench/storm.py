@@ -47,7 +47,7 @@ from radseg_ros.mapper import Mapper
 MOST_MIB = 700  # by which an attack may raise the memory: two images of the largest size allowed
 FRAMES = 10  # of a bag
 LONGEST_SENTENCE = 2000  # characters
-PATIENCE = 30.0  # s until something that has not ended counts as hanging
+PATIENCE = 120.0  # s until something that has not ended counts as hanging
 
 
 class Unaccounted(Exception):
@@ -451,7 +451,7 @@ class Clients:
     def _meet(self) -> None:
         """Ask until each client has had an answer: a node learns late where its answers go."""
         silent = [(each, self.types[name]) for name in self.of for each in self.of[name]]
-        end = time.monotonic() + 2 * PATIENCE
+        end = time.monotonic() + PATIENCE
         while silent:
             require(time.monotonic() < end, f"{silent[0][0].srv_name} does not answer")
             futures = [each.call_async(type_.Request()) for each, type_ in silent]
@@ -469,7 +469,7 @@ class Clients:
             request = request_of(name, self.types[name], self.rng)
             asked.append((name, request, self.ask(name, request)))
         meanwhile()
-        end = time.monotonic() + 2 * PATIENCE
+        end = time.monotonic() + PATIENCE
         for name, request, future in asked:
             while not future.done() and time.monotonic() < end:
                 time.sleep(0.001)

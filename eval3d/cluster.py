@@ -209,7 +209,11 @@ def dask_client(address: str) -> Iterator[Any]:
             loop = event_loop()
             if local:
                 cluster = LocalCluster(
-                    n_workers=int(count), threads_per_worker=1, dashboard_address=None, loop=loop
+                    n_workers=int(count),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787
+                    loop=loop,
                 )
                 stack.callback(cluster.close, timeout=10)
             client = Client(cluster if local else address, timeout=CONNECT, loop=loop)

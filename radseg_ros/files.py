@@ -160,27 +160,25 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises:
         OSError: there is none, it is larger, or no plain file, or cannot be read.
     """
-    with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "no plain file", str(path))
-        if found.st_size > most:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    with plain_file(path, most) as file:
         return file.read(most)
 
 
-def read_through(path: Path) -> None:
-    """Read a file and keep nothing: what is mapped into memory later can be read.
-
-    A disk that fails is an error here; a process that has the file mapped is killed (SIGBUS).
+def plain_file(path: Path, most: int | None = None) -> io.FileIO:
+    """A file of at most ``most`` bytes, to be read without a buffer. Never waits for a writer.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: there is none, it is larger, or no plain file, or cannot be opened.
     """
-    room = bytearray(1 << 20)  # stays in the processor's cache
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(room):
-            pass
+    file = io.FileIO(path, opener=lambda name, how: os.open(name, how | os.O_NONBLOCK))
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    if most is not None and found.st_size > most:
+        file.close()
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return file
 
 
 def refuse_pipes(path: Path) -> None:

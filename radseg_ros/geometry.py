@@ -59,8 +59,21 @@ def arrays(frame: Frame | DeviceFrame) -> Frame:
     """The same frame in the memory of the processor."""
     if isinstance(frame, Frame):
         return frame
-    rgb, depth = (pixels.cpu().numpy() for pixels in (frame.rgb, frame.depth))
+    rgb, depth = (array(pixels) for pixels in (frame.rgb, frame.depth))
     return Frame(frame.stamp_ns, rgb, depth, frame.K, frame.T_world_camera)
+
+
+def array(values: torch.Tensor) -> np.ndarray:
+    """A tensor of any device as an array; not a copy, if it was in the memory of the processor.
+
+    NumPy asks for large pages, torch does not: that is where most of the time of a copy of many
+    megabytes goes.
+    """
+    if values.device.type == "cpu":
+        return values.numpy()
+    there = np.empty(values.shape, torch.empty(0, dtype=values.dtype).numpy().dtype)
+    torch.from_numpy(there).copy_(values)
+    return there
 
 
 def tensor(pixels: Pixels, device: torch.device | str) -> torch.Tensor:

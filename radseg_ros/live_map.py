@@ -128,7 +128,8 @@ class LiveStatus:
     accounts: dict[str, Account]  # what became of the messages, by input (ledger.input_name)
     cameras: dict[str, CameraStatus]  # by name; of one alone it may be empty
     skipped: int  # frames among the dropped that are left out on purpose
-    failures: int  # frames among the dropped that an internal error cost
+    failures: int  # internal errors: each cost a frame, or is one of ``faults``
+    faults: list[tuple[str, int]]  # (what failed, count) of what follows a frame in the map
     stages: dict[str, tuple[float, int]]  # (s, calls) of each stage of the work so far
     journal: JournalStatus | None  # None = there is none
     disk: DiskStatus | None  # likewise: map.disk_directory
@@ -182,6 +183,7 @@ class LiveMap:
         self._journal: JournalWriter | None = None
         self._corrector: Corrector | None = None  # where there is a journal
         self._keeper: Keeper | None = None  # where there are bricks
+        self._faults = DropCounts("caught")  # of what follows a frame that is in the map
         self._tracks = Tracks()
         self._looked: LookedThrough | None = None  # as soon as anybody wants a floor plan
         self._closing = threading.Event()
@@ -337,8 +339,10 @@ class LiveMap:
             record = 0 if journal is None else journal.next
             stats = with_memory(lambda: mapper.fuse(prepared, record))
             if stats.points and journal is not None and content is not None:
-                journal.append(FRAME, content)
-            self._look(prepared.frame, record if stats.points else 0)
+                with self._fused("writing the journal"):
+                    journal.append(FRAME, content)
+            with self._fused("following things"):
+                self._look(prepared.frame, record if stats.points else 0)
             with self._state:
                 self._pixels.update(stats.dropped, used=stats.points)
                 self._version += 1  # even a frame without points can make the map forget
@@ -349,6 +353,14 @@ class LiveMap:
                 self._stamp_ns = observation.match.stamp_ns
                 self._camera.add(observation.match.T_world_camera)
                 self._assembler.used(observation.camera)
+
+    @contextmanager
+    def _fused(self, what: str) -> Iterator[None]:
+        """The frame is in the map already: a failure within is counted, and costs no frame."""
+        try:
+            yield
+        except Exception as error:
+            self._faults.add_failure(what, error)
 
     def _packed(
         self, observation: Observation, frame: Frame | DeviceFrame, features: FeatureMap
@@ -423,7 +435,8 @@ class LiveMap:
                     for camera in self.cameras
                 },
                 skipped=self._skipped.total(),
-                failures=self._assembler.failures,
+                failures=self._assembler.failures + self._faults.failures,
+                faults=self._faults.items(),
                 stages={} if mapper is None else mapper.timings.totals(),
                 journal=self._journal_status(),
                 disk=_on_disk(mapper),

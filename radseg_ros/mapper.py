@@ -35,7 +35,7 @@ from .datatypes import (
     check_texts,
 )
 from .encoders.protocol import Encoder
-from .geometry import DeviceFrame, frame_on, resize_rgb, working_size
+from .geometry import DeviceFrame, array, frame_on, resize_rgb, working_size
 from .gpu.streams import SideStream
 from .spaces import GROWTH, Calibration, make_space
 from .voxels.bricks.asking import (
@@ -156,8 +156,9 @@ class Mapper:
 
     @property
     def voxels(self) -> int:
-        """In memory and on the disk."""
-        return voxels_of(self.map)
+        """In memory and on the disk, where each is counted once although bricks move."""
+        with self.lock:
+            return voxels_of(self.map)
 
     @property
     def answerable(self) -> float:
@@ -439,7 +440,7 @@ class Mapper:
         if where is not None:
             geometry, scores = chosen(geometry, scores, where, source.clock.now_ns)
         return QueryResult(
-            tuple(texts), geometry, scores.cpu().numpy(), rules, covered, turn=self._answering
+            tuple(texts), geometry, array(scores), rules, covered, turn=self._answering
         )
 
     def _presence(

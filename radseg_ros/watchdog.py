@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from .frames.assemble import SHARED
+from .frames.assemble import OF_A_CAMERA, SHARED
+from .frames.ledger import IMAGES
 from .frames.topics import TELLING
 from .frames.transforms import KINDS as TRANSFORMS
 
@@ -201,9 +202,10 @@ def why_no_frames(
 ) -> str:
     """One line: what the silent inputs lack and what was dropped in the last ``period`` seconds."""
     topics: dict[str, list[str]] = {}
+    sending = any(state.received and state.kind in OF_A_CAMERA for state in inputs)
     for state in inputs:
         if not state.received:
-            topics.setdefault(_cause(state), []).append(state.topic)
+            topics.setdefault(_cause(state, sending), []).append(state.topic)
     reasons = [f"{', '.join(names)}: {cause}" for cause, names in topics.items()]
     reasons += [f"dropped {count} x {reason}" for reason, count in new_drops]
     if not reasons:
@@ -211,7 +213,12 @@ def why_no_frames(
     return f"no frame for {period:g} s: " + "; ".join(reasons)
 
 
-def _cause(state: InputState) -> str:
+def _cause(state: InputState, sending: bool) -> str:
+    """Why an input is silent.
+
+    Args:
+        sending: whether a camera sends anything: then its images are on the way.
+    """
     if not state.publishers and not state.others:
         poses = state.kind in ("pose", *TRANSFORMS)
         runs = "is odometry or SLAM running?" if poses else "is the driver running?"
@@ -227,7 +234,9 @@ def _cause(state: InputState) -> str:
         }.get(state.kind)
         cure = f"set {parameter}" if parameter else "remap?"
         return f"published as {found}, expected {state.type} ({cure})"
-    cure = "paused? images are lost without the shared-memory profile config/fastdds.xml"
+    cure = "is the sender paused, or still waiting for somebody?"
+    if sending and state.kind in IMAGES:
+        cure = "images are lost without the shared-memory profile config/fastdds.xml"
     return f"published, but nothing arrives ({cure})"
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import io
 import shutil
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import PATIENCE
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -22,17 +22,7 @@ OPTIONS = [
     "--no-sandbox", "--disable-background-networking", "--no-first-run", "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
 ]  # fmt: skip
-PATIENCE = 60.0  # s; a page that is drawn by the processor takes its time
 PANEL = 320  # px of the width that the controls take
-
-
-def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """The first true value of ``condition``."""
-    end = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {timeout:g} s"
-        time.sleep(0.05)
-    return value
 
 
 def free_port() -> int:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoder for tests that knows the names of eight colours and needs no weights."""
+"""Encoders for tests that know the names of eight colours and need no weights."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from waiting import PATIENCE
 
 from radseg_ros.datatypes import FeatureMap, LanguageError
 from radseg_ros.encoders.image import image_tensor
@@ -67,3 +69,17 @@ class ColorEncoder:
     def at_hand(self, labels: Sequence[str]) -> list[str]:
         """None: answers are not calibrated."""
         return []
+
+
+class GatedEncoder(ColorEncoder):
+    """Waits before each image until it is let through, when the gate is closed."""
+
+    def __init__(self) -> None:
+        self.open, self.entered = threading.Event(), threading.Event()
+        self.open.set()
+
+    def encode(self, rgb: np.ndarray) -> FeatureMap:
+        """As a :class:`ColorEncoder`, in its time."""
+        self.entered.set()
+        assert self.open.wait(PATIENCE)
+        return super().encode(rgb)

@@ -26,19 +26,41 @@ DATA = Path(os.environ.get("RADSEG_TEST_DATA", ROOT.parent / "shared"))
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What the tests import stays: the collector need not look at its million objects."""
+    """What the tests import stays: the collector need not look at its million objects.
+
+    Properties hold on a busy machine too: no example is late, none is too slow to be made.
+    """
+    from hypothesis import HealthCheck, settings
+
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("patient", patient)
+    settings.load_profile("patient")
     gc.disable()
     yield
     gc.freeze()
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quiet_domain() -> Iterator[None]:
+    """Nodes that tests and their programs start are heard by nobody else, whoever runs as well."""
+    from radseg_ros.ros.transport import own_domain
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ROS_DOMAIN_ID", raising=False)
+        with own_domain():
+            yield
+
+
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """The worlds are small: threads that wait for each other cost more than they bring."""
+def one_thread_and_the_same_numbers() -> None:
+    """The worlds are small: threads that wait for each other cost more than they bring. Random
+    numbers do not depend on what was tested before.
+    """
     import torch
 
     torch.set_num_threads(1)
+    torch.default_generator.manual_seed(0)
 
 
 def devices() -> list:

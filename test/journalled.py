@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from color_encoder import ColorEncoder
 from plain_messages import head, info
+from waiting import PATIENCE, wait_for
 
 from radseg_ros.config import Config, NodeConfig, with_options
 from radseg_ros.encoders.protocol import Encoder
@@ -91,10 +91,12 @@ def pose_message(ms: int, T: np.ndarray, frame: str = "map") -> Message:
 
 def settle(live: LiveMap, done: Callable[[], bool] = lambda: True) -> None:
     """Wait until nothing is being worked on."""
-    end = time.monotonic() + 60
-    while live.status().waiting or not done():
-        assert time.monotonic() < end, "the worker does not end"
-        time.sleep(0.001)
+    wait_for(lambda: not live.status().waiting and done(), "the end of the work")
+
+
+def close(live: LiveMap) -> None:
+    """End all that it does, so that another one can have its journal."""
+    assert live.close(PATIENCE), "a thread does not end"
 
 
 def rows(world: VoxelMap) -> dict[str, torch.Tensor]:
@@ -145,6 +147,6 @@ def beside(*works: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     assert not failures, failures

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from journalled import assert_equal, live_map, observe
+from journalled import assert_equal, close, live_map, observe
+from waiting import PATIENCE
 
 from radseg_ros.config import MapConfig
 from radseg_ros.journal.folder import Journal
 from radseg_ros.live_map import LiveMap
 from radseg_ros.voxels.voxel_map import VoxelMap
 
-LONGEST = 0.4  # s that a process lives after it is up
+MOST = 12  # frames that a process lives, and
+LONGER = 0.03  # s
 SAVES = 5  # frames between two files of the map
 FROM_THE_JOURNAL = 8  # rounds between two restarts without the file
 
@@ -91,11 +93,14 @@ def killed(folder: Path, rounds: int, seed: int, hot: int = 0, bound: int = 0) -
         )
         process.start()
         ended.close()
-        assert told.poll(60) and told.recv() == -1
-        time.sleep(moments.uniform(0, LONGEST))
+        assert _next(told) == -1
+        done = known - 1
+        for _ in range(moments.randrange(MOST)):
+            done = _next(told)
+        time.sleep(moments.uniform(0, LONGER))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        done = _last(told, known - 1)
+        done = _last(told, done)
         journal = Journal(folder / "journal")
         frames = [r for r in journal.records if r.kind == "frame"]
         assert len(frames) - 1 in (done, done + 1), (len(frames), done)
@@ -112,9 +117,15 @@ def killed(folder: Path, rounds: int, seed: int, hot: int = 0, bound: int = 0) -
         again = live_map(folder / "journal", load=load, **options)
         assert_equal(_whole(again), wanted, coded=hot > 0)
         assert not journal.damaged
-        again.close(10)
+        close(again)
         again.discard()
     return found
+
+
+def _next(told: Connection) -> int:
+    """What a process tells next."""
+    assert told.poll(PATIENCE), "a process says nothing"
+    return int(told.recv())
 
 
 def _last(told: Connection, before: int) -> int:

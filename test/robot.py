@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -11,24 +10,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from recordings import K
 from sensor_msgs.msg import PointCloud2
+from waiting import PATIENCE, wait_for
 
 from radseg_interfaces.msg import MapStatus
 from radseg_interfaces.srv import QueryText
 from radseg_ros.datatypes import Frame
 from radseg_ros.ros import messages
-from radseg_ros.ros.player import DISCOVERY_SLACK
-from radseg_ros.ros.transport import image_transport
+from radseg_ros.ros.transport import image_transport, own_domain
 
 HERE = Path(__file__).parent
 NODE = "/radseg_mapping"
@@ -41,16 +43,10 @@ LATCHED = QoSProfile(
 )
 
 
-PATIENCE = 120.0  # s; what has not come by then does not come, however busy the machine is
-
-
-def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = PATIENCE) -> Any:
-    """The first true value of ``condition``."""
-    end = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {timeout} s: {what or condition}"
-        time.sleep(0.02)
-    return value
+PROCESS = 12  # first bytes of the id of whatever publishes or subscribes: of its process
+PATIENT = ("--timeout", f"{PATIENCE:g}")  # of programs that ask
+CLIENT = ("-m", "radseg_ros.ros.query_client", *PATIENT)
+NAMELESS = "_NODE_NAME_UNKNOWN_"  # of rmw: a subscription is known, and not yet whose it is
 
 
 class Process:
@@ -88,7 +84,7 @@ class Process:
 
     def result(self, timeout: float = PATIENCE) -> tuple[int, str]:
         code = self.process.wait(timeout)
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
         return code, self.text
 
     @property
@@ -119,6 +115,11 @@ def play(*arguments: str) -> str:
     code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
     assert code == 0, text
     return text
+
+
+def ask(*words: str) -> Process:
+    """`radseg-query`, which waits as long as the tests do unless its words say otherwise."""
+    return Process(*CLIENT, *words)
 
 
 @contextmanager
@@ -170,6 +171,10 @@ class Robot:
         self._thread.start()
         self._clients: dict[str, Any] = {}
         self._publishers: dict[str, Any] = {}
+        infos = self.node.get_publishers_info_by_topic("/parameter_events")
+        (own,) = (info for info in infos if info.node_name == name)
+        self._process = bytes(own.endpoint_gid)[:PROCESS]  # whose nodes know of us at once
+        self._met: set[tuple[str, bytes]] = set()  # subscriptions, of which topic, that hear us
 
     def _spin(self) -> None:
         while not self._closed:
@@ -189,9 +194,11 @@ class Robot:
         wait_for(future.done, f"answer of {name}", timeout)
         return future.result()
 
-    def client(self, type_: Any, name: str, timeout: float = PATIENCE) -> Any:
+    def client(
+        self, type_: Any, name: str, timeout: float = PATIENCE, qos: QoSProfile | None = None
+    ) -> Any:
         """A client that its server knows."""
-        client = self.node.create_client(type_, name)
+        client = self.node.create_client(type_, name, qos_profile=qos or QoSProfile(depth=10))
         assert client.wait_for_service(timeout), f"no service {name}"
         self._introduce(name)
         return client
@@ -207,30 +214,60 @@ class Robot:
 
         It learns of a client first and of a subscription then: a status shows that it knows both.
         """
-        topic, heard = f"{service.rsplit('/', 1)[0]}/status", threading.Event()
-        if not self.node.count_publishers(topic):
-            time.sleep(DISCOVERY_SLACK)
-            return
-        status = self.node.create_subscription(MapStatus, topic, lambda _: heard.set(), LATCHED)
-        assert heard.wait(PATIENCE), f"no status from {topic}"
-        self.node.destroy_subscription(status)
+        parts = service.split("/")
+        topics = ["/".join([*parts[:end], "status"]) for end in range(len(parts) - 1, 1, -1)]
+        told = wait_for(
+            lambda: [topic for topic in topics if self.node.count_publishers(topic)],
+            f"a status beside {service}",
+        )
+        heard = Listener(self, MapStatus, told[0], LATCHED)
+        wait_for(lambda: heard.got, told[0])
+        heard.close()
 
     def query(self, *labels: str, node: str = NODE, **request: Any) -> Any:
         return self.call(QueryText, f"{node}/query", labels=list(labels), **request)
 
     def publish(self, sent: dict[str, Any]) -> None:
-        """Messages by topic; a new topic waits for its subscriber."""
-        new = sent.keys() - self._publishers.keys()
-        for topic in new:
+        """Messages by topic; each waits for a subscriber, and until all of them can hear it."""
+        for topic in sent.keys() - self._publishers.keys():
             reliable = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
             qos = STATIC if topic.endswith("/tf_static") else reliable
             self._publishers[topic] = self.node.create_publisher(type(sent[topic]), topic, qos)
-        for topic in new:
-            wait_for(self._publishers[topic].get_subscription_count, what=f"subscriber of {topic}")
-        if new:  # the subscriber learns of the match a little later, and cannot be asked
-            time.sleep(DISCOVERY_SLACK)
+        found = [wait_for(partial(self._subscribers, t), f"subscriber of {t}") for t in sent]
+        new = {key: name for each in found for key, name in each.items() if key not in self._met}
+        for name in {name for (_, gid), name in new.items() if gid[:PROCESS] != self._process}:
+            self._be_known_to(name)
+        self._met |= new.keys()
         for topic, message in sent.items():
             self._publishers[topic].publish(message)
+
+    def _subscribers(self, topic: str) -> dict[tuple[str, bytes], str]:
+        """Of a topic: the full name of the node of each; nothing while one has no name yet."""
+        infos = self.node.get_subscriptions_info_by_topic(topic)
+        if any(info.node_name == NAMELESS for info in infos):
+            return {}
+        return {
+            (topic, bytes(info.endpoint_gid)): f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            for info in infos
+        }
+
+    def _be_known_to(self, name: str) -> None:
+        """Wait until a node knows of every publisher that there is: it learns of a match later than
+        we do, and what comes before that is lost.
+
+        It learns of publishers one after the other, and a client asks through the last of them.
+        """
+        client = self.node.create_client(GetParameters, f"{name}/get_parameters")
+        assert client.wait_for_service(PATIENCE), f"no parameters of {name}"
+        asked: list[Any] = []  # an answer may be lost: the node may not know yet where it goes
+
+        def answered() -> bool:
+            asked.append(client.call_async(GetParameters.Request()))
+            time.sleep(0.05)
+            return any(future.done() for future in asked)
+
+        wait_for(answered, f"an answer of {name}")
+        self.node.destroy_client(client)
 
     def latest(self, topic: str) -> PointCloud2:
         """The latched message, received by a subscriber that comes late."""
@@ -243,6 +280,23 @@ class Robot:
     def integrated(self, node: str = NODE) -> int:
         """Frames that are in the map."""
         return self.query("red", node=node).status.frames_integrated
+
+    def settle(self, stamp: Any, node: str = NODE) -> None:
+        """Wait until the frame of that stamp, the last one sent, is in the map: what was sent
+        before it is there as well, or is dropped.
+        """
+        wait_for(
+            lambda: self.query("red", node=node).status.header.stamp == stamp, f"frame of {stamp}"
+        )
+
+    def diagnosed(
+        self, condition: Callable[[DiagnosticStatus], Any], node: str = NODE
+    ) -> DiagnosticStatus:
+        """The first report of a node, of those that come from now on, that fulfils a condition."""
+        reports = Reports(self, node)
+        found = reports.first(condition)
+        reports.close()
+        return found
 
 
 class Listener:
@@ -257,9 +311,49 @@ class Listener:
         self._robot.node.destroy_subscription(self._subscription)
 
 
+class Reports(Listener):
+    """Keeps what a node says of itself."""
+
+    def __init__(self, robot: Robot, node: str = NODE) -> None:
+        super().__init__(robot, DiagnosticArray, "/diagnostics", 100)
+        self._name = f"{node[1:]}: map"
+
+    def first(self, condition: Callable[[DiagnosticStatus], Any]) -> DiagnosticStatus:
+        """The first report, so far or to come, that fulfils a condition."""
+
+        def fulfilled() -> list[DiagnosticStatus]:
+            reports = [status for message in list(self.got) for status in message.status]
+            return [s for s in reports if s.name == self._name and condition(s)]
+
+        return wait_for(fulfilled, f"a report of {self._name}")[0]
+
+
+@contextmanager
+def repeated(act: Callable[[], Any]) -> Iterator[None]:
+    """Do something again and again, in a thread of its own, while the block waits for its effect;
+    what it raises is raised at the end.
+    """
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            act()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            yield
+        finally:
+            ended.set()
+    running.result()
+
+
 WALL = Frame(
     0, np.full((12, 16, 3), 200, np.uint8), np.full((12, 16), 1.5, np.float32), K, np.eye(4)
 )
+
+
+FRAME_NS = 1_000_000_000 // 30
 
 
 class Sender:
@@ -267,17 +361,20 @@ class Sender:
 
     def __init__(self, robot: Robot, namespace: str = "") -> None:
         self.robot, self.namespace = robot, namespace
+        self.stamp: Any = None  # of the last frame
 
     def __call__(self, frame: Frame = WALL, without: str = "", **changes: dict[str, Any]) -> None:
         """``color={"header.frame_id": "x"}`` changes a field of the colour image.
 
         Args:
-            frame: what it sees: a grey wall at 1.5 m from the origin of the map.
+            frame: what it sees: a grey wall at 1.5 m from the origin of the map; stamped with the
+                time of sending if its stamp is 0.
             without: the topic on which nothing is sent.
         """
-        time.sleep(1 / 30)
-        now_ns = time.time_ns()
-        camera, world = (messages.header(now_ns, frame_id) for frame_id in ("camera", "map"))
+        time.sleep(FRAME_NS / 1e9)
+        stamp_ns = frame.stamp_ns or time.time_ns()
+        self.stamp = messages.time_message(stamp_ns)
+        camera, world = (messages.header(stamp_ns, frame_id) for frame_id in ("camera", "map"))
         sent = {
             "depth/camera_info": messages.info_message(frame.K, frame.depth.shape, camera),
             "color/image": messages.color_message(frame.rgb, camera),
@@ -288,7 +385,7 @@ class Sender:
             (topic,) = (topic for topic in sent if topic.startswith(kind) and "info" not in topic)
             for path, value in fields.items():
                 *parts, leaf = path.split(".")
-                setattr(functools.reduce(getattr, parts, sent[topic]), leaf, value)
+                setattr(reduce(getattr, parts, sent[topic]), leaf, value)
         sent.pop(without, None)
         self.robot.publish({f"{self.namespace}/{topic}": sent[topic] for topic in sent})
 
@@ -296,9 +393,7 @@ class Sender:
 @contextmanager
 def running_robot() -> Iterator[Robot]:
     """ROS in this process, in a domain of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
-        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    with own_domain():
         rclpy.init()
         with image_transport():
             robot = Robot()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from robot import color_node, play, wait_for
+from robot import CLIENT, color_node, play, wait_for
+from waiting import PATIENCE
 
 FRAMES, RATE = 40, 8
 SIZE = (480, 640)
@@ -33,8 +34,8 @@ def write_recording(path: Path) -> Path:
 
 def status() -> dict[str, int]:
     """How far the node is, asked by a program of its own as a user would."""
-    command = [sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    command = [sys.executable, *CLIENT, "red", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     return json.loads(done.stdout)["frames"]
 
 

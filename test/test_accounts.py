@@ -121,7 +121,7 @@ class Tally:
             assert accounts[f"{camera}/color"].waiting <= 3 * SMALL.queue + in_hand
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(good | good | good | rounds | rounds | bad | control, max_size=60), st.data())
 def test_any_sequence_of_messages_is_accounted_for(events, data):
     assembler, sent, hand = Assembler(SMALL), Counter(), []
@@ -161,7 +161,7 @@ def test_any_sequence_of_messages_is_accounted_for(events, data):
     assert accounts["info"].waiting <= 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["color", "depth", "pose"]), stamps, jumps), max_size=80))
 def test_pairing_loses_nothing(events):
     ledger, fed, matched = Ledger(), Counter(), 0

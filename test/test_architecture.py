@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "radseg_ros").rglob("*.py"), *(ROOT / "eval3d").rglob("*.py")])
@@ -238,6 +239,8 @@ def test_help_is_quick_because_nothing_heavy_is_imported(module):
         "heavy = {'torch', 'transformers', 'open3d', 'rclpy', 'matplotlib'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout and "HEAVY []" in done.stdout

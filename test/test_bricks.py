@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from test_tiers import walk as frames_of_kinds
 
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, Filter, InputError, MapFileError
+from radseg_ros.voxels.bricks import bricks as bricks_module
 from radseg_ros.voxels.bricks import cubes
 from radseg_ros.voxels.bricks import keeper as keeper_module
 from radseg_ros.voxels.bricks import shelf as shelf_module
@@ -27,6 +29,7 @@ from radseg_ros.voxels.bricks.saving import save_whole
 from radseg_ros.voxels.bricks.shelf import Shelf
 from radseg_ros.voxels.index import pack
 from radseg_ros.voxels.map_file import MapIdentity, load_map
+from radseg_ros.voxels.table import VoxelTable
 from radseg_ros.voxels.view import scored_directly
 from radseg_ros.voxels.voxel_map import VoxelMap
 
@@ -216,6 +219,39 @@ def test_maps_merge_with_all_that_they_have(tmp_path):
     assert_equal(world, whole)
 
 
+@pytest.mark.parametrize("fails", ["read", "write", "add"])
+def test_a_merge_that_fails_changes_nothing_and_can_be_asked_again(tmp_path, monkeypatch, fails):
+    shelf = Shelf(tmp_path)
+    config = MapConfig(voxel_size=VOXEL, max_voxels=300)
+    world, other = (VoxelMap(CHANNELS, config, beyond=Bricks(shelf)) for _ in range(2))
+    walk(world, range(4))
+    walk(other, range(2, 6))
+    assert world.beyond.on_disk.keys() & other.beyond.on_disk.keys(), "bricks of both"
+    alone, together = everything(world), everything(world)
+    together.merge(everything(other))
+    where = {"read": Shelf, "write": Shelf, "add": VoxelTable}[fails]
+    original, calls = getattr(where, fails), []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == (1 if fails == "add" else 3):
+            if fails == "write":
+                return None  # a disk without room
+            raise MemoryError
+        return original(*args)
+
+    files = sorted(path.name for path in tmp_path.iterdir())
+    with monkeypatch.context() as broken:
+        broken.setattr(where, fails, failing)
+        with pytest.raises((MemoryError, MapFileError)):
+            world.merge(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert_equal(world, alone)
+    world.merge(other)
+    assert len(world) <= 300
+    assert_equal(world, together)
+
+
 @pytest.mark.parametrize("options", [{}, slow({"dtype": "float16"})])
 def test_a_file_has_the_whole_map(tmp_path, options):
     whole, world = full(tmp_path / "bricks", **options)
@@ -370,18 +406,31 @@ def test_a_damaged_brick_costs_itself_alone_and_is_counted(tmp_path, how, caplog
     assert number not in bricks.on_disk
 
 
-def test_a_full_disk_evicts_as_without_bricks(tmp_path, monkeypatch, caplog):
-    world = on_disk(tmp_path, max_voxels=400)
-
+def fill_disk(monkeypatch) -> None:
     def no_room(path, *_):
         path.write_bytes(b"some")
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(shelf_module, "write_tensors", no_room)
+
+
+def test_a_full_disk_evicts_as_without_bricks(tmp_path, monkeypatch, caplog):
+    world = on_disk(tmp_path, max_voxels=400)
+    fill_disk(monkeypatch)
     lost = walk(world, OUT_AND_BACK)
     assert lost == world.history.removed > 0 and len(world) <= 400
     assert world.beyond.shelf.failed > 1 and not list(tmp_path.glob("*.radbrick"))
     assert len(caplog.records) == 1 and "no space left" in caplog.text
+
+
+def test_a_box_that_is_cleared_on_a_full_disk_leaves_the_map_within_its_bound(
+    tmp_path, monkeypatch
+):
+    _, world = full(tmp_path)
+    fill_disk(monkeypatch)
+    before = len(world.beyond.on_disk)
+    assert 0 < world.clear_box((-99, 0.1, -99), (99, 0.3, 99)) < 200
+    assert len(world.beyond.on_disk) < before and len(world) <= 400
 
 
 def test_a_folder_belongs_to_one_and_begins_empty(tmp_path):
@@ -522,8 +571,79 @@ def test_frames_of_a_correction_are_in_memory_while_they_move(tmp_path, keeper):
         assert world.beyond.take(world, 100) == 100 and not world.beyond.on_disk
         assert walk(world, [0], 90) == walk(whole, [0], 90) == 0 and len(world) > 400
         assert not settle(keeper(host)) or not world.beyond.on_disk
+    assert len(world) <= 400, "what was too much even without the others has gone"
     assert world.beyond.take(world, 100) >= 100
     assert_equal(world, whole)
+
+
+def in_bricks(world: VoxelMap, bricks: list[int]) -> int:
+    """Voxels in memory."""
+    return sum(len(cubes.slots_of(world.table.index, brick)) for brick in bricks)
+
+
+def noting(monkeypatch, look) -> list[int]:
+    """What ``look`` finds whenever a brick has come back."""
+    found, old = [], Bricks.came
+    monkeypatch.setattr(Bricks, "came", lambda *of: (old(*of), found.append(look())))
+    return found
+
+
+def test_what_a_correction_needs_comes_in_place_of_others(tmp_path, monkeypatch):
+    most = 600
+    world = on_disk(tmp_path, max_voxels=most)
+    walk(world, range(6))
+    some = max(world.beyond.on_disk.values(), key=lambda brick: brick.voxels)
+    key = world.beyond.shelf.read(some)["key"]
+    found = noting(monkeypatch, lambda: len(world))
+    with in_memory(Host(world), world, key):
+        held = in_bricks(world, torch.unique(cubes.brick_of(key)).tolist())
+        assert held == some.voxels and len(world) + len(key) <= most
+    assert found and max(found) <= most and len(world) <= most
+
+
+@pytest.mark.parametrize("meanwhile", ["hit", slow("reset"), slow("full")])
+def test_who_makes_room_does_not_wait_for_it(tmp_path, monkeypatch, meanwhile):
+    """Bricks may be hit whenever they are written, or be of a map that is there no more."""
+    world = on_disk(tmp_path, max_voxels=600)
+    walk(world, range(6))
+    host, written = Host(world), Shelf.write
+    key = world.beyond.shelf.read(next(iter(world.beyond.on_disk.values())))["key"]
+
+    def write(shelf: Shelf, state):
+        if meanwhile == "hit":
+            world.table["seen_through"].add_(1)
+        elif meanwhile == "reset":
+            host.map = world.another()
+        return None if meanwhile == "full" else written(shelf, state)
+
+    monkeypatch.setattr(Shelf, "write", write)
+    before, hits = len(world.beyond.on_disk), int(everything(world).table["hits"].sum())
+    with in_memory(host, world, key):
+        assert bool((world.table.index.find(key) >= 0).all())
+    assert len(world.beyond.on_disk) == before - 1
+    assert int(everything(world).table["hits"].sum()) == hits, "nothing is lost by it"
+
+
+def test_what_was_seen_waits_until_there_is_room_for_all_of_it(tmp_path, keeper, monkeypatch):
+    world = on_disk(tmp_path)
+    walk(world, range(6))
+    monkeypatch.setattr(bricks_module, "RESTED_NS", 0)
+    monkeypatch.setattr(keeper_module, "RANKED_APART", 0)
+    world.clock = world.clock.at(10**12)
+    bricks, ranked = world.beyond, cubes.coldest(*world.beyond.places(world))
+    ranked = [brick for brick, _ in ranked]
+    largest = max(ranked, key=lambda brick: in_bricks(world, [brick]))
+    coldest = next(brick for brick in ranked if brick != largest)
+    world.table.remove_slots(cubes.slots_of(world.table.index, coldest)[1:].sort().values)
+    leaving = bricks.leaving(world, largest)
+    assert bricks.left(world, leaving, bricks.shelf.write(leaving.state))
+    bound = len(world) * 16 // 15 + 1  # nothing has to go
+    assert len(world) - 1 + bricks.voxels > bound, "and one is not enough"
+    world.config = replace(world.config, max_voxels=bound)
+    bricks.wanted[largest] = None
+    found = noting(monkeypatch, lambda: len(world))
+    settle(keeper(Host(world)))
+    assert largest not in bricks.on_disk and found and max(found) <= bound
 
 
 # ---- in tiers ------------------------------------------------------------------------------------
@@ -571,3 +691,25 @@ def test_a_map_in_tiers_is_nearly_the_same_with_bricks(tmp_path):
             assert torch.equal(together.table[name][mine], whole.table[name][theirs])
         near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
         assert near.mean() > 0.95 and near.min() > 0.5
+
+
+@pytest.mark.slow
+def test_maps_in_tiers_merge_with_all_that_they_have(tmp_path):
+    shelf = Shelf(tmp_path)
+    options = {"voxel_size": 0.2, "hot_voxels": HALF, "cold_share": 4}
+    config, whole = MapConfig(**options, max_voxels=900), VoxelMap(24, MapConfig(voxel_size=0.2))
+    world, other = (VoxelMap(24, config, device="cpu", beyond=Bricks(shelf)) for _ in range(2))
+    for seed, each in enumerate((world, other)):
+        for one, features in frames_of_kinds(seed):
+            whole.integrate(one, features)
+            each.integrate(one, features)
+    assert world.beyond.on_disk.keys() & other.beyond.on_disk.keys(), "bricks of both"
+    world.merge(other)
+    assert len(world) <= 900
+    assert world.beyond.nbytes < len(whole) * 230 + len(world.beyond.on_disk) * 3000, "codes"
+    together = everything(world)
+    mine, theirs = (each.table["key"].argsort() for each in (together, whole))
+    for name in ("key", "hits", "views"):
+        assert torch.equal(together.table[name][mine], whole.table[name][theirs])
+    near = torch.cosine_similarity(together.table.means(mine), whole.table.means(theirs))
+    assert near.mean() > 0.9 and near.min() > 0.3

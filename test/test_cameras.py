@@ -13,12 +13,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from color_encoder import ColorEncoder
+from color_encoder import GatedEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journalled import settle
 from plain_messages import Message, image, info, pose, transforms
 from test_accounts import GARBAGE, SMALL, Tally, even
-from test_worker import Gate, idle
+from test_worker import Gate
+from test_worker import settle as worked_off
+from waiting import PATIENCE
 
 from radseg_ros.config import Config, NodeConfig, SyncConfig
 from radseg_ros.datatypes import ConfigError
@@ -223,7 +226,7 @@ def good_message(kind: str, ms: int, camera: str) -> Message:
     return make[kind]()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(good | good | frames | frames | bad | left_out | control, max_size=50),
     st.sampled_from(["topic", "tf", "auto"]),
@@ -259,59 +262,40 @@ def test_a_fast_source_does_not_starve_a_slow_one():
     gate = Gate()
     worker: LatestWorker = LatestWorker(gate)
     worker.submit((FRONT, -1), FRONT)
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     for i in range(8):
         for item in range(10 * i, 10 * i + 10):
             worker.submit((FRONT, item), FRONT)
         worker.submit((REAR, i), REAR)
         gate.go.release()
-        assert gate.started.acquire(timeout=5)
+        assert gate.started.acquire(timeout=PATIENCE)
     gate.go.release(9)
-    assert idle(worker)
+    worked_off(worker)
     sources = [source for source, _ in gate.seen]
     assert all(a != b for a, b in zip(sources, sources[1:], strict=False)), "they take turns"
     assert all(item % 10 == 9 for source, item in gate.seen if source == FRONT), "the newest"
     assert worker.done + worker.dropped == 89 and len(gate.seen) >= 10
-    worker.close(5)
+    worker.close(PATIENCE)
 
 
 def test_sources_take_turns_and_each_keeps_its_newest():
     gate = Gate()
     worker: LatestWorker = LatestWorker(gate, capacity=2)
     worker.submit("first", FRONT)
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     lost = [worker.submit(f"{source}{i}", source) for source in CAMERAS for i in range(4)]
     assert lost == [0, 0, 1, 1] * 2 and worker.pending == 5
     gate.go.release()
-    assert gate.started.acquire(timeout=5)
+    assert gate.started.acquire(timeout=PATIENCE)
     assert worker.clear() == {FRONT: 2, REAR: 1}
     worker.submit("last", FRONT)
     gate.go.release(2)
-    assert idle(worker) and gate.seen == ["first", "rear2", "last"]
-    worker.close(5)
-
-
-def wait_until(condition, timeout: float = 10.0) -> None:
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "does not happen"
-        time.sleep(0.001)
+    worked_off(worker)
+    assert gate.seen == ["first", "rear2", "last"]
+    worker.close(PATIENCE)
 
 
 # A live map
-
-
-class Held(ColorEncoder):
-    """Waits before each image until it is let through, when the gate is closed."""
-
-    def __init__(self) -> None:
-        self.open, self.entered = threading.Event(), threading.Event()
-        self.open.set()
-
-    def encode(self, rgb):
-        self.entered.set()
-        assert self.open.wait(10)
-        return super().encode(rgb)
 
 
 @pytest.fixture
@@ -319,14 +303,14 @@ def live() -> Iterator[LiveMap]:
     made = live_map()
     yield made
     made.mapper.encoder.open.set()
-    assert made.close(10)
+    assert made.close(PATIENCE)
 
 
 def live_map(**node: object) -> LiveMap:
     made = NodeConfig(cameras=list(CAMERAS), **{"backlog": 9, **node})
     config = Config(encoder="colors", short_side=0, node=made)
     live = LiveMap(config)
-    live.start(Mapper(config, Held()))
+    live.start(Mapper(config, GatedEncoder()))
     give(live, *INFOS, EXTRINSICS)
     return live
 
@@ -334,10 +318,6 @@ def live_map(**node: object) -> LiveMap:
 def give(live: LiveMap, *events: Event) -> None:
     for event in events:
         live.receive(*event)
-
-
-def settle(live: LiveMap) -> None:
-    wait_until(lambda: not live.status().waiting)
 
 
 def both(ms: int) -> list[Event]:
@@ -360,7 +340,7 @@ def test_two_cameras_make_one_map(live):
 def test_what_becomes_of_frames_is_known_of_each_camera(live):
     live.mapper.encoder.open.clear()
     give(live, *both(100))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     give(live, *images(200, REAR)[:1], *both(300))
     status = live.status()
     assert {c: s.waiting for c, s in status.cameras.items()} == {FRONT: 2, REAR: 2}
@@ -384,7 +364,7 @@ def test_the_backlog_is_of_each_camera():
     live = live_map(backlog=1)
     live.mapper.encoder.open.clear()
     give(live, *images(100, FRONT), odometry(100))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     for ms in range(200, 1000, 100):
         give(live, *images(ms, FRONT), odometry(ms))
     give(live, *images(500, REAR))
@@ -394,7 +374,7 @@ def test_the_backlog_is_of_each_camera():
     assert {c: s.integrated for c, s in status.cameras.items()} == {FRONT: 2, REAR: 1}
     assert dict(status.drops) == {f"front: {BUSY}": 7}
     even(status.accounts)
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_key_frames_are_of_each_camera():
@@ -407,19 +387,19 @@ def test_key_frames_are_of_each_camera():
     assert {c: s.skipped for c, s in status.cameras.items()} == {FRONT: 7, REAR: 7}
     assert dict(status.drops) == {f"{camera}: {NEAR}": 7 for camera in CAMERAS}
     even(status.accounts)
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_frames_that_come_when_the_map_is_closed_are_counted():
     live = live_map()
     live.mapper.encoder.open.clear()
     give(live, *images(100, FRONT), odometry(100))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     give(live, *images(100, REAR), *both(200))
     assert not live.close(0.01)
     give(live, *both(300))
     live.mapper.encoder.open.set()
-    assert live.close(10)
+    assert live.close(PATIENCE)
     settle(live)
     status = live.status()
     assert status.integrated == 1
@@ -477,7 +457,7 @@ def test_two_cameras_while_the_map_is_reset_paused_loaded_and_asked(tmp_path):
     assert [accounts[f"{c}/color"].received for c in CAMERAS] == [601, 61]
     for camera in CAMERAS:
         assert accounts[f"{camera}/color"].used == status.cameras[camera].integrated > 0
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 # The watchdog

@@ -65,7 +65,7 @@ def test_corners_of_a_room_are_darker():
     assert near < far
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[st.integers(-9, 9)] * 3), min_size=1, max_size=60), st.integers(0, 3))
 def test_cells_hold_the_voxels_in_them(index, level):
     index = np.unique(np.array(index), axis=0)

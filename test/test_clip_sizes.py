@@ -150,7 +150,7 @@ def test_scores_of_pixels_of_any_size(tiny, size):
     near(encoder.probabilities(as_rgb(image), text), theirs, 1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), crop=st.integers(0, 60))
 @pytest.mark.slow
 def test_any_image_has_finite_features(tiny, height, width, crop):
@@ -188,7 +188,7 @@ def test_a_proxy_that_finds_all_alike_leaves_each_to_itself():
 # Parts
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(side=st.integers(2, 9), rows=st.integers(1, 14), columns=st.integers(1, 14))
 def test_positions_of_any_grid(side, rows, columns):
     table = torch.randn(1 + side * side, 3, generator=torch.Generator().manual_seed(side))

@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import require_ros
 from recordings import write_folder
+from waiting import PATIENCE
 
 from radseg_ros.command import LONGEST, one_line, run_command, sentence
 from radseg_ros.datatypes import CheckpointError, InputError
@@ -80,16 +81,16 @@ def test_output_that_nobody_reads_is_no_error():
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1) == b"x"
         process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait(60) == 1
+        assert process.stderr.read() == b"" and process.wait(PATIENCE) == 1
 
 
 def test_names_of_other_bytes_can_be_printed():
-    done = subprocess.run(run_print("'\\udcff'"), capture_output=True, timeout=60)
+    done = subprocess.run(run_print("'\\udcff'"), capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, b"\\udcff\n")
 
 
 PROGRAMS = {
-    "radseg_mapping": ("radseg_ros.ros", []),
+    "radseg_mapping": ("radseg_ros.ros.mapper_node", []),
     "radseg-play": ("radseg_ros.ros.player", ["recording"]),
     "radseg-query": ("radseg_ros.cli.query", ["sofa"]),
     "radseg-view": ("radseg_ros.cli.view", []),
@@ -103,13 +104,13 @@ def test_every_program_says_what_to_do_without_the_messages(tmp_path, name):
     module, arguments = PROGRAMS[name]
     write_folder(tmp_path / "recording", [0])
     code = (
-        "import sys\n"
+        "import runpy, sys\n"
         "sys.modules['radseg_interfaces'] = None\n"  # importing it fails from now on
-        f"from {module} import main\n"
-        f"sys.exit(main({arguments}))\n"
+        f"sys.argv[1:] = {arguments}\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from journalled import assert_equal, live_map, observe, place, settle
+from journalled import assert_equal, close, live_map, observe, place, settle
 from scipy.spatial.transform import Rotation
 from small_worlds import assert_same, frame, make_map, pose, random_frame
+from waiting import PATIENCE
 
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import FeatureMap, InputError
 from radseg_ros.frames.transforms import interpolate_pose
-from radseg_ros.journal.correct import nearest
+from radseg_ros.journal.correct import Corrector, nearest
 from radseg_ros.journal.folder import Journal
 from radseg_ros.journal.replay import poses_of, replay
 from radseg_ros.journal.trajectory import Trajectory, moved
@@ -251,7 +252,7 @@ def test_a_copy_waits_until_a_moving_frame_is_in_one_place():
     assert copying.is_alive()
     with lock:
         list(steps)
-    copying.join(5)
+    copying.join(PATIENCE)
     wanted = make_map()
     wanted.integrate(other, features)
     assert_same(copies[0].snapshot(), wanted.snapshot())
@@ -293,7 +294,7 @@ def test_a_map_of_worn_voxels_is_made_anew_in_the_end(tmp_path):
         done(live)
     assert live.mapper.map is not before
     assert_equal(live.mapper.map, from_scratch(tmp_path, live))
-    live.close(5)
+    close(live)
 
 
 def test_a_frame_that_is_not_there_cannot_be_taken_out():
@@ -386,10 +387,10 @@ def test_a_corrected_map_is_the_one_of_corrected_poses(tmp_path, options):
     poses = live._camera.note()["positions"]
     assert poses == [corrected(step)[:3, 3].round(3).tolist() for step in range(8)]
     observe(live, [8])
-    live.close(5)
+    close(live)
     again = live_map(tmp_path, **options)
     assert_equal(again.mapper.map, live.mapper.map, stamps=bool(options), coded=coded)
-    again.close(5)
+    close(again)
 
 
 @pytest.mark.slow  # starts a map
@@ -414,7 +415,7 @@ def test_a_map_that_is_coded_while_its_last_frame_moves_is_made_anew(tmp_path, m
     assert moves == [before] and not before.is_sum and live.mapper.map is not before
     assert live.status().journal.unmoved == 0
     assert_equal(live.mapper.map, from_scratch(tmp_path, live), stamps=False, coded=True)
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.parametrize(
@@ -441,11 +442,13 @@ def test_floor_plans_follow_corrected_poses(tmp_path, options):
     done(live)
     assert cells(live) == cells(wanted) != set()
     for each in (live, wanted):
-        each.close(5)
+        close(each)
 
 
-def test_known_things_follow_corrected_poses_and_nothing_is_learnt_meanwhile(tmp_path):
-    live = live_map(tmp_path, **{**AT_ONCE, "correct__share": 0.01}, map__voxel_size=0.3)
+def test_known_things_follow_corrected_poses_and_nothing_is_learnt_meanwhile(tmp_path, monkeypatch):
+    live = live_map(tmp_path, **AT_ONCE, map__voxel_size=0.3)
+    step, go_on = Corrector._step, threading.Event()
+    monkeypatch.setattr(Corrector, "_step", lambda self: go_on.wait(PATIENCE) and step(self))
     observe(live, range(2))
     asked = {"threshold": 0.1, "max_gap": 1.0}
     assert live.query(["grey"], **asked).answers[0].objects[0].id == 1
@@ -457,7 +460,8 @@ def test_known_things_follow_corrected_poses_and_nothing_is_learnt_meanwhile(tmp
     things = live.query(["grey"], **asked).answers[0].objects
     assert things and not any(thing.id for thing in things), "there, and new to us"
     assert live._tracks._tracks.keys() == before.keys()
-    live.close(5)
+    go_on.set()
+    close(live)
 
 
 def raised(T: np.ndarray) -> np.ndarray:
@@ -485,7 +489,7 @@ def test_mapping_and_questions_go_on_meanwhile(tmp_path, options):
     for step, record in enumerate(frames[1:9], 1):
         np.testing.assert_allclose(poses[record.number], corrected(step, -0.2), atol=1e-12)
     assert not poses.keys() - {record.number for record in frames[1:9]}
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.slow  # seconds
@@ -497,13 +501,13 @@ def test_a_node_that_was_killed_meanwhile_goes_on_correcting(tmp_path, options, 
     correct(live, range(8))
     live.save(tmp_path / "a.radmap")  # most frames are not moved yet
     observe(live, [8])
-    live.close(5)
+    close(live)
     file = tmp_path / "a.radmap" if with_file else None
     again = live_map(tmp_path / "journal", load=file, **AT_ONCE, **options)
     assert bool(again.status().journal.moving) <= with_file
     done(again)
     assert_equal(again.mapper.map, from_scratch(tmp_path / "journal", again), stamps=False)
-    again.close(5)
+    close(again)
 
 
 @pytest.mark.slow  # starts several maps
@@ -513,11 +517,11 @@ def test_a_map_that_was_saved_before_is_corrected_when_it_is_loaded(tmp_path):
     live.save(tmp_path / "a.radmap")
     correct(live, range(4))
     done(live)
-    live.close(5)
+    close(live)
     again = live_map(tmp_path / "journal", load=tmp_path / "a.radmap", **AT_ONCE)
     done(again)
     assert_equal(again.mapper.map, live.mapper.map, stamps=False)
-    again.close(5)
+    close(again)
 
 
 @pytest.mark.slow  # starts several maps
@@ -529,7 +533,7 @@ def test_after_a_box_was_cleared_the_map_is_made_anew(tmp_path):
     correct(live, range(6))
     done(live)
     assert_equal(live.mapper.map, from_scratch(tmp_path, live))
-    live.close(5)
+    close(live)
 
 
 def test_frames_that_hardly_moved_or_lie_outside_stay(tmp_path):
@@ -541,7 +545,7 @@ def test_frames_that_hardly_moved_or_lie_outside_stay(tmp_path):
     done(live)
     assert_same(live.mapper.map.snapshot(), before)
     assert not [r for r in live.journal.records if r.kind == "moved"]
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.slow  # starts several maps
@@ -558,7 +562,7 @@ def test_a_reset_ends_a_correction(tmp_path, options):
     observe(wanted, [9])
     assert_equal(live.mapper.map, wanted.mapper.map)
     for each in (live, wanted):
-        each.close(5)
+        close(each)
 
 
 @pytest.mark.slow  # starts several maps
@@ -569,7 +573,7 @@ def test_a_confirmed_map_is_corrected_as_a_whole(tmp_path, options):
     observe(live, range(3))
     correct(live, range(3), by=0.1)
     done(live)
-    live.close(5)
+    close(live)
     live = live_map(tmp_path, **aside)
     observe(live, range(3, 6))
     told = correct(live, range(6), by=0.2)
@@ -583,7 +587,7 @@ def test_a_confirmed_map_is_corrected_as_a_whole(tmp_path, options):
     assert len(poses) == 5
     wanted = sorted(corrected(s, -0.3)[0, 3] for s in range(1, 6))
     np.testing.assert_allclose(sorted(T[0, 3] for T in poses), wanted, atol=1e-9)
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.slow  # seconds
@@ -591,7 +595,7 @@ def test_frames_on_top_of_a_file_are_corrected_as_long_as_it_is_there(tmp_path):
     base = live_map(tmp_path / "base")
     observe(base, [20, 21])
     base.save(tmp_path / "base.radmap")
-    base.close(5)
+    close(base)
     live = live_map(tmp_path / "journal", load=tmp_path / "base.radmap", **AT_ONCE)
     observe(live, range(4))
     live.clear_box((-9, -9, -9), (0.2, 9, 9))  # now it must be made anew
@@ -605,11 +609,11 @@ def test_frames_on_top_of_a_file_are_corrected_as_long_as_it_is_there(tmp_path):
             observe(wanted, [20, 21, 0, 1, 2, 3], places=places)
             wanted.clear_box((-9, -9, -9), (0.2, 9, 9))
             assert_equal(live.mapper.map, wanted.mapper.map)
-            wanted.close(5)
+            close(wanted)
             (tmp_path / "base.radmap").unlink()
             before = hits
     assert hits == before and live.status().journal.unmoved == 3
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.slow  # starts several maps
@@ -618,7 +622,7 @@ def test_frames_that_have_left_the_journal_stay_where_they_are(tmp_path, carve):
     first = live_map(tmp_path, **AT_ONCE)
     observe(first, range(6))
     size = first.status().journal.nbytes // 6
-    first.close(5)
+    close(first)
     options = {**AT_ONCE, "journal__max_bytes": 6 * size, "map__carve_after": carve}
     live = live_map(tmp_path, **options)
     observe(live, range(6, 9))
@@ -632,8 +636,8 @@ def test_frames_that_have_left_the_journal_stay_where_they_are(tmp_path, carve):
         wanted = live_map("", map__voxel_size=live.mapper.map.voxel_size)
         hits = live.mapper.map.table["hits"].sum()
         assert int(hits) == 9 * 12 * 16
-        wanted.close(5)
-    live.close(5)
+        close(wanted)
+    close(live)
 
 
 @pytest.mark.slow  # starts several maps
@@ -653,19 +657,19 @@ def test_a_frame_that_cannot_be_read_stays_and_is_counted(tmp_path):
     observe(wanted, range(4), places=poses)
     assert_equal(live.mapper.map, wanted.mapper.map, stamps=False)
     for each in (live, wanted):
-        each.close(5)
+        close(each)
 
 
 def test_corrections_need_a_journal_and_the_frame_of_the_map(tmp_path):
     live = live_map("")
     with pytest.raises(InputError, match="need a journal"):
         correct(live, range(2))
-    live.close(5)
+    close(live)
     live = live_map(tmp_path)
     observe(live, [0])
     with pytest.raises(InputError, match="is in frame 'odom', the map in 'map'"):
         live.correct([1], [np.eye(4)], "odom")
-    live.close(5)
+    close(live)
 
 
 def test_a_trajectory_of_a_body_moves_its_camera(tmp_path):
@@ -678,7 +682,7 @@ def test_a_trajectory_of_a_body_moves_its_camera(tmp_path):
     poses = poses_of(live.journal, live.journal.story().main)
     wanted = [corrected(s) @ mount for s in (1, 2)]
     np.testing.assert_allclose(list(poses.values()), wanted, atol=1e-9)
-    live.close(5)
+    close(live)
 
 
 def test_options_of_a_map_decide_what_can_be_taken_out_of_it():
@@ -706,17 +710,18 @@ def test_a_map_that_is_no_sum_any_more_keeps_nobody_waiting(tmp_path, monkeypatc
         if not ending.is_set():
             self.history.removed += 1  # as when voxels of it were evicted meanwhile
             ending.set()
-            assert go_on.wait(10)
+            assert go_on.wait(PATIENCE)
 
     monkeypatch.setattr(VoxelMap, "move", no_sum_at_the_end)
     correct(live, range(3))
-    assert ending.wait(10)
+    assert ending.wait(PATIENCE)
     with live._turn:  # as a frame has it, which wants the map next
         go_on.set()
-        assert live.mapper.lock.acquire(timeout=5), "who moves frames has the map and waits"
+        here = live.mapper.lock.acquire(timeout=PATIENCE / 3)
+        assert here, "who moves frames has the map and waits"
         live.mapper.lock.release()
     done(live)
-    assert live.close(5)
+    close(live)
 
 
 @pytest.mark.parametrize("where", ["lifted", "move"])
@@ -741,4 +746,4 @@ def test_who_moves_frames_survives_what_nobody_expected(tmp_path, monkeypatch, w
     done(live)
     assert not live.status().journal.unmoved
     assert_equal(live.mapper.map, from_scratch(tmp_path, live), stamps=False)
-    assert live.close(5)
+    close(live)

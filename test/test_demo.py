@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import require_ros
+from waiting import PATIENCE
 
 from eval3d.report.voxel_view import OVERSAMPLING, PAPER, View
 from radseg_ros.answers.cloud import GLOW, heat
@@ -185,7 +186,7 @@ def test_answers_are_judged_by_the_truth():
 def test_a_program_that_fails_is_named_with_its_last_words(tmp_path):
     program = Program("the adder", tmp_path / "log", "json.tool", "no/such/file")
     with pytest.raises(DemoError, match=r"the adder ended with code \d[\s\S]*no/such/file"):
-        program.wait(30)
+        program.wait(PATIENCE)
     assert not program.running
 
 

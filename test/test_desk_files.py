@@ -181,7 +181,6 @@ NO_MAPS = {
 }
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", NO_MAPS)
 @pytest.mark.parametrize("command", [info, export, merge, query])
 def test_what_is_no_file_is_no_map(tmp_path, capsys, command, kind):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from test_architecture import CORE, GROUND
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -137,5 +138,5 @@ def assert_options(arguments: list[str], source: str, text: str) -> None:
 @pytest.mark.slow
 def test_the_picture_of_the_rooms_shows_the_code():
     command = [sys.executable, "scripts/draw_rooms.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,9 +15,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import scene_tasks
 from damage import altered, damaged
 from PIL import Image
 from test_eval3d_run import FAST, METRIC_FILES, metrics_of, oracle, two_scenes
+from waiting import PATIENCE, wait_for
 
 from eval3d import cluster
 from eval3d.cli import main
@@ -349,19 +350,14 @@ def test_processes_do_not_outlive_the_one_that_started_them(tmp_path, end):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
-        limit = time.monotonic() + 60
-        while len(list(tmp_path.glob("naps*"))) < 2:
-            assert parent.poll() is None and time.monotonic() < limit
-            time.sleep(0.05)
+        wait_for(lambda: len(list(tmp_path.glob("naps*"))) >= 2 or parent.poll() is not None)
         parent.send_signal(getattr(signal, end))
-        _, error = parent.communicate(timeout=60)
+        _, error = parent.communicate(timeout=PATIENCE)
         assert "Traceback" not in error
         if end == "SIGINT":
             assert parent.returncode == 130 and error == "parent: interrupted\n"
-        limit = time.monotonic() + 60  # a scene that has begun may be finished
-        while of_session(parent.pid):
-            assert time.monotonic() < limit, "left behind"
-            time.sleep(0.05)
+        # a scene that has begun may be finished
+        wait_for(lambda: not of_session(parent.pid), "the end of its processes")
     finally:
         for process in of_session(parent.pid):
             os.kill(process, signal.SIGKILL)
@@ -370,13 +366,12 @@ def test_processes_do_not_outlive_the_one_that_started_them(tmp_path, end):
 @pytest.mark.slow
 def test_the_killed_scene_is_in_the_report(tmp_path, capsys, monkeypatch):
     """The whole command, with real scenes."""
-    arguments = two_scenes(tmp_path)
-    for number in range(300):  # it takes far longer than the other
-        for kind in ("color", "depth", "label"):
-            source = tmp_path / "recordings" / "one" / kind / "000001.png"
-            shutil.copy(source, source.with_name(f"{number + 100:06d}.png"))
-        pose = tmp_path / "recordings" / "one" / "pose"
-        shutil.copy(pose / "000001.txt", pose / f"{number + 100:06d}.txt")
+
+    class HoldsOne(cluster.Process):
+        def begin(self, task, name, *arguments):
+            if name == "one":
+                os.kill(self._process.pid, signal.SIGSTOP)
+            super().begin(task, name, *arguments)
 
     def kill_the_one_that_works(items, total):
         for number, item in enumerate(items):
@@ -388,7 +383,9 @@ def test_the_killed_scene_is_in_the_report(tmp_path, capsys, monkeypatch):
     from eval3d import cli
 
     bars = cli.bars
+    monkeypatch.setattr(cluster, "Process", HoldsOne)
     monkeypatch.setattr(cli, "bars", lambda: (bars()[0], kill_the_one_that_works))
+    arguments = two_scenes(tmp_path)
     status, text, error = run(capsys, *arguments, "--jobs", 2, "--out", tmp_path / "out")
     assert status == 1 and f"eval3d: one: {cluster.KILLED}" in error
     assert "| two |" in text and "| one | its process ended" in text
@@ -424,8 +421,8 @@ def scheduler(monkeypatch):
     )
     monkeypatch.setattr(cluster, "PATIENCE", 60.0)
     monkeypatch.setattr(cluster, "LOOK", 0.5)
-    options = {"dashboard_address": None, "loop": cluster.event_loop()}
-    with distributed.LocalCluster(n_workers=0, **options) as local:
+    options = {"scheduler_kwargs": {"dashboard_address": ":0"}, "loop": cluster.event_loop()}
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None, **options) as local:
         yield local.scheduler_address
 
 
@@ -437,6 +434,15 @@ def test_dask_starts_no_loop_which_had_to_be_there_in_ten_seconds(monkeypatch, s
     monkeypatch.setattr(utils, "_CollectErrorThread", lambda target, **_: late.append("thread"))
     with cluster.dask_client(scheduler) as client:
         assert client.submit and not late
+
+
+@pytest.mark.slow
+def test_clusters_of_one_machine_share_no_port():
+    pytest.importorskip("distributed", reason="the optional package distributed is not installed")
+    with cluster.dask_client("local:1"), warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of ports that are in use
+        with cluster.dask_client("local:1") as client:
+            assert client.submit(sum, [1, 2]).result() == 3
 
 
 class Worker:
@@ -544,7 +550,7 @@ def test_a_result_that_went_with_its_worker_is_made_again(
     if signal_name == "SIGSTOP":
         monkeypatch.setattr(cluster, "FETCH", 2.0)
     with Worker(scheduler), Worker(scheduler), cluster.dask_client(scheduler) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=PATIENCE)
         done, failed = outcomes(monkeypatch, ["notes"], out=tmp_path, cluster=scheduler)
     if signal_name == "SIGKILL":
         assert done == ["notes"] and int((tmp_path / "notes").read_text()) != lost[0]
@@ -581,32 +587,36 @@ def test_a_worker_that_is_gone_when_it_has_looked_is_found_before_the_work(monke
 def test_a_worker_that_hangs_is_found_before_the_work(monkeypatch, scheduler):
     monkeypatch.setattr(cluster, "PATIENCE", 5.0)
     with Worker(scheduler) as process, cluster.dask_client(scheduler) as client:
-        client.wait_for_workers(1, timeout=30)
+        client.wait_for_workers(1, timeout=PATIENCE)
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(ConfigError, match="did not answer within 5 s: restart it"):
             outcomes(monkeypatch, ["a", "b"], cluster=scheduler)
 
 
+def address_in(contact: Path) -> str:
+    """What a scheduler wrote there; "" = it has not yet."""
+    with suppress(OSError, ValueError):
+        return json.loads(contact.read_text())["address"]
+    return ""
+
+
 @pytest.mark.slow
 def test_a_scheduler_that_dies_is_said(monkeypatch, tmp_path):
     pytest.importorskip("distributed", reason="the optional package distributed is not installed")
-    import socket
-
     monkeypatch.setattr(cluster, "LOOK", 0.5)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    module = "distributed.cli.dask_scheduler"
-    command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(port)]
-    scheduler = subprocess.Popen([*command, "--no-dashboard"], stderr=subprocess.DEVNULL)
+    module, contact = "distributed.cli.dask_scheduler", tmp_path / "scheduler.json"
+    options = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", contact, "--no-dashboard"]
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", module, *options], stderr=subprocess.DEVNULL
+    )
 
     def end() -> None:
         scheduler.kill()
         monkeypatch.setattr(cluster, "PATIENCE", 5.0)
 
     try:
-        with Worker(f"tcp://127.0.0.1:{port}"), once_one_waits(tmp_path, end):
-            names, address = ["waits", "waits too"], f"tcp://127.0.0.1:{port}"
+        address, names = wait_for(lambda: address_in(contact)), ["waits", "waits too"]
+        with Worker(address), once_one_waits(tmp_path, end):
             done, failed = outcomes(monkeypatch, names, out=tmp_path, cluster=address)
     finally:
         scheduler.kill()

@@ -250,7 +250,7 @@ def slow_score(gt, predicted, classes, protocol, ignore):
     return [np.mean(ious), np.average(ious, weights=weights), np.mean(recalls), hits / sum(weights)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(["radseg", "hovsg"]))
 def test_scores_equal_a_slow_reference(data, protocol):
     size = data.draw(st.integers(0, 40))

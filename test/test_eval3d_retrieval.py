@@ -142,7 +142,7 @@ def test_without_a_thing_there_is_no_precision_and_without_an_object_none_is_rea
     assert average_precision(world([0, 0], [], [1, 1], [1]), 0.5) == 0.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.25, 0.5, 0.75]), st.integers(1, 4))
 def test_average_precision_is_that_of_sets(seed, threshold, least):
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import random_clip
 import torch
-from browser import open_browser, until
+from browser import open_browser
 from color_encoder import ColorEncoder
 from conftest import golden_file
 from PIL import Image
@@ -421,16 +422,31 @@ def test_pieces_beside_each_other_give_the_same_bytes(
     assert_same_bytes(tmp_path, whole)
 
 
+DIES = """
+import os, signal, sys
+from eval3d.cli import main
+from eval3d.tables import pieces
+
+write, written = pieces.write_whole, []
+
+def write_and_die(path, data):
+    write(path, data)
+    written.append(path)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pieces.write_whole = write_and_die
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(whole, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("EVAL3D_REVISION", "under test")
-    command = [sys.executable, "-m", "eval3d", "table", TINY, *tiny, "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: len(list(tmp_path.rglob("cells/*/*/[!.]*.npz"))) >= 2)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "table.json").exists(), "it was not yet through"
+    command = [sys.executable, "-c", DIES, "table", TINY, *tiny, "--out", str(tmp_path)]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
     done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*/*/[!.]*.npz")}
+    assert len(done) == 2 and not (tmp_path / "table.json").exists()
     assert main(["table", TINY, *tiny, "--out", str(tmp_path)]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     assert_same_bytes(tmp_path, whole)

@@ -59,7 +59,7 @@ LENGTHS = st.floats(-2, 2)
 PLACES = st.tuples(LENGTHS, LENGTHS, LENGTHS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     a=PLACES,
     b=PLACES,

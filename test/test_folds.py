@@ -78,7 +78,7 @@ def test_other_things_stay_whole(index):
     assert sheets(index, SIZE) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31))
 def test_every_voxel_is_in_one_part(seed):
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ or sound. What has been read can be asked, grown, joined and written again.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from journalled import assert_equal, live_map, observe, place, settle
 from small_worlds import make_map, random_frame
 from test_correct import AT_ONCE, correct, corrected
 from test_correct import done as corrections_end
+from waiting import PATIENCE
 
 from radseg_ros.cli.info import main as info
 from radseg_ros.config import Config, MapConfig
@@ -33,7 +35,7 @@ from radseg_ros.journal.record import FILE as RECORD
 from radseg_ros.journal.record import Content
 from radseg_ros.mapper import Mapper
 from radseg_ros.view.saved_map import config_of
-from radseg_ros.voxels import tensor_file
+from radseg_ros.voxels import map_file, tensor_file
 from radseg_ros.voxels.camera_path import CameraPath
 from radseg_ros.voxels.map_file import FILE as MAP
 from radseg_ros.voxels.map_file import (
@@ -182,16 +184,36 @@ def test_a_map_of_single_numbers_is_none(tmp_path):
 
 
 def test_a_disk_that_fails_is_damage(tmp_path, monkeypatch):
-    """It is met while the file is read, and not while it is mapped, which would end the process."""
     path = tmp_path / "a.radmap"
     color_map(path)
 
-    def fails(path: Path) -> None:
-        raise OSError(errno.EIO, "Input/output error", str(path))
+    class Failing(io.FileIO):
+        def readinto(self, room):
+            if self.tell() > path.stat().st_size // 2:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return super().readinto(room)
 
-    monkeypatch.setattr(tensor_file, "read_through", fails)
+    monkeypatch.setattr(tensor_file, "plain_file", lambda path, most: Failing(path))
+    for read in (load_map, read_geometry):
+        with pytest.raises(MapFileError, match="is damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize("hot", [0, 64])
+def test_a_map_that_is_cut_while_it_is_read_is_damaged(tmp_path, monkeypatch, hot):
+    """Nothing of it is mapped: that would end the process (SIGBUS)."""
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    understood = map_file._understood
+
+    def cut(*said):
+        header = understood(*said)
+        os.truncate(path, path.stat().st_size // 2)
+        return header
+
+    monkeypatch.setattr(map_file, "_understood", cut)
     with pytest.raises(MapFileError, match="is damaged"):
-        load_map(path)
+        load_map(path, config=replace(PLAIN, hot_voxels=hot))
 
 
 def test_codes_that_stand_for_numbers_beyond_any_map(tmp_path):
@@ -206,6 +228,17 @@ def test_codes_that_stand_for_numbers_beyond_any_map(tmp_path):
     state["codes"][:, 0] = 0
     save_tensors(path, MAP, header, state)
     with pytest.raises(MapFileError, match="stand for impossible vectors"):
+        load_map(path)
+
+
+def test_vectors_and_codes_of_them_are_refused(tmp_path):
+    path = tmp_path / "a.radmap"
+    color_map(path, 4)
+    header, state = taken_apart(path, MAP)
+    state["vectors"] = torch.zeros(len(state["key"]), COLORS)
+    state["codes"] = state["codes"][:1]
+    save_tensors(path, MAP, header, state)
+    with pytest.raises(MapFileError, match="it has vectors and codes of them"):
         load_map(path)
 
 
@@ -391,7 +424,7 @@ def test_a_map_file_that_is_replaced_while_it_is_read_is_refused(tmp_path, monke
     assert len(live.mapper.map) == before
     assert not [each for each in live.journal.records if each.kind == "load"]
     assert live.load(path) == before
-    assert live.close(5)
+    assert live.close(PATIENCE)
 
 
 @pytest.mark.slow
@@ -417,7 +450,7 @@ def test_records_that_broke_before_frames_are_moved(tmp_path):
         T = corrected(step) if step % 2 else place(step)
         wanted.integrate(replace(kept.frame, T_world_camera=T), kept.features, kept.rules)
     assert_equal(world, wanted, stamps=False)
-    assert live.close(5)
+    assert live.close(PATIENCE)
 
 
 @pytest.mark.slow

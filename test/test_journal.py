@@ -16,7 +16,7 @@ import torch
 from color_encoder import ColorEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journalled import assert_equal, live_map, observe, place
+from journalled import assert_equal, close, live_map, observe, place
 from killing import killed
 from small_worlds import frame, pose
 
@@ -155,7 +155,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.slow  # seconds
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS, st.booleans())
 def test_whatever_happens_a_restart_has_the_map_that_was_there(tmp_path_factory, steps, with_file):
     folder = tmp_path_factory.mktemp("journal")
@@ -176,12 +176,12 @@ def test_whatever_happens_a_restart_has_the_map_that_was_there(tmp_path_factory,
             live.load(other, merge=step == "merge")
         elif step == "kill":
             before = live.mapper.map
-            live.close(5)
+            close(live)
             load = autosave if with_file and autosave.exists() else None
             live = live_map(folder / "journal", load=load)
             assert_equal(live.mapper.map, before)
             assert live.mapper.map.history.record <= live.journal.next
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_a_map_after_a_restart_is_that_of_the_journalled_frames(tmp_path, option
     named = {f"map__{name}": value for name, value in options.items()}
     live = live_map(tmp_path / "journal", **named)
     observe(live, range(6))
-    live.close(5)
+    close(live)
     assert live.mapper.map.table.vectors.exact != bool(options)
     made = from_scratch(Journal(tmp_path / "journal"), **options)
     assert_equal(live.mapper.map, made, coded=bool(options))
     assert live.status().journal.frames == 6
     again = live_map(tmp_path / "journal", **named)
     assert_equal(again.mapper.map, live.mapper.map, coded=bool(options))
-    again.close(5)
+    close(again)
 
 
 @pytest.mark.slow  # starts several maps
@@ -209,7 +209,7 @@ def test_a_process_that_dies_while_it_writes_loses_that_frame(tmp_path, kept):
     folder = tmp_path / "journal"
     live = live_map(folder)
     observe(live, range(4))
-    live.close(5)
+    close(live)
     *_, last = files = sorted(folder.glob("*-frame.safetensors"))
     for late in files[kept:-1]:
         late.unlink()
@@ -229,7 +229,7 @@ def test_a_process_that_dies_while_it_writes_loses_that_frame(tmp_path, kept):
     observe(wanted, [9])
     assert_equal(again.mapper.map, wanted.mapper.map)
     for each in (again, wanted):
-        each.close(5)
+        close(each)
 
 
 @pytest.mark.slow  # starts several maps
@@ -237,7 +237,7 @@ def test_a_damaged_record_costs_itself_and_is_counted(tmp_path, caplog):
     folder = tmp_path / "journal"
     live = live_map(folder)
     observe(live, range(5))
-    live.close(5)
+    close(live)
     files = sorted(folder.glob("*-frame.safetensors"))
     data = bytearray(files[1].read_bytes())
     data[-3] ^= 1
@@ -251,15 +251,32 @@ def test_a_damaged_record_costs_itself_and_is_counted(tmp_path, caplog):
     assert sum("is left out" in each.message for each in caplog.records) == 1
     assert any("checksums" in reason for reason in again.journal.damaged)
     for each in (again, wanted):
-        each.close(5)
+        close(each)
+
+
+@pytest.mark.parametrize("name", ["number", "kind", "journal"])
+def test_a_record_in_the_place_of_another_is_counted(tmp_path, name):
+    """Its checksums are right, and what it tells is not what happened then."""
+    live, other = live_map(tmp_path / "here"), live_map(tmp_path / "other")
+    for each in (live, other):
+        observe(each, range(2))
+        assert each.close(5)
+    first, second = (each for each in live.journal.records if each.kind == FRAME)
+    taken = {"number": second, "kind": first._replace(kind="moved"), "journal": first}[name]
+    source = tmp_path / ("other" if name == "journal" else "here") / first.name
+    shutil.copyfile(source, tmp_path / "here" / taken.name)
+    journal = Journal(tmp_path / "here")
+    assert journal.header(taken) is None and journal.content(taken) is None
+    said = f"N-{taken.kind}.safetensors is the copy of a record of another {name}"
+    assert dict(journal.damaged) == {said: 2}
 
 
 def test_two_processes_do_not_write_one_journal(tmp_path):
     live = live_map(tmp_path)
     with pytest.raises(MapFileError, match="in use by another process"):
         live_map(tmp_path)
-    live.close(5)
-    live_map(tmp_path).close(5)
+    close(live)
+    close(live_map(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -270,13 +287,13 @@ def test_two_processes_do_not_write_one_journal(tmp_path):
     ],
 )
 def test_frames_of_another_kind_are_not_added_to_a_journal(tmp_path, changes, said):
-    live_map(tmp_path).close(5)
+    close(live_map(tmp_path))
     with pytest.raises(MapFileError, match=said):
         live_map(tmp_path, **changes)
 
 
 def test_a_journal_of_a_later_version_is_refused(tmp_path):
-    live_map(tmp_path).close(5)
+    close(live_map(tmp_path))
     about = tmp_path / "journal.json"
     about.write_text(about.read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(MapFileError, match="of version 2, this program reads versions up to 1"):
@@ -292,21 +309,21 @@ def test_a_map_file_that_the_journal_does_not_know_is_right(tmp_path, caplog):
     second = live_map(tmp_path / "second")
     observe(second, [2, 3])
     for each in (first, second):
-        each.close(5)
+        close(each)
     again = live_map(tmp_path / "second", load=file)
     assert "2 frames of that are not in the map" in caplog.text
     assert_equal(again.mapper.map, first.mapper.map)
     observe(again, [4])
     before = again.mapper.map
-    again.close(5)
+    close(again)
     for load in (file, None):  # the journal names it
         again = live_map(tmp_path / "second", load=load)
         assert_equal(again.mapper.map, before)
-        again.close(5)
+        close(again)
     file.unlink()
     again = live_map(tmp_path / "second")
     assert "is gone or has changed" in caplog.text and len(again.mapper.map) > 0
-    again.close(5)
+    close(again)
 
 
 def test_a_reset_after_the_file_was_saved_is_right(tmp_path):
@@ -316,10 +333,10 @@ def test_a_reset_after_the_file_was_saved_is_right(tmp_path):
     live.reset()
     observe(live, [2])
     before = live.mapper.map
-    live.close(5)
+    close(live)
     again = live_map(tmp_path / "journal", load=tmp_path / "a.radmap")
     assert_equal(again.mapper.map, before)
-    again.close(5)
+    close(again)
 
 
 # A frame that may be another one
@@ -329,25 +346,25 @@ def test_a_map_of_the_journal_waits_unless_its_frame_is_persistent(tmp_path):
     aside = {"map__frame_is_persistent": False}
     live = live_map(tmp_path, **aside)
     observe(live, [0, 1])
-    live.close(5)
+    close(live)
     second = live_map(tmp_path, **aside)
     assert second.pending == len(live.mapper.map) and len(second.mapper.map) == 0
     observe(second, [2])
-    second.close(5)
+    close(second)
     third = live_map(tmp_path, **aside)
     assert third.pending == second.pending and len(third.mapper.map) == 0
     observe(third, [3])
     third.confirm()
     before = third.mapper.map
-    third.close(5)
+    close(third)
     wanted = live_map(tmp_path / "wanted")
     observe(wanted, [0, 1, 3])
     assert_equal(before, wanted.mapper.map)
-    wanted.close(5)
+    close(wanted)
     fourth = live_map(tmp_path)
     assert_equal(fourth.mapper.map, before)
     assert fourth.moment()[1] == "map"
-    fourth.close(5)
+    close(fourth)
 
 
 @pytest.mark.slow  # starts several maps
@@ -356,7 +373,7 @@ def test_a_run_that_nobody_has_confirmed_can_be_made_a_map(tmp_path):
     for steps in ([0, 1], [2]):
         live = live_map(journal, map__frame_is_persistent=False)
         observe(live, steps)
-        live.close(5)
+        close(live)
     out = tmp_path / "a.radmap"
     assert main(["--journal", str(journal), "--unconfirmed", "-o", str(out)]) == 0
     assert_equal(load_map(out)[0], live.mapper.map)
@@ -369,7 +386,7 @@ def test_a_bound_lets_the_oldest_frames_go_and_what_no_map_needs_before(tmp_path
     live = live_map(tmp_path)
     observe(live, range(3))
     size = live.status().journal.nbytes // 3
-    live.close(5)
+    close(live)
     live = live_map(tmp_path, journal__max_bytes=7 * size + 9000)
     observe(live, range(3, 6))
     live.reset()
@@ -385,7 +402,7 @@ def test_a_bound_lets_the_oldest_frames_go_and_what_no_map_needs_before(tmp_path
     assert stamps == sorted(stamps) and stamps[-1] == 2_900_000_000, "the newest are there"
     on_disk = {path.name for path in tmp_path.glob("*.safetensors")}
     assert on_disk == {record.name for record in live.journal.records}
-    live.close(5)
+    close(live)
 
 
 @pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EROFS])
@@ -407,7 +424,7 @@ def test_a_disk_that_cannot_be_written_never_stops_mapping(tmp_path, monkeypatch
     assert len(told) == 1 and os.strerror(failure) in told[0].message
     monkeypatch.setattr(folder_module, "save_tensors", save)
     observe(live, [4])
-    live.close(5)
+    close(live)
     wanted = live_map(tmp_path / "other")
     observe(wanted, [0])
     wanted.clear_box((-9, -9, -9), (0.3, 9, 9))
@@ -415,14 +432,14 @@ def test_a_disk_that_cannot_be_written_never_stops_mapping(tmp_path, monkeypatch
     again = live_map(tmp_path)
     assert_equal(again.mapper.map, wanted.mapper.map)
     for each in (again, wanted):
-        each.close(5)
+        close(each)
 
 
 def test_a_frame_larger_than_the_bound_is_counted(tmp_path):
     live = live_map(tmp_path, journal__max_bytes=100)
     observe(live, [0])
     assert live.status().journal.lost == 1 and live.status().integrated == 1
-    live.close(5)
+    close(live)
 
 
 def test_a_journal_that_cannot_be_begun_is_told_at_the_start(tmp_path):
@@ -437,7 +454,7 @@ def test_a_joined_map_is_not_of_the_journal_of_its_first(tmp_path):
         live = live_map(tmp_path / file.stem)
         observe(live, [step])
         live.save(file)
-        live.close(5)
+        close(live)
         assert read_header(file).notes["journal"]["frames"] == 1
     merge(files, tmp_path / "joined.radmap")
     assert "journal" not in read_header(tmp_path / "joined.radmap").notes
@@ -450,14 +467,14 @@ def test_a_map_is_made_with_other_options_and_without_the_encoder(tmp_path, monk
     journal, out = tmp_path / "journal", tmp_path / "a.radmap"
     live = live_map(journal)
     observe(live, range(5))
-    live.close(5)
+    close(live)
     monkeypatch.setitem(ENCODERS, "colors", lambda options: pytest.fail("an encoder was made"))
     options = ["--set", "map.voxel_size=0.2", "--set", "lift.max_range=1.5"]
     assert main(["--journal", str(journal), "-o", str(out), *options]) == 0
     assert "5 of 5 frames" in capsys.readouterr().out
     wanted = live_map(tmp_path / "other", ColorEncoder(), map__voxel_size=0.2, lift__max_range=1.5)
     observe(wanted, range(5))
-    wanted.close(5)
+    close(wanted)
     found, identity = load_map(out)
     assert_equal(found, wanted.mapper.map)
     assert identity.frame_id == "map" and identity.encoder == "test-colors"
@@ -470,7 +487,7 @@ def test_another_space_takes_the_language_head_alone(tmp_path):
     journal, out = tmp_path / "journal", tmp_path / "a.radmap"
     live = live_map(journal)
     observe(live, range(3))
-    live.close(5)
+    close(live)
     labels = ["red", "blue"]
     options = ["--set", "map.space=probability", "--set", "map.labels=red,blue"]
     assert main(["--journal", str(journal), "-o", str(out), *options]) == 0
@@ -478,7 +495,7 @@ def test_another_space_takes_the_language_head_alone(tmp_path):
     assert identity.labels == ("red", "blue") and found.channels == 2
     wanted = live_map(tmp_path / "other", map__space="probability", map__labels=labels)
     observe(wanted, range(3))
-    wanted.close(5)
+    close(wanted)
     torch.testing.assert_close(
         found.snapshot().features, wanted.mapper.map.snapshot().features, atol=2e-3, rtol=0
     )
@@ -536,7 +553,7 @@ def test_without_a_journal_nothing_is_written(tmp_path, caplog):
     live = live_map("", map__voxel_size=0.1)
     observe(live, [0])
     live.save(tmp_path / "a.radmap")
-    live.close(5)
+    close(live)
     assert live.journal is None and live.status().journal is None
     assert "journal" not in read_header(tmp_path / "a.radmap").notes
     assert [path.name for path in Path(tmp_path).iterdir()] == ["a.radmap"]

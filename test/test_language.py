@@ -150,7 +150,7 @@ def test_canonical_text(text, canonical):
     assert canonicalise(text) == canonical
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text())
 def test_a_label_may_be_canonical_before_or_after_the_template(text):
     """Which is why vectors are kept under the canonical label."""
@@ -559,6 +559,15 @@ def test_radseg_text_refuses_in_one_line(tmp_path, capsys, arguments, reason):
     error = capsys.readouterr().err
     assert reason in error and error.startswith("radseg-text: ") and error.count("\n") == 1
     assert not (tmp_path / "words.npz").exists()
+
+
+def test_radseg_text_without_the_tower_does_not_advise_itself(tmp_path, capsys):
+    checkpoint = radio_files.write_small(tmp_path / "small.pth.tar")
+    given = ["dog", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "words.npz")]
+    assert radseg_text([*given, "--offline"]) == 1
+    error = capsys.readouterr().err.removeprefix("radseg-text: ")
+    assert "unknown label 'dog'" in error and "radseg-text" not in error
+    assert error.endswith("Run this where the tower is, or name its folder with --tower\n")
 
 
 def test_a_file_of_labels_may_begin_with_a_mark(tmp_path, tower_folder, capsys):

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from color_encoder import ColorEncoder
+from color_encoder import GatedEncoder
+from journalled import settle
 from plain_messages import image, info, pair, pose, transforms
+from waiting import PATIENCE
 
 from radseg_ros.answers.floor.grid import FREE, OCCUPIED, UNKNOWN
 from radseg_ros.config import (
@@ -41,20 +43,6 @@ RESET = "input that waited when the map was reset"
 LOADED = "input that waited when a map was loaded in its place"
 
 
-class GatedEncoder(ColorEncoder):
-    """Waits before each image until it is let through, when the gate is closed."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Event()
-
-    def encode(self, rgb):
-        self.entered.set()
-        assert self.open.wait(10)
-        return super().encode(rgb)
-
-
 @pytest.fixture
 def live():
     config = Config(encoder="colors", short_side=0, node=NodeConfig(backlog=9))
@@ -63,20 +51,12 @@ def live():
     made.receive("info", info())
     yield made
     made.mapper.encoder.open.set()
-    assert made.close(10)
+    assert made.close(PATIENCE)
 
 
 def feed(live: LiveMap, *events: tuple) -> None:
     for kind, message in events:
         live.receive(kind, message)
-
-
-def settle(live: LiveMap) -> None:
-    """Wait until nothing is being worked on."""
-    end = time.monotonic() + 10
-    while live.status().waiting:
-        assert time.monotonic() < end, "the worker does not end"
-        time.sleep(0.002)
 
 
 def visible_pair(ms: int) -> list:
@@ -118,7 +98,7 @@ def test_nothing_can_be_asked_before_the_encoder_is_there(tmp_path):
         with pytest.raises(NotReadyError, match="still loading"):
             call()
     assert live.status().voxels == 0
-    live.close(5)
+    live.close(PATIENCE)
 
 
 def test_rules_of_a_question_are_checked(live):
@@ -151,7 +131,7 @@ def test_nothing_that_came_before_a_reset_completes_a_frame_after_it(live, befor
 def test_a_frame_in_the_encoder_does_not_survive_a_reset(live):
     live.mapper.encoder.open.clear()
     feed(live, *frames(100, 200, 300))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     live.reset()  # at once, although the encoder is busy
     live.mapper.encoder.open.set()
     settle(live)
@@ -184,7 +164,7 @@ def test_loading_keeps_out_what_waited_unless_it_merges(live, tmp_path, merge):
     live.mapper.encoder.open.clear()
     live.mapper.encoder.entered.clear()
     feed(live, *frames(200), *visible_pair(300))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     assert live.load(tmp_path / "a.radmap", merge) == saved
     live.mapper.encoder.open.set()
     feed(live, ("pose", pose(300)))
@@ -257,7 +237,7 @@ def test_questions_are_answered_while_the_encoder_works(live):
     live.mapper.encoder.open.clear()
     live.mapper.encoder.entered.clear()
     feed(live, *frames(200))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     assert live.query(["red"]).geometry.hits.sum() == 12 * 16
     assert live.status().waiting == 1
 
@@ -281,6 +261,20 @@ def test_an_unexpected_error_costs_one_frame_and_is_counted(live, monkeypatch):
     settle(live)
     assert live.status().integrated == 1
     assert drops(live) == {"frame lost to an internal error, see the log": 1}
+
+
+def test_what_fails_after_a_frame_is_in_the_map_costs_no_frame(live, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("things went away")
+
+    monkeypatch.setattr(live._tracks, "look", broken)
+    feed(live, *frames(100, 200))
+    settle(live)
+    status = live.status()
+    assert (status.integrated, status.drops) == (2, []) and live.moment()[0] == 200_000_000
+    assert status.accounts["color"] == Account(2, 2, 0, 0)
+    assert status.failures == 2 and status.faults == [("following things", 2)]
+    assert caplog.text.count("RuntimeError: things went away") == 1
 
 
 @pytest.mark.parametrize(
@@ -307,7 +301,7 @@ def test_a_frame_that_adds_nothing_is_dropped_with_the_reason(options, metres, x
     ((said, count),) = status.drops
     assert count == 1 and reason in said and said.startswith("frame without a usable depth pixel")
     assert status.pixels["used"] == 0
-    live.close(5)
+    live.close(PATIENCE)
 
 
 def test_what_would_be_lost_is_known(live, tmp_path):
@@ -445,7 +439,7 @@ def test_a_frame_is_accounted_for_from_its_images_to_the_map(live):
     feed(live, *visible_pair(100))
     assert even(live)["color"] == Account(received=1, used=0, waiting=1, dropped=0)
     feed(live, ("pose", pose(100)))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     assert even(live)["color"] == Account(received=1, used=0, waiting=1, dropped=0)
     live.mapper.encoder.open.set()
     settle(live)
@@ -462,7 +456,7 @@ def test_frames_that_the_encoder_has_no_time_for_are_accounted_for():
     live.start(Mapper(config, GatedEncoder()))
     live.mapper.encoder.open.clear()
     feed(live, ("info", info()), *frames(0))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     feed(live, *frames(*range(100, 1000, 100)))
     assert even(live)["color"] == Account(received=10, used=0, waiting=3, dropped=7)
     assert drops(live) == {
@@ -474,13 +468,13 @@ def test_frames_that_the_encoder_has_no_time_for_are_accounted_for():
     live.mapper.encoder.open.clear()
     live.mapper.encoder.entered.clear()
     feed(live, *frames(2000), *visible_pair(2100))
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     feed(live, ("pose", pose(2100)))
     assert not live.close(0.01), "one frame is being encoded"
     assert even(live)["color"].waiting == 1, "what waited is not going to be used"
     feed(live, *frames(3000))
     live.mapper.encoder.open.set()
-    assert live.close(10)
+    assert live.close(PATIENCE)
     settle(live)
     assert even(live)["color"] == Account(received=13, used=4, waiting=0, dropped=9)
     assert drops(live)["frame that came when the map was closed"] == 2
@@ -492,7 +486,7 @@ def test_frames_before_the_encoder_are_accounted_for():
     settle(live)
     assert even(live)["color"] == Account(received=2, used=0, waiting=0, dropped=2)
     assert drops(live) == {"the encoder is still loading, ask again": 2}
-    assert live.close(5)
+    assert live.close(PATIENCE)
 
 
 def test_garbage_ends_nothing_and_is_accounted_for(live):
@@ -684,7 +678,7 @@ def test_options_that_changed_while_the_encoder_was_loaded_count():
     feed(live, ("info", info()), *frames(100))
     settle(live)
     assert live.status().voxels == 0
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_options_that_change_while_a_file_is_read_count(live, tmp_path, monkeypatch):
@@ -884,7 +878,7 @@ def test_a_map_whose_frame_is_persistent_is_continued_at_once(live, tmp_path):
     assert not second.resume(path) and second.pending == 0
     assert second.status().voxels == old and second.moment() == (100_000_000, "map")
     assert second.unsaved == 0
-    second.close(5)
+    second.close(PATIENCE)
 
 
 @pytest.mark.parametrize("replace", ["reset", "load"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_worlds import frame, make_map, random_frame, rows
 from torch.nn.functional import normalize
+from waiting import PATIENCE
 
 from radseg_ros.datatypes import FeatureMap, MapGeometry
 from radseg_ros.voxels.storage import ScaledBytes
@@ -226,7 +227,7 @@ def test_callers_share_what_is_made_and_one_with_a_deadline_waits_for_nobody():
 
     def held(means):
         entered.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return head(means)
 
     view, lock = MapView(held, 3), threading.Lock()
@@ -236,12 +237,12 @@ def test_callers_share_what_is_made_and_one_with_a_deadline_waits_for_nobody():
     ]
     for caller in callers:
         caller.start()
-    assert entered.wait(30)
+    assert entered.wait(PATIENCE)
     assert view.catch_up(world, lock, deadline=time.monotonic() + 0.01) == len(world)
     assert view.share(world) == 0 and len(view.scored(0.05, scorer, 4)[0]) == 0
     go_on.set()
     for caller in callers:
-        caller.join(30)
+        caller.join(PATIENCE)
     assert left == [0] * 4
     assert len(world) <= head.rows <= len(world) + 3 * STEP_ROWS, "together, not each for itself"
 
@@ -350,21 +351,21 @@ def test_what_was_copied_before_a_question_came_and_is_being_made_is_not_new_eno
 
     def held(means):
         entered.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return head(means)
 
     view, planned = MapView(held, 3), Announced()
     first = threading.Thread(target=lambda: view.catch_up(world, threading.Lock()))
     first.start()
-    assert entered.wait(30)
+    assert entered.wait(PATIENCE)
     half(world, 5)
     asked = world.geometry()
     second = threading.Thread(target=lambda: view.catch_up(world, planned))
     second.start()
-    assert planned.free.wait(30)
+    assert planned.free.wait(PATIENCE)
     go_on.set()
     for caller in (first, second):
-        caller.join(30)
+        caller.join(PATIENCE)
     geometry, _ = view.scored(world.voxel_size, scorer, len(TEXTS))
     assert_same_geometry(geometry, asked)
 
@@ -411,7 +412,7 @@ def test_questions_and_frames_at_once_end_with_the_right_answers():
         with lock:
             grown(world, step)
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not errors
     geometry, scores = ask(view, world, "q")

@@ -47,7 +47,7 @@ def slowly_moved(voxels: VoxelMap, T: np.ndarray) -> dict[tuple[int, ...], dict[
     return found
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 2**31), st.sampled_from(["float32", "float16"]))
 def test_any_move_is_that_of_the_reference(seed, dtype):
     voxels, T = world(seed, frames=2, dtype=dtype), pose(np.random.default_rng(seed), 10.0)

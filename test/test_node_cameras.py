@@ -17,9 +17,9 @@ from conftest import require_ros
 require_ros()
 pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup.sh makes it)")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from recordings import K
-from robot import PATIENCE, Process, Robot, Sender, color_node, color_nodes, wait_for
+from robot import Process, Robot, Sender, color_node, color_nodes, repeated, wait_for
 from test_node_poses import transform
 
 from radseg_ros.ros import messages
@@ -60,19 +60,6 @@ def odometry(stamp_ns: int) -> dict:
     return {"/rig/pose": messages.pose_message(np.eye(4), head, "base")}
 
 
-def diagnosed(robot: Robot, condition) -> DiagnosticStatus:
-    """The first report of the node that fulfils the condition."""
-    found: list[DiagnosticStatus] = []
-
-    def look(message: DiagnosticArray) -> None:
-        found.extend(s for s in message.status if s.name.startswith("rig/") and condition(s))
-
-    subscription = robot.node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
-    wait_for(lambda: found, "the report")
-    robot.node.destroy_subscription(subscription)
-    return found[0]
-
-
 def accounts(status: DiagnosticStatus) -> dict[str, str]:
     return {v.key.removesuffix(" (inputs)"): v.value for v in status.values if "(in" in v.key}
 
@@ -99,7 +86,7 @@ def test_two_cameras_of_one_node(robot, rig):
     (red,), (blue,) = (found.objects for found in answer.answers)
     assert red.centre.x == pytest.approx(2.0, abs=0.1), "each where it is on the base"
     assert blue.centre.x == pytest.approx(-2.0, abs=0.1)
-    report = diagnosed(robot, lambda s: "13 frames" in s.message)
+    report = robot.diagnosed(lambda s: "13 frames" in s.message, NODE)
     assert accounts(report) == {
         "/rig/front/color/image": "10 = 7 used + 0 waiting + 3 dropped",
         "/rig/front/depth/image": "10 = 7 used + 0 waiting + 3 dropped",
@@ -114,25 +101,25 @@ def test_two_cameras_of_one_node(robot, rig):
 
 
 def test_a_camera_that_falls_silent_is_named(robot, rig):
-    reports: list[DiagnosticStatus] = []
-    end = time.monotonic() + PATIENCE
-    while not any(status.level != DiagnosticStatus.OK for status in reports):
-        assert time.monotonic() < end, "no warning"
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
-            stamp = time.time_ns()
-            robot.publish({**sent_by("front", stamp), **odometry(stamp)})
-            time.sleep(0.05)
-        reports.append(diagnosed(robot, lambda status: True))
-    text = reports[-1].message
-    assert reports[-1].level == DiagnosticStatus.WARN
-    assert re.search(r"\(\+\d+\)", text) and "camera 'rear': no frame for 5 s" in text
+    def only_front() -> None:
+        stamp = time.time_ns()
+        robot.publish({**sent_by("front", stamp), **odometry(stamp)})
+        time.sleep(0.05)
+
+    with repeated(only_front):
+        report = robot.diagnosed(lambda s: "camera 'rear': no frame for 5 s" in s.message, NODE)
+    text = report.message
+    assert report.level == DiagnosticStatus.WARN
+    assert re.search(r"\(\+\d+\)", text)
     assert "/rig/rear/depth/image" in text and "published, but nothing arrives" in text
     assert "/rig/front" not in text
     assert rig.said("camera 'rear'", "WARN")
 
 
 def test_a_camera_whose_time_goes_back_leaves_the_other_alone(robot, rig):
+    stamp = time.time_ns()
+    robot.publish({**sent_by("front", stamp), **odometry(stamp)})
+    robot.settle(messages.time_message(stamp), NODE)  # nothing of the test before is on its way
     before = robot.query("red", node=NODE).status
     for i in range(20):
         stamp = time.time_ns()

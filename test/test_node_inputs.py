@@ -19,7 +19,7 @@ from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
 from rclpy.parameter import Parameter
 from recordings import SIZE, BagWriter, rgb_of
-from robot import NODE, Robot, color_node, play, wait_for
+from robot import NODE, PATIENCE, Robot, color_node, play, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from rosgraph_msgs.msg import Clock
 
@@ -62,10 +62,10 @@ class Stand:
         self._ending.set()
         for executor, thread in zip(self.executors, self._threads, strict=True):
             executor.create_task(lambda: None)
-            thread.join(5)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         self.node.destroy_node()
-        assert self.live.close(5)
+        assert self.live.close(PATIENCE)
 
 
 @pytest.fixture
@@ -113,11 +113,11 @@ def test_a_callback_that_takes_long_holds_up_no_input(stand, robot):
 
     def long() -> None:
         entered.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
 
     stand.timer(0.01, long)
     stand.inputs.subscribe()
-    assert entered.wait(5)
+    assert entered.wait(PATIENCE)
     robot.publish(pose())
     wait_for(lambda: stand.received("pose") == 1, what="the pose")
     assert not go.is_set()
@@ -130,15 +130,15 @@ def test_an_input_that_takes_long_holds_up_no_other_callback(stand, robot, monke
 
     def long(*arguments):
         entered.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
         return receive(*arguments)
 
     monkeypatch.setattr(stand.live, "receive", long)
     stand.inputs.subscribe()
     robot.publish(pose())
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE)
     stand.timer(0.01, ticked.set)
-    assert ticked.wait(5) and not go.is_set()
+    assert ticked.wait(PATIENCE) and not go.is_set()
     go.set()
     wait_for(lambda: stand.received("pose") == 1, what="the pose")
 

@@ -20,7 +20,7 @@ require_ros()
 
 from color_node import GATE, HELD_PIXEL
 from recordings import write_folder
-from robot import COLOR_NODE, HERE, NODE, Process, Robot, color_node, play, wait_for
+from robot import COLOR_NODE, HERE, NODE, Process, Robot, color_node, play, start, wait_for
 from std_srvs.srv import Trigger
 
 from radseg_interfaces.srv import SaveMap
@@ -80,7 +80,7 @@ def test_a_second_signal_gives_up_the_frame_and_a_map_that_is_not_saved_is_told(
         node.process.send_signal(signal.SIGINT)
         node.process.send_signal(signal.SIGINT)  # Ctrl-C reaches the node twice with ros2 launch
         wait_for(lambda: "ending after the frame in hand" in node.text, what="the first signal")
-        time.sleep(Signals.MOMENT)
+        time.sleep(1.5 * Signals.MOMENT)  # the second may have come a little later
         assert not node.ended and "given up" not in node.text
         node.process.send_signal(signal.SIGTERM)
         code, text = node.result()
@@ -122,12 +122,11 @@ def test_a_map_of_an_earlier_run_answers_once_it_is_confirmed(robot, red, tmp_pa
 
 def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
     keep = {"journal.directory": tmp_path / "journal", "map.frame_is_persistent": True}
-    words = [word for name, value in keep.items() for word in ("-p", f"{name}:={value}")]
-    node = Process(COLOR_NODE, "--ros-args", "-p", "encoder:=colors", "-p", "short_side:=0", *words)
-    wait_for(lambda: "ready" in node.text, "start of the node")
+    keep |= {"node.backlog": FRAMES}
+    node = start(keep)
+    node.said("ready")
     play(str(red))
-    wait_for(lambda: robot.integrated(), what="a map")
-    wait_for(lambda: not robot.query("red").status.frames_waiting, what="the last frame")
+    wait_for(lambda: robot.integrated() == FRAMES, what="a map")
     before = robot.query("red")
     frames = len(list((tmp_path / "journal").glob("*-frame.safetensors")))
     assert frames == before.status.frames_integrated
@@ -152,7 +151,7 @@ def test_a_node_that_is_killed_goes_on_with_its_journal(robot, red, tmp_path):
 )
 def test_maps_that_cannot_be_kept_stop_the_start(robot, options, reason):
     words = [word for text in ("encoder:=colors", *options) for word in ("-p", text)]
-    code, text = Process(COLOR_NODE, "--ros-args", *words).result(60)
+    code, text = Process(COLOR_NODE, "--ros-args", *words).result()
     assert code == 1 and "Traceback" not in text, text
     (line,) = [line for line in text.splitlines() if line.startswith("radseg_mapping:")]
     assert reason in line

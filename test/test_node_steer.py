@@ -15,7 +15,7 @@ from conftest import require_ros
 
 require_ros()
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import (
@@ -26,7 +26,17 @@ from rcl_interfaces.srv import (
 )
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from robot import LATCHED, Listener, Process, Robot, Sender, color_nodes, wait_for
+from robot import (
+    LATCHED,
+    Listener,
+    Process,
+    Reports,
+    Robot,
+    Sender,
+    color_nodes,
+    repeated,
+    wait_for,
+)
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 from test_robot_docs import table
@@ -37,7 +47,6 @@ from radseg_ros.ros import messages
 
 pytestmark = pytest.mark.slow  # waits for what nodes say once a second
 ONE, TWO = "/one/radseg_mapping", "/two/radseg_mapping"
-LEVELS = {getattr(DiagnosticStatus, name): name for name in ("OK", "WARN", "ERROR", "STALE")}
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +56,13 @@ def nodes(robot: Robot) -> Iterator[list[Process]]:
         yield [*nodes.values()]
 
 
-@pytest.fixture(scope="module")
-def diagnostics(robot: Robot, nodes: list[Process]) -> Any:
-    """The newest state of one of the nodes, as (level, message, values)."""
-    heard = Listener(robot, DiagnosticArray, "/diagnostics")
-
-    def newest(node: str) -> tuple[str, str, dict[str, str]]:
-        named = [s for array in heard.got for s in array.status if s.name == f"{node[1:]}: map"]
-        if not named:
-            return "", "", {}
-        values = {each.key: each.value for each in named[-1].values}
-        return LEVELS[named[-1].level], named[-1].message, values
-
-    return newest
+def values(report: DiagnosticStatus) -> dict[str, str]:
+    return {each.key: each.value for each in report.values}
 
 
 def status(robot: Robot, node: str) -> MapStatus:
-    """The next status that comes."""
-    heard = Listener(robot, MapStatus, f"{node}/status", QoSProfile(depth=1))
-    wait_for(lambda: heard.got, "a status")
-    heard.close()
-    return heard.got[0]
+    """Now; one that comes by itself may have been made before."""
+    return robot.query("red", node=node).status
 
 
 def set_parameters(robot: Robot, together: bool = False, **values: Any) -> list[tuple[bool, str]]:
@@ -84,19 +79,19 @@ def set_parameters(robot: Robot, together: bool = False, **values: Any) -> list[
     return [(result.successful, result.reason) for result in results]
 
 
-def test_diagnostics_name_the_input_that_is_missing(robot, nodes, diagnostics):
+def test_diagnostics_name_the_input_that_is_missing(robot, nodes):
     """The first test: nothing has been published yet."""
-    wait_for(lambda: diagnostics(ONE)[0] == "WARN", "the watchdog's sentence")
-    assert "/one/depth/image, /one/color/image: no publisher" in diagnostics(ONE)[1]
+    report = robot.diagnosed(lambda s: s.level != DiagnosticStatus.OK, ONE)
+    assert report.level == DiagnosticStatus.WARN
+    assert "/one/depth/image, /one/color/image: no publisher" in report.message
     send = Sender(robot, "/one")
-    for _ in range(5):
-        send(without="depth/image")
     silent = "no frame for 5 s: /one/depth/image: no publisher"
-    wait_for(lambda: silent in diagnostics(ONE)[1], "the one input that is missing")
-    level, _, values = diagnostics(ONE)
-    assert level == "WARN" and values["encoder"] == "test-colors"
-    assert float(values["/one/color/image (Hz)"]) > 0 and values["/one/depth/image (Hz)"] == "0.0"
-    assert values["last frame (s ago)"] == "never"
+    with repeated(lambda: send(without="depth/image")):
+        report = robot.diagnosed(lambda s: silent in s.message, ONE)
+    told = values(report)
+    assert report.level == DiagnosticStatus.WARN and told["encoder"] == "test-colors"
+    assert float(told["/one/color/image (Hz)"]) > 0 and told["/one/depth/image (Hz)"] == "0.0"
+    assert told["last frame (s ago)"] == "never"
 
 
 def test_the_status_ticks(robot, nodes):
@@ -109,8 +104,8 @@ def test_the_status_ticks(robot, nodes):
     latched.close()
 
 
-def test_two_namespaces_mix_nothing(robot, nodes, diagnostics):
-    one, two = Sender(robot, "/one"), Sender(robot, "/two")
+def test_two_namespaces_mix_nothing(robot, nodes):
+    one, two, reports = Sender(robot, "/one"), Sender(robot, "/two"), Reports(robot, TWO)
     for _ in range(3):
         one(color={"encoding": "yuv999"})
         two()
@@ -123,10 +118,11 @@ def test_two_namespaces_mix_nothing(robot, nodes, diagnostics):
     assert second.voxels > 0 and second.map_bytes > 0 and second.header.frame_id == "map"
     assert robot.query("red", node=TWO).status.voxels == second.voxels
     assert robot.query("red", node=ONE).status.voxels == 0
-    level, text, values = diagnostics(TWO)
-    assert level == "OK" and "3 frames" in text and not any("dropped" in key for key in values)
-    wait_for(lambda: "encode (ms)" in diagnostics(TWO)[2], what="latency")
-    assert any("yuv999" in key for key in diagnostics(ONE)[2])
+    report = reports.first(lambda s: "3 frames" in s.message and "encode (ms)" in values(s))
+    reports.close()
+    assert report.level == DiagnosticStatus.OK
+    assert not any("dropped" in key for key in values(report))
+    robot.diagnosed(lambda s: any("yuv999" in key for key in values(s)), ONE)
 
 
 def test_parameters_change_or_say_why_not(robot, nodes):
@@ -161,14 +157,14 @@ def test_several_parameters_change_together_or_not_at_all(robot, nodes):
     assert set_parameters(robot, True, lift__min_range=0.0, lift__max_range=0.0)[0][0]
 
 
-def test_a_pause_counts_images_and_ends(robot, nodes, diagnostics):
+def test_a_pause_counts_images_and_ends(robot, nodes):
     send, before = Sender(robot, "/two"), status(robot, TWO)
     assert robot.call(Trigger, f"{TWO}/pause").success
     send()
     paused = wait_for(lambda: (s := status(robot, TWO)).inputs_dropped and s)
     assert paused.paused and "paused" in paused.drops[0].reason
-    wait_for(lambda: diagnostics(TWO)[1].startswith("paused"))
-    assert diagnostics(TWO)[0] == "OK"
+    report = robot.diagnosed(lambda s: s.message.startswith("paused"), TWO)
+    assert report.level == DiagnosticStatus.OK
     assert robot.call(Trigger, f"{TWO}/resume").success
     send()
     wait_for(lambda: status(robot, TWO).frames_integrated == before.frames_integrated + 1)
@@ -194,10 +190,10 @@ def test_labels_are_set_for_everybody_and_have_a_legend(robot, nodes):
     assert read.values[0].string_array_value == ["red", "white"]
     answer = robot.call(SetLabels, f"{TWO}/set_labels", labels=["a walrus"])
     assert not answer.success and "knows only red" in answer.message
-    count = len(clouds.got)
     assert robot.query("blue", "green", node=TWO).success
     time.sleep(0.5)  # more than two periods
-    assert len(clouds.got) == count and legends.got[-1].labels == ["red", "white"]
+    assert points(clouds.got[-1]).tobytes() == shown.tobytes(), "nothing of a question"
+    assert legends.got[-1].labels == ["red", "white"]
     clouds.close()
     legends.close()
 

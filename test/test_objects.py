@@ -96,7 +96,7 @@ def least_area(index: np.ndarray) -> float:
     return float((length * width).min() * SIZE**2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 12),
@@ -184,7 +184,7 @@ def test_equal_objects_are_ranked_by_size_then_by_place():
     assert [o.voxels for o in found] == [3, 4, 3, 3, 3, 3] and found[0].score == pytest.approx(0.8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), few=st.integers(1, 6))
 def test_an_object_has_its_own_voxels_only(seed, few):
     """Against each group looked at on its own."""

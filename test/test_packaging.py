@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_architecture import ROS, imports, roots
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("radseg_ros", "eval3d")
@@ -142,4 +143,4 @@ def test_types_are_told_to_those_who_import():
 def test_importing_changes_no_environment_variable():
     imports = f"import {', '.join(PACKAGES)}"
     code = f"import os; before = dict(os.environ); {imports}; assert os.environ == before"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

@@ -144,7 +144,7 @@ def test_thinning_takes_the_same_voxels_first():
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(*[st.integers(-(2**19), 2**19)] * 3), max_size=40, unique=True))
 def test_the_order_depends_on_the_voxel_alone(index):
     whole = thinning_order(np.array(index, np.int64).reshape(-1, 3))

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import colored, field, free_port, glowing, open_browser, until, visit
+from browser import colored, field, free_port, glowing, open_browser, visit
 from color_encoder import ColorEncoder
 from PIL import Image
+from waiting import PATIENCE, wait_for
 
 from radseg_ros.cli.view import main
 from radseg_ros.config import Config, with_options
@@ -74,7 +75,7 @@ def page_of(source: Any) -> Iterator[tuple[Page, str]]:
     with serve("127.0.0.1", free_port()) as (server, url):
         page = Page(source, server)
         try:
-            until(lambda: page.drawn)
+            wait_for(lambda: page.drawn)
             yield page, url
         finally:
             page.close()
@@ -103,7 +104,7 @@ def test_files_of_the_machine_are_not_given(shown):
     _, url = shown
     host = url.removeprefix("http://")
     for path in ("/../../../../../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"):
-        connection = http.client.HTTPConnection(host, timeout=10)
+        connection = http.client.HTTPConnection(host, timeout=PATIENCE)
         connection.request("GET", path)
         response = connection.getresponse()
         assert response.status in (403, 404) and b"root:" not in response.read()
@@ -134,24 +135,24 @@ def browser() -> Iterator[Any]:
 def test_a_typed_query_highlights_the_right_thing(shown, browser):
     page, url = shown
     with visit(browser, url) as tab:
-        until(lambda: len(colored(tab, RED)) > 200 and len(colored(tab, GREEN)) > 200)
+        wait_for(lambda: len(colored(tab, RED)) > 200 and len(colored(tab, GREEN)) > 200)
         red, green = colored(tab, RED).mean(0), colored(tab, GREEN).mean(0)
         box = field(tab, "Text")
         box.fill("green")
-        until(lambda: page.reply is not None and page.drawn.rgb.max() > 0)
+        wait_for(lambda: page.reply is not None and page.drawn.rgb.max() > 0)
         tab.get_by_text("green: 1 found").wait_for()
         # in the state of the scene
         score, _ = page.drawn.cells.best(page.reply.cloud)
         assert (page.drawn.cells.xyz[score >= 0.5][:, 0] > 0).all() and (score >= 0.5).sum() > 20
         # and on the screen: the red square is grey now, the green one glows
-        until(lambda: not len(colored(tab, RED, 40)))
-        until(lambda: len(glowing(tab)) > 100)
+        wait_for(lambda: not len(colored(tab, RED, 40)))
+        wait_for(lambda: len(glowing(tab)) > 100)
         glow = glowing(tab)
         near, far = (np.linalg.norm(glow.mean(0) - place) for place in (green, red))
         assert near < 0.3 * far
         box.fill("yellow")
         tab.get_by_text("yellow: not found").wait_for()
-        until(lambda: not len(glowing(tab)))
+        wait_for(lambda: not len(glowing(tab)))
 
 
 @pytest.mark.slow
@@ -159,10 +160,10 @@ def test_a_click_says_what_is_there(shown, browser):
     page, url = shown
     with visit(browser, url) as tab:
         field(tab, "Set").fill("red, green, blue")
-        until(lambda: len(colored(tab, RED)) > 200)
+        wait_for(lambda: len(colored(tab, RED)) > 200)
         row, column = colored(tab, RED).mean(0)
         tab.mouse.click(column, row)
-        found = until(lambda: page.told_here)
+        found = wait_for(lambda: page.told_here)
         assert found[0][0] == "red" and found[0][1] > 0.5 > found[1][1]
 
 
@@ -172,7 +173,7 @@ def test_labels_have_colours_and_a_legend(shown, browser):
     with visit(browser, url) as tab:
         field(tab, "Set").fill("red, green, <b> grey")
         tab.get_by_role("button", name="Colour by labels").click()
-        until(lambda: page.labelled)
+        wait_for(lambda: page.labelled)
         tab.get_by_text("<b> grey").wait_for()  # as it was typed
 
 
@@ -180,7 +181,7 @@ def test_labels_have_colours_and_a_legend(shown, browser):
 def test_it_works_on_the_width_of_a_phone(shown, browser):
     page, url = shown
     with visit(browser, url, width=390, height=800) as tab:
-        until(lambda: len(colored(tab, RED)) > 50)
+        wait_for(lambda: len(colored(tab, RED)) > 50)
         wide = tab.evaluate("document.documentElement.scrollWidth")
         assert wide <= 390
 
@@ -189,7 +190,7 @@ def test_it_works_on_the_width_of_a_phone(shown, browser):
 def test_a_screenshot_is_saved_by_the_browser(shown, browser, tmp_path):
     _, url = shown
     with visit(browser, url) as tab:
-        until(lambda: len(colored(tab, RED)) > 200)
+        wait_for(lambda: len(colored(tab, RED)) > 200)
         with tab.expect_download() as download:
             tab.get_by_role("button", name="Screenshot").click()
         download.value.save_as(tmp_path / "map.png")
@@ -286,8 +287,8 @@ def test_a_page_begins_with_nothing_and_grows():
     with page_of(source) as (page, _):
         assert len(page.drawn.faces) == 0
         source.shown = 5
-        until(lambda: len(page.drawn.cells) == 5)
+        wait_for(lambda: len(page.drawn.cells) == 5)
         page.text.value = "sofa"
-        until(lambda: "there is nothing to ask" in page._answer.content)
+        wait_for(lambda: "there is nothing to ask" in page._answer.content)
         source.shown = 0
-        until(lambda: len(page.drawn.faces) == 0)
+        wait_for(lambda: len(page.drawn.faces) == 0)

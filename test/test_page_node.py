@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import field, free_port, open_browser, until, visit
+from browser import field, free_port, open_browser, visit
 from conftest import require_ros
 
 require_ros()
@@ -28,7 +28,6 @@ from radseg_ros.view.saved_map import open_map
 from radseg_ros.voxels.map_file import read_header
 
 pytestmark = pytest.mark.slow
-FRAME_LIMIT = 3.0  # s within which a new frame must be seen
 K = np.array([[80.0, 0, 63.5], [0, 80, 47.5], [0, 0, 1]])
 
 
@@ -91,14 +90,14 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
         try:
             wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, viewer.text)
             with visit(browser, f"http://127.0.0.1:{port}") as tab:
-                before = until(lambda: voxels_on(tab))
+                before = wait_for(lambda: voxels_on(tab))
                 field(tab, "Text").fill("red")
                 tab.get_by_text("red: 1 found").wait_for()
                 integrated = robot.integrated()
                 while robot.integrated() == integrated:
                     send(frame(5.0))
-                until(lambda: voxels_on(tab) > before, FRAME_LIMIT)
-                until(lambda: "red: 2 found" in tab.inner_text("body"))
+                wait_for(lambda: voxels_on(tab) > before)
+                wait_for(lambda: "red: 2 found" in tab.inner_text("body"))
                 shown = tab.inner_text("body")
         finally:
             viewer.stop()

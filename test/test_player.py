@@ -14,6 +14,7 @@ from conftest import require_ros
 from PIL import Image
 from recordings import BagWriter, write_bag, write_folder
 from rosbags.rosbag2 import StoragePlugin
+from waiting import PATIENCE
 
 from radseg_ros.datatypes import RecordingError
 from radseg_ros.frames.folder import FolderRecording
@@ -31,7 +32,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Status, stdout, stderr."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -85,6 +86,7 @@ def test_who_listens_for_something_else_is_told_which_option_to_set(capsys):
     import rclpy
     from geometry_msgs.msg import PoseStamped
     from nav_msgs.msg import Odometry
+    from robot import wait_for
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
     types = {"info": CameraInfo, "pose": PoseStamped, "depth": Image, "color": CompressedImage}
@@ -102,8 +104,9 @@ def test_who_listens_for_something_else_is_told_which_option_to_set(capsys):
         for topic, type_ in heard.items():
             listener.create_subscription(type_, topic, print, 1)
         playing = player.Player(types, {"color"})
+        wait_for(lambda: all(map(playing.node.count_subscribers, heard)), "whoever listens")
         with pytest.raises(RecordingError, match="no subscriber of"):
-            playing.wait_for_subscribers(3.0)
+            playing.wait_for_subscribers(0.5)
     finally:
         rclpy.shutdown(context=another)
         rclpy.shutdown()

@@ -58,7 +58,7 @@ def partition(group: np.ndarray) -> list[list[int]]:
 GAPS = [0.3, 0.99, 1, 1.2, 2**0.5, 1.42, 3**0.5, 1.75, 2, 2.5, 3, 3.2, 4.5, 6, 7, 11.3, 40, 500]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 250),

@@ -294,7 +294,7 @@ def test_resradio_with_labels_line_by_line(small, space):
     torch.testing.assert_close(found.flatten(1).T, expected, atol=TOLERANCE, rtol=0)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99), st.floats(0.3, 9)
 )
@@ -307,7 +307,7 @@ def test_support_and_blur_against_loops(h, w, names, seed, sigma):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_votes_against_loops(h, w, names, seed):
     raw = np.random.default_rng(seed).integers(0, 3, (names, 4 * h, 4 * w)).astype(np.float32)
@@ -316,7 +316,7 @@ def test_votes_against_loops(h, w, names, seed):
     assert found.tolist() == plain_peers.patch_votes(maps, 0.45, 4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 7), st.floats(0.2, 20))
 def test_gaussians_against_loops(h, w, sigma):
     whole = plain_peers.gaussian_matrix(h, w, sigma)

@@ -185,7 +185,7 @@ def test_window_sizes_of_the_paper(size, stride, new, count):
     assert len(corners(new, 336, stride)) == count
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.integers(1, 6))
 def test_stitching_windows_of_a_map_gives_the_map(h, w, crop, stride):
     stride = min(stride, crop)
@@ -197,7 +197,7 @@ def test_stitching_windows_of_a_map_gives_the_map(h, w, crop, stride):
     torch.testing.assert_close(stitch(windows, places, torch.zeros_like(field)), field)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 400),
     st.integers(1, 400),

@@ -434,7 +434,6 @@ READERS = {
 }
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("make", [pipe, device])
 @pytest.mark.parametrize("name", READERS)
 def test_what_may_never_end_is_not_read(tmp_path, name, make):
@@ -445,7 +444,6 @@ def test_what_may_never_end_is_not_read(tmp_path, name, make):
     assert str(caught.value) == f"{path} is neither a file nor a folder"
 
 
-@pytest.mark.timeout(20)
 def test_pipes_in_a_folder_cost_their_frames(tmp_path):
     path = write_folder(tmp_path / "r", list(range(4)))
     for number, kind in enumerate(("color", "depth", "pose")):

@@ -20,6 +20,7 @@ from plain_messages import Message, pair, pose, raw_image
 from plain_messages import info as plain_info
 from recordings import BagWriter
 from rosbags.rosbag2 import StoragePlugin
+from waiting import PATIENCE
 
 from radseg_ros.config import Config, MapConfig, NodeConfig
 from radseg_ros.datatypes import ConfigError, Frame
@@ -214,7 +215,7 @@ def test_a_lens_that_cannot_be_is_a_counted_drop_that_says_why(what):
         assert (account.received, account.dropped, account.waiting) == (1, 1, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([("plumb_bob", 4), ("plumb_bob", 5), ("rational_polynomial", 8),
                      ("rational_polynomial", 12), ("rational_polynomial", 14), ("equidistant", 4)]),
@@ -363,7 +364,7 @@ def test_who_maps_a_bag_is_told_of_the_lens_and_of_the_option(tmp_path):
         command = [sys.executable, str(Path(__file__).parent / "color_desk.py"), "map"]
         done = subprocess.run(
             [*command, str(bag), "-o", str(out), *options],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert ("set node.rectify" in done.stderr) is not rectify

@@ -6,20 +6,20 @@ frame of the map, and what goes wrong with one of them costs the others nothing.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from color_encoder import ColorEncoder
+from color_encoder import GatedEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journalled import assert_equal, settle
 from plain_messages import Message, image, info, pose, transforms
 from test_accounts import GARBAGE, SMALL, Tally, even
 from test_bricks_live import everything
+from waiting import PATIENCE
 
 from radseg_ros.config import (
     Config,
@@ -353,7 +353,7 @@ def good_message(kind: str, ms: int, robot: str) -> Message:
     return make[kind]()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(good | good | shared | frames | frames | bad | left_out | control, max_size=50),
     st.sampled_from(["topic", "tf", "auto"]),
@@ -389,19 +389,6 @@ def test_without_robots_nothing_is_named():
 # A live map
 
 
-class Held(ColorEncoder):
-    """Waits before each image until it is let through, when the gate is closed."""
-
-    def __init__(self) -> None:
-        self.open, self.entered = threading.Event(), threading.Event()
-        self.open.set()
-
-    def encode(self, rgb):
-        self.entered.set()
-        assert self.open.wait(10)
-        return super().encode(rgb)
-
-
 def live_map(
     how: Convention | None = None, journal: str = "", bricks: str = "", **node: object
 ) -> LiveMap:
@@ -419,7 +406,7 @@ def live_map(
         persistence=PersistenceConfig(frame_is_persistent=True, disk_directory=bricks),
     )
     live = LiveMap(config)
-    live.start(Mapper(config, Held()))
+    live.start(Mapper(config, GatedEncoder()))
     live.resume()
     if how is not None:
         give(live, *infos(), *(each for robot in ROBOTS for each in how.static(robot)))
@@ -457,14 +444,14 @@ def test_two_robots_make_the_map_of_one_recording_after_the_other(how, bricks, t
     assert bool(bricks) == (status.everywhere > status.voxels)
     assert_equal(everything(together) if bricks else together.mapper.map, one.mapper.map)
     assert {name: each.integrated for name, each in status.cameras.items()} == {A: 12, B: 12}
-    assert together.close(10) and one.close(10)
+    assert together.close(PATIENCE) and one.close(PATIENCE)
 
 
 def test_the_encoder_takes_robots_in_turns():
     live = live_map(GIVEN, backlog=1)
     live.mapper.encoder.open.clear()
     drive(live, GIVEN, A, 100)
-    assert live.mapper.encoder.entered.wait(5)
+    assert live.mapper.encoder.entered.wait(PATIENCE)
     for ms in range(200, 1000, 100):
         drive(live, GIVEN, A, ms)
     drive(live, GIVEN, B, 500)
@@ -474,7 +461,7 @@ def test_the_encoder_takes_robots_in_turns():
     assert {name: each.integrated for name, each in status.cameras.items()} == {A: 2, B: 1}
     assert dict(status.drops) == {f"{A}: {BUSY}": 7}
     even(status.accounts)
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_garbage_of_one_robot_does_not_stop_the_other():
@@ -487,7 +474,7 @@ def test_garbage_of_one_robot_does_not_stop_the_other():
     assert status.cameras[A].integrated == len(GARBAGE) and not status.cameras[B].integrated
     assert not any(reason.startswith(f"{A}: ") for reason, _ in status.drops)
     even(status.accounts)
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_a_robot_that_falls_silent_is_named_while_the_others_go_on():
@@ -507,7 +494,7 @@ def test_a_robot_that_falls_silent_is_named_while_the_others_go_on():
     assert f"camera '{B}': no frame for 5 s: " in report.text
     assert f"/{B}/info: published, but nothing arrives" in report.text
     assert "dropped" in report.text and f"/{A}/" not in report.text
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_what_is_said_of_a_robot_is_said_of_each_of_its_cameras():
@@ -573,7 +560,7 @@ def test_a_trajectory_moves_the_frames_of_its_robot_alone(how, tmp_path):
     for robot in ("c", ""):
         with pytest.raises(InputError, match=r"no robot is called '.?'; node\.robots: a, "):
             live.correct([10**8], [np.eye(4)], "map", robot)
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 @pytest.mark.parametrize("how", [EACH, GIVEN, CONVENTIONS["tf of each, given origins"]])
@@ -582,7 +569,7 @@ def test_a_journal_knows_the_robot_of_each_frame(how, tmp_path):
     for robot in ROBOTS:
         drive(live, how, robot, 100)
     settle(live, lambda: live.status().integrated == 2)
-    assert live.close(10)
+    assert live.close(PATIENCE)
     before, live = poses_in_journal(tmp_path), live_map(how, str(tmp_path))
     x, T = ORIGINS[B] + 0.1 + 1, np.eye(4)
     if how.options:  # nobody knows yet whether poses come by transforms, whose map is the robot's
@@ -595,7 +582,7 @@ def test_a_journal_knows_the_robot_of_each_frame(how, tmp_path):
     assert poses_in_journal(tmp_path) == pytest.approx(
         {key: x + (key[0] == B) for key, x in before.items()}
     )
-    assert live.close(10)
+    assert live.close(PATIENCE)
 
 
 def test_cameras_are_of_the_robot_whose_name_is_in_front():

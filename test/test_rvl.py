@@ -53,7 +53,7 @@ def test_every_image_is_what_the_plain_decoder_reads(size, holes):
 EXTREME = st.sampled_from([0, 0, 1, 2, 32767, 32768, 65534, 65535])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrays.arrays(np.uint16, arrays.array_shapes(min_dims=2, max_dims=2), elements=EXTREME))
 def test_extreme_steps_and_runs(image):
     np.testing.assert_array_equal(decode(plain_rvl.encode(image)), image)

@@ -89,7 +89,7 @@ def test_relevancy_is_the_logistic_of_the_log_odds():
     torch.testing.assert_close(relevancy, expected, atol=1e-6, rtol=0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 40))
 def test_best_odds_are_the_mean_of_the_highest(voxels, texts, best):
     odds = torch.randn(voxels, texts)

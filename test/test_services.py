@@ -17,6 +17,7 @@ import pytest
 from color_encoder import ColorEncoder
 from conftest import require_ros
 from small_worlds import frame
+from waiting import PATIENCE, wait_for
 
 require_ros()
 
@@ -64,7 +65,7 @@ class Desk:
 
     def _answer(self, name: str, answer: Any, request: Any, response: Any) -> None:
         if name not in AT_ONCE:
-            assert self.gate.wait(10)
+            assert self.gate.wait(PATIENCE)
         response.success = True
 
     def ask(self, name: str, limit: float = 0.0) -> tuple[Any, SimpleNamespace]:
@@ -93,12 +94,11 @@ def desk() -> Iterator[Desk]:
 def finish(desk: Desk, asked: list) -> None:
     """Open the gate; every request that waited is answered."""
     desk.gate.set()
-    for rest, response in asked:
-        if rest is not None:
-            while response.success is None:
-                threading.Event().wait(0.001)
-            rest.close()
-            assert response.success
+    waited = [each for each in asked if each[0] is not None]
+    wait_for(lambda: all(response.success is not None for _, response in waited))
+    for rest, response in waited:
+        rest.close()
+        assert response.success
 
 
 def test_every_service_is_offered(desk):
@@ -148,7 +148,7 @@ def changes(tmp_path: Path) -> Iterator[Changes]:
     (maps / "broken.radmap").symlink_to("no such file")
     (maps / "file").write_text("x")
     yield Changes(None, live)  # type: ignore[arg-type]
-    assert live.close(5)
+    assert live.close(PATIENCE)
 
 
 NOWHERE = {

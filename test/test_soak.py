@@ -60,7 +60,7 @@ def test_a_short_run_reports_everything():
         [sys.executable, str(BENCH / "soak.py"), *short],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     assert re.search(r"at 200 Hz: [\d.]+% of a core, bare node [\d.]+%: [\d.]+x", done.stdout)

@@ -23,7 +23,7 @@ def capacity(column: Column) -> int:
     return column.nbytes // column.data.element_size() // max(1, column.data[:1].numel())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 300) | st.just("trim"), max_size=12))
 def test_a_column_is_a_list_whose_memory_follows_its_length(steps):
     column, reference = Column((2,), torch.int64, CPU, fill=7), np.zeros((0, 2), np.int64)
@@ -94,7 +94,7 @@ def add_and_fail(blocks: VectorBlocks, slots, before, added, vectors) -> torch.T
     return meanwhile
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, 2**31), st.sampled_from(sorted(DTYPES)))
 def test_blocks_are_one_array_of_sums(seed, dtype):
     rng = np.random.default_rng(seed)

@@ -362,7 +362,7 @@ def around(poses: list, stamp: int) -> list:
 stamps = st.lists(st.integers(0, 400), min_size=0, max_size=12, unique=True).map(sorted)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(color=stamps, depth=stamps, poses=stamps, data=st.data())
 def test_any_interleaving_of_the_topics_gives_the_reference(color, depth, poses, data):
     """Each topic keeps its order; the topics may be delayed against each other as they like."""

@@ -67,7 +67,7 @@ def assert_equal(found: dict, expected: dict, changed: bool = True) -> None:
                 np.testing.assert_allclose(found[key][name], value, atol=1e-4, err_msg=name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31))
 def test_a_table_is_a_dictionary_of_sums(seed):
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_worlds import assert_same, make_map, random_frame, rows
+from waiting import PATIENCE
 
 from radseg_ros.config import MapConfig
 from radseg_ros.datatypes import ConfigError
@@ -39,7 +40,7 @@ def near(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31))
 def test_tiers_are_one_array_of_sums(seed):
     rng = np.random.default_rng(seed)
@@ -329,7 +330,7 @@ def test_a_robot_waits_for_no_codec(monkeypatch):
     may_end, real = threading.Event(), tiered.VectorCodec.learn
 
     def learn(*words, haste=False):
-        assert haste or may_end.wait(30)
+        assert haste or may_end.wait(PATIENCE)
         return real(*words, haste=haste)
 
     monkeypatch.setattr(tiered.VectorCodec, "learn", learn)
@@ -406,7 +407,7 @@ def test_questions_keep_codes_of_a_map_in_codes():
     for frame, features in walk(seed=1):
         world.integrate(frame, features)
     assert not world.table.vectors.exact
-    assert not view.catch_up(world, lock, deadline=time.monotonic() + 60)
+    assert not view.catch_up(world, lock, deadline=time.monotonic() + PATIENCE)
     assert near().mean() < 2e-3, "a codec is not learnt while somebody waits"
     before = view.nbytes
     assert view.catch_up(world, lock, ahead=1) == 0

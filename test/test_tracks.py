@@ -547,7 +547,7 @@ def test_a_viewpoint_is_where_most_of_it_was_seen_from(world):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31))
 def test_whatever_happens_ids_are_distinct_and_everything_found_has_one(seed):
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_file
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from small_worlds import (
@@ -104,7 +104,7 @@ def observations(draw):
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(observations(), max_size=3), st.sampled_from([0.05, 0.31, 2.0]))
 def test_any_frames_make_the_map_of_the_reference(frames, voxel_size):
     world, reference = make_map(voxel_size, 3), DictionaryMap(voxel_size)

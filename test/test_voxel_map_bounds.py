@@ -184,7 +184,7 @@ def test_looks_past_the_image_and_behind_the_camera_count_for_nothing():
 
 
 @given(seed=st.integers(0, 2**31), side=st.sampled_from([0.0, 0.05, 0.4, 3.0]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_nearest_of_nine_pixels_says_how_far_the_view_goes_on(seed, side):
     """Against each point looked at on its own."""
     rng = np.random.default_rng(seed)
@@ -212,7 +212,7 @@ def test_the_nearest_of_nine_pixels_says_how_far_the_view_goes_on(seed, side):
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_sphere_that_reaches_into_the_image_is_missed(seed):
     rng = np.random.default_rng(seed)
     one, _ = random_frame(rng)
@@ -234,7 +234,7 @@ def test_no_sphere_that_reaches_into_the_image_is_missed(seed):
         unique=True,
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_keys_are_reversible_and_ordered(coordinates):
     index = torch.tensor(sorted(coordinates))
     key = pack(index.T.double())
@@ -250,7 +250,7 @@ def test_keys_are_reversible_and_ordered(coordinates):
         st.tuples(st.sampled_from(["assign", "remove", "trim"]), st.integers(0, 2**31)), max_size=12
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_index_is_a_dictionary(steps):
     index, reference = VoxelIndex(), {}
     for what, seed in steps:

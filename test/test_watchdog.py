@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from radseg_ros.frames.drops import DropCounts, Unusable
 from radseg_ros.frames.ledger import Account
 from radseg_ros.live_map import LiveMap
 from radseg_ros.ros.paths import confined, share_file
-from radseg_ros.ros.transport import image_transport, profile_variable, sized_profile
+from radseg_ros.ros.transport import image_transport, own_domain, profile_variable, sized_profile
 from radseg_ros.watchdog import InputState, Level, Report, Watchdog, why_no_frames
 
 ODOMETRY, POSE = "nav_msgs/msg/Odometry", "geometry_msgs/msg/PoseStamped"
@@ -50,6 +51,19 @@ def test_every_silent_input_is_explained():
     assert "/depth/image: published, but nothing arrives" in line and "fastdds.xml" in line
     assert f"/pose: published as {POSE}, expected {ODOMETRY} (set node.pose_type)" in line
     assert "camera_info" not in line and "dropped 7 x colour image without" in line
+
+
+def test_a_sender_that_waits_loses_no_images():
+    def silent(*received: int) -> str:
+        kinds = zip(("color", "info", "pose"), received, strict=True)
+        return why_no_frames([InputState(k, f"/{k}", "T", ["T"], n) for k, n in kinds], [], 5.0)
+
+    waits = "published, but nothing arrives (is the sender paused, or still waiting for somebody?)"
+    assert silent(0, 0, 0) == f"no frame for 5 s: /color, /info, /pose: {waits}"
+    assert silent(0, 0, 9) == f"no frame for 5 s: /color, /info: {waits}"
+    assert "/color: published, but nothing arrives (images are lost" in silent(0, 9, 0)
+    assert silent(0, 9, 0).endswith(f"/pose: {waits}")
+    assert silent(9, 0, 9) == f"no frame for 5 s: /info: {waits}"
 
 
 def test_what_may_be_meant_by_a_topic_that_nobody_publishes_is_named():
@@ -345,19 +359,38 @@ def test_the_image_profile_is_used_unless_the_user_chose_one(monkeypatch):
     assert share_file("config/nowhere.xml") is None
 
 
+def test_a_domain_belongs_to_one_process_and_what_it_starts(monkeypatch):
+    domains = []
+    with ExitStack() as held:
+        for _ in range(3):
+            monkeypatch.delenv("ROS_DOMAIN_ID", raising=False)
+            held.enter_context(own_domain())
+            domains.append(int(os.environ["ROS_DOMAIN_ID"]))
+    assert len(set(domains)) == 3 and all(1 <= domain <= 101 for domain in domains)
+    for _ in range(120):  # more than there are: each is free again
+        with own_domain():
+            assert "ROS_DOMAIN_ID" in os.environ
+        assert "ROS_DOMAIN_ID" not in os.environ
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    with own_domain():
+        assert os.environ["ROS_DOMAIN_ID"] == "7", "whoever has chosen one keeps it"
+    assert os.environ["ROS_DOMAIN_ID"] == "7"
+
+
 @pytest.mark.parametrize(
-    ("free_mb", "segment_mb", "message_mb", "warned"),
+    ("free_mb", "segment_mb", "message_mb", "warned", "taken"),
     [
-        (24_000, 32, 16, False),
-        (64, 16, 8, False),  # Docker's default, and what the next processes find
-        (46, 11.5, 5.75, False),
-        (16, 4, 2, False),
-        (12, 4, 2, True),
-        (0, 4, 2, True),
+        (24_000, 32, 16, False, True),
+        (64, 16, 8, False, True),  # Docker's default, and what the next processes find
+        (46, 11.5, 5.75, False, True),
+        (16, 4, 2, False, True),
+        (12, 4, 2, True, True),
+        (5, 4, 2, True, False),  # else the next process would find no room
+        (0, 4, 2, True, False),
     ],
 )
 def test_shared_memory_is_taken_by_what_is_left(
-    monkeypatch, free_mb, segment_mb, message_mb, warned
+    monkeypatch, free_mb, segment_mb, message_mb, warned, taken
 ):
     state = SimpleNamespace(f_bavail=free_mb * 256, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda path: state)
@@ -366,6 +399,11 @@ def test_shared_memory_is_taken_by_what_is_left(
     sizes = [int(n) / 2**20 for n in re.findall(r"<(?:segment_s|maxMessageS)ize>(\d+)<", text)]
     assert sizes == [segment_mb, message_mb]
     assert bool(warning) == warned
+    used = re.search("<userTransports>(.*)</userTransports>", text, re.DOTALL)[1].split()
+    assert used == [
+        *(["<transport_id>images_shared_memory</transport_id>"] if taken else []),
+        "<transport_id>network</transport_id>",
+    ]
     if warned:
         assert f"{free_mb}.0 MB are free in /dev/shm" in warning and "--shm-size=1g" in warning
 

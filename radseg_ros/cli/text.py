@@ -16,6 +16,8 @@ from ..datatypes import LanguageError, check_texts
 from ..files import prepare_file
 from ..language.templates import WORDINGS
 
+NO_TOWER = "Run this where the tower is, or name its folder with --tower"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
@@ -66,7 +68,7 @@ def write_embeddings(options: argparse.Namespace) -> tuple[int, str]:
     else:
         tower, dimensions = tower_of_checkpoint(options)
     progress = tqdm(labels, desc="labels", disable=None)
-    embedder = TextEmbedder(tower, dimensions, wording=WORDINGS[options.wording])
+    embedder = TextEmbedder(tower, dimensions, wording=WORDINGS[options.wording], cure=NO_TOWER)
     return embedder.save(options.out, progress, options.prompt or ()), tower.name
 
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ros.transport import own_domain
 from .processes import DemoError, Program
 
 if TYPE_CHECKING:
@@ -120,11 +121,8 @@ def run(options: argparse.Namespace) -> int:
         else ""
     )
     print(f"encoder: {options.encoder}{remark}")
-    os.environ.setdefault(
-        "ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"
-    )  # the demo is nobody else's business
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    result = measure(options, recording, texts)
+    with own_domain():  # the demo is nobody else's business
+        result = measure(options, recording, texts)
     if not result["voxels"]:
         raise DemoError(f"the map is empty; dropped: {result['drops'] or 'nothing'}")
     rows = compare(result["answers"], truth)

@@ -31,7 +31,7 @@ from ..datatypes import InputError, MapFileError, brief
 from ..files import locked_folder, write_whole
 from ..reading import MISFITS, read_json
 from ..voxels.map_file import MAX_CHANNELS, MapIdentity
-from ..voxels.tensor_file import opened, read_small, save_tensors
+from ..voxels.tensor_file import opened, read_tensors, save_tensors
 from ..voxels.voxel_map import MOST_RECORDS
 from .record import FILE, FRAME, NOTHING, VERSION, Content, KeyFrame, Record, unpack
 from .story import Story, tell
@@ -98,7 +98,7 @@ class Journal:
         """What a record says of itself; None = it is damaged, which is counted."""
         try:
             with opened(self.folder / record.name, FILE) as (_, header):
-                return header
+                return self._own(record, header)
         except MapFileError as error:
             self.leave_out(error)
             return None
@@ -106,10 +106,27 @@ class Journal:
     def content(self, record: Record) -> Content | None:
         """All that a record holds; None = it is damaged, which is counted."""
         try:
-            return Content(*read_small(self.folder / record.name, FILE, MOST_BYTES))
+            header, state = read_tensors(self.folder / record.name, FILE, MOST_BYTES)
+            return Content(self._own(record, header), state)
         except MapFileError as error:
             self.leave_out(error)
             return None
+
+    def _own(self, record: Record, header: dict[str, Any]) -> dict[str, Any]:
+        """The header of a record; the first ones say neither their number nor whose they are.
+
+        Raises:
+            MapFileError: its file has taken the place of another one.
+        """
+        for name, own in self._place(record).items():
+            if header.get(name, own) != own:
+                path = self.folder / record.name
+                raise MapFileError(f"{path} is the copy of a record of another {name}")
+        return header
+
+    def _place(self, record: Record) -> dict[str, Any]:
+        """Where a record belongs, as its header says."""
+        return {"journal": self.about.id, "number": record.number, "kind": record.kind}
 
     def key_frame(self, record: Record) -> KeyFrame | None:
         """The key frame of a record; None = it is damaged, which is counted."""
@@ -196,7 +213,7 @@ class JournalWriter(Journal):
     def _write(self, record: Record, content: Content) -> None:
         self._make_room(record.nbytes)
         path = self.folder / record.name
-        save_tensors(path, FILE, {"kind": record.kind, **content.header}, content.state)
+        save_tensors(path, FILE, {**content.header, **self._place(record)}, content.state)
         written = record._replace(nbytes=path.stat().st_size)
         self.records = [*self.records, written]  # whoever reads the old list goes on with that
         self.nbytes += written.nbytes

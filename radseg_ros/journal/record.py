@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One record of a journal: a safetensors file (:mod:`..voxels.tensor_file`, tag ``radjournal``).
 
+The header says where the record belongs: ``journal`` (its id), ``number`` and ``kind``.
+
 A key frame (kind ``frame``) is kept as it is fused, at the working size. Its header has
 ``stamp_ns``, ``camera`` (its name, where there are several, below that of its robot, where there
 are several: ``front``, ``a``, ``a/front``), ``frame_id`` (of the world),

@@ -42,6 +42,7 @@ class TextEmbedder:
         files: written by :meth:`save`.
         cache: the cache on disk.
         wording: what becomes of a label or a prompt before the tower reads it, and after.
+        cure: what to do where the tower is not at hand.
 
     Raises:
         LanguageError: a file cannot be read, or belongs to another text tower.
@@ -54,7 +55,9 @@ class TextEmbedder:
         files: Iterable[str | Path] = (),
         cache: TextCache | None = None,
         wording: Wording = CANONICAL,
+        cure: str = "Write text embeddings with radseg-text on a machine that has the tower",
     ) -> None:
+        self._cure = cure
         self.tower = tower
         self.dimensions = dimensions
         self.wording = wording
@@ -138,9 +141,8 @@ class TextEmbedder:
             vectors = self._read(kind, text)
         except LanguageError as error:
             raise LanguageError(
-                f"unknown {kind} {text!r}: neither the given text embeddings nor the cache hold "
-                f"it, and there is no text tower to make it: {error}. Write text embeddings with "
-                "radseg-text on a machine that has the tower"
+                f"unknown {kind} {text!r}: neither text embeddings nor the cache hold it, "
+                f"and there is no text tower to make it: {error}. {self._cure}"
             ) from error
         if vectors.shape[1] != self.dimensions:
             raise LanguageError(

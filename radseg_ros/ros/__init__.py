@@ -5,15 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..command import run_command
-
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point ``radseg_mapping``: the node, whose module imports ROS and the messages first."""
+    """Entry point ``radseg_mapping``."""
+    from .mapper_node import main as program
 
-    def node() -> int:
-        from .mapper_node import main as run
-
-        run(args)
-
-    return run_command("radseg_mapping", node)
+    return program(args)

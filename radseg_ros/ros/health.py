@@ -70,7 +70,7 @@ class Health:
             **{f"{stage} (ms)": f"{1000 * s:.1f}" for stage, s in report.latencies.items()},
             **{f"{topics.get(name, name)} (inputs)": a for name, a in status.accounts.items()},
             **{f"dropped: {reason}": count for reason, count in status.drops},
-            **{f"caught: {fault}": count for fault, count in self._faults.items()},
+            **{f"caught: {what}": n for what, n in [*self._faults.items(), *status.faults]},
             **_of_the_journal(status),
             **_of_the_disk(status),
         }

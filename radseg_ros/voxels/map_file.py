@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,16 @@ from ..reading import MISFITS
 from .coding.codec import LEAST_BYTES, VectorCodec, sample_size
 from .coding.codecs import NUMBER_BYTES, Codecs
 from .index import valid_keys
-from .tensor_file import Kind, check_digests, opened, read_tensors, save_tensors, text_digest
+from .tensor_file import (
+    Kind,
+    Rows,
+    TensorFile,
+    check_digests,
+    digests,
+    opened,
+    save_tensors,
+    text_digest,
+)
 from .voxel_map import LARGEST, Beyond, VoxelMap
 
 SUFFIX = ".radmap"
@@ -202,10 +212,47 @@ def load_map(
             ``expect`` or ``config``.
     """
     path = Path(path)
-    said, state = _read(path)
-    header = _understood(path, said)
-    if expect is not None:
-        header.identity.require(expect, str(path))
+    with opened(path, FILE) as (file, said):
+        header = _understood(path, said)
+        if expect is not None:
+            header.identity.require(expect, str(path))
+        _require(path, header, config, channels)
+        rules = config or header.config
+        state = _state(path, file, said, in_parts=not rules.hot_voxels)
+        _check(str(path), state, header.channels, header.config)
+        if "codes" in state and not rules.hot_voxels:
+            state = _decoded(str(path), state, header.config)
+        with _fitting(path):
+            try:
+                voxel_map = VoxelMap(header.channels, rules, lift or header.lift, device, beyond)
+            except ConfigError as error:
+                if config is not None:
+                    raise
+                raise MapFileError(f"{path} is damaged: {error}") from error
+            voxel_map.table.load(state)
+        if isinstance(vectors := state.get("vectors"), _Vectors):
+            check_digests(path, said, {"vectors": vectors.digest})
+    voxel_map.camera = header.camera
+    voxel_map.continue_from(header.last_stamp_ns)
+    return voxel_map, header.identity
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise MapFileError(f"a map as {path} says does not fit into the memory") from error
+        raise
+
+
+def _require(path: Path, header: MapHeader, config: MapConfig | None, channels: int | None) -> None:
+    """Refuse a map that does not fit its reader.
+
+    Raises:
+        MapFileError: says why.
+    """
     for name in ("voxel_size", "space", "labels") if config is not None else ():
         if getattr(header.config, name) != getattr(config, name):
             raise MapFileError(
@@ -216,24 +263,6 @@ def load_map(
         raise MapFileError(
             f"{path} holds {header.channels} numbers per voxel, here it is {channels}"
         )
-    _check(str(path), state, header.channels, header.config)
-    if "codes" in state and not (config or header.config).hot_voxels:
-        state = _decoded(str(path), state, header.config)
-    rules = config or header.config, lift or header.lift
-    try:
-        voxel_map = VoxelMap(header.channels, *rules, device, beyond)
-    except ConfigError as error:
-        if config is not None:
-            raise
-        raise MapFileError(f"{path} is damaged: {error}") from error
-    except (MemoryError, RuntimeError) as error:
-        if out_of_memory(error):
-            raise MapFileError(f"a map as {path} says does not fit into the memory") from error
-        raise
-    voxel_map.table.load(state)
-    voxel_map.camera = header.camera
-    voxel_map.continue_from(header.last_stamp_ns)
-    return voxel_map, header.identity
 
 
 def read_header(path: Path | str) -> MapHeader:
@@ -254,7 +283,7 @@ def fingerprint(path: Path | str) -> str:
         MapFileError: as :func:`read_header`.
     """
     with opened(Path(path), FILE) as (file, _):
-        return text_digest(file.metadata()[FILE.tag])
+        return text_digest(file.metadata[FILE.tag])
 
 
 def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
@@ -266,9 +295,8 @@ def read_geometry(path: Path | str) -> tuple[MapGeometry, MapHeader]:
     path = Path(path)
     with opened(path, FILE) as (file, said):
         header = _understood(path, said)
-        names = [name for name in file.keys() if name not in _LARGE]  # noqa: SIM118
-        state = {name: file.get_tensor(name) for name in names}
-        check_digests(path, said, state)
+        state = {name: file.tensor(name) for name in file.names if name not in _LARGE}
+        check_digests(path, said, digests(state))
         _complete(said, state)
     count = state["key"].shape[:1] if "key" in state else (0,)
     empty = VoxelMap(1, _in_full(header.config), device="cpu")
@@ -313,11 +341,40 @@ def _understood(path: Path, header: dict[str, Any]) -> MapHeader:
     return MapHeader(identity, config, lift, channels, last_stamp_ns, (x, y, z), notes)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The header and the tensors of a file, as this version has them."""
-    header, state = read_tensors(path, FILE)
-    _complete(header, state)
-    return header, state
+class _Vectors:
+    """The vectors of a file, looked at as they are taken from it: they are nearly all of a map,
+    which memory shall not hold twice.
+    """
+
+    def __init__(self, path: Path, rows: Rows, hits: torch.Tensor) -> None:
+        self._path, self._rows, self._hits = path, rows, hits
+        self.dtype, self.shape = rows.dtype, rows.shape
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        found = self._rows[rows]
+        if not _sound(found, self._hits[rows]):
+            raise MapFileError(f"{self._path} is damaged: impossible vectors")
+        return found
+
+    @property
+    def digest(self) -> str:
+        """Of what was taken."""
+        return self._rows.digest
+
+
+def _state(path: Path, file: TensorFile, said: dict[str, Any], in_parts: bool) -> dict[str, Any]:
+    """The tensors of a file whose digests agree, as this version has them.
+
+    Args:
+        in_parts: ``vectors`` as :class:`_Vectors`; their digest is not known before the end.
+    """
+    later = ["vectors"] if in_parts and "vectors" in file.names and "hits" in file.names else []
+    state: dict[str, Any] = {n: file.tensor(n) for n in file.names if n not in later}
+    check_digests(path, said, digests(state))
+    for name in later:
+        state[name] = _Vectors(path, file.rows(name), state["hits"])
+    _complete(said, state)
+    return state
 
 
 def _decoded(
@@ -351,7 +408,7 @@ def _complete(header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
             state["codes"] = torch.nn.functional.pad(codes, (NUMBER_BYTES, 0))
 
 
-def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: MapConfig) -> None:
+def _check(what: str, state: Mapping[str, Any], channels: int, config: MapConfig) -> None:
     """Refuse what cannot be the contents of a map.
 
     Raises:
@@ -361,7 +418,9 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
     count = state["key"].shape[:1] if "key" in state else ()
     if not count:
         raise MapFileError(f"{what} is damaged: key is missing or has another shape or type")
-    if "codes" in state and "vectors" not in state:
+    if "codes" in state and "vectors" in state:
+        raise MapFileError(f"{what} is damaged: it has vectors and codes of them")
+    if "codes" in state:
         _check_codes(what, state, channels, count)
         del empty["vectors"]
     for name, wanted in empty.items():
@@ -383,7 +442,8 @@ def _check(what: str, state: dict[str, torch.Tensor], channels: int, config: Map
             ((-STAMP_LIMIT_NS < first) & (first <= last) & (last < STAMP_LIMIT_NS)).all()
         ),
         "counts of looks through a voxel": bool((state["seen_through"] >= 0).all()),
-        "vectors": "vectors" not in state or _sound(state["vectors"], hits),
+        "vectors": not isinstance(state.get("vectors"), torch.Tensor)
+        or _sound(state["vectors"], hits),
     }
     for part, good in sound.items():
         if not good:
@@ -398,7 +458,7 @@ def _sound(vectors: torch.Tensor, hits: torch.Tensor) -> bool:
 
 
 def _check_codes(
-    what: str, state: dict[str, torch.Tensor], channels: int, count: tuple[int, ...]
+    what: str, state: Mapping[str, torch.Tensor], channels: int, count: tuple[int, ...]
 ) -> None:
     try:
         codecs = Codecs.of(state)

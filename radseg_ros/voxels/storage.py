@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -196,8 +197,10 @@ class VectorBlocks:
         """What :meth:`add` takes of another map: the sums of (N,) slots and their hits."""
         return lambda a, b: self.sums(slots[a:b], hits[a:b])
 
-    def load(self, state: Mapping[str, torch.Tensor], hits: torch.Tensor) -> None:
-        """Set all rows as :meth:`state` gave them, of this type or the other one."""
+    def load(self, state: Mapping[str, Any], hits: torch.Tensor) -> None:
+        """Set all rows as :meth:`state` gave them, of this type or the other one; they are taken
+        as slices, one after the other.
+        """
         rows = state["vectors"]
         for number, block in enumerate(self.blocks):
             span = slice(

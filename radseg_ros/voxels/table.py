@@ -8,8 +8,9 @@ every per-voxel array is dense, and reading the whole map is a copy.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -289,7 +290,7 @@ class VoxelTable:
         self.vectors.follow(other.vectors, slots)  # type: ignore[arg-type]  # of the same options
         return len(stale)
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Fill an empty table with what :meth:`state` or :meth:`copied` gave."""
         self.resize(len(state["key"]))
         for name, column in self._columns.items():

@@ -10,19 +10,22 @@ the new one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from ..datatypes import MapFileError
 from ..device import out_of_memory
-from ..files import read_bytes, read_through, whole_file
+from ..files import plain_file, read_bytes, whole_file
+from ..reading import MAX_TEXT, MISFITS
 
 _DTYPES = {
     torch.uint8: "U8",
@@ -32,6 +35,8 @@ _DTYPES = {
     torch.float32: "F32",
     torch.float64: "F64",
 }
+_TYPES = {name: dtype for dtype, name in _DTYPES.items()}
+Room = TypeVar("Room", bytearray, memoryview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +144,35 @@ def digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     return {name: _digest(tensor) for name, tensor in state.items()}
 
 
-def _digest(tensor: torch.Tensor, part_bytes: int = 1 << 24) -> str:
-    """The digest of the digests of the parts, as files of all versions have it."""
-    data = _bytes(tensor)
-    parts = (data[start : start + part_bytes] for start in range(0, len(data), part_bytes))
-    digests = (hashlib.sha256(part).digest() for part in parts)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def _digest(tensor: torch.Tensor) -> str:
+    digest = _PartedDigest()
+    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+class _PartedDigest:
+    """The digest of the digests of parts of 16 MB, as files of all versions have it."""
+
+    PART = 1 << 24  # bytes
+
+    def __init__(self) -> None:
+        self._whole, self._part = hashlib.sha256(), hashlib.sha256()
+        self._room = self.PART  # bytes that the part still takes
+
+    def update(self, data: memoryview) -> None:
+        while len(data):
+            some, data = data[: self._room], data[self._room :]
+            self._part.update(some)
+            self._room -= len(some)
+            if not self._room:
+                self._whole.update(self._part.digest())
+                self._part, self._room = hashlib.sha256(), self.PART
+
+    def hexdigest(self) -> str:
+        whole = self._whole.copy()
+        if self._room < self.PART:
+            whole.update(self._part.digest())
+        return whole.hexdigest()
 
 
 def text_digest(text: str) -> str:
@@ -152,69 +180,162 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The header and the tensors of a file whose digests agree.
+class TensorFile:
+    """A safetensors file that is read and never mapped: one that is cut meanwhile is damaged, where
+    a process that has it mapped is killed (SIGBUS).
 
     Raises:
-        MapFileError: the file is missing, damaged, of another kind or version.
+        MapFileError: it is damaged, or none; as its methods do.
     """
-    with opened(path, kind) as (file, header):
-        read_through(path)
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return _agreeing(path, header, state)
+
+    def __init__(self, path: Path, kind: Kind, file: io.FileIO) -> None:
+        self._path, self._kind, self._file = path, kind, file
+        self._places: dict[str, _Place] = {}
+        with _damage_told(path, kind):
+            self.metadata = self._understood()
+
+    def _understood(self) -> Mapping[str, str]:
+        """The metadata; tensors must lie behind the header one after the other, to the end."""
+        size = os.fstat(self._file.fileno()).st_size
+        length = int.from_bytes(self._filled(0, bytearray(8)), "little")
+        if length > min(size, MAX_TEXT):
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(self._filled(8, bytearray(length)))
+        metadata: Mapping[str, str] = header.pop("__metadata__", {})
+        self._start, end = 8 + length, 0  # bytes
+        for name, said in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            place = _Place(_TYPES[said["dtype"]], tuple(said["shape"]), *said["data_offsets"])
+            if place.start != end or not place.fits:
+                raise ValueError(f"{name} lies where it cannot")
+            self._places[name], end = place, place.end
+        if self._start + end != size:
+            raise ValueError("the tensors do not end where the file does")
+        return metadata
+
+    @property
+    def names(self) -> list[str]:
+        """Of its tensors."""
+        return list(self._places)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One of them."""
+        place = self._places[name]
+        return self.part(name, 0, place.nbytes).view(place.dtype).view(place.shape)
+
+    def part(self, name: str, start: int, end: int) -> torch.Tensor:
+        """Some bytes of one, as (n,) uint8."""
+        with _damage_told(self._path, self._kind):
+            room = torch.empty(end - start, dtype=torch.uint8)
+            self._filled(self._start + self._places[name].start + start, room.numpy().data)
+        return room
+
+    def rows(self, name: str) -> Rows:
+        """One of them, to be read part by part."""
+        place = self._places[name]
+        return Rows(self, name, place.dtype, place.shape)
+
+    def _filled(self, at: int, room: Room) -> Room:
+        """``room`` with what is at byte ``at``."""
+        self._file.seek(at)
+        left = memoryview(room)
+        while len(left):
+            count = self._file.readinto(left)
+            if not count:
+                raise ValueError("it ends too soon")
+            left = left[count:]
+        return room
 
 
-def _agreeing(
-    path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]
+class _Place(NamedTuple):
+    """Where the bytes of a tensor are, behind the header of its file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+    @property
+    def fits(self) -> bool:
+        """Whether it has the numbers that it says."""
+        whole = all(type(n) is int and n >= 0 for n in (*self.shape, self.start, self.end))
+        return whole and math.prod(self.shape) * self.dtype.itemsize == self.nbytes
+
+
+class Rows:
+    """A tensor of a file, of which each row is read once: by slices that follow each other."""
+
+    def __init__(
+        self, file: TensorFile, name: str, dtype: torch.dtype, shape: tuple[int, ...]
+    ) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+        self._file, self._next = file, 0
+        self._digest = _PartedDigest()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        first, end, _ = rows.indices(len(self))
+        if first != self._next:
+            raise ValueError(f"row {first} of {self.name} was asked for, and {self._next} is next")
+        self._next = max(first, end)
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        part = self._file.part(self.name, first * width, self._next * width)
+        self._digest.update(part.numpy().data)
+        return part.view(self.dtype).view(-1, *self.shape[1:])
+
+    @property
+    def digest(self) -> str:
+        """Of what has been read."""
+        return self._digest.hexdigest()
+
+
+def read_tensors(
+    path: Path, kind: Kind, most: int | None = None
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Header and tensors, if these are all of those of which it tells."""
-    check_digests(path, header, state)
-    if missing := header["sha256"].keys() - state.keys():
-        raise MapFileError(f"{path} is damaged: {', '.join(sorted(missing))} is missing")
+    """The header and the tensors of a file, of at most ``most`` bytes, whose digests agree.
+
+    Raises:
+        MapFileError: the file is missing, damaged, larger, or of another kind or version.
+    """
+    with opened(path, kind, most) as (file, header):
+        state = {name: file.tensor(name) for name in file.names}
+    check_digests(path, header, digests(state))
     return header, state
 
 
-def read_small(path: Path, kind: Kind, most: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """As :func:`read_tensors`, of a file of at most ``most`` bytes, which is read and not mapped.
-
-    So one that is cut meanwhile is damaged, too; a process that has it mapped is killed (SIGBUS).
-
-    Raises:
-        MapFileError: as :func:`read_tensors`.
-    """
-    from safetensors.torch import load
-
-    with _damage_told(path, kind):
-        data = read_bytes(path, most)
-        state = load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
-        header = _header_in(path, kind, metadata or {})
-    return _agreeing(path, header, state)
-
-
 @contextmanager
-def opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, Any]]]:
+def opened(
+    path: Path, kind: Kind, most: int | None = None
+) -> Iterator[tuple[TensorFile, dict[str, Any]]]:
     """A file of this kind, and its header, whose digest agrees; no tensor has been read.
 
     Raises:
         MapFileError: as :func:`read_tensors`.
     """
-    from safetensors import safe_open
-
-    with _damage_told(path, kind), safe_open(path, framework="pt") as file:
-        yield file, _header_in(path, kind, file.metadata() or {})
+    with _damage_told(path, kind):
+        plain = plain_file(path, most)
+    with plain:
+        file = TensorFile(path, kind, plain)
+        with _damage_told(path, kind):
+            header = _header_in(path, kind, file.metadata)
+        said = header.get("sha256")
+        if isinstance(said, dict) and (missing := said.keys() - set(file.names)):
+            raise MapFileError(f"{path} is damaged: {', '.join(sorted(missing))} is missing")
+        yield file, header
 
 
 @contextmanager
 def _damage_told(path: Path, kind: Kind) -> Iterator[None]:
-    from safetensors import SafetensorError
-
     if not os.path.isfile(path):  # False for names that no file can have, too
         raise MapFileError(f"there is no {kind.said} {path}")
     try:
         yield
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+    except (*MISFITS, OSError, RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             raise MapFileError(f"{path} does not fit into the memory") from error
         raise MapFileError(f"{path} is damaged, incomplete, or not a {kind.said}") from error
@@ -237,14 +358,12 @@ def _header_in(path: Path, kind: Kind, metadata: Mapping[str, str]) -> dict[str,
     return header
 
 
-def check_digests(path: Path, header: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
-    """Refuse tensors that are not those of which the header tells.
+def check_digests(path: Path, header: dict[str, Any], found: Mapping[str, str]) -> None:
+    """Refuse tensors, by their digests, that are not those of which the header tells.
 
     Raises:
         MapFileError: says so.
     """
-    if any(tensor.dtype not in _DTYPES for tensor in state.values()):
-        raise MapFileError(f"{path} is damaged: it holds numbers of another type")
     said = header.get("sha256")
-    if not isinstance(said, dict) or digests(state) != {name: said.get(name) for name in state}:
+    if not isinstance(said, dict) or found != {name: said.get(name) for name in found}:
         raise MapFileError(f"{path} is damaged: its contents do not match their checksums")

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -108,6 +109,19 @@ class Beyond(Protocol):
 
     def parts(self, world: VoxelMap) -> Iterator[VoxelMap]:
         """All that is there, as maps that can be merged; it stays there."""
+        ...
+
+    def joining(
+        self, world: VoxelMap, other: VoxelMap, clock: MapClock
+    ) -> AbstractContextManager[Callable[[], int]]:
+        """Prepare to have as well what is there of another map, whose stamps ``clock`` tells.
+
+        What it gives does it, cannot fail, and returns the number of new voxels; where it was not
+        called at the end, nothing has changed.
+
+        Raises:
+            MapFileError: there is no room for it.
+        """
         ...
 
     def clear_box(self, world: VoxelMap, lowest: Sequence[float], highest: Sequence[float]) -> int:
@@ -421,12 +435,15 @@ class VoxelMap:
     def merge(self, other: VoxelMap) -> int:
         """Add all points of a map of the same world frame, as if its frames had come here.
 
+        Whatever fails, the map is afterwards as it was before.
+
         Returns:
-            The number of new voxels. Whatever fails, the map is afterwards as it was before; but
-            of a map that is partly on the disk it keeps the parts that were added already.
+            The number of new voxels; those that were in memory and are on the disk now as well, or
+            the other way round, count.
 
         Raises:
             InputError: the maps differ in voxel size, channels, space or labels.
+            MapFileError: the disk has no room for what the other one has there.
         """
         if other is self:
             raise InputError("a map cannot be merged with itself")
@@ -438,8 +455,27 @@ class VoxelMap:
             raise InputError(
                 f"maps of different channels cannot be merged: {self.channels} and {other.channels}"
             )
-        known = len(self)
         clock = self.clock if self.last_stamp_ns is not None else other.clock
+        joining: AbstractContextManager[Callable[[], int]] = nullcontext(lambda: 0)
+        here = other
+        if other.beyond is not None and self.beyond is not None:
+            joining = self.beyond.joining(self, other, clock)
+        elif other.beyond is not None:
+            here = other._gathered(other.beyond)
+        with joining as join:
+            new = self._merge_table(here, clock) + join()
+        stamps = [s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None]
+        self.clock, self.last_stamp_ns = clock, max(stamps, default=None)
+        self.history.removed += other.history.removed
+        self.history.frames += other.history.frames
+        self.history.stale.update(other.history.stale)
+        self._maintain(self.forget)
+        self._maintain(self._evict)
+        return new
+
+    def _merge_table(self, other: VoxelMap, clock: MapClock) -> int:
+        """Add what another map has in memory, all or nothing; return the number of new voxels."""
+        known = len(self)
         slots, order = self.table.claim(other.table["key"].to(self.device))
         try:
             order = order.to(other.device)
@@ -450,17 +486,14 @@ class VoxelMap:
         except BaseException:
             self.table.release(known)
             raise
-        new = len(self) - known
-        stamps = [s for s in (self.last_stamp_ns, other.last_stamp_ns) if s is not None]
-        self.clock, self.last_stamp_ns = clock, max(stamps, default=None)
-        self.history.removed += other.history.removed
-        self.history.frames += other.history.frames
-        self.history.stale.update(other.history.stale)
-        self._maintain(self.forget)
-        self._maintain(self._evict)
-        for part in () if other.beyond is None else other.beyond.parts(other):
-            new += self.merge(part)
-        return new
+        return len(self) - known
+
+    def _gathered(self, beyond: Beyond) -> VoxelMap:
+        """A copy of the map, with what is on the disk in memory."""
+        whole = self.part(self.table.copied(torch.arange(len(self), device=self.device)), True)
+        for part in beyond.parts(self):
+            whole.rejoin(part)
+        return whole
 
     @torch.no_grad()
     def rejoin(self, part: VoxelMap) -> None:
@@ -601,6 +634,7 @@ class VoxelMap:
         removed = self._remove(((xyz >= low) & (xyz <= high)).all(1))
         if self.beyond is not None:
             removed += self.beyond.clear_box(self, lowest, highest)
+            self._maintain(self._evict)  # what came back for want of room on the disk
         return removed
 
     def _remove(self, gone: torch.Tensor) -> int:

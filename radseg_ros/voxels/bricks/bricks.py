@@ -9,17 +9,21 @@ whoever asks (:mod:`.asking`) or saves (:mod:`.saving`).
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from ...datatypes import Frame
+from ...datatypes import Frame, MapFileError
 from ...geometry import DeviceFrame
 from ..carving import spheres_in_view
+from ..clock import MapClock
 from ..tensors import take
 from ..voxel_map import VoxelMap
 from . import cubes
@@ -62,6 +66,7 @@ class Bricks:
         self.wanted: dict[int, None] = {}  # seen by frames; the newest last
         self._pinned: Counter[int] = Counter()
         self._order: list[tuple[int, int]] = []  # see next_coldest
+        self.ranked_at = -math.inf  # s, time.monotonic() of order_by
         if snapshot is None:
             weakref.finalize(self, _discard_all, shelf, self.on_disk)
 
@@ -111,19 +116,18 @@ class Bricks:
 
     def take(self, world: VoxelMap, count: int) -> int:
         """As :meth:`Beyond.take`; waits for the disk."""
-        taken = 0
+        most = len(world)
         for brick, _ in cubes.coldest(*self.places(world)):
-            if taken >= count:
-                return taken
+            if most - len(world) >= count:
+                break
             if brick in self._pinned:
                 continue
             leaving = self.leaving(world, brick)
             written = None if leaving is None else self.shelf.write(leaving.state)
             if leaving is None or written is None:
-                return taken
+                return most - len(world)  # below 0 where more has come back for it than went
             self.left(world, leaving, written)
-            taken += written.voxels
-        return max(taken, count)  # what is left is pinned
+        return max(most - len(world), count)  # what is left is pinned
 
     def leaving(self, world: VoxelMap, brick: int) -> Leaving | None:
         """A brick that is to be written; None = there is nothing of it in memory.
@@ -173,6 +177,7 @@ class Bricks:
     def order_by(self, ranked: Sequence[tuple[int, int]]) -> None:
         """What :func:`.cubes.coldest` told a moment ago: the colder half serves for a while."""
         self._order = list(ranked[: -(-len(ranked) // 2)])
+        self.ranked_at = time.monotonic()
 
     def places(self, world: VoxelMap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """What :func:`.cubes.coldest` must know; copies, for a moment later."""
@@ -242,6 +247,60 @@ class Bricks:
             if part is not None:
                 yield part
 
+    @contextmanager
+    def joining(
+        self, world: VoxelMap, other: VoxelMap, clock: MapClock
+    ) -> Iterator[Callable[[], int]]:
+        """As :meth:`Beyond.joining`: bricks are written as they will be, and used all at once."""
+        theirs, joined, lost = other.beyond, dict[int, Brick](), 0
+        assert isinstance(theirs, Bricks)  # there is no other kind
+
+        def join() -> int:
+            new = 0
+            while joined:
+                number, brick = joined.popitem()
+                before = self.on_disk.get(number)
+                self.on_disk[number] = brick
+                new += brick.voxels
+                if before is not None:
+                    new -= before.voxels
+                    self.shelf.discard(before)
+            world.history.removed += lost
+            return new
+
+        try:
+            for number, brick in theirs.on_disk.items():
+                mine = self.on_disk.get(number)
+                part = theirs.read(other, brick, in_full=True)
+                if part is None:
+                    lost += brick.voxels
+                    continue
+                part.table["seen_at"].copy_(clock.ago(part.table["last_seen_ns"]))
+                part.table["seen_through"].zero_()
+                known = None if mine is None else self.read(world, mine, in_full=True)
+                lost += mine.voxels if mine is not None and known is None else 0
+                parts = [part] if known is None else [known, part]
+                joined[number] = self._written(world, parts)
+            yield join
+        finally:
+            _discard_all(self.shelf, joined)
+
+    def _written(self, world: VoxelMap, parts: Sequence[VoxelMap]) -> Brick:
+        """A brick of what parts have together, as ``world`` stores it.
+
+        Raises:
+            MapFileError: the disk does not take it.
+        """
+        none = torch.zeros(0, dtype=torch.int64, device=world.device)
+        whole = world.part(world.table.copied(none))
+        for part in parts:
+            whole.rejoin(part)
+        every = torch.arange(len(whole), device=world.device)
+        written = self.shelf.write(whole.table.copied(every))
+        if written is None:
+            raise MapFileError(f"{self.shelf.folder} has no room for another map")
+        return written
+
     def clear(self) -> None:
         """As :meth:`Beyond.clear`."""
         _discard_all(self.shelf, self.on_disk)
@@ -275,7 +334,7 @@ class Bricks:
         every = torch.arange(len(part), device=part.device)
         written = self.shelf.write(part.table.copied(every))
         if written is None:  # no room on the disk
-            world.rejoin(part)
+            world.rejoin(part)  # whoever clears evicts what is too much
         self._drop(world, brick, lost=False)
         if written is not None:
             self.on_disk[brick] = written

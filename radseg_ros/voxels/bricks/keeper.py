@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who brings bricks to the disk and back, beside the frames, which wait for milliseconds only."""
+"""Who brings bricks to the disk and back, beside the frames, which wait for milliseconds only.
+
+By how much, and for how long, a map may be beyond its bounds says docs/method.md 3.4.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,6 @@ class Keeper:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._goal = 0  # voxels in memory, down to which bricks go; 0 = none must
-        self._ranked_at = -RANKED_APART
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bricks", daemon=True)
         self._thread.start()
@@ -102,37 +104,16 @@ class Keeper:
         return world.fill + kept
 
     def _out(self, world: VoxelMap, bricks: Bricks, rested: bool) -> bool:
-        """Bring the coldest brick to the disk; False = there is none, or the disk is full."""
-        with self._host.lock:
-            brick = bricks.next_coldest(world, rested)
-            places = bricks.places(world) if brick is None else None
-        if places is not None:
-            now = time.monotonic()
-            if rested and now < self._ranked_at + RANKED_APART:
-                return False
-            ranked, self._ranked_at = cubes.coldest(*places), now
-            with self._host.lock:
-                bricks.order_by(ranked)
-                brick = bricks.next_coldest(world, rested)
-        if brick is None:
-            return False
-        bring_back(self._host, world, bricks, [brick])  # what is there of it already
-        with self._host.lock:
-            leaving = bricks.leaving(world, brick)
-        written = None if leaving is None else bricks.shelf.write(leaving.state)
-        if leaving is None or written is None:
+        failed = bricks.shelf.failed
+        if bring_out(self._host, world, bricks, rested):
+            return True
+        if bricks.shelf.failed > failed:
             self._closing.wait(RETRY)
-            return False
-        with self._host.lock:
-            if self._host.map is world:
-                bricks.left(world, leaving, written)
-            else:
-                bricks.shelf.discard(written)
-        return True
+        return False
 
     def _back(self, world: VoxelMap, bricks: Bricks) -> bool:
-        """Bring back the brick that was seen last, if there is room for it, or for the room of one
-        that was not seen for a while.
+        """Bring back the brick that was seen last, if there is room for it, or else make some of
+        bricks that were not seen for a while.
         """
         with self._host.lock:
             brick = next(reversed(bricks.wanted), None)
@@ -141,40 +122,109 @@ class Keeper:
                 del bricks.wanted[brick]
         if brick is None or here is None:
             return False
-        fill = self._fill(world)
-        full = fill * (1 + here.voxels / max(1, len(world))) > HIGH
-        if full and not self._out(world, bricks, rested=True):
-            bricks.wanted.clear()  # until it is seen again
-            return False
-        bring_back(self._host, world, bricks, [brick])
+        if _fill_with(world, here.voxels, self._fill(world)) > HIGH:
+            made = self._out(world, bricks, rested=True)
+            if not made:
+                bricks.wanted.clear()  # until it is seen again
+            return made
+        bring_back(self._host, world, bricks, brick)
         return True
 
 
-def bring_back(host: Host, world: VoxelMap, bricks: Bricks, which: list[int]) -> None:
-    """Bring bricks back that are on the disk; the map is locked for milliseconds each."""
-    for brick in which:
-        with bricks.shelf.kept():
-            with host.lock:
-                here = bricks.on_disk.get(brick)
-            if here is None:
-                continue
-            part = bricks.read(world, here)
-            with host.lock:
-                bricks.came(world, brick, here, part)
+def _fill_with(world: VoxelMap, more: int, fill: float) -> float:
+    """What a share of the bounds that is used becomes with so many more voxels, at most."""
+    return fill * (1 + more / max(1, len(world)))
+
+
+def bring_back(host: Host, world: VoxelMap, bricks: Bricks, brick: int) -> None:
+    """Bring a brick back, if it is on the disk; the map is locked for milliseconds."""
+    with bricks.shelf.kept():
+        with host.lock:
+            here = bricks.on_disk.get(brick)
+        if here is None:
+            return
+        part = bricks.read(world, here)
+        with host.lock:
+            bricks.came(world, brick, here, part)
+
+
+def bring_out(host: Host, world: VoxelMap, bricks: Bricks, rested: bool = False) -> bool:
+    """Bring the coldest brick to the disk; whether it has gone. The map is locked for milliseconds.
+
+    There may be none that may go, the disk may be full, and a brick that is hit while it is written
+    stays: if it was the coldest, the others are no better.
+
+    Args:
+        rested: see :meth:`Bricks.next_coldest`.
+    """
+    with host.lock:
+        brick = bricks.next_coldest(world, rested)
+        places = bricks.places(world) if brick is None else None
+    if places is not None:
+        if rested and time.monotonic() < bricks.ranked_at + RANKED_APART:
+            return False
+        ranked = cubes.coldest(*places)
+        with host.lock:
+            bricks.order_by(ranked)
+            brick = bricks.next_coldest(world, rested)
+    if brick is None:
+        return False
+    bring_back(host, world, bricks, brick)  # what is there of it already
+    with host.lock:
+        leaving = bricks.leaving(world, brick)
+    if leaving is None:  # a frame let go of it meanwhile
+        return True
+    written = bricks.shelf.write(leaving.state)
+    if written is None:
+        return False
+    with host.lock:
+        if host.map is world:
+            return bricks.left(world, leaving, written)
+        bricks.shelf.discard(written)
+    return False
+
+
+def make_room(host: Host, world: VoxelMap, bricks: Bricks, more: int = 0) -> bool:
+    """Bring bricks to the disk, if a map would be beyond its bounds with so many more voxels.
+
+    Returns:
+        Whether there is room now. Where it fails the map is sound, only larger.
+    """
+    if _fill_with(world, more, world.fill) <= 1:
+        return True
+    goal = int(len(world) * LOW / world.fill) - more
+    try:
+        while len(world) > goal and bring_out(host, world, bricks):
+            pass
+        with host.lock:
+            world.table.trim()
+    except (MemoryError, RuntimeError):  # torch raises the latter when memory runs out
+        logger.exception("bricks stay in memory that has no room for them; tried again later")
+    return _fill_with(world, more, world.fill) <= 1
 
 
 @contextmanager
 def in_memory(host: Host, world: VoxelMap, key: torch.Tensor) -> Iterator[None]:
-    """Voxels of (N,) keys, as far as the map has them, are in memory while the block runs."""
+    """Voxels of (N,) keys, as far as the map has them, are in memory while the block runs.
+
+    Others make room for them, and for as many more; what is too much even so goes at the end.
+    """
     bricks = bricks_of(world)
     if bricks is None:
         yield
         return
     with host.lock:
         pinned = bricks.pin(key)
+        on_disk = {brick: here.voxels for brick in pinned if (here := bricks.on_disk.get(brick))}
     try:
-        bring_back(host, world, bricks, pinned)
+        room = True
+        for brick, voxels in on_disk.items():
+            room = room and make_room(host, world, bricks, voxels)
+            bring_back(host, world, bricks, brick)
+        if room:
+            make_room(host, world, bricks, len(key))
         yield
     finally:
         with host.lock:
             bricks.unpin(pinned)
+        make_room(host, world, bricks)

@@ -46,7 +46,11 @@ _STEPS = 8  # of k-means
 _CHOSEN = 16  # words that it begins with, at once
 # axes of a byte -> cells along each: a table of some 100 KB stays in the processor's cache
 _CELLS = {1: 1 << 16, 2: 1 << 8, 4: 20}
-_PRODUCTS_AT_ONCE = 1 << 19  # of a vector with a word: they stay in the processor's cache
+_PRODUCTS_AT_ONCE = {  # of a vector with a word
+    "cpu": 1 << 19,  # so that they stay in the cache
+    "cuda": 1 << 24,
+    "mps": 1 << 22,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -350,7 +354,7 @@ def _nearest(values: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     half = words.square().sum(2)[:, None, :] / 2
     turned = words.to(values.dtype).mT.contiguous()
     number = torch.arange(WORDS, dtype=torch.int32, device=words.device)
-    rows = max(1, _PRODUCTS_AT_ONCE // (WORDS * max(1, len(words))))
+    rows = max(1, _PRODUCTS_AT_ONCE[words.device.type] // (WORDS * max(1, len(words))))
     found = []
     for part in values.split(rows, 1):
         products = (
