@@ -47,7 +47,7 @@ from radseg_ros.mapper import Mapper
 MOST_MIB = 700  # by which an attack may raise the memory: two images of the largest size allowed
 FRAMES = 10  # of a bag
 LONGEST_SENTENCE = 2000  # characters
-PATIENCE = 30.0  # s until something that has not ended counts as hanging
+PATIENCE = 120.0  # s until something that has not ended counts as hanging
 
 
 class Unaccounted(Exception):
@@ -446,17 +446,11 @@ class Clients:
             name: [node.create_client(type_, f"{NODE}/{name}", qos_profile=qos) for node in nodes]
             for name, type_ in self.types.items()
         }
-        self._meet()
-
-    def _meet(self) -> None:
-        """Ask until each client has had an answer: a node learns late where its answers go."""
-        silent = [(each, self.types[name]) for name in self.of for each in self.of[name]]
-        end = time.monotonic() + 2 * PATIENCE
-        while silent:
-            require(time.monotonic() < end, f"{silent[0][0].srv_name} does not answer")
-            futures = [each.call_async(type_.Request()) for each, type_ in silent]
-            time.sleep(0.5)
-            silent = [s for s, future in zip(silent, futures, strict=True) if not future.done()]
+        for clients in self.of.values():
+            for each in clients:
+                require(each.wait_for_service(PATIENCE), f"no service {each.srv_name}")
+        for robot in robots:  # a node learns late where its answers go, and of one after the other
+            robot.introduce(f"{NODE}/query")
 
     def ask(self, name: str, request: Any) -> Any:
         """Send a request from one of the clients; the future of its answer."""
@@ -469,7 +463,7 @@ class Clients:
             request = request_of(name, self.types[name], self.rng)
             asked.append((name, request, self.ask(name, request)))
         meanwhile()
-        end = time.monotonic() + 2 * PATIENCE
+        end = time.monotonic() + PATIENCE
         for name, request, future in asked:
             while not future.done() and time.monotonic() < end:
                 time.sleep(0.001)

@@ -339,7 +339,7 @@ class LiveMap:
             record = 0 if journal is None else journal.next
             stats = with_memory(lambda: mapper.fuse(prepared, record))
             if stats.points and journal is not None and content is not None:
-                with self._fused("journal"):
+                with self._fused("writing the journal"):
                     journal.append(FRAME, content)
             with self._fused("following things"):
                 self._look(prepared.frame, record if stats.points else 0)
@@ -360,7 +360,7 @@ class LiveMap:
         try:
             yield
         except Exception as error:
-            self._faults.add_failure(f"{what} failed", error)
+            self._faults.add_failure(what, error)
 
     def _packed(
         self, observation: Observation, frame: Frame | DeviceFrame, features: FeatureMap

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from robot import color_node, play, wait_for
+from robot import CLIENT, color_node, play, wait_for
 from waiting import PATIENCE
+
+from radseg_ros.ros.transport import own_domain
 
 FRAMES, RATE = 40, 8
 SIZE = (480, 640)
@@ -34,7 +36,7 @@ def write_recording(path: Path) -> Path:
 
 def status() -> dict[str, int]:
     """How far the node is, asked by a program of its own as a user would."""
-    command = [sys.executable, "-m", "radseg_ros.ros.query_client", "red", "--json"]
+    command = [sys.executable, *CLIENT, "red", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     return json.loads(done.stdout)["frames"]
 
@@ -42,7 +44,7 @@ def status() -> dict[str, int]:
 def main() -> None:
     """See the text of the module."""
     recording = write_recording(Path(sys.argv[1]))
-    with color_node({"short_side": 48, "node.backlog": FRAMES}) as node:
+    with own_domain(), color_node({"short_side": 48, "node.backlog": FRAMES}) as node:
         play(str(recording), "--rate", str(RATE))
         wait_for(lambda: not status()["waiting"], "the last frame")
         print(json.dumps({"sent": FRAMES, **status(), "log": node.text}))

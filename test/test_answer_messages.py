@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ from radseg_ros.datatypes import (
     SemanticObject,
     Viewpoint,
 )
-from radseg_ros.ros import messages
-from radseg_ros.ros.client import answer_of
+from radseg_ros.ros import client, messages
+from radseg_ros.ros.client import MapClient, answer_of
 from radseg_ros.ros.outputs.objects import marker_array
 from radseg_ros.ros.query_client import asked_where, check_question, parser, table
 
@@ -198,3 +199,18 @@ def test_a_grid_as_a_message():
     assert messages.tuple_of(message.info.origin.position) == (1.75, -1.25, 0.25)
     assert message.info.resolution == 0.5 and message.info.origin.orientation.w == 1.0
     assert len(messages.grid_message(Grid(data[:0, :0], (0, 0), 0.5), 0.0, HEAD).data) == 0
+
+
+@pytest.mark.parametrize(("tells", "seconds"), [(0, client.ACQUAINTANCE), (1, 30.0)])
+def test_a_node_that_tells_its_status_is_waited_for_as_for_an_answer(monkeypatch, tells, seconds):
+    now = [100.0]
+    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("rclpy.spin_once", lambda node, timeout_sec: now.append(now.pop() + 0.25))
+    asking = MapClient(timeout=30.0)
+    asking.node = SimpleNamespace(count_publishers={"/radseg_mapping/status": tells}.get)
+    asking._status = SimpleNamespace(topic_name="/radseg_mapping/status")
+    asking._meet()
+    assert now[0] - 100.0 == pytest.approx(seconds, abs=0.5)
+    asking._progress.update(0.5)
+    asking._meet()
+    assert now[0] - 100.0 == pytest.approx(seconds, abs=0.5), "it is known already"

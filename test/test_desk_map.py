@@ -23,6 +23,7 @@ from eval3d_world import write_replica
 from PIL import Image
 from recordings import HUMBLE, SIZE, StoragePlugin, write_bag, write_folder, write_tf_bag
 from small_worlds import assert_same
+from waiting import PATIENCE
 
 from eval3d.classes import load_classes
 from eval3d.datasets import open_scene
@@ -242,7 +243,7 @@ def test_several_recordings_become_maps_in_a_folder(tmp_path, capsys):
     assert_same(snapshot(tmp_path / "maps" / "a.radmap"), snapshot(tmp_path / "maps" / "b.radmap"))
 
 
-def start(*arguments: object, seconds: float = 0.05) -> subprocess.Popen:
+def start(*arguments: object, seconds: float = 0.2) -> subprocess.Popen:
     """radseg-map in a process of its own, with an encoder that takes its time."""
     words = [*map(str, arguments), "--encoder", "colors", "--set", "short_side=0"]
     path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
@@ -260,7 +261,7 @@ def test_a_signal_saves_what_is_there_and_says_so(tmp_path, number):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "ending after the frame in hand" in told and "--resume goes on" in told
     notes = read_header(out).notes["recording"]
@@ -280,11 +281,11 @@ def test_kills_leave_a_whole_file_from_which_the_same_map_comes(tmp_path):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.3))
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         load_map(out)
         sizes.append(read_header(out).notes["recording"]["used"])
     assert sizes == sorted(sizes) and sizes[0] > 0
-    assert start(recording, "-o", out, "--resume", seconds=0).wait(60) == 0
+    assert start(recording, "-o", out, "--resume", seconds=0).wait(PATIENCE) == 0
     assert_same(snapshot(out), snapshot(tmp_path / "whole.radmap"), 1e-6)
     assert not [p for p in tmp_path.iterdir() if ".part" in p.name]
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -418,10 +419,10 @@ def scheduler(monkeypatch):
     distributed = pytest.importorskip(
         "distributed", reason="the optional package distributed is not installed"
     )
-    monkeypatch.setattr(cluster, "PATIENCE", 60.0)
     monkeypatch.setattr(cluster, "LOOK", 0.5)
     options = {"dashboard_address": None, "loop": cluster.event_loop()}
-    with distributed.LocalCluster(n_workers=0, **options) as local:
+    own_port = {"dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(n_workers=0, scheduler_kwargs=own_port, **options) as local:
         yield local.scheduler_address
 
 
@@ -433,6 +434,30 @@ def test_dask_starts_no_loop_which_had_to_be_there_in_ten_seconds(monkeypatch, s
     monkeypatch.setattr(utils, "_CollectErrorThread", lambda target, **_: late.append("thread"))
     with cluster.dask_client(scheduler) as client:
         assert client.submit and not late
+
+
+@pytest.mark.slow
+def test_clusters_of_one_machine_share_no_port():
+    pytest.importorskip("distributed", reason="the optional package distributed is not installed")
+    with cluster.dask_client("local:1"), warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of ports that are in use
+        with cluster.dask_client("local:1") as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+
+
+@pytest.mark.slow
+def test_what_does_not_close_in_time_costs_no_result(monkeypatch):
+    distributed = pytest.importorskip(
+        "distributed", reason="the optional package distributed is not installed"
+    )
+    for kind in (distributed.LocalCluster, distributed.Client):
+
+        def late(each, timeout=None, close=kind.close):
+            close(each)
+            raise TimeoutError(f"not within {timeout} s")
+
+        monkeypatch.setattr(kind, "close", late)
+    assert outcomes(monkeypatch, ["a", "b"], cluster="local:1") == (["a", "b"], {})
 
 
 class Worker:

@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def test_every_part_runs_without_a_gpu(tmp_path):
     report = tmp_path / "report.json"
     command = [sys.executable, BENCH / "gpu.py", "--device", "cpu", "--quick", "--json", report]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads(report.read_text())["parts"]
     assert parts.keys() == gpu.PARTS.keys()

@@ -273,7 +273,7 @@ def test_what_fails_after_a_frame_is_in_the_map_costs_no_frame(live, monkeypatch
     status = live.status()
     assert (status.integrated, status.drops) == (2, []) and live.moment()[0] == 200_000_000
     assert status.accounts["color"] == Account(2, 2, 0, 0)
-    assert status.failures == 2 and status.faults == [("following things failed", 2)]
+    assert status.failures == 2 and status.faults == [("following things", 2)]
     assert caplog.text.count("RuntimeError: things went away") == 1
 
 

@@ -29,7 +29,7 @@ from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import QoSProfile
 from recordings import BagWriter, write_folder
-from robot import FRAME_NS, NODE, WALL, Process, Robot, Sender, color_node, play, wait_for
+from robot import FRAME_NS, NODE, WALL, Process, Robot, Sender, ask, color_node, play, wait_for
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -303,10 +303,7 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
     first = robot.integrated()
     play(str(scene), "--rate", "20", "--pose", "odometry", "--count", "3")
     wait_for(lambda: robot.integrated() == first + 3)
-    table, printed = (
-        Process("-m", "radseg_ros.ros.query_client", *words)
-        for words in (("red", "blue"), ("red", "--json"))
-    )
+    table, printed = (ask(*words) for words in (("red", "blue"), ("red", "--json")))
     code, text = table.result()
     assert code == 0 and re.search(r"red +1\.00 +0\.2\d +-?0\.0\d +2\.00", text), text
     assert re.search(r"blue +0\.\d\d +not found", text), text
@@ -318,9 +315,7 @@ def test_the_client_prints_a_table_and_json(robot, node, empty, scene):
 
 @pytest.mark.slow
 def test_a_client_without_a_node_gives_up(robot):
-    code, text = Process(
-        "-m", "radseg_ros.ros.query_client", "red", "--node", "/nobody", "--timeout", "0.5"
-    ).result()
+    code, text = ask("red", "--node", "/nobody", "--timeout", "0.5").result()
     assert code == 1 and "no service /nobody/query after 0.5 s" in text and "Traceback" not in text
 
 

@@ -22,6 +22,7 @@ require_ros()
 from color_node import ASKED, HEAD_GATE
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import (
+    CLIENT,
     LATCHED,
     NODE,
     PATIENCE,
@@ -33,6 +34,7 @@ from robot import (
     color_node,
     wait_for,
 )
+from robot import ask as client
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
@@ -41,7 +43,6 @@ from radseg_interfaces.srv import QueryText, SetLabels
 from radseg_ros.datatypes import Frame
 
 pytestmark = pytest.mark.slow  # waits for what a node says once a second
-CLIENT = ("-m", "radseg_ros.ros.query_client")
 
 
 class Head:
@@ -162,9 +163,9 @@ def test_limits_that_are_none_are_refused(robot, node):
 def test_the_client_tells_what_was_not_ready(robot, half_ready):
     ask(robot)  # somebody else waits for the rest
     half_ready.wait_until_asked()
-    code, text = Process(*CLIENT, "white", "--time-limit", "0.3").result()
+    code, text = client("white", "--time-limit", "0.3").result()
     assert code == 0 and "50 % of the map was ready within the time limit" in text, text
-    code, text = Process(*CLIENT, "white", "--time-limit", "nan").result()
+    code, text = client("white", "--time-limit", "nan").result()
     assert code == 2 and "must be in 0..3600 s" in text
 
 
@@ -172,7 +173,7 @@ def test_the_client_shows_a_bar_on_a_terminal_only(robot, half_ready):
     ours, theirs = pty.openpty()
     command = [sys.executable, *CLIENT, "white"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as on_terminal:
-        elsewhere = Process(*CLIENT, "white")
+        elsewhere = client("white")
         os.close(theirs)
         shown = ""
         while "50 % of the map is ready" not in shown:
@@ -187,5 +188,5 @@ def test_the_client_shows_a_bar_on_a_terminal_only(robot, half_ready):
 
 
 def test_a_client_gives_up_when_nothing_comes_nearer(robot, half_ready):
-    code, text = Process(*CLIENT, "white", "--timeout", "8").result()
+    code, text = client("white", "--timeout", "8").result()
     assert code == 1 and "did not answer within 8 s" in text, text

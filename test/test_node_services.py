@@ -24,10 +24,12 @@ from PIL import Image as Picture
 from robot import (
     LATCHED,
     NODE,
+    PATIENT,
     Listener,
     Process,
     Robot,
     Sender,
+    ask,
     color_node,
     wait_for,
 )
@@ -371,7 +373,7 @@ def test_the_cells_of_a_label(robot, node):
 
 
 def client(*words: str) -> tuple[int, str]:
-    return Process("-m", "radseg_ros.ros.query_client", *words).result()
+    return ask(*words).result()
 
 
 def test_the_client_asks_with_a_picture_and_says_where(robot, node, tmp_path):
@@ -403,9 +405,10 @@ def run_example(name: str, *words: str) -> tuple[int, str]:
 
 
 def test_the_example_finds_a_place_to_drive_to(robot, node):
-    code, text = run_example("go_to_object", "red", "--print")
+    code, text = run_example("go_to_object", "red", "--print", *PATIENT)
     assert code == 0 and "red: score" in text and "frame_id: map" in text, text
-    code, text = run_example("go_to_object", "blue", "--print", "--ros-args", "-r", "a:=/b")
+    remapped = ("--ros-args", "-r", "a:=/b")
+    code, text = run_example("go_to_object", "blue", "--print", *PATIENT, *remapped)
     assert code == 1 and "there is no blue in the map (best score 0." in text, text
 
 
@@ -424,7 +427,9 @@ def test_an_agent_asks_through_a_real_client(robot, node, maps):
 
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         server = StdioServerParameters(
-            command=sys.executable, args=[program, *words], env={**os.environ, "PYTHONPATH": path}
+            command=sys.executable,
+            args=[program, *PATIENT, *words],
+            env={**os.environ, "PYTHONPATH": path},
         )
         async with stdio_client(server) as streams, ClientSession(*streams) as session:
             await session.initialize()

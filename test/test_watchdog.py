@@ -378,18 +378,19 @@ def test_a_domain_belongs_to_one_process_and_what_it_starts(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("free_mb", "segment_mb", "message_mb", "warned"),
+    ("free_mb", "segment_mb", "message_mb", "warned", "taken"),
     [
-        (24_000, 32, 16, False),
-        (64, 16, 8, False),  # Docker's default, and what the next processes find
-        (46, 11.5, 5.75, False),
-        (16, 4, 2, False),
-        (12, 4, 2, True),
-        (0, 4, 2, True),
+        (24_000, 32, 16, False, True),
+        (64, 16, 8, False, True),  # Docker's default, and what the next processes find
+        (46, 11.5, 5.75, False, True),
+        (16, 4, 2, False, True),
+        (12, 4, 2, True, True),
+        (5, 4, 2, True, False),  # else the next process would find no room
+        (0, 4, 2, True, False),
     ],
 )
 def test_shared_memory_is_taken_by_what_is_left(
-    monkeypatch, free_mb, segment_mb, message_mb, warned
+    monkeypatch, free_mb, segment_mb, message_mb, warned, taken
 ):
     state = SimpleNamespace(f_bavail=free_mb * 256, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda path: state)
@@ -398,6 +399,11 @@ def test_shared_memory_is_taken_by_what_is_left(
     sizes = [int(n) / 2**20 for n in re.findall(r"<(?:segment_s|maxMessageS)ize>(\d+)<", text)]
     assert sizes == [segment_mb, message_mb]
     assert bool(warning) == warned
+    used = re.search("<userTransports>(.*)</userTransports>", text, re.DOTALL)[1].split()
+    assert used == [
+        *(["<transport_id>images_shared_memory</transport_id>"] if taken else []),
+        "<transport_id>network</transport_id>",
+    ]
     if warned:
         assert f"{free_mb}.0 MB are free in /dev/shm" in warning and "--shm-size=1g" in warning
 

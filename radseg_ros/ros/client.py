@@ -169,8 +169,12 @@ class MapClient:
         """
         import rclpy
 
-        end = time.monotonic() + min(ACQUAINTANCE, self._timeout)
-        while not self._progress.known and time.monotonic() < end:
+        begun, topic = time.monotonic(), self._status.topic_name
+        while not self._progress.known:
+            tells = self.node.count_publishers(topic)
+            patience = self._timeout if tells else min(ACQUAINTANCE, self._timeout)
+            if time.monotonic() > begun + patience:
+                return
             rclpy.spin_once(self.node, timeout_sec=POLL)
 
 

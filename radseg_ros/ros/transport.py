@@ -19,6 +19,8 @@ SHARED_MEMORY = Path("/dev/shm")
 MB = 1 << 20
 SMALLEST = 4 * MB  # two colour and depth pairs of 640x480; with 2 MB every second image was lost
 SHARE = 4  # a process takes a quarter of what is free, so that those after it find room too
+# left to programs that send no images, of 0.5 MB each: Fast DDS hangs where it cannot make theirs
+SPARE = 2 * MB
 DOMAINS = 101  # from 1; beyond, DDS's ports are among those that Linux gives to anybody
 
 
@@ -89,7 +91,7 @@ def _take_domain(mark: socket.socket) -> int:
 
 
 def sized_profile(profile: str, shared_memory: Path) -> tuple[str, str]:
-    """Fast DDS's ``profile`` with a segment that fits into the memory that is left.
+    """Fast DDS's ``profile`` with a segment that fits into the memory that is left, or with none.
 
     Returns:
         The profile, and a warning if images will be lost nevertheless.
@@ -108,6 +110,9 @@ def sized_profile(profile: str, shared_memory: Path) -> tuple[str, str]:
         profile = re.sub(rf"(<{tag}>)\d+", rf"\g<1>{size}", profile)
     if free >= SHARE * SMALLEST:
         return profile, ""
+    if free < SMALLEST + SPARE:
+        own = "<transport_id>images_shared_memory</transport_id>"
+        profile = re.sub(rf"(<userTransports>)\s*{own}", r"\1", profile)
     return profile, (
         f"only {free / MB:.1f} MB are free in {shared_memory}: images may be lost on their way; "
         "give it more (Docker: --shm-size=1g, or --ipc=host)"
