@@ -8,7 +8,6 @@ docs/evaluation.md says how to run them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +17,15 @@ from radseg_ros.answers.groups import connected_groups
 from radseg_ros.datatypes import InputError
 from radseg_ros.encoders.protocol import Encoder
 from radseg_ros.files import whole_file, write_whole
-from radseg_ros.spaces import Space, make_space
-from radseg_ros.voxels.map_file import SUFFIX, load_map
+from radseg_ros.spaces import Space
+from radseg_ros.voxels.map_file import SUFFIX
 from radseg_ros.voxels.voxel_map import VoxelMap
 
 from .classes import ClassList
 from .options import EvalConfig
-from .run import classes_of, make_scene_encoder, set_threads
+from .oracle import ORACLE
+from .run import classes_of, set_threads
+from .score_file import load_to_ask
 from .scoring.metrics import as_numpy
 from .scoring.score import label_map
 
@@ -59,17 +60,11 @@ def export_openlex3d(
         MapFileError: a file is damaged.
     """
     maps = scene_maps(sources)
-    classes = classes_of(config) if objects == "object" or config.encoder == "oracle" else None
+    classes = classes_of(config) if objects == "object" or config.encoder == ORACLE else None
     set_threads(config)
-    encoder = make_scene_encoder(config, classes or ClassList("none", ("thing",), (1,)))
+    asked = classes or ClassList("none", ("thing",), (1,))
     for scene, path in maps.items():
-        voxel_map, identity = load_map(path)
-        space = make_space(dataclasses.replace(config.mapper, map=voxel_map.config), encoder)
-        if space.identity.encoder != identity.encoder:
-            raise InputError(
-                f"{path} was made with the encoder {identity.encoder}, this one is "
-                f"{space.identity.encoder}: its vectors mean other things"
-            )
+        voxel_map, _, encoder, space = load_to_ask(config, path, asked)
         vectors = space.language_vectors(voxel_map)
         if vectors is None or not len(voxel_map):
             held = "stores probabilities" if vectors is None else "is empty"

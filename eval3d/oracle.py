@@ -17,6 +17,8 @@ from radseg_ros.datatypes import FeatureMap
 
 from .datasets.scene import nearest_resize
 
+ORACLE = "oracle"  # what it is called in options, and what its name begins with
+
 
 class OracleEncoder:
     """One direction per class; a patch gets the direction of the label at its centre, plus noise.
@@ -56,7 +58,7 @@ class OracleEncoder:
         self.device = torch.device("cpu")
         self.channels = self.language_channels = -(-(len(names) + len(self.background)) // 16) * 16
         identity = hashlib.sha256(repr((tuple(names), patch, seed)).encode()).hexdigest()[:8]
-        self.name = f"oracle-{noise:g}-{identity}"
+        self.name = f"{ORACLE}-{noise:g}-{identity}"
         gaussian = np.random.default_rng(seed).normal(size=(self.channels, self.channels))
         directions = np.linalg.qr(gaussian)[0].astype(np.float32)
         self._directions = {
@@ -87,7 +89,8 @@ class OracleEncoder:
                 self.noise / self.channels**0.5
             )
             vectors = vectors + noise * (label > 0)[..., None]
-        return FeatureMap(torch.from_numpy(np.ascontiguousarray(vectors.transpose(2, 0, 1))))
+        # a view: the map wants the vector of a pixel in one place, where it is already
+        return FeatureMap(torch.from_numpy(vectors).permute(2, 0, 1))
 
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
         """The vectors are in the text space already."""

@@ -30,7 +30,7 @@ from .classes import ClassList, load_classes
 from .datasets import DATASETS, SceneSource, open_scene
 from .datasets.scene import nearest_resize
 from .options import EvalConfig, with_options
-from .oracle import OracleEncoder
+from .oracle import ORACLE, OracleEncoder
 from .provenance import fingerprint, provenance
 from .report.protocol import encoder_windows
 from .report.results import METRICS, read_metrics, to_json, write_scene
@@ -79,7 +79,7 @@ def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
 
     The same one for equal options, so that weights are loaded once per process.
     """
-    if config.encoder == "oracle":
+    if config.encoder == ORACLE:
         options = {**to_dict(config.oracle), "seed": config.seed, "names": list(classes.names)}
     else:
         options = encoder_options(config.mapper, config.encoder)
@@ -88,7 +88,7 @@ def make_scene_encoder(config: EvalConfig, classes: ClassList) -> Encoder:
 
 @lru_cache(maxsize=1)
 def _cached_encoder(name: str, options: str) -> Encoder:
-    if name == "oracle":
+    if name == ORACLE:
         return OracleEncoder(**json.loads(options))
     return make_encoder(name, **json.loads(options))
 

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from radseg_ros.datatypes import ConfigError, InputError
+from radseg_ros.encoders.protocol import Encoder, encoder_behind
 from radseg_ros.mapper import Timings
 from radseg_ros.reading import border
-from radseg_ros.spaces import make_space
-from radseg_ros.voxels.map_file import SUFFIX, load_map
+from radseg_ros.spaces import Space, make_space
+from radseg_ros.voxels.map_file import SUFFIX, MapIdentity, load_map
+from radseg_ros.voxels.voxel_map import VoxelMap
 
 from .classes import ClassList
 from .options import EvalConfig
+from .oracle import ORACLE
 from .predictions.maps import read_predicted_map
 from .provenance import fingerprint, provenance
 from .report.protocol import OUTSIDE, map_text
@@ -84,14 +87,23 @@ def score_file(config: EvalConfig, path: Path, out: Path) -> Path:
     return folder
 
 
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _from_radmap(
+def load_to_ask(
     config: EvalConfig, path: Path, classes: ClassList
-) -> tuple[LabelledMap, dict[str, Any]]:
+) -> tuple[VoxelMap, MapIdentity, Encoder, Space]:
+    """A map file, and the encoder that its vectors are of.
+
+    Raises:
+        InputError: ``config.encoder`` is another one.
+        MapFileError: the file is damaged.
+    """
     voxel_map, identity = load_map(path)
+    oracle = identity.encoder.partition("-")[0] == ORACLE
+    whose = ORACLE if oracle else encoder_behind(identity.encoder)
+    if whose not in ("", config.encoder):  # told before weights are looked for
+        raise InputError(
+            f"{path} was made with the encoder {identity.encoder}, not with {config.encoder}: its "
+            f"vectors mean other things (--encoder {whose})"
+        )
     encoder = make_scene_encoder(config, classes)
     space = make_space(dataclasses.replace(config.mapper, map=voxel_map.config), encoder)
     if space.identity.encoder != identity.encoder:
@@ -99,6 +111,17 @@ def _from_radmap(
             f"{path} was made with the encoder {identity.encoder}, this one is "
             f"{space.identity.encoder}: its vectors mean other things"
         )
+    return voxel_map, identity, encoder, space
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _from_radmap(
+    config: EvalConfig, path: Path, classes: ClassList
+) -> tuple[LabelledMap, dict[str, Any]]:
+    voxel_map, identity, encoder, space = load_to_ask(config, path, classes)
     labelled = label_map(voxel_map, space, encoder, config, classes)
     voxels = map_text(voxel_map.config.voxel_size, voxel_map.config.space)
     whose = {"encoder": identity.encoder, "checkpoint_hash": identity.checkpoint_hash}

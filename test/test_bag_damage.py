@@ -5,6 +5,7 @@ is counted, and whatever cannot be read at all is refused with the cure.
 
 from __future__ import annotations
 
+import builtins
 import random
 import re
 import shutil
@@ -12,11 +13,12 @@ import sqlite3
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import SIZE, BagWriter, write_bag
+from recordings import SIZE, BagWriter, rgb_of, write_bag, write_tf_bag
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from radseg_ros.datatypes import RadsegRosError, RecordingError
@@ -348,14 +350,26 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_cure(tmp_path, plugin, h
 
 def test_the_library_that_reads_bags_may_be_missing(tmp_path, monkeypatch):
     path = write(tmp_path / "bag")
-    BagRecording(path)
     libraries = ("backports.zstd", "zstandard", "lz4.frame", "apsw", "ruamel.yaml")
-    used = [name for name in ("rosbags.highlevel", *libraries) if name in sys.modules]
+    real, imported = builtins.__import__, set()
+
+    def told(name, space=None, local=None, parts=(), level=0):
+        imported.update([name, *(f"{name}.{part}" for part in parts or ())])
+        return real(name, space, local, parts, level)
+
+    def forget(patch) -> None:
+        for module in [m for m in sys.modules if m.split(".")[0] in ("rosbags", "backports")]:
+            patch.delitem(sys.modules, module)
+
+    with monkeypatch.context() as patch:
+        forget(patch)
+        patch.setattr(builtins, "__import__", told)
+        BagRecording(path)
+    used = [name for name in ("rosbags.highlevel", *libraries) if name in imported]
     assert len(used) > 2
     for name in used:
         with monkeypatch.context() as patch:
-            for module in [m for m in sys.modules if m.split(".")[0] in ("rosbags", "backports")]:
-                patch.delitem(sys.modules, module)
+            forget(patch)
             patch.setitem(sys.modules, name, None)
             with pytest.raises(RecordingError, match=r"pip install 'radseg_ros\[recordings\]'"):
                 BagRecording(path)
@@ -452,3 +466,64 @@ def test_whatever_is_wrong_with_a_bag_it_is_used_counted_or_refused(tmp_path):
 def test_a_whole_bag_has_nothing_to_tell(tmp_path, caplog):
     recording = open_recording(write_bag(tmp_path / "bag"))
     assert len(list(recording)) == 5 and not recording.drops.total and not caplog.text
+
+
+def write_with_extra(path: Path, plugin: StoragePlugin) -> Path:
+    """A bag with a topic besides that no map needs."""
+    with BagWriter(path, plugin) as bag:
+        bag.image("/color/image", 0, rgb_of(1), "rgb8")
+        bag.image("/depth/image", 0, np.full(SIZE, 1000, np.uint16), "16UC1")
+        bag.info("/depth/camera_info", 0)
+        bag.pose("/pose", 0, 0.0)
+        bag.write("/other", bag.message("std_msgs/msg/String", data="x"), 1)
+    return path
+
+
+def define(path: Path, kind: str, encoding: str, definition: str) -> Path:
+    """How a bag in SQLite says that a type of messages is defined."""
+    with closing(sqlite3.connect(storage(path))) as base, base:
+        changed = base.execute(
+            "UPDATE message_definitions SET encoding = ?, encoded_message_definition = ? "
+            "WHERE topic_type = ?",
+            (encoding, definition, kind),
+        )
+        assert changed.rowcount == 1
+    return path
+
+
+@pytest.mark.parametrize("kind", ["std_msgs/msg/String", "sensor_msgs/msg/Image"])
+@pytest.mark.parametrize("encoding", ["ros2msg", "ros2idl"])
+def test_a_definition_that_cannot_be_parsed_costs_nothing(tmp_path, kind, encoding):
+    """Nobody asks what other messages are, and those of a map are known without the bag."""
+    bag = write_with_extra(tmp_path / "bag", StoragePlugin.SQLITE3)
+    (frame,) = BagRecording(define(bag, kind, encoding, "%% no definition {"))
+    assert (frame.depth == 1).all()
+
+
+def test_types_that_are_defined_in_idl_are_read_by_it(tmp_path):
+    struct = "module tf2_msgs { module msg { struct TFMessage { string transforms; }; }; };"
+    rule = "=" * 80 + "\nIDL: tf2_msgs/msg/TFMessage\n"
+    bag = define(write_tf_bag(tmp_path / "bag"), "tf2_msgs/msg/TFMessage", "ros2idl", rule + struct)
+    recording = BagRecording(bag)
+    assert not list(recording), "the bag says that its transforms are texts"
+    assert "transform" in str(recording.drops)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_type_that_a_recorder_could_not_define_is_told_with_a_cure(tmp_path, plugin):
+    bag = write_with_extra(tmp_path / "bag", plugin)
+    if plugin is StoragePlugin.MCAP:
+        file = storage(bag)
+        name, old, new = b"std_msgs/msg/String\x07\0\0\0", b"ros2msg", b"unknown"
+        file.write_bytes(file.read_bytes().replace(name + old, name + new))
+        cure = r"`mcap filter \S+bag.mcap -o NEW.mcap -n TOPIC`"
+    else:
+        define(bag, "std_msgs/msg/String", "unknown", "")
+        cure = r"`sqlite3 (\S+) \"(DELETE FROM message_definitions WHERE encoding = 'unknown')\"`"
+    with pytest.raises(RecordingError, match=f"defines a type .* as 'unknown'.*{cure}") as caught:
+        BagRecording(bag)
+    if plugin is StoragePlugin.SQLITE3:
+        file, statement = re.search(cure, str(caught.value)).groups()
+        with closing(sqlite3.connect(file)) as base, base:
+            base.execute(statement)
+        assert len(list(BagRecording(bag))) == 1, "as it was told"

@@ -169,6 +169,11 @@ def known_encoders() -> list[str]:
     return [*ENCODERS, *(entry.name for entry in entry_points(group=GROUP))]
 
 
+def encoder_behind(name: str) -> str:
+    """Which of the known encoders calls itself ``name`` (:attr:`Encoder.name`); empty = none."""
+    return next((known for known in known_encoders() if name.startswith(known)), "")
+
+
 def make_encoder(name: str, **options: Any) -> Encoder:
     """Make the encoder ``name`` with the options of its config class (``RadsegConfig``,
     ``LiteConfig``, and those beside the methods of the CLIP family), or of the package that brings

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +43,12 @@ CURES = {
     ".mcap": "`mcap recover {path} -o NEW.mcap` saves what is whole",
     ".db3": "`sqlite3 {path} .recover | sqlite3 NEW.db3` saves what is whole",
     ".bag": "`rosbag reindex {path}` may help",
+}
+# of a bag that says of a type in words of others (unknown, jsonschema) how it is defined
+FOREIGN = {
+    ".mcap": "`mcap filter {path} -o NEW.mcap -n TOPIC` leaves out the topic of that type",
+    ".db3": "`sqlite3 {path} \"DELETE FROM message_definitions WHERE encoding = '{encoding}'\"` "
+    "mends that; no message is lost",
 }
 CDR = (b"\0\0", b"\0\1")  # encapsulations: big and little endian
 MISSING = (
@@ -196,18 +203,74 @@ class BagRecording:
     @contextmanager
     def _open(self) -> Iterator[Any]:
         with _border(self.path):
-            from rosbags.highlevel import AnyReader
-            from rosbags.typesys import Stores, get_typestore
-
             _check_parts(self.path)
-            # bags of Humble and before do not bring their message definitions
-            reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-            reader.open()
+            reader = _Reader(self.path)
         try:
             yield reader
         finally:
             with suppress(Exception):  # of a damaged file that was read all the same
                 reader.close()
+
+
+class _Reader:
+    """A bag, opened, and what decodes its messages.
+
+    A type is decoded as the bag defines it. Where it does not (bags of Humble and before), or in a
+    way that cannot be parsed, it is that of Humble; of types that nobody reads nothing is asked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from rosbags import rosbag1, rosbag2
+
+        self.is2 = path.suffix != ".bag"
+        bag: Any = rosbag2.Reader(path) if self.is2 else rosbag1.Reader(path)
+        try:
+            bag.open()
+        except KeyError as error:  # a way to define types that `rosbags` does not know
+            if not (self.is2 and isinstance(error.args[0], str)):
+                raise
+            raise RecordingError(_foreign(path, error.args[0])) from error
+        self.topics, self.connections, self.messages = bag.topics, bag.connections, bag.messages
+        self.start_time, self.end_time, self.close = bag.start_time, bag.end_time, bag.close
+        self._stores: dict[str, Any] = {}  # by type
+
+    def decode(self, connection: Any, data: bytes) -> Any:
+        """The message of some bytes; raises whatever `rosbags` does where they are none."""
+        kind = connection.msgtype
+        if kind not in self._stores:
+            self._stores[kind] = _types_of(connection)
+        store = self._stores[kind]
+        return (store.deserialize_cdr if self.is2 else store.deserialize_ros1)(data, kind)
+
+
+def _types_of(connection: Any) -> Any:
+    """The `rosbags` store of the type of a connection, and of the types in it."""
+    from rosbags.interfaces import MessageDefinitionFormat
+    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    kind, definition = connection.msgtype, connection.msgdef
+    types: dict[str, Any] = {}
+    try:
+        if definition.format == MessageDefinitionFormat.MSG:
+            types.update(get_types_from_msg(definition.data, kind))
+        elif definition.format == MessageDefinitionFormat.IDL:
+            for part in filter(None, re.split(r"(?m)^={80}\nIDL: .*\n", definition.data)):
+                types.update(get_types_from_idl(part))
+    except Exception as error:
+        logger.debug("the definition of %s cannot be parsed", kind, exc_info=error)
+    if kind not in types:
+        return get_typestore(Stores.ROS2_HUMBLE)
+    store = get_typestore(Stores.EMPTY)
+    store.register(types)
+    return store
+
+
+def _foreign(path: Path, encoding: str) -> str:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    file = next((file for file in files if file.suffix in FOREIGN), path)
+    cure = FOREIGN.get(file.suffix, "").format(path=file, encoding=brief(encoding, 40))
+    what = f"{path} defines a type of messages as {brief(repr(encoding), 40)}, which is not read"
+    return f"{what}; {cure}" if cure else what
 
 
 @contextmanager
@@ -306,7 +369,7 @@ def _decode(reader: Any, kind: str, connection: Any, data: bytes) -> Any:
     try:
         if reader.is2 and data[:2] not in CDR:
             raise ValueError("unknown encapsulation")
-        return reader.deserialize(data, connection.msgtype)
+        return reader.decode(connection, data)
     except Exception as error:
         what = NAMES.get(kind, kind)
         raise Unusable(
@@ -331,5 +394,5 @@ def _is_depth(reader: Any, topic: str) -> bool | None:
     messages = _readable(reader, connections, Path(topic))
     for _, (connection, _, data) in zip(range(FIRST_MESSAGES), messages, strict=False):
         with suppress(Exception):
-            return is_depth(reader.deserialize(data, connection.msgtype))
+            return is_depth(reader.decode(connection, data))
     return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import Config, options_of, with_options
 from ..datatypes import ConfigError, MapFileError
-from ..encoders.protocol import encoder_options, known_encoders, make_encoder
+from ..encoders.protocol import encoder_behind, encoder_options, make_encoder
 from ..live_map import LiveMap
 from ..mapper import Mapper
 from ..voxels.map_file import MapHeader, read_header
@@ -28,7 +28,7 @@ def config_of(path: Path, header: MapHeader) -> Config:
     Raises:
         MapFileError: the file names an impossible value.
     """
-    encoder = {"encoder": _encoder_name(header)}
+    encoder = {"encoder": encoder_behind(header.identity.encoder) or Config().encoder}
     config = config_with(path, {**encoder, **options_in(header.notes.get("options"))})
     on_this_machine = replace(header.config, device=Config().map.device)
     return replace(config, map=on_this_machine, lift=header.lift)
@@ -63,12 +63,6 @@ def config_with(path: Path, options: Mapping[str, Any]) -> Config:
 def portable(texts: list[str]) -> list[str]:
     """``encoder_options`` without those that belong to the machine."""
     return [text for text in texts if str(text).partition("=")[0] not in OF_THE_MACHINE]
-
-
-def _encoder_name(header: MapHeader) -> str:
-    """Which of the known encoders made a map whose file does not name the options."""
-    made_by = (name for name in known_encoders() if header.identity.encoder.startswith(name))
-    return next(made_by, Config().encoder)
 
 
 @contextmanager
