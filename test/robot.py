@@ -55,7 +55,8 @@ class Process:
     def __init__(self, *command: str, cwd: Path | None = None, **environment: str) -> None:
         self.lines: list[str] = []
         path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": path, **environment}
+        # who crashes says where
+        env = {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-u", *command],
             cwd=cwd,
