@@ -247,20 +247,12 @@ def evaluate_scene(
         with timings.stage("read and map"):
             mapper, usage = build_map(config, scene, encoder, lifter, progress, things)
         if lifter is not None:
-            try:
-                gt = lifter.result(_lifted_rule(config))
-            except InputError as error:
-                why = f" ({said(scene.notes, scene.examples)})" if scene.notes else ""
-                raise InputError(f"{error}{why}") from error
+            gt = _lifted(lifter, config, scene)
         assert gt is not None  # one of the two
         with timings.stage("predict"):
             labelled = label_map(mapper.map, mapper.space, encoder, config, classes)
         if not labelled.label.any():
-            log.warning(
-                "%s: no voxel has a class: no class reaches denoise_threshold %g anywhere, or none "
-                "prediction_threshold %g",
-                *(name, config.denoise_threshold, config.prediction_threshold),
-            )
+            _tell_nothing_found(name, config)
         with timings.stage("score"):
             found = score_scene(labelled, gt, config, classes)
         asked: dict[str, Any] = {}
@@ -292,6 +284,27 @@ def evaluate_scene(
     if save_map:
         mapper.save(folder / "map.radmap")
     return {"folder": folder, **metrics}
+
+
+def _lifted(lifter: LabelLifter, config: EvalConfig, scene: SceneSource) -> GroundTruth:
+    """The ground truth of the label images.
+
+    Raises:
+        InputError: there is none; with what the scene left out.
+    """
+    try:
+        return lifter.result(_lifted_rule(config))
+    except InputError as error:
+        why = f" ({said(scene.notes, scene.examples)})" if scene.notes else ""
+        raise InputError(f"{error}{why}") from error
+
+
+def _tell_nothing_found(name: str, config: EvalConfig) -> None:
+    log.warning(
+        "%s: no voxel has a class: no class reaches denoise_threshold %g anywhere, or none "
+        "prediction_threshold %g",
+        *(name, config.denoise_threshold, config.prediction_threshold),
+    )
 
 
 def _finished(folder: Path, mark: str) -> dict[str, Any] | None:

@@ -389,9 +389,7 @@ class Mapper:
         check_texts([name])
         if self.space.identity.labels:
             raise ConfigError("the map stores probabilities of its labels: ask for one of them")
-        size = check_rgb(rgb).shape[:2]
-        short_side = min(self.config.short_side, min(size))  # it is not made larger
-        features = self.space.features(resize_rgb(rgb, working_size(size, short_side)))
+        picture = self._seen_on(rgb)
         source, asked_of = self.map, len(self.map)
         usual = torch.zeros(self.space.channels, dtype=torch.float64, device=source.device)
 
@@ -415,15 +413,22 @@ class Mapper:
         with self.timings.stage("score"):
             seen = everywhere(add, 0, deadline)
             usual /= max(1, len(seen.geometry))
-            picture = features.data.flatten(1).double().mean(1).to(source.device) - usual
+            special = (picture.to(source.device) - usual)[None].float()
 
             def alike(means: torch.Tensor) -> torch.Tensor:
-                return cosine(means - usual.float(), picture[None].float()).clamp(0, 1)
+                return cosine(means - usual.float(), special).clamp(0, 1)
 
             found = everywhere(alike, 1, deadline)
         asked_of = min(asked_of, len(source)) + found.others
         rules = rules or self.config.query
         return self._result([name], found.geometry, found.scores, rules, asked_of, where)
+
+    def _seen_on(self, rgb: np.ndarray) -> torch.Tensor:
+        """What the encoder sees on a picture: the mean of its vectors, (C,) float64."""
+        size = check_rgb(rgb).shape[:2]
+        short_side = min(self.config.short_side, min(size))  # it is not made larger
+        features = self.space.features(resize_rgb(rgb, working_size(size, short_side)))
+        return features.data.flatten(1).double().mean(1)
 
     def _result(
         self,

@@ -231,6 +231,41 @@ def test_codes_that_stand_for_numbers_beyond_any_map(tmp_path):
         load_map(path)
 
 
+PLACES = {
+    "beyond all numbers": {"shape": [0, 10**30], "data_offsets": [0, 0]},
+    "of many axes": {"shape": [1] * 100, "data_offsets": [0, 4]},
+    "below nothing": {"shape": [-1], "data_offsets": [0, -4]},
+    "before the file": {"shape": [2], "data_offsets": [-8, 0]},
+    "on another": {"shape": [1], "data_offsets": [4, 8]},
+    "with a gap": {"shape": [1], "data_offsets": [12, 16]},
+    "beyond the end": {"shape": [1 << 40], "data_offsets": [8, 8 + (4 << 40)]},
+    "of no type": {"dtype": "F7", "shape": [1], "data_offsets": [8, 12]},
+    "of parts": {"shape": [0.5, 2], "data_offsets": [8, 12]},
+    "without numbers": {"shape": None, "data_offsets": "ab"},
+    "of three": {"shape": [1], "data_offsets": [8, 9, 12]},
+}
+
+
+@pytest.mark.parametrize("place", [*PLACES, *range(8)])
+def test_tensors_that_lie_where_they_cannot(tmp_path, place):
+    """Also headers that hold something else: numbers, lists, nothing."""
+    path = tmp_path / "a.radmap"
+    color_map(path)
+    data = path.read_bytes()
+    length = 8 + int.from_bytes(data[:8], "little")
+    header: object = json.loads(data[8:length])
+    if place in PLACES:
+        header["other"] = {"dtype": "F32", **PLACES[place]}
+    else:
+        keys = {**header, "__metadata__": place}
+        header = [7, None, [], {}, "x", {"key": 7}, {"__metadata__": None}, keys][place]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[length:])
+    for read in (load_map, read_geometry, read_header, fingerprint):
+        with pytest.raises(MapFileError, match="damaged|not a map file"):
+            read(path)
+
+
 def test_vectors_and_codes_of_them_are_refused(tmp_path):
     path = tmp_path / "a.radmap"
     color_map(path, 4)

@@ -220,7 +220,9 @@ class TensorFile:
     def tensor(self, name: str) -> torch.Tensor:
         """One of them."""
         place = self._places[name]
-        return self.part(name, 0, place.nbytes).view(place.dtype).view(place.shape)
+        part = self.part(name, 0, place.nbytes).view(place.dtype)
+        with _damage_told(self._path, self._kind):  # no tensor has such a shape
+            return part.view(place.shape)
 
     def part(self, name: str, start: int, end: int) -> torch.Tensor:
         """Some bytes of one, as (n,) uint8."""
@@ -261,7 +263,8 @@ class _Place(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether it has the numbers that it says."""
-        whole = all(type(n) is int and n >= 0 for n in (*self.shape, self.start, self.end))
+        numbers = (*self.shape, self.start, self.end)
+        whole = all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
         return whole and math.prod(self.shape) * self.dtype.itemsize == self.nbytes
 
 
