@@ -446,17 +446,11 @@ class Clients:
             name: [node.create_client(type_, f"{NODE}/{name}", qos_profile=qos) for node in nodes]
             for name, type_ in self.types.items()
         }
-        self._meet()
-
-    def _meet(self) -> None:
-        """Ask until each client has had an answer: a node learns late where its answers go."""
-        silent = [(each, self.types[name]) for name in self.of for each in self.of[name]]
-        end = time.monotonic() + PATIENCE
-        while silent:
-            require(time.monotonic() < end, f"{silent[0][0].srv_name} does not answer")
-            futures = [each.call_async(type_.Request()) for each, type_ in silent]
-            time.sleep(0.5)
-            silent = [s for s, future in zip(silent, futures, strict=True) if not future.done()]
+        for clients in self.of.values():
+            for each in clients:
+                require(each.wait_for_service(PATIENCE), f"no service {each.srv_name}")
+        for robot in robots:  # a node learns late where its answers go, and of one after the other
+            robot.introduce(f"{NODE}/query")
 
     def ask(self, name: str, request: Any) -> Any:
         """Send a request from one of the clients; the future of its answer."""

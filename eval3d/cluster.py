@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 120.0  # s without a sign of life after which a cluster, or a worker, is given up
 CONNECT = 30.0  # s to reach the scheduler
+CLOSE = 10.0  # s to take leave of it
 LOOK = 5.0  # s between two looks at the workers
 FETCH = 360.0  # s to get a result that is there; a scheduler gives up a mute worker after 300
 KILLED = (
@@ -215,7 +216,7 @@ def dask_client(address: str) -> Iterator[Any]:
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787
                     loop=loop,
                 )
-                stack.callback(cluster.close, timeout=10)
+                stack.callback(_close, cluster)
             client = Client(cluster if local else address, timeout=CONNECT, loop=loop)
         except Exception as error:  # OSError, TimeoutError, ValueError, those of its protocols
             failure = type(error).__name__
@@ -223,8 +224,16 @@ def dask_client(address: str) -> Iterator[Any]:
             gc.collect()  # half a client is closed here: the thread of the loop could not do it
             what = "Dask cannot be started" if local else "no Dask scheduler answers"
             raise ConfigError(f"{what} at {address} ({failure})")
-        stack.callback(client.close, timeout=10)
+        stack.callback(_close, client)
         yield client
+
+
+def _close(what: Any) -> None:
+    """Close a client or a cluster: one that takes too long costs no result."""
+    try:
+        what.close(timeout=CLOSE)
+    except Exception as error:  # TimeoutError, CommClosedError, OSError
+        log.debug("%s does not close: %s", type(what).__name__, error)
 
 
 @functools.cache

@@ -89,7 +89,8 @@ class OracleEncoder:
                 self.noise / self.channels**0.5
             )
             vectors = vectors + noise * (label > 0)[..., None]
-        return FeatureMap(torch.from_numpy(np.ascontiguousarray(vectors.transpose(2, 0, 1))))
+        # a view: the map wants the vector of a pixel in one place, where it is already
+        return FeatureMap(torch.from_numpy(vectors).permute(2, 0, 1))
 
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
         """The vectors are in the text space already."""

@@ -53,6 +53,8 @@ def slam(context):
         "approx_sync": "false",
         "rtabmap_viz": "false",
     }
+    if clock := LaunchConfiguration("use_sim_time").perform(context):
+        settings["use_sim_time"] = clock  # it gives its nodes its own, whatever is set around it
     path = [FindPackageShare("rtabmap_launch"), "/launch/rtabmap.launch.py"]
     started = IncludeLaunchDescription(path, launch_arguments=settings.items())
     return [GroupAction([ResetLaunchConfigurations(), started])]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from .datatypes import RadsegRosError, brief
-from .device import let_threads_sleep, out_of_memory
+from .device import keep_freed_memory, let_threads_sleep, out_of_memory
 
 LONGEST = 2000  # characters of a sentence
 CHECKOUT = "or, in a checkout, make setup and source scripts/env.sh"
@@ -25,6 +25,7 @@ def run_command(name: str, work: Callable[[], int], refused: int = 1) -> int:
     130 when interrupted.
     """
     let_threads_sleep()
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):  # a name of a file may hold what no encoding says
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from recordings import K
@@ -30,6 +29,7 @@ from radseg_interfaces.msg import MapStatus
 from radseg_interfaces.srv import QueryText
 from radseg_ros.datatypes import Frame
 from radseg_ros.ros import messages
+from radseg_ros.ros.player import POLL, wait_until_known
 from radseg_ros.ros.transport import image_transport, own_domain
 
 HERE = Path(__file__).parent
@@ -112,7 +112,8 @@ class Process:
 
 def play(*arguments: str) -> str:
     """Let the player play to its end; what it printed."""
-    code, text = Process("-m", "radseg_ros.ros.player", *arguments).result()
+    patient = ("--wait-timeout", f"{PATIENCE:g}")
+    code, text = Process("-m", "radseg_ros.ros.player", *patient, *arguments).result()
     assert code == 0, text
     return text
 
@@ -200,7 +201,7 @@ class Robot:
         """A client that its server knows."""
         client = self.node.create_client(type_, name, qos_profile=qos or QoSProfile(depth=10))
         assert client.wait_for_service(timeout), f"no service {name}"
-        self._introduce(name)
+        self.introduce(name)
         return client
 
     def forget_servers(self) -> None:
@@ -209,7 +210,7 @@ class Robot:
             self.node.destroy_client(client)
         self._clients.clear()
 
-    def _introduce(self, service: str) -> None:
+    def introduce(self, service: str) -> None:
         """Wait until the server knows where answers go; until then they are lost.
 
         It learns of a client first and of a subscription then: a status shows that it knows both.
@@ -235,8 +236,8 @@ class Robot:
             self._publishers[topic] = self.node.create_publisher(type(sent[topic]), topic, qos)
         found = [wait_for(partial(self._subscribers, t), f"subscriber of {t}") for t in sent]
         new = {key: name for each in found for key, name in each.items() if key not in self._met}
-        for name in {name for (_, gid), name in new.items() if gid[:PROCESS] != self._process}:
-            self._be_known_to(name)
+        others = {name for (_, gid), name in new.items() if gid[:PROCESS] != self._process}
+        wait_until_known(self.node, others, lambda: time.sleep(POLL), PATIENCE, PATIENCE)
         self._met |= new.keys()
         for topic, message in sent.items():
             self._publishers[topic].publish(message)
@@ -250,24 +251,6 @@ class Robot:
             (topic, bytes(info.endpoint_gid)): f"{info.node_namespace.rstrip('/')}/{info.node_name}"
             for info in infos
         }
-
-    def _be_known_to(self, name: str) -> None:
-        """Wait until a node knows of every publisher that there is: it learns of a match later than
-        we do, and what comes before that is lost.
-
-        It learns of publishers one after the other, and a client asks through the last of them.
-        """
-        client = self.node.create_client(GetParameters, f"{name}/get_parameters")
-        assert client.wait_for_service(PATIENCE), f"no parameters of {name}"
-        asked: list[Any] = []  # an answer may be lost: the node may not know yet where it goes
-
-        def answered() -> bool:
-            asked.append(client.call_async(GetParameters.Request()))
-            time.sleep(0.05)
-            return any(future.done() for future in asked)
-
-        wait_for(answered, f"an answer of {name}")
-        self.node.destroy_client(client)
 
     def latest(self, topic: str) -> PointCloud2:
         """The latched message, received by a subscriber that comes late."""

@@ -16,6 +16,8 @@ from PIL import Image
 from robot import CLIENT, color_node, play, wait_for
 from waiting import PATIENCE
 
+from radseg_ros.ros.transport import own_domain
+
 FRAMES, RATE = 40, 8
 SIZE = (480, 640)
 
@@ -42,7 +44,7 @@ def status() -> dict[str, int]:
 def main() -> None:
     """See the text of the module."""
     recording = write_recording(Path(sys.argv[1]))
-    with color_node({"short_side": 48, "node.backlog": FRAMES}) as node:
+    with own_domain(), color_node({"short_side": 48, "node.backlog": FRAMES}) as node:
         play(str(recording), "--rate", str(RATE))
         wait_for(lambda: not status()["waiting"], "the last frame")
         print(json.dumps({"sent": FRAMES, **status(), "log": node.text}))

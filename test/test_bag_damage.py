@@ -5,6 +5,7 @@ is counted, and whatever cannot be read at all is refused with the cure.
 
 from __future__ import annotations
 
+import builtins
 import random
 import re
 import shutil
@@ -349,14 +350,26 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_cure(tmp_path, plugin, h
 
 def test_the_library_that_reads_bags_may_be_missing(tmp_path, monkeypatch):
     path = write(tmp_path / "bag")
-    BagRecording(path)
     libraries = ("backports.zstd", "zstandard", "lz4.frame", "apsw", "ruamel.yaml")
-    used = [name for name in ("rosbags.highlevel", *libraries) if name in sys.modules]
+    real, imported = builtins.__import__, set()
+
+    def told(name, space=None, local=None, parts=(), level=0):
+        imported.update([name, *(f"{name}.{part}" for part in parts or ())])
+        return real(name, space, local, parts, level)
+
+    def forget(patch) -> None:
+        for module in [m for m in sys.modules if m.split(".")[0] in ("rosbags", "backports")]:
+            patch.delitem(sys.modules, module)
+
+    with monkeypatch.context() as patch:
+        forget(patch)
+        patch.setattr(builtins, "__import__", told)
+        BagRecording(path)
+    used = [name for name in ("rosbags.highlevel", *libraries) if name in imported]
     assert len(used) > 2
     for name in used:
         with monkeypatch.context() as patch:
-            for module in [m for m in sys.modules if m.split(".")[0] in ("rosbags", "backports")]:
-                patch.delitem(sys.modules, module)
+            forget(patch)
             patch.setitem(sys.modules, name, None)
             with pytest.raises(RecordingError, match=r"pip install 'radseg_ros\[recordings\]'"):
                 BagRecording(path)

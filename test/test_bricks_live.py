@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,7 @@ def test_a_storm_of_everything_at_once_loses_nothing(tmp_path, monkeypatch):
         with mapper.lock:
             brick = cubes.brick_of(mapper.map.table["key"])
             others.append(int((~torch.isin(brick, held[-1])).sum()))
+        time.sleep(0.002)
 
     monkeypatch.setattr(mapper, "holding", noted)
     observe(live, range(1))
@@ -212,7 +214,7 @@ def test_a_storm_of_everything_at_once_loses_nothing(tmp_path, monkeypatch):
     assert not status.disk.failed and not status.disk.damaged and not status.journal.unmoved
     whole = everything(live)
     a_brick = int(cubes.brick_of(whole.table["key"]).unique(return_counts=True)[1].max())
-    assert max(others) <= BOUND + a_brick + A_FRAME
+    assert max(others) <= BOUND + 2 * a_brick + A_FRAME, "docs/method.md 3.4"
     assert_equal(whole, wanted(tmp_path, live), stamps=False)
     live.save(tmp_path / "all.radmap")
     assert_equal(load_map(tmp_path / "all.radmap")[0], wanted(tmp_path, live), stamps=False)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from waiting import PATIENCE
 
 from radseg_ros.command import LONGEST, one_line, run_command, sentence
 from radseg_ros.datatypes import CheckpointError, InputError
+from radseg_ros.device import MOST_KEPT
 
 
 def raising(error):
@@ -87,6 +90,41 @@ def test_output_that_nobody_reads_is_no_error():
 def test_names_of_other_bytes_can_be_printed():
     done = subprocess.run(run_print("'\\udcff'"), capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, b"\\udcff\n")
+
+
+COUNTED = """
+import os, resource, sys
+from radseg_ros.command import run_command
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def use():
+    blocks = [bytearray(b"1") * (16 << 20) for _ in range(6)]
+
+def work():
+    use()
+    before = faults()
+    for _ in range(4):
+        use()
+    print(faults() - before, os.environ.get("MALLOC_TRIM_THRESHOLD_"))
+    return 0
+
+sys.exit(run_command("tool", work))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("own", [None, "4096"])
+def test_memory_of_a_frame_is_kept_for_the_next_one(own):
+    given = {} if own is None else {"MALLOC_TRIM_THRESHOLD_": own}
+    others = {n: v for n, v in os.environ.items() if not n.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", COUNTED]
+    done = subprocess.run(command, env=others | given, capture_output=True, text=True, timeout=60)
+    faults, told = done.stdout.split()
+    assert told == (own or str(MOST_KEPT)), "a user's own setting counts"
+    pages = 4 * 6 * (16 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert own or int(faults) < pages // 50
 
 
 PROGRAMS = {

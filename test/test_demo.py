@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from waiting import PATIENCE
 
 from eval3d.report.voxel_view import OVERSAMPLING, PAPER, View
 from radseg_ros.answers.cloud import GLOW, heat
+from radseg_ros.demo import run
 from radseg_ros.demo.album import aligned, write_ply
 from radseg_ros.demo.processes import DemoError, Program
 from radseg_ros.demo.run import compare, main, table
@@ -197,6 +199,26 @@ def test_a_program_that_hangs_is_ended(tmp_path):
         program.wait(0.3)
     program.stop()
     assert not program.running
+
+
+@pytest.mark.parametrize(("until", "mapped", "ends"), [(0, 9, 10), (60, 9, 80), (60, 10, 0)])
+def test_frames_that_the_node_still_has_are_waited_for(monkeypatch, until, mapped, ends):
+    """A frame that nothing pairs is not."""
+    require_ros()
+    now = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+
+    class Observed:
+        poses, frames_in_map = range(10), mapped
+
+        @property
+        def frames_waiting(self) -> int:
+            return int(now[0] < until)
+
+    node, player = (SimpleNamespace(running=r, check=lambda: None) for r in (True, False))
+    run.watch(Observed(), node, player)
+    assert now[0] == pytest.approx(ends, abs=1.5)
 
 
 def test_missing_recording_and_missing_queries_are_told(tmp_path, capsys):

@@ -419,10 +419,10 @@ def scheduler(monkeypatch):
     distributed = pytest.importorskip(
         "distributed", reason="the optional package distributed is not installed"
     )
-    monkeypatch.setattr(cluster, "PATIENCE", 60.0)
     monkeypatch.setattr(cluster, "LOOK", 0.5)
-    options = {"scheduler_kwargs": {"dashboard_address": ":0"}, "loop": cluster.event_loop()}
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, **options) as local:
+    options = {"dashboard_address": None, "loop": cluster.event_loop()}
+    own_port = {"dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(n_workers=0, scheduler_kwargs=own_port, **options) as local:
         yield local.scheduler_address
 
 
@@ -443,6 +443,21 @@ def test_clusters_of_one_machine_share_no_port():
         warnings.simplefilter("error")  # as of ports that are in use
         with cluster.dask_client("local:1") as client:
             assert client.submit(sum, [1, 2]).result() == 3
+
+
+@pytest.mark.slow
+def test_what_does_not_close_in_time_costs_no_result(monkeypatch):
+    distributed = pytest.importorskip(
+        "distributed", reason="the optional package distributed is not installed"
+    )
+    for kind in (distributed.LocalCluster, distributed.Client):
+
+        def late(each, timeout=None, close=kind.close):
+            close(each)
+            raise TimeoutError(f"not within {timeout} s")
+
+        monkeypatch.setattr(kind, "close", late)
+    assert outcomes(monkeypatch, ["a", "b"], cluster="local:1") == (["a", "b"], {})
 
 
 class Worker:

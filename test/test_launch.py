@@ -217,10 +217,10 @@ def test_a_driver_and_rtabmap_are_started_with_what_the_node_needs(launch, tmp_p
     around = (PushRosNamespace("robot1"), SetEnvironmentVariable("TO_ALL", "1"))
     code, words, parameters = launch(
         "rtabmap", *around, driver="true", slam="true", camera="/cams/front", log_level="debug",
-        frame_id="front_link", namespace="sub", encoder="lite",
+        frame_id="front_link", namespace="sub", encoder="lite", use_sim_time="true",
     )  # fmt: skip
     assert code == 0 and "color/image:=/cams/front/color/image_raw" in words
-    assert parameters == {"encoder": "lite"} and "__ns:=/robot1/sub" in words
+    assert parameters == {"encoder": "lite", "use_sim_time": True} and "__ns:=/robot1/sub" in words
     camera, slam = map(started, files)
     assert camera.pop("TO_ALL") == slam["TO_ALL"] == "1"
     assert Path(camera.pop(profile_variable())).name == "fastdds.xml"
@@ -232,6 +232,7 @@ def test_a_driver_and_rtabmap_are_started_with_what_the_node_needs(launch, tmp_p
     assert slam["frame_id"] == "front_link" and slam["approx_sync"] == "false"
     assert slam["rgb_topic"] == "/cams/front/color/image_raw" and "namespace" not in slam
     assert slam["depth_topic"] == "/cams/front/aligned_depth_to_color/image_raw"
+    assert slam["use_sim_time"] == "true", "a recording is played to all or to none"
 
 
 def test_a_driver_that_is_not_installed_is_named(launch, caplog):

@@ -16,7 +16,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_worlds import assert_same, make_map, random_frame
-from waiting import PATIENCE
 
 from radseg_ros.config import LiftConfig, MapConfig
 from radseg_ros.datatypes import InputError, MapFileError
@@ -442,7 +441,6 @@ def test_a_process_killed_at_any_moment_of_saving_leaves_a_whole_file(tmp_path):
         capture_output=True,
         text=True,
         cwd=root,
-        timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)

@@ -180,9 +180,9 @@ def test_frames_that_say_nothing_of_their_time_or_the_same_again(robot, nodes, o
         pose = optical.pose(stamp, T_BASE_CAMERA, optical.frame)
         robot.publish({**optical.images(stamp), **pose})
         time.sleep(0.1)
-    again = {r: n for r, n in optical.drops().items() if "the stamp of another one" in r}
-    assert again == {f"{k} image with the stamp of another one": 2 for k in ("colour", "depth")}
-    assert robot.integrated(optical.node()) == before + 1
+    wanted = {f"{k} image with the stamp of another one": 2 for k in ("colour", "depth")}
+    wait_for(lambda: wanted.items() <= optical.drops().items(), "those that came again")
+    wait_for(lambda: robot.integrated(optical.node()) == before + 1, "the first of them")
 
 
 def test_frame_ids_that_differ_are_told_once(robot, nodes, optical):

@@ -84,8 +84,8 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
     settings = {"node.map_directory": str(tmp_path), "node.backlog": 50}
     with open_browser() as browser, running_robot() as robot, color_node(settings):
         send, port = Sender(robot), free_port()
-        while robot.integrated() < 1:
-            send(frame(0.0))
+        send(frame(0.0))
+        robot.settle(send.stamp)
         viewer = Process("-m", "radseg_ros.cli.view", "--port", str(port))
         try:
             wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, viewer.text)
@@ -93,9 +93,8 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
                 before = wait_for(lambda: voxels_on(tab))
                 field(tab, "Text").fill("red")
                 tab.get_by_text("red: 1 found").wait_for()
-                integrated = robot.integrated()
-                while robot.integrated() == integrated:
-                    send(frame(5.0))
+                send(frame(5.0))
+                robot.settle(send.stamp)
                 wait_for(lambda: voxels_on(tab) > before)
                 wait_for(lambda: "red: 2 found" in tab.inner_text("body"))
                 shown = tab.inner_text("body")

@@ -80,6 +80,48 @@ def test_the_clock_of_a_recording_may_have_been_set(monkeypatch):
     np.testing.assert_allclose(slept, [0.5, 0.25])
 
 
+class Stranger:
+    """A node that others ask for its parameters, some of whose answers get lost."""
+
+    def __init__(self, offers_from: float, lost: int, clock: list[float]) -> None:
+        self.asked, self._from, self._lost, self._clock = 0, offers_from, lost, clock
+
+    def service_is_ready(self) -> bool:
+        return self._clock[0] >= self._from
+
+    def call_async(self, request: object) -> SimpleNamespace:
+        self.asked += 1
+        number = self.asked
+        return SimpleNamespace(done=lambda: number > self._lost)
+
+
+@pytest.mark.parametrize(
+    ("strangers", "seconds"),
+    [
+        ({}, 0.0),
+        ({"/quick": (0.0, 0), "/forgetful": (0.5, 3)}, 1.5),
+        ({"/quick": (0.0, 0), "/without": (np.inf, 0)}, player.NO_PARAMETERS),
+        ({"/silent": (1.0, 999)}, player.ACQUAINTANCE),
+    ],
+    ids=["nobody", "some answers are lost", "no parameters", "no answer"],
+)
+def test_nothing_is_sent_before_everybody_who_can_be_asked_hears_it(
+    monkeypatch, strangers, seconds
+):
+    require_ros()
+    now = [0.0]
+    monkeypatch.setattr(player.time, "monotonic", lambda: now[0])
+    known = {f"{name}/get_parameters": Stranger(*each, now) for name, each in strangers.items()}
+    node = SimpleNamespace(
+        context=SimpleNamespace(ok=lambda: True),
+        create_client=lambda type_, name: known[name],
+        destroy_client=lambda client: None,
+    )
+    player.wait_until_known(node, strangers, lambda: now.append(now.pop() + 0.25))
+    assert now[0] == pytest.approx(seconds, abs=0.5)
+    assert all(each.asked for each in known.values() if each.service_is_ready())
+
+
 @pytest.mark.slow
 def test_who_listens_for_something_else_is_told_which_option_to_set(capsys):
     require_ros()

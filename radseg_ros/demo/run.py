@@ -238,7 +238,7 @@ def watch(observer: Observer, node: Program, player: Program) -> None:
     """
     from tqdm import tqdm
 
-    state, start = (0, 0), time.monotonic()
+    state, start = (0, 0, 0), time.monotonic()
     last_change = first_frame = start
     with tqdm(
         desc="loading the encoder",
@@ -253,10 +253,10 @@ def watch(observer: Observer, node: Program, player: Program) -> None:
                     f"the mapping node ended with code {node.process.returncode}; its last "
                     f"lines:\n{node.tail()}"
                 )
-            now, (played, mapped) = time.monotonic(), (len(observer.poses), observer.frames_in_map)
-            if (played, mapped) != state:
+            now, played, mapped = time.monotonic(), len(observer.poses), observer.frames_in_map
+            if (found := (played, mapped, observer.frames_waiting)) != state:
                 first_frame = first_frame if state[1] else now
-                state, last_change = (played, mapped), now
+                state, last_change = found, now
                 bar.set_description_str("mapping" if played else "loading the encoder")
                 bar.total, bar.n = max(played, 1), mapped
             bar.refresh()
@@ -267,9 +267,9 @@ def watch(observer: Observer, node: Program, player: Program) -> None:
                         "the player ended without playing anything; its last "
                         f"lines:\n{player.tail()}"
                     )
-                if mapped == played or (
-                    mapped and still > max(SETTLE_TIME, 3 * (last_change - first_frame) / mapped)
-                ):
+                settle_time = max(SETTLE_TIME, 3 * (last_change - first_frame) / max(mapped, 1))
+                settled = mapped and not observer.frames_waiting and still > settle_time
+                if mapped == played or settled:
                     return
             if still > (STALL_TIMEOUT if played else START_TIMEOUT):
                 raise DemoError(

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ TOPICS = {
 TRANSFORMS = {"tf": "/tf", "tf_static": "/tf_static"}
 COMPRESSED = {"depth": "/compressedDepth", "color": "/compressed"}
 DISCOVERY_SLACK = 0.5  # s; the publisher learns of a match a little before the subscriber
+ACQUAINTANCE = 10.0  # s that a subscriber gets to say that it knows who publishes
+NO_PARAMETERS = 2.0  # s after which a node that offers none is not waited for
+POLL = 0.05  # s
 QUEUE = 100
 LONGEST_GAP = 3600.0  # s; more between two messages means that the recording's clock was set
 
@@ -129,6 +132,46 @@ def whole_number(text: str) -> int:
     return value
 
 
+def wait_until_known(
+    node: Any,
+    listeners: Collection[str],
+    pause: Callable[[], object],
+    patience: float = ACQUAINTANCE,
+    no_parameters: float = NO_PARAMETERS,
+) -> None:
+    """Wait until other nodes know of every publisher of ``node``. They learn of a match later than
+    it does, the later the busier the machine is, and what comes before that is lost.
+
+    They learn of publishers in the order in which they were made. So each is asked for its
+    parameters, as all nodes have them, through a client that is made last.
+
+    Args:
+        listeners: their full names.
+        pause: lets ``node`` take what comes, for a moment.
+        patience: s after which who does not answer is waited for no longer.
+        no_parameters: the same, for who cannot be asked.
+    """
+    from rcl_interfaces.srv import GetParameters
+
+    def client(name: str) -> Any:
+        return node.create_client(GetParameters, f"{name}/get_parameters")
+
+    begun, clients = time.monotonic(), {name: client(name) for name in listeners}
+    asked: dict[str, list[Any]] = {name: [] for name in listeners}
+    waiting = set(listeners)
+    while waiting and node.context.ok() and (passed := time.monotonic() - begun) < patience:
+        for name in list(waiting):
+            if any(future.done() for future in asked[name]):
+                waiting.remove(name)
+            elif clients[name].service_is_ready():  # an answer may be lost: who does not know us
+                asked[name].append(clients[name].call_async(GetParameters.Request()))
+            elif passed > no_parameters:
+                waiting.remove(name)
+        pause()
+    for each in clients.values():
+        node.destroy_client(each)
+
+
 class Player:
     """Publishes messages at their time. Reliable, so that every subscriber matches."""
 
@@ -179,8 +222,22 @@ class Player:
             for why in {self._misheard(kind) for kind in missing} - {"", *told}:
                 told.add(why)
                 print(f"radseg-play: {why}", file=sys.stderr, flush=True)
-            time.sleep(0.05)
+            time.sleep(POLL)
+        listeners = {
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            for publisher in self.publishers.values()
+            for info in self.node.get_subscriptions_info_by_topic(publisher.topic_name)
+            if not info.node_name.startswith("_")  # `ros2 topic`, and who has no name yet
+        }
+        wait_until_known(self.node, listeners, self._listen)
         time.sleep(DISCOVERY_SLACK)
+
+    def _listen(self) -> None:
+        import rclpy
+        from rclpy.executors import ExternalShutdownException
+
+        with suppress(ExternalShutdownException):  # told to end; whoever waits looks
+            rclpy.spin_once(self.node, timeout_sec=POLL)
 
     def _misheard(self, kind: str) -> str:
         """What a node listens for in place of this, and how to change that; empty = nobody does."""

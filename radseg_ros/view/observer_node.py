@@ -18,7 +18,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 
-from radseg_interfaces.msg import LabelLegend
+from radseg_interfaces.msg import LabelLegend, MapStatus
 from radseg_interfaces.srv import QueryPoint, QueryText, SaveMap
 
 from ..frames.decode import pose_matrix
@@ -48,11 +48,13 @@ class Observer:
         self.cloud: PointCloud2 | None = None  # the newest
         self.clouds = 0  # that have come
         self.labels: list[str] = []  # that the node colours its map by
+        self.frames_waiting = 0  # that the node has, and not yet in its map
         self.node.create_subscription(
             Odometry if pose_type == "odometry" else PoseStamped, "pose", self._pose, POSES
         )
         self.node.create_subscription(PointCloud2, f"/{node}/rgb_cloud", self._cloud, LATCHED)
         self.node.create_subscription(LabelLegend, f"/{node}/legend", self._legend, LATCHED)
+        self.node.create_subscription(MapStatus, f"/{node}/status", self._status, LATCHED)
         self._query: Any = self.node.create_client(QueryText, f"/{node}/query")
         self._point: Any = self.node.create_client(QueryPoint, f"/{node}/query_point")
         self._save: Any = self.node.create_client(SaveMap, f"/{node}/save_map")
@@ -91,6 +93,9 @@ class Observer:
 
     def _legend(self, message: LabelLegend) -> None:
         self.labels = list(message.labels)
+
+    def _status(self, message: MapStatus) -> None:
+        self.frames_waiting = message.frames_waiting
 
     @property
     def frames_in_map(self) -> int:

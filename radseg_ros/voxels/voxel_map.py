@@ -724,7 +724,10 @@ class VoxelMap:
 
 def _largest(features: torch.Tensor) -> torch.Tensor:
     """The largest number of a feature map, whatever its sign; NaN, if there is one."""
-    return torch.linalg.vector_norm(features, torch.inf)
+    if features.device.type != "cpu":
+        return torch.linalg.vector_norm(features, torch.inf)  # one launch
+    lowest, highest = torch.aminmax(features)  # a twentieth of the norm's time
+    return torch.maximum(-lowest, highest)
 
 
 def _check_size(*largest: float) -> None:
