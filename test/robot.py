@@ -55,7 +55,8 @@ class Process:
     def __init__(self, *command: str, cwd: Path | None = None, **environment: str) -> None:
         self.lines: list[str] = []
         path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": path, **environment}
+        # who crashes says where
+        env = {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-u", *command],
             cwd=cwd,
@@ -77,10 +78,15 @@ class Process:
         """Its lines that have all of these, once there is one: what it says, and what it publishes
         then, come on different ways.
         """
-        return wait_for(
-            lambda: [line for line in self.lines if all(text in line for text in texts)],
-            f"a line with {texts}",
-        )
+
+        def found() -> list[str]:
+            return [line for line in self.lines if all(text in line for text in texts)]
+
+        wait_for(lambda: found() or self.ended, f"a line with {texts}")
+        if self.ended:
+            self._reader.join(PATIENCE)
+        assert (lines := found()), f"it ended without a line with {texts}: {self.text}"
+        return lines
 
     def result(self, timeout: float = PATIENCE) -> tuple[int, str]:
         code = self.process.wait(timeout)
@@ -130,7 +136,7 @@ def color_node(
     """The mapping node with the test encoder, ready to map; it must end cleanly."""
     process = start(settings, *ros_args, **environment)
     try:
-        wait_for(lambda: "ready" in process.text or process.ended, "start of the node")
+        process.said("ready")
         yield process
     finally:
         code = process.stop()
@@ -142,8 +148,8 @@ def color_nodes(settings: Mapping[str, Any], *names: str) -> Iterator[dict[str, 
     """One in each namespace, started and ended together: loading takes their time."""
     nodes = {name: start(settings, "-r", f"__ns:=/{name}") for name in names}
     try:
-        for name, node in nodes.items():
-            wait_for(lambda node=node: "ready" in node.text or node.ended, f"start of {name}")
+        for node in nodes.values():
+            node.said("ready")
         yield nodes
     finally:
         for node in nodes.values():
@@ -309,6 +315,11 @@ class Reports(Listener):
             return [s for s in reports if s.name == self._name and condition(s)]
 
         return wait_for(fulfilled, f"a report of {self._name}")[0]
+
+
+def values(report: DiagnosticStatus) -> dict[str, str]:
+    """What a report tells besides its sentence."""
+    return {each.key: each.value for each in report.values}
 
 
 @contextmanager

@@ -280,7 +280,7 @@ def test_the_node_maps_with_it(folder, recording, tmp_path, name):
             RADSEG_CACHE=str(tmp_path / "cache"),
         )
         try:
-            wait_for(lambda: "ready" in process.text or process.ended, "start of the node")
+            process.said("ready")
             play(str(recording), "--rate", "5")
             wait_for(lambda: robot.integrated(NODE) == world.FRAMES, "all frames")
             (answer,) = robot.query("red wall").answers

@@ -242,6 +242,7 @@ def test_missing_recording_and_missing_queries_are_told(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four programs with a real encoder; a minute where nothing else runs
 def test_the_demo_runs_on_a_recording(tmp_path):
     """The cat's corner of the gallery: everything for real, in processes, over ROS."""
     require_ros()
@@ -255,7 +256,7 @@ def test_the_demo_runs_on_a_recording(tmp_path):
     command = [sys.executable, "-m", "radseg_ros.demo.run", "--out", out, "--recording", corner]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = json.loads((out / "answers.json").read_text())
     cat, elephant = answers["rows"]

@@ -19,7 +19,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from recordings import K
-from robot import Process, Robot, Sender, color_node, color_nodes, repeated, wait_for
+from robot import Process, Robot, Sender, color_node, color_nodes, repeated, values, wait_for
 from test_node_poses import transform
 
 from radseg_ros.ros import messages
@@ -61,7 +61,7 @@ def odometry(stamp_ns: int) -> dict:
 
 
 def accounts(status: DiagnosticStatus) -> dict[str, str]:
-    return {v.key.removesuffix(" (inputs)"): v.value for v in status.values if "(in" in v.key}
+    return {k.removesuffix(" (inputs)"): v for k, v in values(status).items() if "(in" in k}
 
 
 def test_two_cameras_of_one_node(robot, rig):
@@ -86,7 +86,7 @@ def test_two_cameras_of_one_node(robot, rig):
     (red,), (blue,) = (found.objects for found in answer.answers)
     assert red.centre.x == pytest.approx(2.0, abs=0.1), "each where it is on the base"
     assert blue.centre.x == pytest.approx(-2.0, abs=0.1)
-    report = robot.diagnosed(lambda s: "13 frames" in s.message, NODE)
+    report = robot.diagnosed(lambda s: values(s)["frames"] == "13", NODE)
     assert accounts(report) == {
         "/rig/front/color/image": "10 = 7 used + 0 waiting + 3 dropped",
         "/rig/front/depth/image": "10 = 7 used + 0 waiting + 3 dropped",

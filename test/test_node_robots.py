@@ -20,7 +20,7 @@ pytest.importorskip("tf2_msgs", reason="tf2_msgs is not installed (scripts/setup
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from recordings import K
-from robot import Process, Robot, color_node, repeated, wait_for
+from robot import Process, Robot, color_node, repeated, values, wait_for
 from test_node_poses import transform
 
 from radseg_interfaces.srv import SaveMap
@@ -109,9 +109,8 @@ def test_two_robots_of_one_node(robot, node, folder):
         "a: depth image without a colour image within 0.02 s": 3,
         "b: colour image without a depth image within 0.02 s": 4,
     }
-    report = robot.diagnosed(lambda s: "13 frames" in s.message)
-    values = {v.key: v.value for v in report.values}
-    accounts = {k.removesuffix(" (inputs)"): v for k, v in values.items() if "(in" in k}
+    told = values(robot.diagnosed(lambda s: values(s)["frames"] == "13"))
+    accounts = {k.removesuffix(" (inputs)"): v for k, v in told.items() if "(in" in k}
     infos = {f"/{name}/depth/camera_info" for name in ORIGINS}
     assert {name: said for name, said in accounts.items() if name not in infos} == {
         "/a/color/image": "10 = 7 used + 0 waiting + 3 dropped",
@@ -128,7 +127,7 @@ def test_two_robots_of_one_node(robot, node, folder):
         "tf_static": "2 = 2 used + 0 waiting + 0 dropped",
     }
     for name in ORIGINS:
-        assert f"/{name}/color/image (Hz)" in values
+        assert f"/{name}/color/image (Hz)" in told
 
     assert robot.call(SaveMap, f"{NODE}/save_map", path="both.radmap").success
     one = Mapper(Config(encoder="colors", short_side=0), ColorEncoder())

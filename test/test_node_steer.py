@@ -35,6 +35,7 @@ from robot import (
     Sender,
     color_nodes,
     repeated,
+    values,
     wait_for,
 )
 from sensor_msgs.msg import PointCloud2
@@ -54,10 +55,6 @@ def nodes(robot: Robot) -> Iterator[list[Process]]:
     settings = {"node.publish_period": 0.2, "node.backlog": 20}
     with color_nodes(settings, "one", "two") as nodes:
         yield [*nodes.values()]
-
-
-def values(report: DiagnosticStatus) -> dict[str, str]:
-    return {each.key: each.value for each in report.values}
 
 
 def status(robot: Robot, node: str) -> MapStatus:

@@ -83,13 +83,13 @@ def test_page_node_and_file_answer_alike_while_the_map_grows(tmp_path, monkeypat
     monkeypatch.setitem(ENCODERS, "colors", lambda options: ColorEncoder())
     settings = {"node.map_directory": str(tmp_path), "node.backlog": 50}
     with open_browser() as browser, running_robot() as robot, color_node(settings):
-        send, port = Sender(robot), free_port()
+        send = Sender(robot)
         send(frame(0.0))
         robot.settle(send.stamp)
-        viewer = Process("-m", "radseg_ros.cli.view", "--port", str(port))
+        viewer = Process("-m", "radseg_ros.cli.view", "--port", str(free_port()))
         try:
-            wait_for(lambda: "Ctrl-C ends" in viewer.text or viewer.ended, viewer.text)
-            with visit(browser, f"http://127.0.0.1:{port}") as tab:
+            (line,) = viewer.said("Ctrl-C ends")  # at a port that was free then
+            with visit(browser, re.search(r"http://\S+", line)[0]) as tab:
                 before = wait_for(lambda: voxels_on(tab))
                 field(tab, "Text").fill("red")
                 tab.get_by_text("red: 1 found").wait_for()

@@ -142,6 +142,25 @@ def test_grey_of_16_bit_is_colour_beside_depth(tmp_path, kind):
     assert (frame.rgb == 30).all() and (frame.depth == 1).all()
 
 
+def test_topics_that_were_only_offered_are_none_of_a_map(tmp_path):
+    """`ros2 bag record -a` notes what image_transport offers, whether or not it sends anything."""
+    compressed = "sensor_msgs/msg/CompressedImage"
+    with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
+        for name in ("/color/compressedDepth", "/depth/compressed", "/color", "/depth/theora"):
+            bag.writer.add_connection(name, compressed, typestore=bag.store)
+        bag.writer.add_connection("/odom", "nav_msgs/msg/Odometry", typestore=bag.store)
+        bag.compressed("/color/compressed", 0, rgb_of(3), "rgb8; png compressed bgr8")
+        depth = np.full(SIZE, 1000, np.uint16)
+        bag.compressed("/depth/compressedDepth", 0, depth, "16UC1; compressedDepth", bytes(12))
+        bag.info("/depth/camera_info", 0)
+        bag.pose("/pose", 0, 0.0)
+    recording = BagRecording(tmp_path / "bag")
+    assert recording.topics.color == "/color/compressed"
+    assert len(list(recording)) == 1
+    with pytest.raises(RecordingError, match="no color topic /color; candidates: /color/compr"):
+        BagRecording(tmp_path / "bag", Topics(color="/color"))
+
+
 def test_depth_that_cannot_be_decoded_is_told_as_that(tmp_path):
     with BagWriter(tmp_path / "bag", StoragePlugin.SQLITE3) as bag:
         bag.image("/color", 0, rgb_of(0), "rgb8")

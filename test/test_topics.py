@@ -141,6 +141,7 @@ def test_where_a_robot_is_to_be_is_not_where_it_was(goal):
         ({"/c/image": None, "/c/depth": True}, {"/c/depth"}),
         ({"/c/image": None, "/c/depth": None}, {"/c/depth"}),
         ({"/c/image": False, "/Depth": None, "/infrared": None}, {"/Depth"}),
+        ({"/c/image": False, "/c/image/compressedDepth": None, "/d": True}, {"/d"}),
         ({"/c/image": False}, set()),
     ],
 )

@@ -97,14 +97,18 @@ class BagRecording:
         self.read: Counter[str] = Counter()  # messages of the last iteration by kind
         with self._open() as reader, _border(self.path):
             types = {name: info.msgtype or "" for name, info in reader.topics.items()}
-            images = [name for name, type_ in types.items() if type_ in IMAGE_TYPES]
+            silent = {
+                name: f"no messages of {types[name]}" for name in types if _silent(reader, name)
+            }
+            heard = types | silent
+            images = [name for name, type_ in heard.items() if type_ in IMAGE_TYPES]
             depth = depth_topics({name: _is_depth(reader, name) for name in images})
-            transforms = transform_topics(types)
+            transforms = transform_topics(heard)
             source = node.pose_source
             if source == "auto":
-                by_topic = wanted.pose or has_pose(types) or not transforms
+                by_topic = wanted.pose or has_pose(heard) or not transforms
                 source = "topic" if by_topic else "tf"
-            self.topics = find_topics(types, depth, wanted, source == "topic")
+            self.topics = find_topics(heard, depth, wanted, source == "topic")
             by_kind = {kind: name for kind, name in dataclasses.asdict(self.topics).items() if name}
             # topic -> kind of its messages
             self.kinds = {**{name: kind for kind, name in by_kind.items()}, **transforms}
@@ -388,11 +392,20 @@ def _stamp(data: bytes, big_endian: bool) -> tuple[int, int] | None:
     return seconds, nanoseconds
 
 
+def _silent(reader: Any, topic: str) -> bool:
+    """Whether a topic was offered only, as image_transport offers many: it holds nothing."""
+    return not reader.topics[topic].msgcount and next(_messages_of(reader, topic), None) is None
+
+
 def _is_depth(reader: Any, topic: str) -> bool | None:
     """What the first image that can be decoded says (:func:`is_depth`)."""
-    connections = [c for c in reader.connections if c.topic == topic]
-    messages = _readable(reader, connections, Path(topic))
+    messages = _messages_of(reader, topic)
     for _, (connection, _, data) in zip(range(FIRST_MESSAGES), messages, strict=False):
         with suppress(Exception):
             return is_depth(reader.decode(connection, data))
     return None
+
+
+def _messages_of(reader: Any, topic: str) -> Iterator[tuple[Any, int, bytes]]:
+    connections = [c for c in reader.connections if c.topic == topic]
+    return _readable(reader, connections, Path(topic))

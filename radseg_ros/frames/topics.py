@@ -25,7 +25,11 @@ TYPES = {
 LESSER_POSE = TYPES["pose"][-1]
 ELSEWHERE = r"goal|target|initial_?pose"  # not where a robot was, but where it is to be
 TRANSFORM_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
-TWINS = ("/compressed", "/compressedDepth")  # what image_transport appends to a raw topic's name
+TWINS = (
+    "/compressed",
+    "/compressedDepth",
+    "/zstd",
+)  # what image_transport appends to a raw topic's name
 # what the right one is called where there are several
 TELLING = {"color": r"colou?r|rgb", "depth": r"aligned|registered"}
 MOST_NAMED = 12  # topics in a message
@@ -65,7 +69,8 @@ def depth_topics(says: Mapping[str, bool | None]) -> set[str]:
     """
     unsure = {name for name, said in says.items() if said is None}
     certain = {name for name, said in says.items() if said}
-    return certain | {name for name in unsure if "depth" in name.lower()} or unsure
+    # image_transport offers every image as compressedDepth, and sends nothing where it is none
+    return certain | {n for n in unsure if "depth" in n.removesuffix(TWINS[1]).lower()} or unsure
 
 
 def find_topics(
