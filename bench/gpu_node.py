@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -28,17 +27,14 @@ def node(bench: gpu_kit.Bench) -> None:
     except ImportError:
         bench.leave_out("rclpy is not here")
         return
-    from radseg_ros.ros.transport import image_transport
+    from radseg_ros.ros.transport import image_transport, own_domain
 
     size, seconds = bench.sizes[0], 2.0 if bench.quick else 8.0
     table = bench.table(
         network="s", size="s", preset="s", type="s", sent_per_s=".1f", frames_per_s=".1f",
         age_ms=".0f", voxels="d",
     )  # fmt: skip
-    # nobody else's node is to hear these frames, nor this one theirs
-    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    with image_transport():
+    with own_domain(), image_transport():
         rclpy.init()
         try:
             for preset in ("fast",) if bench.quick else ("balanced", "fast", "paper"):
