@@ -270,7 +270,8 @@ def test_a_signal_saves_what_is_there_and_says_so(tmp_path, number):
 
 @pytest.mark.slow
 def test_kills_leave_a_whole_file_from_which_the_same_map_comes(tmp_path):
-    recording, out = write_folder(tmp_path / "rec", list(range(60))), tmp_path / "map.radmap"
+    # 40 s of frames, so that each run is killed in the midst of them
+    recording, out = write_folder(tmp_path / "rec", list(range(200))), tmp_path / "map.radmap"
     mapped(recording, tmp_path / "whole.radmap")
     chance, sizes = random.Random(1), []
     for _ in range(4):
