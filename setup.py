@@ -131,7 +131,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "radseg_mapping = radseg_ros.ros:main",
+            "radseg_mapping = radseg_ros.ros.mapper_node:main",
             "radseg-play = radseg_ros.ros.player:main",
             "radseg-query = radseg_ros.cli.query:main",
             "radseg-map = radseg_ros.cli.map:main",

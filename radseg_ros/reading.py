@@ -32,19 +32,7 @@ MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 # An archive may unpack to this many bytes however small its file is (8 million labelled points),
 # and beyond that to so many times its size: measurements hardly shrink, a bomb 1000 times.
 FREE_BYTES, MAX_RATIO = 1 << 28, 20
-ARRAYS = (
-    "f2",
-    "f4",
-    "f8",
-    "i1",
-    "i2",
-    "i4",
-    "i8",
-    "u1",
-    "u2",
-    "u4",
-    "?",
-)  # that torch files may hold
+ARRAYS = "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 ?".split()  # numbers that torch files may hold
 
 
 @contextmanager

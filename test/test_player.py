@@ -101,7 +101,7 @@ class Stranger:
         ({}, 0.0),
         ({"/quick": (0.0, 0), "/forgetful": (0.5, 3)}, 1.5),
         ({"/quick": (0.0, 0), "/without": (np.inf, 0)}, player.NO_PARAMETERS),
-        ({"/silent": (1.0, 999)}, player.ACQUAINTANCE),
+        ({"/silent": (1.0, 999)}, player.ANSWERED_WITHIN),
     ],
     ids=["nobody", "some answers are lost", "no parameters", "no answer"],
 )

@@ -37,7 +37,7 @@ TOPICS = {
 TRANSFORMS = {"tf": "/tf", "tf_static": "/tf_static"}
 COMPRESSED = {"depth": "/compressedDepth", "color": "/compressed"}
 DISCOVERY_SLACK = 0.5  # s; the publisher learns of a match a little before the subscriber
-ACQUAINTANCE = 10.0  # s that a subscriber gets to say that it knows who publishes
+ANSWERED_WITHIN = 10.0  # s that a subscriber gets to say that it knows who publishes
 NO_PARAMETERS = 2.0  # s after which a node that offers none is not waited for
 POLL = 0.05  # s
 QUEUE = 100
@@ -136,7 +136,7 @@ def wait_until_known(
     node: Any,
     listeners: Collection[str],
     pause: Callable[[], object],
-    patience: float = ACQUAINTANCE,
+    patience: float = ANSWERED_WITHIN,
     no_parameters: float = NO_PARAMETERS,
 ) -> None:
     """Wait until other nodes know of every publisher of ``node``. They learn of a match later than
